@@ -1,0 +1,49 @@
+"""Losses that several papers share, over the valid pixels only (letterbox borders and masked regions never count)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of `values` (n c h w) where `valid` (n 1 h w, 0 or 1) is 1; 0 where nothing is valid."""
+    weight = valid.expand_as(values)
+    return (values * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def _gaussian_window(side: int, sigma: float, like: Tensor) -> Tensor:
+    x = torch.arange(side, dtype=like.dtype, device=like.device) - (side - 1) / 2
+    bell = torch.exp(-(x**2) / (2 * sigma**2))
+    return bell / bell.sum()
+
+
+def ssim_map(a: Tensor, b: Tensor, side: int = 11, sigma: float = 1.5) -> Tensor:
+    """Structural similarity of two pictures per pixel and channel (Wang et al. 2004), n c h w in [-1, 1].
+
+    `a`, `b`: n c h w in [0, 1]; Gaussian window of `side` pixels, as in DRAEM. The window is separable, so it runs as two
+    depthwise convolutions; always in float32, because variances are small differences of large numbers.
+    """
+    a, b = a.float(), b.float()
+    channels = a.shape[1]
+    bell = _gaussian_window(side, sigma, a)
+    tall = bell.view(1, 1, side, 1).expand(5 * channels, 1, side, 1)
+    wide = bell.view(1, 1, 1, side).expand(5 * channels, 1, 1, side)
+    stack = torch.cat([a, b, a * a, b * b, a * b], dim=1)
+    pad = side // 2
+    blurred = F.conv2d(F.conv2d(stack, tall, padding=(pad, 0), groups=5 * channels), wide, padding=(0, pad),
+                       groups=5 * channels)
+    mean_a, mean_b, square_a, square_b, product = blurred.chunk(5, dim=1)
+    var_a, var_b, cov = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    return ((2 * mean_a * mean_b + c1) * (2 * cov + c2)) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+
+
+def focal_map(logit: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    """Focal loss per pixel of a two-class problem given as one logit (Lin et al. 2017), no class weight.
+
+    `logit`, `target` (0 or 1): n 1 h w. The softmax of two channels equals the sigmoid of their difference.
+    """
+    cross = F.binary_cross_entropy_with_logits(logit.float(), target, reduction="none")
+    return (1.0 - torch.exp(-cross)) ** gamma * cross

@@ -1,0 +1,90 @@
+"""Convolutional encoder-decoders after DRAEM's published code (Zavrtanik et al., ICCV 2021).
+
+Both nets keep DRAEM's widths and depths; `stride` 2 is ours: the picture is folded (pixel-unshuffle) into four times the
+channels at half the resolution and the output unfolded again, which costs a quarter of the work.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def conv_bn_relu(inputs: int, outputs: int) -> nn.Sequential:
+    """3 x 3 convolution, batch norm, ReLU; the spatial size stays."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def double_conv(inputs: int, middle: int, outputs: int) -> nn.Sequential:
+    """Two `conv_bn_relu` in a row."""
+    return nn.Sequential(conv_bn_relu(inputs, middle), conv_bn_relu(middle, outputs))
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Double height and width, bilinear with aligned corners as in DRAEM's code."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+
+
+def initialise(module: nn.Module) -> None:
+    """DRAEM's initial weights: convolutions N(0, 0.02), batch-norm gains N(1, 0.02), biases 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, 0.0, 0.02)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.weight, 1.0, 0.02)
+            nn.init.zeros_(layer.bias)
+
+
+class Autoencoder(nn.Module):
+    """DRAEM's reconstructive net: four poolings, no skips, so that what is not normal has nowhere to hide.
+
+    n c h w -> n c h w, unbounded; h and w multiples of 16 * stride.
+    """
+
+    def __init__(self, channels: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        folded, b = channels * stride * stride, width
+        self.fold, self.unfold = nn.PixelUnshuffle(stride), nn.PixelShuffle(stride)
+        steps = [(folded, b), (b, 2 * b), (2 * b, 4 * b), (4 * b, 8 * b), (8 * b, 8 * b)]
+        self.down = nn.ModuleList(double_conv(i, o, o) for i, o in steps)
+        rises = [(8 * b, 4 * b), (4 * b, 2 * b), (2 * b, b), (b, b)]
+        self.up = nn.ModuleList(nn.Sequential(conv_bn_relu(i, i), double_conv(i, i, o)) for i, o in rises)
+        self.out = nn.Conv2d(b, folded, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fold(x)
+        for level, block in enumerate(self.down):
+            x = block(x if level == 0 else F.max_pool2d(x, 2))
+        for block in self.up:
+            x = block(upsample(x))
+        return self.unfold(self.out(x))
+
+
+class UNet(nn.Module):
+    """DRAEM's discriminative net: five poolings with skips, one rise per level.
+
+    n c h w -> n `outputs` h w logits; h and w multiples of 32 * stride.
+    """
+
+    def __init__(self, channels: int, outputs: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        folded, b = channels * stride * stride, width
+        self.fold, self.unfold = nn.PixelUnshuffle(stride), nn.PixelShuffle(stride)
+        widths = [b, 2 * b, 4 * b, 8 * b, 8 * b, 8 * b]
+        self.down = nn.ModuleList(double_conv(i, o, o) for i, o in zip([folded, *widths], widths, strict=False))
+        rises = [(8 * b, 8 * b), (8 * b, 4 * b), (4 * b, 2 * b), (2 * b, b), (b, b)]
+        skips = [8 * b, 8 * b, 4 * b, 2 * b, b]
+        self.rise = nn.ModuleList(conv_bn_relu(i, o) for i, o in rises)
+        self.merge = nn.ModuleList(double_conv(o + s, o, o) for (_, o), s in zip(rises, skips, strict=True))
+        self.out = nn.Conv2d(b, outputs * stride * stride, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fold(x)
+        seen: list[Tensor] = []
+        for level, block in enumerate(self.down):
+            x = block(x if level == 0 else F.max_pool2d(x, 2))
+            seen.append(x)
+        for rise, merge, skip in zip(self.rise, self.merge, reversed(seen[:-1]), strict=True):
+            x = merge(torch.cat([rise(upsample(x)), skip], dim=1))
+        return self.unfold(self.out(x))

@@ -1,0 +1,232 @@
+"""The nouns that every room of flawforge shares. Imports nothing of ours, and no torch.
+
+Data flows one way: images -> forge -> method -> Evidence(map, score) -> calibrated Decision -> report.
+
+Errors, all one sentence that says what was given, what is allowed and what to do:
+
+    FlawforgeError
+    +-- ImageError        a file that is no picture we can read
+    +-- DataError         a folder or CSV that is no data set
+    +-- ConfigError       an option or setting outside its bounds
+    +-- CalibrationError  a promise that the pictures at hand cannot carry
+    +-- ModelError        a model folder that is damaged, foreign or newer
+    +-- TrainingError     a fit that cannot go on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Image = NDArray[Any]  # h w c, c in {1, 3}; uint8 in [0, 255] or float32 in [0, 1]
+Mask = NDArray[np.bool_]  # h w
+Map = NDArray[np.float32]  # h w, unbounded, higher = stranger
+
+
+class FlawforgeError(Exception):
+    """Base of every error that flawforge raises on purpose; its text is one sentence for a person."""
+
+
+class ImageError(FlawforgeError):
+    """A file or array that is no picture we can read."""
+
+
+class DataError(FlawforgeError):
+    """A folder or CSV that is no usable data set."""
+
+
+class ConfigError(FlawforgeError):
+    """An option or setting outside its bounds."""
+
+
+class CalibrationError(FlawforgeError):
+    """A false-alarm rate that the held-back good pictures cannot promise."""
+
+
+class ModelError(FlawforgeError):
+    """A model folder that is damaged, truncated, foreign or of a newer format."""
+
+
+class TrainingError(FlawforgeError):
+    """A fit that cannot go on: a loss that is not finite, a run that cannot be resumed."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a forger may look at.
+
+    image    h w c good picture, c in {1, 3}; uint8 or float32 in [0, 1]
+    prior    h w float32 in [0, 1], saliency; None = not computed
+    other    another good picture of the same shape and dtype; None = there is none
+    texture  h' w' c picture of any size (from --textures), same dtype; None = the forger makes its own
+    """
+
+    image: Image
+    prior: NDArray[np.float32] | None = None
+    other: Image | None = None
+    texture: Image | None = None
+
+
+@dataclass(frozen=True)
+class Forged:
+    """A forged picture. Outside `mask` it equals the good picture to the bit; inside, it differs.
+
+    image  same shape and dtype as the sample's image
+    mask   h w bool, exact to the pixel; all False only where the forger leaves the picture good on purpose
+    kind   the forger's name
+    drawn  the parameters that were drawn, JSON-able
+    """
+
+    image: Image
+    mask: Mask
+    kind: str
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+
+
+Forger = Callable[[Sample, np.random.Generator], Forged]
+
+
+class Batch(NamedTuple):
+    """One training batch; numpy arrays from `data`, tensors once the engine has moved them.
+
+    forged  n 3 h w float32 in [0, 1], the pictures after forging (some are left good)
+    clean   n 3 h w float32 in [0, 1], the same pictures before forging
+    mask    n 1 h w float32, 1 = forged pixel
+    valid   n 1 h w float32, 1 = a pixel of the picture, 0 = letterbox border or outside the region of interest
+    """
+
+    forged: Any
+    clean: Any
+    mask: Any
+    valid: Any
+
+
+class Evidence(NamedTuple):
+    """What a detector says of n pictures. Higher = stranger, unbounded, the same type in every mode.
+
+    map    n h w float32
+    score  n float32; a method without a detector of its own returns its map's maximum
+    """
+
+    map: torch.Tensor
+    score: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ScoreRule:
+    """How judging turns a map into one score per picture, in numpy, over the valid pixels only.
+
+    reduce  "max": the highest value of the smoothed map; "top": the mean of its highest `top` share;
+            "network": the score that the method itself returns
+    smooth  side in canvas pixels of the mean filter laid over the map first; 1 = none
+    top     share of the valid pixels in (0, 1], used by "top"
+    """
+
+    reduce: str = "max"
+    smooth: int = 1
+    top: float = 0.001
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One optimiser's part in a training step (a GAN has two turns, most methods one).
+
+    parameters  net -> the parameters this turn moves
+    optimiser   parameters -> torch optimiser
+    loss        (net, batch) -> {name: scalar tensor}; their sum is minimised, each is shown by name
+    schedule    progress in [0, 1] -> factor on the optimiser's learning rate
+    """
+
+    name: str
+    parameters: Callable[[Any], Sequence[Any]]
+    optimiser: Callable[[Sequence[Any]], Any]
+    loss: Callable[[Any, Batch], dict[str, Any]]
+    schedule: Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Train:
+    """A stage that learns by gradient. `frozen` names submodules that stay in eval mode; `share` is its part of the budget."""
+
+    name: str
+    turns: Sequence[Turn]
+    frozen: Sequence[str] = ()
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Collect:
+    """A stage that looks once at every good picture, without gradients: visit(net, batch) each, then finish(net)."""
+
+    name: str
+    visit: Callable[[Any, Batch], None]
+    finish: Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One paper, as a record. The registry is {name: Method}.
+
+    name      what --method takes
+    title     one line for people
+    paper     citation and where we deviate
+    profiles  {"cpu": config, "paper": config}; the first is the default
+    tiny      the smallest config that still learns, for tests
+    build     config -> module with forward(n 3 h w) -> Evidence; draws its weights from torch's generator
+    stages    (net, config) -> how it trains
+    forger    config -> the forger it trains on
+    score     config -> how its map becomes a score
+    """
+
+    name: str
+    title: str
+    paper: str
+    profiles: Mapping[str, Any]
+    tiny: Any
+    build: Callable[[Any], Any]
+    stages: Callable[[Any, Any], Sequence[Train | Collect]]
+    forger: Callable[[Any], Forger]
+    score: Callable[[Any], ScoreRule]
+
+
+@dataclass(frozen=True)
+class Region:
+    """One connected marked region in the picture's own pixels; `peak` is the map's highest value in it."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+    area: int
+    peak: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The judgement on one picture. A higher `pred_score` is stranger.
+
+    anomaly_map  h w float32 at the picture's own size
+    pred_mask    h w bool at the picture's own size
+    p_value      share of good pictures expected to be at least this strange, in (0, 1]
+    verdict      "OK" | "REVIEW" | "NG"; pred_label is True for NG
+    threshold    the score above which the verdict is NG
+    """
+
+    image_path: str
+    pred_score: float
+    p_value: float
+    verdict: str
+    pred_label: bool
+    threshold: float
+    anomaly_map: Map
+    pred_mask: Mask
+    regions: tuple[Region, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
