@@ -1,0 +1,179 @@
+"""Putting a forgery into a picture, and the law that every forger obeys.
+
+`settle` is the only door: outside the mask the picture is the good one to the bit, inside every pixel differs by at
+least the forger's least change in some channel. Pixels that came out unchanged leave the mask; when too few are left the
+forger draws again, and after `DRAWS` tries a plain tone patch is laid instead, which no picture can swallow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from flawforge.types import ConfigError, Forged, Image, ImageError, Mask, Sample
+
+DRAWS = 8
+LEAST_PIXELS = 9
+SMALLEST = 32
+
+Attempt = tuple[Image, Mask, dict[str, Any]]  # candidate picture, where it may differ, what was drawn
+
+
+def check_sample(sample: Sample) -> None:
+    """Raise ImageError unless the picture is h w c, c in {1, 3}, at least 32 x 32, uint8 or float32."""
+    image = sample.image
+    good = image.ndim == 3 and image.shape[2] in (1, 3) and min(image.shape[:2]) >= SMALLEST
+    if not good or image.dtype not in (np.uint8, np.float32):
+        raise ImageError(
+            f"a forger was given an array of shape {image.shape} and type {image.dtype}; it takes h x w x 1 or "
+            f"h x w x 3, at least {SMALLEST} x {SMALLEST}, uint8 or float32 in [0, 1]: convert the picture first"
+        )
+    for name in ("prior", "other"):
+        given = getattr(sample, name)
+        if given is not None and given.shape[:2] != image.shape[:2]:
+            raise ImageError(
+                f"a forger was given a sample whose {name} has shape {given.shape} and whose picture has "
+                f"{image.shape}; height and width must be equal: resize it first"
+            )
+
+
+def full_range(image: Image) -> float:
+    """255 for uint8, 1 for float32."""
+    return 255.0 if image.dtype == np.uint8 else 1.0
+
+
+def is_grey(image: Image) -> bool:
+    """True where all channels are equal (a grey picture replicated); looked at on every fourth pixel."""
+    if image.shape[2] == 1:
+        return True
+    thin = image[::4, ::4]
+    return bool(np.array_equal(thin[..., 0], thin[..., 1]) and np.array_equal(thin[..., 0], thin[..., 2]))
+
+
+def changed(before: Image, after: Image, least: float) -> Mask:
+    """h w bool: some channel differs by at least `least` (share of the full range)."""
+    bound = float(np.ceil(least * 255.0 - 1e-9)) if before.dtype == np.uint8 else float(np.float32(least))
+    difference = cv2.absdiff(before, after).reshape(before.shape)
+    if before.dtype == np.uint8:
+        below = (bound - 1.0,) * before.shape[2]
+    else:
+        below = (float(np.nextafter(np.float32(bound), np.float32(0))),) * before.shape[2]
+    same = cv2.inRange(difference, (0.0,) * before.shape[2], below)
+    return np.asarray(same == 0)
+
+
+def settle(
+    sample: Sample, rng: np.random.Generator, kind: str, least: float, attempt: Callable[[], Attempt]
+) -> Forged:
+    """Call `attempt` until at least LEAST_PIXELS pixels changed, at most DRAWS times, then fall back to `tone_patch`."""
+    check_sample(sample)
+    for draw in range(DRAWS):
+        candidate, allowed, drawn = attempt()
+        forged = compose(sample.image, candidate, allowed, least)
+        if forged is not None:
+            return Forged(forged[0], forged[1], kind, {**drawn, "redraws": draw})
+    candidate, allowed, drawn = tone_patch(sample.image, rng)
+    forged = compose(sample.image, candidate, allowed, least)
+    assert forged is not None, "a tone patch changes every pixel by a quarter of the range"
+    return Forged(forged[0], forged[1], kind, {**drawn, "redraws": DRAWS, "fallback": "tone_patch"})
+
+
+def compose(image: Image, candidate: Image, allowed: Mask, least: float) -> tuple[Image, Mask] | None:
+    """(picture, exact mask) from a candidate of the same shape and dtype; None where too few pixels changed."""
+    mask = allowed & changed(image, candidate, least)
+    if np.count_nonzero(mask) < LEAST_PIXELS:
+        return None
+    out = image.copy()
+    cv2.copyTo(candidate, mask.view(np.uint8), out)
+    return out, mask
+
+
+def tone_patch(image: Image, rng: np.random.Generator) -> Attempt:
+    """The fallback: a box of about 1/16 of the side whose tone moves a quarter of the range towards the far end."""
+    h, w = image.shape[:2]
+    bh, bw = max(4, h // 16), max(4, w // 16)
+    y, x = int(rng.integers(0, h - bh + 1)), int(rng.integers(0, w - bw + 1))
+    top = full_range(image)
+    candidate = image.copy()
+    box = image[y : y + bh, x : x + bw].astype(np.float32)
+    moved = np.where(box < top / 2, box + np.float32(top / 4), box - np.float32(top / 4))
+    candidate[y : y + bh, x : x + bw] = moved.astype(image.dtype)
+    mask = np.zeros((h, w), bool)
+    mask[y : y + bh, x : x + bw] = True
+    return candidate, mask, {"box": [y, x, bh, bw]}
+
+
+def bounding_box(mask: Mask) -> tuple[slice, slice]:
+    """Rows and columns of the smallest box around the mask; an empty box where the mask is empty."""
+    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+    return slice(y, y + h), slice(x, x + w)
+
+
+def as_dtype(picture: Image, like: Image) -> Image:
+    """A uint8 or float32 picture in the dtype and channel count of `like`; values are scaled, never clipped silently."""
+    if picture.ndim == 2:
+        picture = picture[..., None]
+    if picture.shape[2] != like.shape[2]:
+        if like.shape[2] == 1:
+            picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
+        else:
+            picture = np.repeat(picture[..., :1], 3, axis=2)
+    if picture.dtype == like.dtype:
+        return picture
+    if like.dtype == np.uint8:
+        return np.asarray(np.rint(np.clip(picture, 0.0, 1.0) * 255.0), np.uint8)
+    return np.asarray(picture.astype(np.float32) * np.float32(1.0 / 255.0), np.float32)
+
+
+def as_uint8(picture: Image) -> Image:
+    """h w c uint8 view or copy of the picture (float32 in [0, 1] is rounded to 8 bits)."""
+    if picture.dtype == np.uint8:
+        return picture
+    return np.asarray(np.rint(np.clip(picture, 0.0, 1.0) * 255.0), np.uint8)
+
+
+def mix_over(under: Image, over: Image, opacity: float) -> Image:
+    """(1 - opacity) under + opacity over, in the dtype of both, kept in range. DRAEM eq. 4 with opacity = 1 - beta."""
+    blended = cv2.addWeighted(under, 1.0 - opacity, over, opacity, 0.0).reshape(under.shape)
+    if under.dtype == np.float32:
+        np.clip(blended, 0.0, 1.0, out=blended)
+    return np.asarray(blended)
+
+
+def alpha_over(under: Image, over: NDArray[np.float32], alpha: NDArray[np.float32]) -> Image:
+    """(1 - alpha) under + alpha over with soft coverage alpha h w; `over` is h w c float32 in units of `under`."""
+    base = under.astype(np.float32)
+    out = base + alpha[..., None] * (over - base)
+    top = np.float32(full_range(under))
+    np.clip(out, 0.0, top, out=out)
+    return np.asarray(np.rint(out) if under.dtype == np.uint8 else out).astype(under.dtype)
+
+
+def check_range(
+    name: str, field: str, value: float | tuple[float, float], low: float, high: float, unit: str = ""
+) -> None:
+    """Raise ConfigError unless value is a number or an ascending (low, high) pair within [low, high]."""
+    pair = value if isinstance(value, tuple | list) else (value, value)
+    fine = len(pair) == 2 and all(isinstance(v, int | float) and np.isfinite(v) for v in pair)
+    if not fine or not low <= pair[0] <= pair[1] <= high:
+        raise ConfigError(
+            f"{name}: {field} is {value!r}; it must be a number or an ascending (low, high) pair between "
+            f"{low:g} and {high:g}{' ' + unit if unit else ''}"
+        )
+
+
+def check_choice(name: str, field: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Raise ConfigError unless value is one of `allowed`."""
+    if value not in allowed:
+        raise ConfigError(f"{name}: {field} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+
+
+def draw(rng: np.random.Generator, value: float | tuple[float, float]) -> float:
+    """A number as it is, a (low, high) pair drawn uniformly."""
+    if isinstance(value, tuple | list):
+        return float(rng.uniform(value[0], value[1]))
+    return float(value)

@@ -1,0 +1,109 @@
+"""FORGERS, the table of every way to fake a defect; `mix` and `pipe`, which make new ones of old; default mixtures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from flawforge.forge import blend
+from flawforge.forge.paste import CutPaste
+from flawforge.forge.texture import Perlin
+from flawforge.types import ConfigError, Forged, Forger, Sample
+
+
+@dataclass(frozen=True)
+class Mix:
+    """One of several forgers per picture, drawn by weight.
+
+    forgers  forger instances, at least one
+    weights  positive, not necessarily summing to one; () = all alike
+    """
+
+    forgers: tuple[Forger, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    name: ClassVar[str] = "mix"
+    least_change: ClassVar[float] = 2 / 255
+
+    def __post_init__(self) -> None:
+        if not self.forgers:
+            object.__setattr__(self, "forgers", (Perlin(), CutPaste()))
+        if self.weights and (
+            len(self.weights) != len(self.forgers) or not all(np.isfinite(w) and w > 0 for w in self.weights)
+        ):
+            raise ConfigError(
+                f"mix: weights is {self.weights!r}; it must be empty or hold one positive number for each "
+                f"of the {len(self.forgers)} forgers"
+            )
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
+        weights = np.asarray(self.weights or (1.0,) * len(self.forgers), np.float64)
+        pick = int(np.searchsorted(np.cumsum(weights) / weights.sum(), rng.random(), side="right"))
+        return self.forgers[min(pick, len(self.forgers) - 1)](sample, rng)
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """Several forgers one after another on the same picture; the mask is where the last picture differs from the first.
+
+    A later forger can undo a pixel by chance; such pixels leave the mask and get their good value back, to the bit.
+    """
+
+    forgers: tuple[Forger, ...] = ()
+
+    name: ClassVar[str] = "pipe"
+    least_change: ClassVar[float] = 2 / 255
+
+    def __post_init__(self) -> None:
+        if not self.forgers:
+            object.__setattr__(self, "forgers", (CutPaste(shape="scar"), Perlin()))
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
+        def attempt() -> blend.Attempt:
+            current, union, steps = sample, np.zeros(sample.image.shape[:2], bool), []
+            for forger in self.forgers:
+                forged = forger(current, rng)
+                current = Sample(forged.image, sample.prior, sample.other, sample.texture)
+                union |= forged.mask
+                steps.append({"kind": forged.kind, **forged.drawn})
+            return current.image, union, {"steps": steps}
+
+        return blend.settle(sample, rng, self.name, self.least_change, attempt)
+
+
+FORGERS: dict[str, type] = {
+    "perlin": Perlin,
+    "cutpaste": CutPaste,
+    "mix": Mix,
+    "pipe": Pipe,
+}
+
+FAMILIES: dict[str, str] = {"perlin": "texture", "cutpaste": "paste", "mix": "mixture", "pipe": "mixture"}
+
+
+def forger_from(name: str, **settings: Any) -> Forger:
+    """The named forger with the given fields. ConfigError where the name or a field is unknown or out of bounds."""
+    if name not in FORGERS:
+        raise ConfigError(f"forger {name!r} is unknown; it must be one of {', '.join(FORGERS)}")
+    known = [f.name for f in fields(FORGERS[name])]
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"forger {name!r} has no setting {key!r}; it has {', '.join(known)}")
+    made: Forger = FORGERS[name](**settings)
+    return made
+
+
+def family(name: str) -> str:
+    """The family of a forger, so that a proof can hold one out of training: texture, paste, physical, mixture."""
+    if name not in FAMILIES:
+        raise ConfigError(f"forger {name!r} is unknown; it must be one of {', '.join(FORGERS)}")
+    return FAMILIES[name]
+
+
+def default_mixture(method: str) -> Forger:
+    """The forger that a method trains on unless told otherwise."""
+    if method == "draem":
+        return Perlin()
+    return Mix((Perlin(), CutPaste()), (1.0, 1.0))

@@ -1,0 +1,124 @@
+"""Random fields: gradient noise, its octaves, stripes, and the procedural textures made from them.
+
+A field depends on nothing but its arguments and the generator. Lattice weights are cached per (length, cells),
+so that one draw of Perlin noise is two small matrix products.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from flawforge.types import Image
+
+Field = NDArray[np.float32]  # h w
+
+
+@lru_cache(maxsize=256)
+def _lattice(length: int, cells: int) -> tuple[Field, Field]:
+    """Weights (length, cells + 1) of each lattice node at each pixel: the fade, and the fade times the offset."""
+    at = np.arange(length, dtype=np.float64) * (cells / length)
+    node = np.minimum(at.astype(int), cells - 1)
+    offset = at - node
+    fade = offset**3 * (offset * (offset * 6.0 - 15.0) + 10.0)
+    weight = np.zeros((length, cells + 1))
+    slope = np.zeros((length, cells + 1))
+    row = np.arange(length)
+    weight[row, node], weight[row, node + 1] = 1.0 - fade, fade
+    slope[row, node], slope[row, node + 1] = (1.0 - fade) * offset, fade * (offset - 1.0)
+    return weight.astype(np.float32), slope.astype(np.float32)
+
+
+def perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> Field:
+    """One octave of Perlin noise, h w float32 in about [-1, 1], with `cells` lattice cells along (y, x).
+
+    Source: Perlin, "Improving noise" (SIGGRAPH 2002), quintic fade, scaled by sqrt(2) as in DRAEM's code.
+    The sum over the four corners separates by axis: noise = S_y Gy W_x' + W_y Gx S_x', with the fades W and
+    the fades times offset S. Each row has two entries that are not zero, so the order of summation cannot change bits.
+    """
+    angle = rng.random((cells[0] + 1, cells[1] + 1), dtype=np.float32) * np.float32(2.0 * np.pi)
+    (wy, sy), (wx, sx) = _lattice(shape[0], cells[0]), _lattice(shape[1], cells[1])
+    along_y, along_x = np.sin(angle), np.cos(angle)
+    rows = np.concatenate([sy @ along_y, wy @ along_x], axis=1)
+    columns = np.concatenate([wx, sx], axis=1)
+    return np.asarray((rows @ columns.T) * np.float32(np.sqrt(2.0)), np.float32)
+
+
+def rotate(field: Field, degrees: float) -> Field:
+    """The field turned about its middle, same shape, zeros where nothing was (bilinear), as DRAEM's code does."""
+    h, w = field.shape
+    turn = cv2.getRotationMatrix2D(((w - 1) / 2.0, (h - 1) / 2.0), degrees, 1.0)
+    return np.asarray(cv2.warpAffine(field, turn, (w, h), flags=cv2.INTER_LINEAR))
+
+
+def octaves(
+    shape: tuple[int, int], rng: np.random.Generator, cells: int = 4, count: int = 3, gain: float = 0.5
+) -> Field:
+    """Sum of `count` Perlin octaves, each twice as fine and `gain` times as strong, stretched to [0, 1]."""
+    total = perlin(shape, (cells, cells), rng)
+    for octave in range(1, count):
+        fine = min(cells * 2**octave, min(shape))
+        total = total + np.float32(gain**octave) * perlin(shape, (fine, fine), rng)
+    return stretch(total)
+
+
+def stretch(field: Field) -> Field:
+    """Min-max to [0, 1]; a flat field becomes 0.5 everywhere."""
+    low, high = float(field.min()), float(field.max())
+    if high - low < 1e-12:
+        return np.full_like(field, 0.5)
+    return np.asarray((field - np.float32(low)) * np.float32(1.0 / (high - low)), np.float32)
+
+
+def stripes(shape: tuple[int, int], rng: np.random.Generator, period: float, degrees: float, warp: float) -> Field:
+    """Sine stripes in [0, 1]: `period` in pixels, turned by `degrees`, bent by up to `warp` periods."""
+    h, w = shape
+    y = np.arange(h, dtype=np.float32)[:, None] * np.float32(np.sin(np.deg2rad(degrees)) / period)
+    x = np.arange(w, dtype=np.float32)[None, :] * np.float32(np.cos(np.deg2rad(degrees)) / period)
+    phase = y + x
+    if warp > 0:
+        phase = phase + np.float32(warp) * perlin(shape, (2, 2), rng)
+    return np.asarray(0.5 + 0.5 * np.sin(phase * np.float32(2.0 * np.pi)), np.float32)
+
+
+def colour_ramp(rng: np.random.Generator, grey: bool, stops: int = 4) -> NDArray[np.uint8]:
+    """256 x 3 table of uint8 through `stops` random colours (or greys), joined by straight lines."""
+    colours = rng.integers(0, 256, (stops, 1 if grey else 3)).astype(np.float64)
+    at = np.linspace(0.0, 255.0, stops)
+    columns = [np.interp(np.arange(256.0), at, colours[:, c]) for c in range(colours.shape[1])]
+    return np.rint(np.stack(columns * (3 if grey else 1), axis=1)).astype(np.uint8)
+
+
+def noise_texture(shape: tuple[int, int], rng: np.random.Generator, grey: bool) -> Image:
+    """A marbled or grainy texture h w 3 uint8: octaves of Perlin noise through a random colour ramp, some grain."""
+    coarse = int(2 ** rng.integers(1, 5))
+    field = octaves(shape, rng, cells=min(coarse, *shape), count=3, gain=float(rng.uniform(0.4, 0.8)))
+    levels = np.asarray(field * np.float32(255.0), np.uint8)
+    picture = colour_ramp(rng, grey, stops=int(rng.integers(2, 6)))[levels]
+    if rng.random() < 0.5:
+        picture = _with_grain(picture, rng, grey)
+    return picture
+
+
+def stripe_texture(shape: tuple[int, int], rng: np.random.Generator, grey: bool) -> Image:
+    """Straight or bent stripes, sometimes crossed, h w 3 uint8, through a random colour ramp."""
+    period = float(np.exp(rng.uniform(np.log(4.0), np.log(40.0))))
+    degrees = float(rng.uniform(0.0, 180.0))
+    field = stripes(shape, rng, period, degrees, warp=float(rng.choice([0.0, 0.5, 2.0])))
+    if rng.random() < 0.3:
+        across = stripes(shape, rng, period * float(rng.uniform(0.5, 2.0)), degrees + 90.0, warp=0.0)
+        field = field * across
+    levels = np.asarray(field * np.float32(255.0), np.uint8)
+    return colour_ramp(rng, grey, stops=int(rng.integers(2, 5)))[levels]
+
+
+def _with_grain(picture: Image, rng: np.random.Generator, grey: bool) -> Image:
+    """The picture with sensor-like grain of 2 to 20 grey levels (normal), the same in all channels if grey."""
+    h, w = picture.shape[:2]
+    sigma = float(rng.uniform(2.0, 20.0))
+    tile = rng.standard_normal((64, 64, 1 if grey else 3), dtype=np.float32) * np.float32(sigma)
+    grain = np.tile(tile, (-(-h // 64), -(-w // 64), 3 if grey else 1))[:h, :w]
+    return np.asarray(cv2.add(picture, grain, dtype=cv2.CV_8U))

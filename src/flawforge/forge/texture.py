@@ -1,0 +1,217 @@
+"""Texture forgeries: a foreign texture shows through a noise-shaped mask (DRAEM)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from flawforge.forge import blend, noise
+from flawforge.types import Forged, Image, Mask, Sample
+
+OPS = ("gamma", "tone", "sharpen", "hue", "solarise", "posterise", "invert", "autocontrast", "equalise", "turn")
+PAPER_OPS = ("posterise", "sharpen", "solarise", "equalise", "tone", "hue", "autocontrast")
+TABLE_OPS = frozenset({"gamma", "tone", "solarise", "posterise", "invert"})
+SOURCES = ("given", "self", "noise", "stripes")
+
+
+@dataclass(frozen=True)
+class Perlin:
+    """DRAEM's forgery (Zavrtanik, Kristan, Skocaj, ICCV 2021, section 3.3): noise is thresholded, a texture shows through.
+
+    variant    "code": threshold 0.5 on the raw noise, opacity 0.2 to 1.0, ten texture operations;
+               "paper": threshold uniform over the noise's range, opacity 0.1 to 1.0, seven operations
+    cells      (low, high) exponents of 2: lattice cells per axis, drawn apart for y and x; source: code, 0 to 5
+    turn       the noise is turned by up to this many degrees; source: code, 90
+    opacity    share of the texture in the mask, number or (low, high); None = as the variant says
+    threshold  in [-1, 1] on the raw noise, number or (low, high); None = as the variant says
+    operations how many texture operations are chained, 0 to 5; source: code, 3
+    source     "given" (Sample.texture), "self" (the picture itself, turned and scaled), "noise", "stripes", or
+               "auto": the given texture where there is one, else one of the other three. Assumption: DRAEM has
+               its textures from DTD, which is not ours to ship.
+
+    A grey picture gets a grey texture (assumption: colour on grey would give every forgery away).
+    `least_change` is a share of the full range.
+    """
+
+    variant: str = "code"
+    cells: tuple[int, int] = (0, 5)
+    turn: float = 90.0
+    opacity: float | tuple[float, float] | None = None
+    threshold: float | tuple[float, float] | None = None
+    operations: int = 3
+    source: str = "auto"
+
+    name: ClassVar[str] = "perlin"
+    least_change: ClassVar[float] = 3 / 255
+
+    def __post_init__(self) -> None:
+        check_texture_fields(self.name, self.variant, self.cells, self.turn, self.opacity, self.operations, self.source)
+        if self.threshold is not None:
+            blend.check_range(self.name, "threshold", self.threshold, -1.0, 1.0)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
+        def attempt() -> blend.Attempt:
+            field, drawn = lattice_noise(sample.image.shape[:2], self.cells, self.turn, rng)
+            mask, level = self._cut(field, rng)
+            candidate, more = show_texture(sample, mask, rng, self.variant, self.opacity, self.operations, self.source)
+            return candidate, mask, {**drawn, "threshold": level, **more}
+
+        return blend.settle(sample, rng, self.name, self.least_change, attempt)
+
+    def _cut(self, field: noise.Field, rng: np.random.Generator) -> tuple[Mask, float]:
+        if self.threshold is not None:
+            level = blend.draw(rng, self.threshold)
+        elif self.variant == "paper":
+            level = float(rng.uniform(float(field.min()), float(field.max())))
+        else:
+            level = 0.5
+        return np.asarray(field > np.float32(level)), level
+
+
+def check_texture_fields(
+    name: str,
+    variant: str,
+    cells: tuple[int, int],
+    turn: float,
+    opacity: float | tuple[float, float] | None,
+    operations: int,
+    source: str,
+) -> None:
+    """Raise ConfigError unless the fields that all texture forgers share are within their bounds."""
+    blend.check_choice(name, "variant", variant, ("code", "paper"))
+    blend.check_range(name, "cells", cells, 0, 7)
+    blend.check_range(name, "turn", turn, 0.0, 180.0, "degrees")
+    if opacity is not None:
+        blend.check_range(name, "opacity", opacity, 0.02, 1.0)
+    blend.check_choice(name, "operations", operations, (0, 1, 2, 3, 4, 5))
+    blend.check_choice(name, "source", source, (*SOURCES, "auto"))
+
+
+def lattice_noise(
+    shape: tuple[int, int], cells: tuple[int, int], turn: float, rng: np.random.Generator
+) -> tuple[noise.Field, dict[str, Any]]:
+    """Perlin noise with 2^k cells per axis, k drawn apart for y and x, turned at random."""
+    ky, kx = (int(k) for k in rng.integers(cells[0], cells[1] + 1, 2))
+    lattice = (min(2**ky, shape[0]), min(2**kx, shape[1]))
+    degrees = float(rng.uniform(-turn, turn))
+    field = noise.rotate(noise.perlin(shape, lattice, rng), degrees)
+    return field, {"cells": list(lattice), "turn": round(degrees, 3)}
+
+
+def show_texture(
+    sample: Sample,
+    mask: Mask,
+    rng: np.random.Generator,
+    variant: str,
+    opacity: float | tuple[float, float] | None,
+    operations: int,
+    source: str,
+) -> tuple[Image, dict[str, Any]]:
+    """The picture with a texture blended into the mask's bounding box, and what was drawn."""
+    image = sample.image
+    share = blend.draw(rng, opacity if opacity is not None else (0.1 if variant == "paper" else 0.2, 1.0))
+    box = blend.bounding_box(mask)
+    under = image[box]
+    out = image.copy()
+    if under.size == 0:
+        return out, {"opacity": share}
+    chosen = _choose_source(source, sample, rng)
+    grey = blend.is_grey(image)
+    picture = _texture(chosen, sample, under.shape[:2], rng, grey)
+    names = rng.permutation(PAPER_OPS if variant == "paper" else OPS)[:operations].tolist()
+    picture = apply_operations(picture, names, rng)
+    if grey and chosen == "given":
+        picture = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    out[box] = blend.mix_over(np.ascontiguousarray(under), blend.as_dtype(picture, image), share)
+    return out, {"opacity": share, "source": chosen, "operations": names}
+
+
+def _choose_source(source: str, sample: Sample, rng: np.random.Generator) -> str:
+    """The source to use; "given" without a texture falls back to the picture itself."""
+    pick = SOURCES[int(rng.integers(1, len(SOURCES)))]
+    if source == "auto":
+        return "given" if sample.texture is not None else pick
+    return "self" if source == "given" and sample.texture is None else source
+
+
+def _texture(chosen: str, sample: Sample, shape: tuple[int, int], rng: np.random.Generator, grey: bool) -> Image:
+    """A texture h w 3 uint8 of the wanted shape."""
+    if chosen == "noise":
+        return noise.noise_texture(shape, rng, grey)
+    if chosen == "stripes":
+        return noise.stripe_texture(shape, rng, grey)
+    given = sample.texture if chosen == "given" and sample.texture is not None else sample.image
+    return cut_from(given, shape, rng, anyhow=chosen == "self")
+
+
+def cut_from(picture: Image, shape: tuple[int, int], rng: np.random.Generator, anyhow: bool) -> Image:
+    """A piece h w 3 uint8 of the picture, scaled 0.7 to 1.6 and flipped; with `anyhow` also turned by any angle."""
+    h, w = picture.shape[:2]
+    scale = float(rng.uniform(0.7, 1.6)) * max(1.0, max(shape[0] / h, shape[1] / w) / 2.0)
+    degrees = float(rng.uniform(0.0, 360.0)) if anyhow else 0.0
+    c, s = np.cos(np.deg2rad(degrees)) / scale, np.sin(np.deg2rad(degrees)) / scale
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+    at_x, at_y = rng.uniform(0, w), rng.uniform(0, h)
+    turn = np.array([[flip * c, -s, at_x], [flip * s, c, at_y]])
+    turn[:, 2] -= turn[:, :2] @ np.array([shape[1] / 2.0, shape[0] / 2.0])
+    piece = cv2.warpAffine(
+        blend.as_uint8(picture), turn, (shape[1], shape[0]),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
+    )  # fmt: skip
+    if piece.ndim == 2 or piece.shape[2] == 1:
+        piece = np.repeat(piece.reshape(*shape, 1), 3, axis=2)
+    return np.asarray(piece)
+
+
+def apply_operations(picture: Image, names: list[str], rng: np.random.Generator) -> Image:
+    """The named operations one after another on h w 3 uint8. Strengths after DRAEM's code, in `_table` and below."""
+    table: NDArray[np.uint8] | None = None
+    for op in names:
+        if op in TABLE_OPS:  # neighbouring table operations cost one look-up together
+            table = _table(op, rng, np.arange(256, dtype=np.uint8).repeat(3).reshape(256, 3) if table is None else table)
+            continue
+        picture, table = (picture if table is None else cv2.LUT(picture, table[None])), None
+        picture = _whole(op, picture, rng)
+    return picture if table is None else np.asarray(cv2.LUT(picture, table[None]))
+
+
+def _table(op: str, rng: np.random.Generator, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The look-up table 256 x 3 after one more operation."""
+    values = table.astype(np.float32)
+    if op == "gamma":  # 0.5 to 2, one for all channels
+        values = 255.0 * (values / 255.0) ** np.float32(rng.uniform(0.5, 2.0))
+    elif op == "tone":  # multiply 0.8 to 1.2, add -30 to 30
+        values = values * np.float32(rng.uniform(0.8, 1.2)) + np.float32(rng.uniform(-30.0, 30.0))
+    elif op == "solarise":  # invert above 32 to 128
+        values = np.where(values >= rng.integers(32, 129), 255.0 - values, values)
+    elif op == "posterise":  # keep 2 to 4 bits
+        step = float(2 ** int(rng.integers(4, 7)))
+        values = np.floor(values / step) * step
+    else:
+        values = 255.0 - values
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
+
+
+def _whole(op: str, picture: Image, rng: np.random.Generator) -> Image:
+    """One operation that needs the whole picture."""
+    if op == "sharpen":
+        soft = cv2.blur(picture, (3, 3))
+        return np.asarray(cv2.addWeighted(picture, 2.0, soft, -1.0, 0.0))
+    if op == "hue":  # shift -50 to 50 of OpenCV's 180 hue steps, saturation -50 to 50 of 255
+        hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
+        table = np.arange(256, dtype=np.int64).repeat(3).reshape(256, 3)
+        table[:, 0] = (table[:, 0] + rng.integers(-50, 51)) % 180
+        table[:, 1] = np.where(table[:, 1] > 0, np.clip(table[:, 1] + rng.integers(-50, 51), 0, 255), 0)
+        return np.asarray(cv2.cvtColor(cv2.LUT(hsv, table.astype(np.uint8)[None]), cv2.COLOR_HSV2RGB))
+    if op == "autocontrast":
+        return np.asarray(cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX))
+    if op == "equalise":
+        channels = [cv2.equalizeHist(channel) for channel in cv2.split(picture)]
+        return np.asarray(cv2.merge(channels))
+    h, w = picture.shape[:2]
+    turn = cv2.getRotationMatrix2D((w / 2.0, h / 2.0), float(rng.uniform(-45.0, 45.0)), 1.0)
+    return np.asarray(cv2.warpAffine(picture, turn, (w, h), borderMode=cv2.BORDER_REFLECT_101))
