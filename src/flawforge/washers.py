@@ -125,9 +125,7 @@ def write_demo_parts(
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(
-            f"{folder} exists already and is not an empty folder; name a new one for the sample parts."
-        )
+        raise DataError(f"{folder} exists already and is not an empty folder; name a new one for the sample parts.")
     jobs: list[tuple[str, str | None]] = [(f"train/good/{i:03d}", None) for i in range(good)]
     jobs += [(f"test/good/{i:03d}", None) for i in range(test_good)]
     jobs += [(f"test/{kind}/{i:03d}", kind) for kind in KINDS for i in range(per_kind)]
@@ -203,9 +201,7 @@ def _marks(radius: Field, angle: Field, rng: np.random.Generator) -> Field:
     """Lathe marks: rings of a tool whose feed wanders, arcs of differing length, a few deep grooves."""
     rings, steps = _POLAR
     arcs = rng.standard_normal((rings, steps), dtype=np.float32)
-    arcs = cv2.blur(np.concatenate([arcs, arcs[:, :96]], axis=1), (97, 1))[:, 48 : 48 + steps] * np.float32(
-        9.8
-    )
+    arcs = cv2.blur(np.concatenate([arcs, arcs[:, :96]], axis=1), (97, 1))[:, 48 : 48 + steps] * np.float32(9.8)
     feed = np.cumsum(rng.normal(2 * np.pi / 5.6, 0.25, rings)) + rng.uniform(0, 2 * np.pi)
     ring = 0.9 * np.sin(feed) + 0.75 * rng.standard_normal(rings)
     deep = rng.integers(0, rings, 5)
@@ -221,12 +217,8 @@ def _marks(radius: Field, angle: Field, rng: np.random.Generator) -> Field:
 
 def _mat(size: int, rng: np.random.Generator) -> Field:
     """A dark rubber mat: clouds, grain and a few bright specks of dust."""
-    clouds = cv2.resize(
-        rng.standard_normal((7, 7), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC
-    )
-    grain = cv2.resize(
-        rng.standard_normal((128, 128), dtype=np.float32), (size, size), interpolation=cv2.INTER_LINEAR
-    )
+    clouds = cv2.resize(rng.standard_normal((7, 7), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    grain = cv2.resize(rng.standard_normal((128, 128), dtype=np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
     return np.maximum(0.030 + 0.0022 * clouds + 0.0065 * grain, 0.004).astype(np.float32)
 
 
@@ -358,9 +350,9 @@ def _scratch(scene: _Scene, rng: np.random.Generator) -> tuple[_Damage, Field]:
         t = u / half
         d = v - bend * (1 - t * t) - 0.0018 * np.sin(9 * t + offset * 100)
         taper = np.sqrt(np.clip(1 - t * t, 0, 1)) * (0.75 + 0.25 * np.sin(5 * t + heading))
-        width = rng.uniform(0.0036, 0.0056) * (0.8 if offset else 1.0)
+        width = rng.uniform(0.0032, 0.0050) * (0.8 if offset else 1.0)
         groove = np.exp(-((d / width) ** 2)) - 0.45 * np.exp(-(((np.abs(d) - 1.9 * width) / width) ** 2))
-        height -= (1.5 * width * taper * groove).astype(np.float32)
+        height -= (1.35 * width * taper * groove).astype(np.float32)
         amount = np.maximum(amount, taper * np.exp(-((d / (1.3 * width)) ** 2)))
     amount = amount.astype(np.float32, copy=False)
     return _Damage(
@@ -377,10 +369,8 @@ def _dent(scene: _Scene, rng: np.random.Generator) -> tuple[_Damage, Field]:
     u = ((x - cx) * math.cos(heading) + (y - cy) * math.sin(heading)) / a
     v = ((y - cy) * math.cos(heading) - (x - cx) * math.sin(heading)) / b
     direction = np.arctan2(v, u)
-    rho = np.hypot(u, v) * (
-        1 + 0.07 * np.sin(2 * direction + heading) + 0.05 * np.sin(3 * direction + 5 * heading)
-    )
-    depth = a * rng.uniform(0.30, 0.45)
+    rho = np.hypot(u, v) * (1 + 0.07 * np.sin(2 * direction + heading) + 0.05 * np.sin(3 * direction + 5 * heading))
+    depth = a * rng.uniform(0.17, 0.30)
     hollow = np.clip(1 - rho * rho, 0, 1) ** 2
     lip = 0.16 * np.exp(-(((rho - 1.05) / 0.16) ** 2))
     amount = _step((1.15 - rho).astype(np.float32), 0.15)
@@ -397,23 +387,19 @@ def _stain(scene: _Scene, rng: np.random.Generator) -> tuple[_Damage, Field]:
     b, heading = a * rng.uniform(0.55, 0.95), rng.uniform(0, np.pi)
     u = ((x - cx) * math.cos(heading) + (y - cy) * math.sin(heading)) / a
     v = ((y - cy) * math.cos(heading) - (x - cx) * math.sin(heading)) / b
-    clouds = cv2.resize(
-        rng.standard_normal((14, 14), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC
-    )
-    fine = cv2.resize(
-        rng.standard_normal((48, 48), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC
-    )
+    clouds = cv2.resize(rng.standard_normal((14, 14), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    fine = cv2.resize(rng.standard_normal((48, 48), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     rho = np.sqrt(u * u + v * v) + 0.22 * clouds + 0.06 * fine
     rust = rng.random() < 0.5
-    amount = _step((1 - rho).astype(np.float32), 0.32 if rust else 0.14) * _on(scene)
+    amount = _step((1 - rho).astype(np.float32), 0.32 if rust else 0.20) * _on(scene)
     border = np.exp(-(((rho - 0.9) / 0.12) ** 2)) * amount
-    strength = rng.uniform(0.55, 0.85)
+    strength = rng.uniform(0.55, 0.85) if rust else rng.uniform(0.40, 0.65)
     body = (
-        (strength * amount * (1 + 0.22 * fine * rust) + 0.25 * border * (not rust))
+        (strength * amount * (1 + 0.22 * fine + 0.15 * clouds) + 0.22 * border * (not rust))
         .clip(0, 1)
         .astype(np.float32)
     )
-    colour = np.array([0.80, 0.50, 0.27] if rust else [0.70, 0.62, 0.44], np.float32)
+    colour = np.array([0.80, 0.50, 0.27] if rust else [0.66, 0.55, 0.36], np.float32)
     tint = 1 - body[..., None] * (1 - colour)
     gloss = 1 - (0.55 if rust else 0.25) * body
     return _Damage(worn=(0.6 * body), gloss=gloss, tint=tint), amount
@@ -426,23 +412,19 @@ def _chip(scene: _Scene, rng: np.random.Generator) -> tuple[_Damage, Field]:
     reach = rng.uniform(0.020, 0.048) * (0.8 if inside else 1.0)
     half = reach * rng.uniform(0.9, 1.7) / (_INNER if inside else _OUTER)
     where = rng.uniform(0, 2 * np.pi)
-    t = (
-        np.mod(scene.angle - np.float32(where) + np.float32(np.pi), np.float32(2 * np.pi)) - np.float32(np.pi)
-    ) / half
+    t = (np.mod(scene.angle - np.float32(where) + np.float32(np.pi), np.float32(2 * np.pi)) - np.float32(np.pi)) / half
     skew = t + np.float32(rng.uniform(-0.3, 0.3)) * (1 - t * t)
     knots = rng.standard_normal(15)
     jag = np.interp(t, np.linspace(-1.2, 1.2, 15), knots).astype(np.float32)
     profile = np.clip(1 - np.abs(skew) ** 2.2, 0, 1) ** 0.75
     bite = (reach * profile * (1 + 0.13 * jag)).clip(0, None).astype(np.float32)
     bite = np.where(np.abs(t) < 1.4, bite, np.float32(0))
-    rough = cv2.resize(
-        rng.standard_normal((110, 110), dtype=np.float32), (size, size), interpolation=cv2.INTER_LINEAR
-    )
+    rough = cv2.resize(rng.standard_normal((110, 110), dtype=np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
     to_rim, to_bore = _distances(scene)
     edge = to_bore if inside else to_rim
-    gone = (
-        _step(bite + np.minimum(0.55 * bite, 0.02) - edge, 0.5 / size) * (bite > 0.001) * _on(scene)
-    ).astype(np.float32)
+    gone = (_step(bite + np.minimum(0.55 * bite, 0.02) - edge, 0.5 / size) * (bite > 0.001) * _on(scene)).astype(
+        np.float32
+    )
     return _Damage(bite=bite, inside=inside, rough=rough), gone
 
 
