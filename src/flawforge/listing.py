@@ -1,0 +1,201 @@
+"""Which pictures there are: a folder or a CSV becomes entries. Opens no picture.
+
+    MVTec layout   train/good (or ok), test/<kind>, ground_truth/<kind>/<stem>_mask.png or <stem>.png
+    plain folder   its subfolder good or ok, or the pictures in the folder itself; all good, all for training
+    CSV            image_path, and optionally label, split, mask_path, kind; paths relative to the CSV's own folder
+
+No folder is searched deeper than these layouts say, so a link that leads back cannot trap us.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flawforge.images import FORMATS, SUFFIXES
+from flawforge.types import DataError
+
+GOOD_FOLDERS = ("good", "ok")
+LABELS = {"0": 0, "good": 0, "ok": 0, "normal": 0, "1": 1, "defect": 1, "defective": 1, "ng": 1, "anomalous": 1}
+SPLITS = ("train", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture of a data set.
+
+    label  0 good, 1 defective, None where a CSV has no label column
+    split  "train" | "calibration" | "test"; "calibration" is only ever set by a CSV
+    kind   "good", the defect's name, or "unlabelled"
+    """
+
+    path: Path
+    label: int | None = 0
+    split: str = "train"
+    kind: str = "good"
+    mask_path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found: entries in a fixed order, and notes on what was left aside, one sentence each."""
+
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_entries(data: str | Path) -> tuple[Entry, ...]:
+    """The entries of a folder or CSV, sorted by path (CSV: in its order); DataError where there are none."""
+    return read_listing(data).entries
+
+
+def read_listing(data: str | Path) -> Listing:
+    """Entries and notes of a folder or CSV; DataError in one sentence where it is no data set."""
+    data = Path(data)
+    if data.is_dir():
+        return _read_folder(data)
+    if not data.exists():
+        raise DataError(f"{data} does not exist; give a folder of pictures or a CSV with a column image_path.")
+    if data.suffix.lower() != ".csv":
+        raise DataError(f"{data} is neither a folder nor a .csv file; give one of the two.")
+    return _read_csv(data)
+
+
+def good_entries(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """What `fit` may look at: train and calibration pictures that are not labelled defective; never a test picture."""
+    return tuple(entry for entry in entries if entry.split in ("train", "calibration") and entry.label != 1)
+
+
+def _read_folder(data: Path) -> Listing:
+    train = _good_folder(data / "train")
+    if train is not None or (_good_folder(data) is None and _subfolders(data / "test")):
+        return _read_mvtec(data, train)
+    folder = _good_folder(data) or data
+    pictures, others = _pictures(folder)
+    if not pictures:
+        raise DataError(_nothing_here(folder, others))
+    notes = _left_aside(others)
+    if folder == data and (aside := [sub.name for sub in _subfolders(data) if _pictures(sub)[0]]):
+        notes.append(f"subfolders were not searched: {', '.join(aside)}")
+    return Listing(tuple(Entry(path) for path in pictures), tuple(notes))
+
+
+def _read_mvtec(data: Path, train: Path | None) -> Listing:
+    entries, others, maskless = [], 0, 0
+    if train is not None:
+        pictures, others = _pictures(train)
+        if not pictures:
+            raise DataError(_nothing_here(train, others))
+        entries = [Entry(path) for path in pictures]
+    for folder in _subfolders(data / "test"):
+        pictures, aside = _pictures(folder)
+        others += aside
+        good = folder.name.lower() in GOOD_FOLDERS
+        for path in pictures:
+            mask = None if good else _mvtec_mask(data, folder.name, path.stem)
+            maskless += not good and mask is None
+            kind = "good" if good else folder.name
+            entries.append(Entry(path, label=0 if good else 1, split="test", kind=kind, mask_path=mask))
+    if not entries:
+        raise DataError(_nothing_here(data / "test", others))
+    notes = _left_aside(others)
+    if maskless and (data / "ground_truth").is_dir():
+        notes.append(f"{maskless} defective test pictures have no mask in ground_truth")
+    return Listing(tuple(entries), tuple(notes))
+
+
+def _mvtec_mask(data: Path, kind: str, stem: str) -> Path | None:
+    for name in (f"{stem}_mask.png", f"{stem}.png"):
+        path = data / "ground_truth" / kind / name
+        if path.is_file():
+            return path
+    return None
+
+
+def _good_folder(folder: Path) -> Path | None:
+    return next((sub for sub in _subfolders(folder) if sub.name.lower() in GOOD_FOLDERS), None)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _pictures(folder: Path) -> tuple[list[Path], int]:
+    """The picture files directly in a folder, sorted by name, and how many other files lie beside them."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    return pictures, len(files) - len(pictures)
+
+
+def _left_aside(others: int) -> list[str]:
+    return [f"{others} files are no {FORMATS} by their name and were left aside"] if others else []
+
+
+def _nothing_here(folder: Path, others: int) -> str:
+    subfolders = [sub.name for sub in _subfolders(folder)]
+    if subfolders:
+        found = f"holds no pictures itself, only subfolders ({', '.join(subfolders[:5])})"
+        return f"{folder} {found}; name one of them good, give its path, or list the pictures in a CSV."
+    found = f"holds {others} files but no picture" if others else "is empty"
+    return f"{folder} {found}; put {FORMATS} pictures of good parts there."
+
+
+def _read_csv(path: Path) -> Listing:
+    rows = _csv_rows(path)
+    entries: list[Entry] = []
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        entry = _csv_entry(path, line, row)
+        key = os.path.normpath(entry.path)
+        if key in lines:
+            raise DataError(f"{path} lists {entry.path} twice (lines {lines[key]} and {line}); keep one of the two.")
+        lines[key] = line
+        entries.append(entry)
+    if not entries:
+        raise DataError(f"{path} has no rows; list one picture per row under the header image_path.")
+    files = [file for entry in entries for file in (entry.path, entry.mask_path) if file is not None]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise DataError(
+            f"{path} names {len(missing)} of {len(files)} files that do not exist, the first is {missing[0]}; "
+            f"correct the paths (relative ones start at the CSV's own folder)."
+        )
+    return Listing(tuple(entries))
+
+
+def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """(line number, {column: text}) of every row that is not blank; columns in lower case."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        first = text.partition("\n")[0]
+        delimiter = max(",;\t", key=first.count)
+        reader = csv.reader(text.splitlines(), delimiter=delimiter)
+        header = [name.strip().lower() for name in next(reader, [])]
+        table = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no readable CSV ({error}); save it as UTF-8 text with commas.") from None
+    if "image_path" not in header:
+        raise DataError(f"{path} has no column image_path (its columns: {', '.join(header) or 'none'}); add one.")
+    return [(line, dict(zip(header, row, strict=False))) for line, row in table if any(row)]
+
+
+def _csv_entry(path: Path, line: int, row: dict[str, str]) -> Entry:
+    if not row["image_path"]:
+        raise DataError(f"{path} line {line} has no image_path; fill it in or remove the line.")
+    label = None
+    if "label" in row:
+        label = LABELS.get(row["label"].lower())
+        if label is None:
+            allowed = "0, good, ok, normal or 1, defect, defective, ng, anomalous"
+            raise DataError(f"{path} line {line} has label {row['label']!r}, allowed are {allowed}; correct it.")
+    split = row.get("split", "").lower() or ("test" if label == 1 else "train")
+    if split not in SPLITS:
+        raise DataError(f"{path} line {line} has split {row['split']!r}, allowed are {', '.join(SPLITS)}; correct it.")
+    kind = row.get("kind") or {0: "good", 1: "defect", None: "unlabelled"}[label]
+    mask = path.parent / row["mask_path"] if row.get("mask_path") else None
+    return Entry(path.parent / row["image_path"], label, split, kind, mask)
