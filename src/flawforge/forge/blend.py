@@ -121,7 +121,7 @@ def as_dtype(picture: Image, like: Image) -> Image:
         if like.shape[2] == 1:
             picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
         else:
-            picture = np.repeat(picture[..., :1], 3, axis=2)
+            picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
     if picture.dtype == like.dtype:
         return picture
     if like.dtype == np.uint8:

@@ -48,10 +48,13 @@ def perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Genera
 
 
 def rotate(field: Field, degrees: float) -> Field:
-    """The field turned about its middle, same shape, zeros where nothing was (bilinear), as DRAEM's code does."""
+    """The field turned about its middle, same shape, zeros where nothing was, as in DRAEM's code.
+
+    Nearest neighbour: the field is smooth and is cut at a level, so bilinear moves an outline by less than a pixel.
+    """
     h, w = field.shape
     turn = cv2.getRotationMatrix2D(((w - 1) / 2.0, (h - 1) / 2.0), degrees, 1.0)
-    return np.asarray(cv2.warpAffine(field, turn, (w, h), flags=cv2.INTER_LINEAR))
+    return np.asarray(cv2.warpAffine(field, turn, (w, h), flags=cv2.INTER_NEAREST))
 
 
 def octaves(
@@ -73,7 +76,12 @@ def stretch(field: Field) -> Field:
     return np.asarray((field - np.float32(low)) * np.float32(1.0 / (high - low)), np.float32)
 
 
-def stripes(shape: tuple[int, int], rng: np.random.Generator, period: float, degrees: float, warp: float) -> Field:
+_SINE = (0.5 + 0.5 * np.sin(np.arange(64) * (2.0 * np.pi / 64.0))).astype(np.float32)
+
+
+def stripes(
+    shape: tuple[int, int], rng: np.random.Generator, period: float, degrees: float, warp: float
+) -> Field:
     """Sine stripes in [0, 1]: `period` in pixels, turned by `degrees`, bent by up to `warp` periods."""
     h, w = shape
     y = np.arange(h, dtype=np.float32)[:, None] * np.float32(np.sin(np.deg2rad(degrees)) / period)
@@ -81,44 +89,48 @@ def stripes(shape: tuple[int, int], rng: np.random.Generator, period: float, deg
     phase = y + x
     if warp > 0:
         phase = phase + np.float32(warp) * perlin(shape, (2, 2), rng)
-    return np.asarray(0.5 + 0.5 * np.sin(phase * np.float32(2.0 * np.pi)), np.float32)
+    turns = (phase * np.float32(64.0)).astype(np.int32) & 63  # a table of 64 steps: sin of a whole picture is slow
+    return np.asarray(_SINE[turns])
 
 
 def colour_ramp(rng: np.random.Generator, grey: bool, stops: int = 4) -> NDArray[np.uint8]:
-    """256 x 3 table of uint8 through `stops` random colours (or greys), joined by straight lines."""
-    colours = rng.integers(0, 256, (stops, 1 if grey else 3)).astype(np.float64)
+    """Table 256 x c of uint8 through `stops` random tones, joined by straight lines; c = 1 if grey, else 3."""
+    tones = rng.integers(0, 256, (stops, 1 if grey else 3)).astype(np.float64)
     at = np.linspace(0.0, 255.0, stops)
-    columns = [np.interp(np.arange(256.0), at, colours[:, c]) for c in range(colours.shape[1])]
-    return np.rint(np.stack(columns * (3 if grey else 1), axis=1)).astype(np.uint8)
+    columns = [np.interp(np.arange(256.0), at, column) for column in tones.T]
+    return np.rint(np.stack(columns, axis=1)).astype(np.uint8)
+
+
+def paint(field: Field, ramp: NDArray[np.uint8]) -> Image:
+    """A field in [0, 1] through a colour ramp 256 x c: h w c uint8."""
+    levels = np.asarray(field * np.float32(255.0), np.uint8)
+    channels = [cv2.LUT(levels, column) for column in np.ascontiguousarray(ramp.T)]  # faster than one 3-channel LUT
+    return np.asarray(cv2.merge(channels)).reshape(*field.shape, ramp.shape[1])
 
 
 def noise_texture(shape: tuple[int, int], rng: np.random.Generator, grey: bool) -> Image:
-    """A marbled or grainy texture h w 3 uint8: octaves of Perlin noise through a random colour ramp, some grain."""
-    coarse = int(2 ** rng.integers(1, 5))
+    """A marbled or grainy texture h w c uint8 (c = 1 if grey, else 3): Perlin octaves through a ramp, some grain."""
+    coarse = int(2 ** rng.integers(1, 4))
     field = octaves(shape, rng, cells=min(coarse, *shape), count=3, gain=float(rng.uniform(0.4, 0.8)))
-    levels = np.asarray(field * np.float32(255.0), np.uint8)
-    picture = colour_ramp(rng, grey, stops=int(rng.integers(2, 6)))[levels]
-    if rng.random() < 0.5:
-        picture = _with_grain(picture, rng, grey)
-    return picture
+    picture = paint(field, colour_ramp(rng, grey, stops=int(rng.integers(2, 6))))
+    return _with_grain(picture, rng) if rng.random() < 0.5 else picture
 
 
 def stripe_texture(shape: tuple[int, int], rng: np.random.Generator, grey: bool) -> Image:
-    """Straight or bent stripes, sometimes crossed, h w 3 uint8, through a random colour ramp."""
+    """Straight or bent stripes, sometimes crossed, h w c uint8 (c = 1 if grey, else 3), through a random ramp."""
     period = float(np.exp(rng.uniform(np.log(4.0), np.log(40.0))))
     degrees = float(rng.uniform(0.0, 180.0))
     field = stripes(shape, rng, period, degrees, warp=float(rng.choice([0.0, 0.5, 2.0])))
     if rng.random() < 0.3:
         across = stripes(shape, rng, period * float(rng.uniform(0.5, 2.0)), degrees + 90.0, warp=0.0)
         field = field * across
-    levels = np.asarray(field * np.float32(255.0), np.uint8)
-    return colour_ramp(rng, grey, stops=int(rng.integers(2, 5)))[levels]
+    return paint(field, colour_ramp(rng, grey, stops=int(rng.integers(2, 5))))
 
 
-def _with_grain(picture: Image, rng: np.random.Generator, grey: bool) -> Image:
-    """The picture with sensor-like grain of 2 to 20 grey levels (normal), the same in all channels if grey."""
-    h, w = picture.shape[:2]
+def _with_grain(picture: Image, rng: np.random.Generator) -> Image:
+    """The picture with grain like a sensor's, 2 to 20 grey levels (normal): one tile of 64 x 64 px, repeated."""
+    h, w, c = picture.shape
     sigma = float(rng.uniform(2.0, 20.0))
-    tile = rng.standard_normal((64, 64, 1 if grey else 3), dtype=np.float32) * np.float32(sigma)
-    grain = np.tile(tile, (-(-h // 64), -(-w // 64), 3 if grey else 1))[:h, :w]
-    return np.asarray(cv2.add(picture, grain, dtype=cv2.CV_8U))
+    tile = rng.standard_normal((64, 64, c), dtype=np.float32) * np.float32(sigma)
+    grain = np.tile(tile, (-(-h // 64), -(-w // 64), 1))[:h, :w]
+    return np.asarray(cv2.add(picture, grain, dtype=cv2.CV_8U)).reshape(h, w, c)

@@ -124,8 +124,6 @@ def show_texture(
     picture = _texture(chosen, sample, under.shape[:2], rng, grey)
     names = rng.permutation(PAPER_OPS if variant == "paper" else OPS)[:operations].tolist()
     picture = apply_operations(picture, names, rng)
-    if grey and chosen == "given":
-        picture = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     out[box] = blend.mix_over(np.ascontiguousarray(under), blend.as_dtype(picture, image), share)
     return out, {"opacity": share, "source": chosen, "operations": names}
 
@@ -138,49 +136,59 @@ def _choose_source(source: str, sample: Sample, rng: np.random.Generator) -> str
     return "self" if source == "given" and sample.texture is None else source
 
 
-def _texture(chosen: str, sample: Sample, shape: tuple[int, int], rng: np.random.Generator, grey: bool) -> Image:
-    """A texture h w 3 uint8 of the wanted shape."""
+def _texture(
+    chosen: str, sample: Sample, shape: tuple[int, int], rng: np.random.Generator, grey: bool
+) -> Image:
+    """A texture h w c uint8 of the wanted shape, c = 1 if grey, else 3."""
     if chosen == "noise":
         return noise.noise_texture(shape, rng, grey)
     if chosen == "stripes":
         return noise.stripe_texture(shape, rng, grey)
-    given = sample.texture if chosen == "given" and sample.texture is not None else sample.image
-    return cut_from(given, shape, rng, anyhow=chosen == "self")
+    picture = sample.texture if chosen == "given" and sample.texture is not None else sample.image
+    return as_channels(cut_from(blend.as_uint8(picture), shape, rng), grey)
 
 
-def cut_from(picture: Image, shape: tuple[int, int], rng: np.random.Generator, anyhow: bool) -> Image:
-    """A piece h w 3 uint8 of the picture, scaled 0.7 to 1.6 and flipped; with `anyhow` also turned by any angle."""
-    h, w = picture.shape[:2]
-    scale = float(rng.uniform(0.7, 1.6)) * max(1.0, max(shape[0] / h, shape[1] / w) / 2.0)
-    degrees = float(rng.uniform(0.0, 360.0)) if anyhow else 0.0
-    c, s = np.cos(np.deg2rad(degrees)) / scale, np.sin(np.deg2rad(degrees)) / scale
-    flip = -1.0 if rng.random() < 0.5 else 1.0
-    at_x, at_y = rng.uniform(0, w), rng.uniform(0, h)
-    turn = np.array([[flip * c, -s, at_x], [flip * s, c, at_y]])
-    turn[:, 2] -= turn[:, :2] @ np.array([shape[1] / 2.0, shape[0] / 2.0])
-    piece = cv2.warpAffine(
-        blend.as_uint8(picture), turn, (shape[1], shape[0]),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
-    )  # fmt: skip
-    if piece.ndim == 2 or piece.shape[2] == 1:
-        piece = np.repeat(piece.reshape(*shape, 1), 3, axis=2)
-    return np.asarray(piece)
+def as_channels(picture: Image, grey: bool) -> Image:
+    """h w c uint8 with one channel if grey, else three."""
+    if grey and picture.shape[2] == 3:
+        return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None])
+    if not grey and picture.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB))
+    return picture
+
+
+def cut_from(picture: Image, shape: tuple[int, int], rng: np.random.Generator) -> Image:
+    """A piece of the picture in the wanted shape: a random window scaled by 0.7 to 1.6, flipped, maybe transposed.
+
+    Where the picture is too small for the window it is taken whole and stretched.
+    """
+    turned = picture.transpose(1, 0, 2) if rng.random() < 0.5 else picture
+    h, w = turned.shape[:2]
+    scale = float(rng.uniform(0.7, 1.6))
+    wh, ww = min(h, max(1, round(shape[0] / scale))), min(w, max(1, round(shape[1] / scale)))
+    y, x = int(rng.integers(0, h - wh + 1)), int(rng.integers(0, w - ww + 1))
+    window = turned[y : y + wh, x : x + ww]
+    window = window[:: 1 if rng.random() < 0.5 else -1, :: 1 if rng.random() < 0.5 else -1]
+    piece = cv2.resize(np.ascontiguousarray(window), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(piece).reshape(*shape, picture.shape[2])
 
 
 def apply_operations(picture: Image, names: list[str], rng: np.random.Generator) -> Image:
-    """The named operations one after another on h w 3 uint8. Strengths after DRAEM's code, in `_table` and below."""
+    """The named operations one after another on h w c uint8. Strengths after DRAEM's code, in `_table`, `_whole`."""
+    shape = picture.shape
     table: NDArray[np.uint8] | None = None
     for op in names:
         if op in TABLE_OPS:  # neighbouring table operations cost one look-up together
-            table = _table(op, rng, np.arange(256, dtype=np.uint8).repeat(3).reshape(256, 3) if table is None else table)
+            table = _table(op, rng, np.arange(256, dtype=np.uint8) if table is None else table)
             continue
-        picture, table = (picture if table is None else cv2.LUT(picture, table[None])), None
-        picture = _whole(op, picture, rng)
-    return picture if table is None else np.asarray(cv2.LUT(picture, table[None]))
+        if table is not None:
+            picture, table = cv2.LUT(picture, table).reshape(shape), None
+        picture = _whole(op, picture, rng).reshape(shape)
+    return picture if table is None else np.asarray(cv2.LUT(picture, table)).reshape(shape)
 
 
 def _table(op: str, rng: np.random.Generator, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The look-up table 256 x 3 after one more operation."""
+    """The look-up table (256,) after one more operation."""
     values = table.astype(np.float32)
     if op == "gamma":  # 0.5 to 2, one for all channels
         values = 255.0 * (values / 255.0) ** np.float32(rng.uniform(0.5, 2.0))
@@ -201,12 +209,15 @@ def _whole(op: str, picture: Image, rng: np.random.Generator) -> Image:
     if op == "sharpen":
         soft = cv2.blur(picture, (3, 3))
         return np.asarray(cv2.addWeighted(picture, 2.0, soft, -1.0, 0.0))
+    if op == "hue" and picture.shape[2] == 1:
+        return picture
     if op == "hue":  # shift -50 to 50 of OpenCV's 180 hue steps, saturation -50 to 50 of 255
-        hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
-        table = np.arange(256, dtype=np.int64).repeat(3).reshape(256, 3)
-        table[:, 0] = (table[:, 0] + rng.integers(-50, 51)) % 180
-        table[:, 1] = np.where(table[:, 1] > 0, np.clip(table[:, 1] + rng.integers(-50, 51), 0, 255), 0)
-        return np.asarray(cv2.cvtColor(cv2.LUT(hsv, table.astype(np.uint8)[None]), cv2.COLOR_HSV2RGB))
+        hue, saturation, value = cv2.split(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV))
+        steps = np.arange(256)
+        turned = ((steps + rng.integers(-50, 51)) % 180).astype(np.uint8)
+        richer = np.where(steps > 0, np.clip(steps + rng.integers(-50, 51), 0, 255), 0).astype(np.uint8)
+        hsv = cv2.merge([cv2.LUT(hue, turned), cv2.LUT(saturation, richer), value])
+        return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
     if op == "autocontrast":
         return np.asarray(cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX))
     if op == "equalise":
