@@ -39,12 +39,17 @@ def perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Genera
     The sum over the four corners separates by axis: noise = S_y Gy W_x' + W_y Gx S_x', with the fades W and
     the fades times offset S. Each row has two entries that are not zero, so the order of summation cannot change bits.
     """
+    rows, columns = _factors(shape, cells, rng)
+    return np.asarray(rows @ columns)
+
+
+def _factors(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> tuple[Field, Field]:
+    """The two matrices h k and k w whose product is one octave; joined along k, they sum octaves in one product."""
     angle = rng.random((cells[0] + 1, cells[1] + 1), dtype=np.float32) * np.float32(2.0 * np.pi)
     (wy, sy), (wx, sx) = _lattice(shape[0], cells[0]), _lattice(shape[1], cells[1])
-    along_y, along_x = np.sin(angle), np.cos(angle)
-    rows = np.concatenate([sy @ along_y, wy @ along_x], axis=1)
-    columns = np.concatenate([wx, sx], axis=1)
-    return np.asarray((rows @ columns.T) * np.float32(np.sqrt(2.0)), np.float32)
+    scale = np.float32(np.sqrt(2.0))
+    rows = np.concatenate([sy @ (np.sin(angle) * scale), wy @ (np.cos(angle) * scale)], axis=1)
+    return rows, np.concatenate([wx, sx], axis=1).T
 
 
 def rotate(field: Field, degrees: float) -> Field:
@@ -61,10 +66,13 @@ def octaves(
     shape: tuple[int, int], rng: np.random.Generator, cells: int = 4, count: int = 3, gain: float = 0.5
 ) -> Field:
     """Sum of `count` Perlin octaves, each twice as fine and `gain` times as strong, stretched to [0, 1]."""
-    total = perlin(shape, (cells, cells), rng)
-    for octave in range(1, count):
+    rows, columns = [], []
+    for octave in range(count):
         fine = min(cells * 2**octave, min(shape))
-        total = total + np.float32(gain**octave) * perlin(shape, (fine, fine), rng)
+        r, c = _factors(shape, (fine, fine), rng)
+        rows.append(r * np.float32(gain**octave))
+        columns.append(c)
+    total = np.concatenate(rows, axis=1) @ np.concatenate(columns, axis=0)
     return stretch(total)
 
 
@@ -76,7 +84,7 @@ def stretch(field: Field) -> Field:
     return np.asarray((field - np.float32(low)) * np.float32(1.0 / (high - low)), np.float32)
 
 
-_SINE = (0.5 + 0.5 * np.sin(np.arange(64) * (2.0 * np.pi / 64.0))).astype(np.float32)
+_SINE = (0.5 + 0.5 * np.sin(np.arange(256) * (2.0 * np.pi / 256.0))).astype(np.float32)
 
 
 def stripes(
@@ -89,8 +97,8 @@ def stripes(
     phase = y + x
     if warp > 0:
         phase = phase + np.float32(warp) * perlin(shape, (2, 2), rng)
-    turns = (phase * np.float32(64.0)).astype(np.int32) & 63  # a table of 64 steps: sin of a whole picture is slow
-    return np.asarray(_SINE[turns])
+    turns = (phase * np.float32(256.0)).astype(np.int32).astype(np.uint8)  # wraps once per period; sin itself is slow
+    return np.asarray(cv2.LUT(turns, _SINE))
 
 
 def colour_ramp(rng: np.random.Generator, grey: bool, stops: int = 4) -> NDArray[np.uint8]:
@@ -112,8 +120,9 @@ def noise_texture(shape: tuple[int, int], rng: np.random.Generator, grey: bool) 
     """A marbled or grainy texture h w c uint8 (c = 1 if grey, else 3): Perlin octaves through a ramp, some grain."""
     coarse = int(2 ** rng.integers(1, 4))
     field = octaves(shape, rng, cells=min(coarse, *shape), count=3, gain=float(rng.uniform(0.4, 0.8)))
-    picture = paint(field, colour_ramp(rng, grey, stops=int(rng.integers(2, 6))))
-    return _with_grain(picture, rng) if rng.random() < 0.5 else picture
+    if rng.random() < 0.5:
+        field = _with_grain(field, rng)
+    return paint(field, colour_ramp(rng, grey, stops=int(rng.integers(2, 6))))
 
 
 def stripe_texture(shape: tuple[int, int], rng: np.random.Generator, grey: bool) -> Image:
@@ -127,10 +136,9 @@ def stripe_texture(shape: tuple[int, int], rng: np.random.Generator, grey: bool)
     return paint(field, colour_ramp(rng, grey, stops=int(rng.integers(2, 5))))
 
 
-def _with_grain(picture: Image, rng: np.random.Generator) -> Image:
-    """The picture with grain like a sensor's, 2 to 20 grey levels (normal): one tile of 64 x 64 px, repeated."""
-    h, w, c = picture.shape
-    sigma = float(rng.uniform(2.0, 20.0))
-    tile = rng.standard_normal((64, 64, c), dtype=np.float32) * np.float32(sigma)
-    grain = np.tile(tile, (-(-h // 64), -(-w // 64), 1))[:h, :w]
-    return np.asarray(cv2.add(picture, grain, dtype=cv2.CV_8U)).reshape(h, w, c)
+def _with_grain(field: Field, rng: np.random.Generator) -> Field:
+    """The field with grain of 1 to 10 % of the range (normal): one tile of 64 x 64 px, repeated."""
+    h, w = field.shape
+    tile = rng.standard_normal((64, 64), dtype=np.float32) * np.float32(rng.uniform(0.01, 0.1))
+    grain = np.tile(tile, (-(-h // 64), -(-w // 64)))[:h, :w]
+    return np.asarray(np.clip(field + grain, 0.0, 1.0))

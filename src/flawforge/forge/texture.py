@@ -162,14 +162,19 @@ def cut_from(picture: Image, shape: tuple[int, int], rng: np.random.Generator) -
 
     Where the picture is too small for the window it is taken whole and stretched.
     """
-    turned = picture.transpose(1, 0, 2) if rng.random() < 0.5 else picture
-    h, w = turned.shape[:2]
+    across = bool(rng.random() < 0.5)
+    h, w = picture.shape[:2]
     scale = float(rng.uniform(0.7, 1.6))
-    wh, ww = min(h, max(1, round(shape[0] / scale))), min(w, max(1, round(shape[1] / scale)))
+    want = (shape[1], shape[0]) if across else shape
+    wh, ww = min(h, max(1, round(want[0] / scale))), min(w, max(1, round(want[1] / scale)))
     y, x = int(rng.integers(0, h - wh + 1)), int(rng.integers(0, w - ww + 1))
-    window = turned[y : y + wh, x : x + ww]
-    window = window[:: 1 if rng.random() < 0.5 else -1, :: 1 if rng.random() < 0.5 else -1]
-    piece = cv2.resize(np.ascontiguousarray(window), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    window = picture[y : y + wh, x : x + ww]
+    piece = cv2.resize(window, (want[1], want[0]), interpolation=cv2.INTER_LINEAR)
+    flip = int(rng.integers(-1, 3))  # cv2: both axes, upside down, left to right; 2 = none
+    if flip < 2:
+        piece = cv2.flip(piece, flip)
+    if across:
+        piece = cv2.transpose(piece)
     return np.asarray(piece).reshape(*shape, picture.shape[2])
 
 
@@ -225,4 +230,6 @@ def _whole(op: str, picture: Image, rng: np.random.Generator) -> Image:
         return np.asarray(cv2.merge(channels))
     h, w = picture.shape[:2]
     turn = cv2.getRotationMatrix2D((w / 2.0, h / 2.0), float(rng.uniform(-45.0, 45.0)), 1.0)
-    return np.asarray(cv2.warpAffine(picture, turn, (w, h), borderMode=cv2.BORDER_REFLECT_101))
+    return np.asarray(
+        cv2.warpAffine(picture, turn, (w, h), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
+    )
