@@ -103,7 +103,7 @@ def _cell(value: Any) -> str:
 
 
 def _portable(command: str) -> str:
-    """The command with the data's own folder, which differs from machine to machine, by its variable's name."""
+    """The command with the data's folder, which differs between machines, by its variable's name."""
     data = os.environ.get("FLAWFORGE_DATA", "").rstrip("/")
     return command.replace(data, "$FLAWFORGE_DATA") if data else command
 
