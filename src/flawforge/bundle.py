@@ -1,0 +1,192 @@
+"""A trained model on disk: a folder of JSON and safetensors, hashed, no pickle anywhere.
+
+    config.json  model.safetensors  calibration.json  manifest.json (sha256 of each file)  README.md (model card)
+    roi.png      only where a region of interest was given
+    evaluation/  written by `evaluate` for the report; not part of the model, not hashed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flawforge import images
+from flawforge.calibrate import Calibration, calibration_from_dict
+from flawforge.files import new_folder, write_atomically
+from flawforge.types import FlawforgeError, Mask, ModelError
+
+FORMAT = 1
+FILES = ("config.json", "model.safetensors", "calibration.json", "README.md")
+NOT_A_MODEL = "{folder} is not a flawforge model folder ({why}); give a folder made by `flawforge fit -o`."
+DAMAGED = "The model folder {folder} is damaged ({why}); copy it again from where it was made, or fit again."
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a model folder holds. `tensors` are the bytes of model.safetensors; `config` is JSON-able."""
+
+    config: Mapping[str, Any]
+    tensors: bytes
+    calibration: Calibration | None
+    card: str
+    roi: Mask | None = None
+
+    @property
+    def model_id(self) -> str:
+        """First 12 hex digits of the sha256 over settings and weights; recalibrating does not change it."""
+        return hashlib.sha256(_json(self.config) + self.tensors).hexdigest()[:12]
+
+
+def about(content: Content) -> dict[str, Any]:
+    """Facts on the model for reports and result rows."""
+    keys = ("method", "profile", "seed", "canvas", "flawforge_version", "created", "training")
+    return {"model_id": content.model_id} | {key: content.config.get(key) for key in keys}
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def write(folder: Path, content: Content) -> None:
+    """Write a new model folder, all of it or nothing. Raises ModelError where `folder` exists; OSError passes through."""
+    try:
+        with new_folder(folder) as draft:
+            _write_files(draft, content)
+    except FileExistsError as error:
+        raise ModelError(f"{folder} exists already; give another -o, or remove it first.") from error
+
+
+def _write_files(folder: Path, content: Content) -> None:
+    calibration = content.calibration.as_dict() if content.calibration else None
+    files = {
+        "config.json": _json(content.config),
+        "model.safetensors": content.tensors,
+        "calibration.json": _json(calibration),
+        "README.md": content.card.encode(),
+    }
+    for name, data in files.items():
+        write_atomically(folder / name, data)
+    if content.roi is not None:
+        images.write_image(folder / "roi.png", content.roi)
+        files["roi.png"] = (folder / "roi.png").read_bytes()
+    entries = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}
+    manifest = {"format": FORMAT, "made_by": "flawforge", "model_id": content.model_id, "files": entries}
+    write_atomically(folder / "manifest.json", _json(manifest))
+
+
+def rewrite(folder: Path, content: Content) -> None:
+    """Replace the files of an existing model folder (recalibration); its evaluation no longer holds and is removed.
+
+    The new folder is complete before the old one goes.
+    """
+    retired = folder.with_name(f".{folder.name}.old")
+    with new_folder(folder.with_name(f".{folder.name}.new")) as draft:
+        _write_files(draft, content)
+    folder.rename(retired)
+    folder.with_name(f".{folder.name}.new").rename(folder)
+    for path in sorted(retired.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    retired.rmdir()
+
+
+def _parse(folder: Path, name: str, data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise ModelError(DAMAGED.format(folder=folder, why=f"{name} is not valid JSON")) from error
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not folder.is_dir():
+        raise ModelError(NOT_A_MODEL.format(folder=folder, why="there is no such folder"))
+    if not path.is_file():
+        raise ModelError(NOT_A_MODEL.format(folder=folder, why="it has no manifest.json"))
+    manifest = _parse(folder, "manifest.json", path.read_bytes())
+    if not isinstance(manifest, dict) or manifest.get("made_by") != "flawforge":
+        raise ModelError(NOT_A_MODEL.format(folder=folder, why="its manifest.json is another program's"))
+    version = manifest.get("format")
+    if not isinstance(version, int) or version > FORMAT:
+        raise ModelError(
+            f"The model folder {folder} has format {version} and this flawforge reads up to {FORMAT}; update flawforge."
+        )
+    return manifest
+
+
+def read(folder: Path) -> Content:
+    """Read a model folder and verify every hash. Raises ModelError: no folder, foreign, newer, damaged or truncated."""
+    manifest = _manifest(folder)
+    listed = manifest.get("files")
+    if not isinstance(listed, dict) or not set(FILES) <= set(listed) <= {*FILES, "roi.png"}:
+        raise ModelError(DAMAGED.format(folder=folder, why="manifest.json does not list the model's files"))
+    data: dict[str, bytes] = {}
+    for name, entry in listed.items():
+        path = folder / name
+        if not path.is_file():
+            raise ModelError(DAMAGED.format(folder=folder, why=f"{name} is missing"))
+        data[name] = path.read_bytes()
+        if len(data[name]) != entry.get("bytes"):
+            why = f"{name} has {len(data[name])} bytes instead of {entry.get('bytes')}"
+            raise ModelError(DAMAGED.format(folder=folder, why=why))
+        if hashlib.sha256(data[name]).hexdigest() != entry.get("sha256"):
+            raise ModelError(DAMAGED.format(folder=folder, why=f"the sha256 of {name} is not the one in manifest.json"))
+    return _content(folder, data)
+
+
+def _content(folder: Path, data: Mapping[str, bytes]) -> Content:
+    config = _parse(folder, "config.json", data["config.json"])
+    stored = _parse(folder, "calibration.json", data["calibration.json"])
+    try:
+        calibration = calibration_from_dict(stored) if stored else None
+        height, width = config["canvas"]
+        roi = None
+        if "roi.png" in data:
+            roi = images.read_picture(folder / "roi.png").pixels[..., 0] > 127
+        if not (config["method"] and height > 0 and width > 0):
+            raise KeyError("method")
+    except (FlawforgeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(DAMAGED.format(folder=folder, why=f"its settings do not fit together: {error}")) from error
+    return Content(config, data["model.safetensors"], calibration, data["README.md"].decode(), roi)
+
+
+def torch_network(content: Content, device: str = "cpu") -> Callable[[Any], tuple[Any, Any]]:
+    """The model's network as a callable on numpy arrays; always float32, so that an export can match it.
+
+    n 3 h w float32 in [0, 1] -> (map n h w, score n). Raises ModelError for an unknown method or foreign weights.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from flawforge.config import settings_from_dict
+    from flawforge.methods import METHODS
+
+    name = content.config["method"]
+    if name not in METHODS:
+        raise ModelError(f"The model's method '{name}' is unknown here; known are {', '.join(METHODS)}; update flawforge.")
+    net = METHODS[name].build(settings_from_dict(type(METHODS[name].tiny), content.config["settings"]))
+    try:
+        net.load_state_dict(load(content.tensors))
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(f"The model's weights do not fit its settings ({str(error).splitlines()[0]}); fit again.") from error
+    return numpy_network(net, torch.device(device))
+
+
+def numpy_network(net: Any, device: Any) -> Callable[[Any], tuple[Any, Any]]:
+    """Wrap a torch detector in eval mode as numpy -> numpy."""
+    import torch
+
+    net.to(device).eval()
+
+    def network(batch: Any) -> tuple[Any, Any]:
+        with torch.inference_mode():
+            evidence = net(torch.from_numpy(np.ascontiguousarray(batch)).to(device))
+        return evidence.map.float().cpu().numpy(), evidence.score.float().cpu().numpy()
+
+    return network

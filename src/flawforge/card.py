@@ -1,0 +1,58 @@
+"""The model card: README.md in every model folder, for the person who finds it a year later."""
+
+from __future__ import annotations
+
+from flawforge.bundle import Content
+from flawforge.calibrate import pictures_needed
+
+TEMPLATE = """# {method} model `{model_id}`
+
+Made by flawforge {version} on {created}. It judges pictures of one product; a higher score is stranger.
+
+| | |
+|---|---|
+| method, profile | {method}, {profile} |
+| canvas | {height} x {width} (h x w); pictures are letterboxed into it, maps come back at the picture's own size |
+| trained on | {pictures} good pictures, {steps} steps, {seconds:.0f} s, seed {seed} |
+| forger | `{forger}` |
+| score | {score} |
+{promise}
+{notes}
+## Use
+
+    flawforge inspect {{this folder}} PICTURE...
+    flawforge evaluate {{this folder}} DATA
+
+    import flawforge as ff
+    decision = ff.load("{{this folder}}")("part.png")    # .verdict, .pred_score, .p_value, .anomaly_map, .regions
+
+## Limits
+
+The promise holds for parts that are made and photographed as the held-back good pictures were, on average over
+calibrations; another camera, light or product voids it. What the model cannot see is not stated here.
+"""
+
+PROMISE = """
+## Promise
+
+From {n} held-back good pictures (split-conformal): at most {false_alarm:.2%} of good parts are judged NG and at most
+{review:.2%} NG or REVIEW. NG above score {threshold:.6g}, REVIEW above {review_threshold:.6g}, a pixel is marked above
+{pixel_threshold:.6g}. A promise of 1 % needs {needed} held-back pictures.
+"""
+
+
+def model_card(content: Content) -> str:
+    """Markdown from the model's own settings and calibration."""
+    config, calibration = content.config, content.calibration
+    training, rule = config["training"], config["score_rule"]
+    promise = ""
+    if calibration is not None:
+        promise = PROMISE.format(**calibration.as_dict(), needed=pictures_needed(0.01))
+    notes = "\n".join(f"- {note}" for note in (*config["notes"], *config["data_report"]["notes"]))
+    return TEMPLATE.format(
+        method=config["method"], model_id=content.model_id, version=config["flawforge_version"], created=config["created"],
+        profile=config["profile"], height=config["canvas"][0], width=config["canvas"][1], pictures=training["pictures"],
+        steps=training["steps"], seconds=training["seconds"], seed=config["seed"], forger=training["forger"],
+        score=f"{rule['reduce']} of the map after a {rule['smooth']} x {rule['smooth']} mean", promise=promise,
+        notes=f"\n## Notes\n\n{notes}\n" if notes else "",
+    )  # fmt: skip

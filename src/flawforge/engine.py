@@ -1,0 +1,347 @@
+"""The only training loop, on Lightning Fabric. Knows nothing of folders or people: batches in, weights and ticks out.
+
+A batch is a pure function of (seed, step), so any number of prefetching workers gives the same bits, and a run that was
+killed goes on from its checkpoint exactly where an uninterrupted run would be.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor, nn
+
+from flawforge.files import write_atomically
+from flawforge.types import Batch, Collect, ConfigError, Train, TrainingError
+
+CHECKPOINT_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: a number of steps (repeatable to the bit) or of minutes (whatever the machine does in them)."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ConfigError(f"A budget of steps={self.steps} and minutes={self.minutes} was given; give one of the two.")
+        amount = self.steps if self.steps is not None else self.minutes
+        if amount is None or not amount > 0 or not math.isfinite(amount):
+            raise ConfigError(f"A budget of {amount} was given; give a number above 0.")
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Share of the budget that is spent, in [0, 1]."""
+        spent = step / self.steps if self.steps else seconds / (60.0 * (self.minutes or 1.0))
+        return min(spent, 1.0)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One training step as people may want to see it: `progress` in [0, 1], `seconds` so far, each loss by its name."""
+
+    stage: str
+    step: int
+    progress: float
+    seconds: float
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How to run, as opposed to what to learn.
+
+    seed              every draw follows from it
+    workers           threads that forge ahead; changes speed, never bits
+    precision         a Fabric precision, "32-true" or "bf16-mixed"
+    device            "auto", "cpu" or "cuda"
+    checkpoint        file to write and to resume from; None = no checkpoints
+    checkpoint_every  seconds between checkpoints
+    identity          what the run is (settings, data): a checkpoint of another identity is refused
+    """
+
+    seed: int = 0
+    workers: int = 1
+    precision: str = "32-true"
+    device: str = "auto"
+    checkpoint: Path | None = None
+    checkpoint_every: float = 60.0
+    identity: str = ""
+
+
+@dataclass
+class State:
+    """Where a run stands; all of it is in the checkpoint."""
+
+    stage: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def step_seed(seed: int, stage: int, step: int) -> int:
+    """Torch's seed of one step: layers that draw (dropout, random masks) resume to the bit without saved generators."""
+    return int(np.random.SeedSequence([seed, stage, step]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def prefetch(make: Callable[[int], Any], first: int, workers: int) -> Generator[Any, None, None]:
+    """make(first), make(first + 1), ... for ever and in order, with up to `workers` being made ahead in threads."""
+    if workers <= 0:
+        step = first
+        while True:
+            yield make(step)
+            step += 1
+    with ThreadPoolExecutor(workers, thread_name_prefix="forge") as pool:
+        ahead: deque[Future[Any]] = deque(pool.submit(make, first + i) for i in range(workers + 1))
+        step = first + workers + 1
+        try:
+            while True:
+                yield ahead.popleft().result()
+                ahead.append(pool.submit(make, step))
+                step += 1
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _pack(net: nn.Module, optimisers: Sequence[torch.optim.Optimizer], state: State, identity: str) -> bytes:
+    """Net, optimisers and state as one safetensors file; no pickle, so a checkpoint from elsewhere cannot run code."""
+    tensors = {f"net.{key}": value for key, value in net.state_dict().items()}
+    groups = []
+    for number, optimiser in enumerate(optimisers):
+        saved = optimiser.state_dict()
+        groups.append(saved["param_groups"])
+        for parameter, slots in saved["state"].items():
+            tensors |= {f"optimiser.{number}.{parameter}.{slot}": torch.as_tensor(v) for slot, v in slots.items()}
+    about = {
+        "format": CHECKPOINT_FORMAT, "identity": identity, "threads": torch.get_num_threads(), "stage": state.stage,
+        "step": state.step, "seconds": state.seconds, "history": state.history, "groups": groups,
+    }  # fmt: skip
+    contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    return tensors_to_bytes(contiguous, metadata={"flawforge": json.dumps(about)})
+
+
+def _unpack(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["flawforge"])
+            return about, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise TrainingError(
+            f"The checkpoint {path} cannot be read ({error}); delete its folder and fit again without --resume."
+        ) from error
+
+
+def _restore(path: Path, identity: str) -> tuple[State, dict[str, Tensor], list[Any]]:
+    about, tensors = _unpack(path)
+    if about["format"] != CHECKPOINT_FORMAT or about["identity"] != identity:
+        raise TrainingError(
+            f"The checkpoint {path} belongs to a run with other data or settings; give the settings it was started with, "
+            "or delete its folder and fit again without --resume."
+        )
+    state = State(about["stage"], about["step"], about["seconds"], about["history"])
+    return state, tensors, about["groups"]
+
+
+def _restore_optimisers(
+    optimisers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor], groups: list[Any]
+) -> None:
+    for number, optimiser in enumerate(optimisers):
+        slots: dict[int, dict[str, Tensor]] = {}
+        prefix = f"optimiser.{number}."
+        for key, value in tensors.items():
+            if key.startswith(prefix):
+                parameter, slot = key[len(prefix) :].split(".")
+                slots.setdefault(int(parameter), {})[slot] = value
+        optimiser.load_state_dict({"state": slots, "param_groups": groups[number]})
+
+
+def _to_tensors(batch: Batch, device: torch.device) -> Batch:
+    def move(array: Any) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+        return tensor.contiguous(memory_format=torch.channels_last)
+
+    return Batch(*map(move, batch))
+
+
+def _check_finite(losses: dict[str, float], stage: str, step: int) -> None:
+    if all(math.isfinite(value) for value in losses.values()):
+        return
+    shown = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+    raise TrainingError(
+        f"Training stopped in stage '{stage}' at step {step} because a loss is not finite ({shown}); lower learning_rate "
+        "or set precision to 32-true with --set, and fit again."
+    )
+
+
+def fit(
+    net: nn.Module,
+    stages: Sequence[Train | Collect],
+    batch: Callable[[int, int], Batch],
+    budget: Budget,
+    run: Run,
+    *,
+    clean: Callable[[], Iterator[Batch]] | None = None,
+    on_tick: Callable[[Tick], None] | None = None,
+    resume: bool = False,
+) -> list[dict[str, Any]]:
+    """Train `net` in place through its stages; returns the history (step, seconds, losses; about 200 rows a stage).
+
+    batch(stage, step)  a numpy Batch, a pure function of its arguments and safe to call from several threads
+    clean()             goes once over all good pictures, for Collect stages
+    There is no argument through which test pictures could enter.
+    Raises TrainingError: a loss that is not finite, a checkpoint of another run. KeyboardInterrupt saves a checkpoint first.
+    """
+    fabric = Fabric(accelerator=_accelerator(run.device), devices=1, precision=run.precision)  # type: ignore[arg-type]
+    state, tensors, groups = State(), {}, []
+    if resume and run.checkpoint and run.checkpoint.exists():
+        state, tensors, groups = _restore(run.checkpoint, run.identity)
+        net.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("net.")})
+    net.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for number, stage in enumerate(stages):
+        if number < state.stage:
+            continue
+        if isinstance(stage, Collect):
+            _collect(net, stage, clean, fabric.device)
+        else:
+            share = stage.share / sum(s.share for s in stages if isinstance(s, Train))
+            part = Budget(steps=max(1, round(budget.steps * share))) if budget.steps else Budget(
+                minutes=(budget.minutes or 0) * share)  # fmt: skip
+            _train(fabric, net, stage, lambda step, s=number: batch(s, step), part, run, state, tensors, groups, on_tick)
+        state.stage, state.step, state.seconds, tensors, groups = number + 1, 0, 0.0, {}, []
+    net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    net.eval()
+    return state.history
+
+
+@contextmanager
+def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C waits for the end of the step, so that the checkpoint never holds half an update; a second one does not wait."""
+    pressed = False
+
+    def remember(signum: int, frame: Any) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, previous)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    previous = signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _accelerator(device: str) -> str:
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"Device '{device}' was given; give auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("Device 'cuda' was given but torch finds no CUDA device; give --device cpu.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def _collect(net: nn.Module, stage: Collect, clean: Callable[[], Iterator[Batch]] | None, device: torch.device) -> None:
+    if clean is None:
+        raise TrainingError(f"Stage '{stage.name}' looks at every good picture, but no pass over them was given.")
+    net.eval()
+    with torch.no_grad():
+        for each in clean():
+            stage.visit(net, _to_tensors(each, device))
+        stage.finish(net)
+
+
+def _train(
+    fabric: Fabric, net: nn.Module, stage: Train, batch: Callable[[int], Batch], budget: Budget, run: Run, state: State,
+    tensors: dict[str, Tensor], groups: list[Any], on_tick: Callable[[Tick], None] | None,
+) -> None:  # fmt: skip
+    optimisers = [turn.optimiser(turn.parameters(net)) for turn in stage.turns]
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group.setdefault("initial_lr", group["lr"])  # the schedule multiplies this one, also after a resume
+    if tensors:
+        _restore_optimisers(optimisers, tensors, groups)
+    wrapped, *ready = fabric.setup(net, *optimisers)
+    for name in getattr(net, "forward_methods", ()):
+        wrapped.mark_forward_method(name)
+    net.train()
+    for name in stage.frozen:
+        # Batch norm would still move inside a frozen module, so it must be in eval mode as well as without gradient.
+        net.get_submodule(name).eval().requires_grad_(False)
+    try:
+        with _interrupt_between_steps() as interrupted:
+            _steps(fabric, (net, wrapped), stage, (optimisers, ready), batch, budget, run, state, on_tick, interrupted)
+    finally:
+        for name in stage.frozen:
+            net.get_submodule(name).requires_grad_(True)
+
+
+def _steps(
+    fabric: Fabric, nets: tuple[nn.Module, Any], stage: Train, optimisers: tuple[Sequence[Any], Sequence[Any]],
+    batch: Callable[[int], Batch], budget: Budget, run: Run, state: State, on_tick: Callable[[Tick], None] | None,
+    interrupted: Callable[[], bool],
+) -> None:  # fmt: skip
+    (net, wrapped), (plain, ready) = nets, optimisers
+    base_rates = [[group["initial_lr"] for group in optimiser.param_groups] for optimiser in plain]
+    start, saved = time.monotonic() - state.seconds, time.monotonic()
+    source = prefetch(batch, state.step, run.workers)
+
+    def save() -> None:
+        if run.checkpoint:
+            write_atomically(run.checkpoint, _pack(net, plain, state, run.identity))
+
+    with closing(source):
+        while budget.progress(state.step, state.seconds) < 1.0:
+            progress = budget.progress(state.step, state.seconds)
+            torch.manual_seed(step_seed(run.seed, state.stage, state.step))
+            tensors = _to_tensors(next(source), fabric.device)
+            losses: dict[str, float] = {}
+            for turn, optimiser, rates in zip(stage.turns, ready, base_rates, strict=True):
+                for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                    group["lr"] = rate * turn.schedule(progress)
+                losses |= _turn(fabric, wrapped, turn, optimiser, tensors)
+            _check_finite(losses, stage.name, state.step)
+            state.step, state.seconds = state.step + 1, time.monotonic() - start
+            tick = Tick(stage.name, state.step, budget.progress(state.step, state.seconds), state.seconds, losses)
+            _remember(state, tick)
+            if on_tick:
+                on_tick(tick)
+            if interrupted():
+                save()
+                raise KeyboardInterrupt
+            if time.monotonic() - saved > run.checkpoint_every:
+                save()
+                saved = time.monotonic()
+
+
+def _turn(fabric: Fabric, net: Any, turn: Any, optimiser: Any, batch: Batch) -> dict[str, float]:
+    losses = turn.loss(net, batch)
+    optimiser.zero_grad()
+    fabric.backward(sum(losses.values()))
+    optimiser.step()
+    return {name: float(value.detach()) for name, value in losses.items()}
+
+
+def _remember(state: State, tick: Tick) -> None:
+    """Keep about 200 rows a stage, evenly over the budget, whatever its length."""
+    rows = [row for row in state.history if row["stage"] == tick.stage]
+    if not rows or tick.progress >= 1.0 or tick.progress - rows[-1]["progress"] >= 1 / 200:
+        state.history.append({"stage": tick.stage, "step": tick.step, "progress": tick.progress,
+                              "seconds": round(tick.seconds, 3), "losses": tick.losses})  # fmt: skip

@@ -1,0 +1,367 @@
+"""The main job: from a folder of good pictures to a calibrated inspector and its model folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import save as tensors_to_bytes
+
+from flawforge import __version__, bundle, calibrate, card, config, data, engine, images, inspector
+from flawforge.methods import METHODS
+from flawforge.types import Batch, CalibrationError, ConfigError, ImageError, Mask, Method, ModelError, TrainingError
+
+FALSE_ALARM, REVIEW = 0.01, 0.05
+DEFAULT_MINUTES = 10.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked of `fit`; the names are the command line's."""
+
+    data: Path
+    out: Path
+    method: str = "draem"
+    profile: str = ""
+    minutes: float | None = None
+    steps: int | None = None
+    size: int = 256
+    roi: Path | None = None
+    textures: Path | None = None
+    false_alarm: float | None = None
+    review: float | None = None
+    holdout: float | str = 0.2
+    seed: int = 0
+    workers: int = 1
+    device: str = "auto"
+    max_pixels: int = images.MAX_PIXELS
+    checkpoint_every: float = 60.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided before training, from the request and the good pictures alone."""
+
+    request: Request
+    method: Method
+    settings: Any
+    report: data.DataReport
+    train: tuple[data.Entry, ...]
+    held: tuple[data.Entry, ...]
+    canvas: tuple[int, int]
+    budget: engine.Budget
+    rates: tuple[float, float]
+    roi: Mask | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Measured on the real net and data before training: seconds per step, bytes of memory at the peak, parameters."""
+
+    seconds_per_step: float
+    steps: int
+    minutes: float
+    memory_bytes: int
+    parameters: int
+
+    def lines(self) -> list[str]:
+        return [
+            f"forecast: {self.steps} steps of {self.seconds_per_step:.2f} s, {self.minutes:.1f} minutes, "
+            f"{self.memory_bytes / 2**30:.1f} GiB of memory, {self.parameters / 1e6:.1f} M parameters"
+        ]
+
+
+Show = Callable[[str], None]
+
+
+def plan(request: Request, *, progress: Callable[[int, int], None] | None = None) -> Plan:
+    """Check the request and the data. Reads good training pictures only. Raises a FlawforgeError in one sentence."""
+    method = _method(request.method)
+    profile = request.profile or next(iter(method.profiles))
+    if profile not in method.profiles:
+        raise ConfigError(f"Profile '{profile}' was given; method {method.name} has {', '.join(method.profiles)}.")
+    settings = config.override(method.profiles[profile], request.settings)
+    listing = data.read_listing(request.data)
+    report = data.check_data(data.good_entries(listing.entries), max_pixels=request.max_pixels, progress=progress,
+                             notes=listing.notes)  # fmt: skip
+    good = report.readable(data.good_entries(listing.entries))
+    if len(good) < 2:
+        reasons = "; ".join(reason for _, reason in report.unreadable[:3])
+        raise TrainingError(
+            f"{request.data} holds {len(good)} readable good pictures and at least 2 are needed, one to train on and one "
+            f"to hold back; add pictures of good parts{f' (skipped: {reasons})' if reasons else ''}."
+        )
+    train, held = data.split_holdout(good, report.duplicate_groups, request.holdout, request.seed)
+    rates, notes = promised_rates(len(held), request.false_alarm, request.review)
+    roi = read_roi(request.roi, report.all_sizes(), request.max_pixels)
+    canvas = images.choose_canvas(report.all_sizes(), request.size)
+    budget = _budget(request, settings, len(train))
+    return Plan(request, method, settings, report, train, held, canvas, budget, rates, roi, notes)
+
+
+def _method(name: str) -> Method:
+    if name not in METHODS:
+        raise ConfigError(f"Method '{name}' was given; allowed are {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def _budget(request: Request, settings: Any, pictures: int) -> engine.Budget:
+    if request.steps is not None or request.minutes is not None:
+        return engine.Budget(steps=request.steps, minutes=request.minutes)
+    epochs = getattr(settings, "epochs", 0)
+    if epochs:
+        return engine.Budget(steps=max(1, round(epochs * pictures / settings.batch)))
+    return engine.Budget(minutes=DEFAULT_MINUTES)
+
+
+def promised_rates(
+    n: int, false_alarm: float | None, review: float | None
+) -> tuple[tuple[float, float], tuple[str, ...]]:
+    """The two rates to promise from n held-back pictures, and what to tell the user.
+
+    A rate that was asked for is kept or refused (CalibrationError, before any training). A default that n pictures
+    cannot carry is raised to the strictest that they can, and said.
+    """
+    if n < 1:
+        raise CalibrationError("No picture is held back, so no rate can be promised; raise --holdout.")
+    strictest = calibrate.strictest_rate(n)
+    notes = []
+    for asked in (false_alarm, review):
+        if asked is not None:
+            calibrate.rank(n, asked)
+    if false_alarm is None:
+        false_alarm = max(FALSE_ALARM, strictest)
+        if false_alarm > FALSE_ALARM:
+            notes.append(
+                f"{n} held-back pictures promise a false-alarm rate of {false_alarm:.1%} at best; "
+                f"{FALSE_ALARM:.0%} needs {calibrate.pictures_needed(FALSE_ALARM)} held back"
+            )
+    if review is None:
+        review = max(REVIEW, strictest, false_alarm)
+    if review < false_alarm:
+        raise ConfigError(f"--review {review:g} is below --false-alarm {false_alarm:g}; give a review rate at least as high.")
+    return (false_alarm, review), tuple(notes)
+
+
+def read_roi(path: Path | None, sizes: Sequence[tuple[int, int]], max_pixels: int) -> Mask | None:
+    """A region of interest from a mask picture (white = judged) that must fit every good picture's proportions."""
+    if path is None:
+        return None
+    roi: Mask = images.read_picture(path, max_pixels=max_pixels).pixels.max(axis=2) > 0
+    if not roi.any():
+        raise ImageError(f"The region of interest {path} is all black; paint what is to be judged white.")
+    for size in sorted(set(sizes)):
+        inspector.fit_roi(roi, size)
+    return roi
+
+
+def seeded(build: Callable[[Any], Any], settings: Any, seed: int) -> Any:
+    """Build a net whose first weights follow from `seed`, leaving torch's own generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(settings)
+
+
+def load_pictures(plan: Plan) -> data.GoodPictures:
+    """The training pictures on the canvas, with textures and the region of interest."""
+    request = plan.request
+    textures: tuple[Path, ...] = ()
+    if request.textures is not None:
+        textures = tuple(entry.path for entry in data.read_entries(request.textures))
+    return data.GoodPictures(plan.train, plan.canvas, roi=plan.roi, textures=textures, max_pixels=request.max_pixels)
+
+
+def batches(plan: Plan, pictures: data.GoodPictures) -> Callable[[int, int], Batch]:
+    """(stage, step) -> batch, a pure function."""
+    forger, settings = plan.method.forger(plan.settings), plan.settings
+
+    def batch(stage: int, step: int) -> Batch:
+        # Stages draw from streams far apart, so a second stage does not see the first one's forgeries again.
+        return pictures.batch(forger, plan.request.seed, stage * 2**32 + step, settings.batch, settings.forge_share)
+
+    return batch
+
+
+def forecast(plan: Plan, pictures: data.GoodPictures, *, trial_steps: int = 2) -> Forecast:
+    """Train a throw-away copy for a few steps and measure. Memory is the process's size after them plus a tenth."""
+    net = seeded(plan.method.build, plan.settings, plan.request.seed)
+    seconds: list[float] = []
+    engine.fit(
+        net, plan.method.stages(net, plan.settings), batches(plan, pictures), engine.Budget(steps=trial_steps + 1),
+        engine.Run(seed=plan.request.seed, workers=0, precision=plan.settings.precision, device=plan.request.device),
+        clean=lambda: pictures.clean_batches(plan.settings.batch), on_tick=lambda tick: seconds.append(tick.seconds),
+    )  # fmt: skip
+    per_step = max((seconds[-1] - seconds[0]) / max(len(seconds) - 1, 1), 1e-4)
+    steps = plan.budget.steps or max(1, round(60 * (plan.budget.minutes or 0) / per_step))
+    resident = psutil.Process().memory_info().rss
+    return Forecast(per_step, steps, steps * per_step / 60, int(1.1 * resident), sum(p.numel() for p in net.parameters()))
+
+
+def identity(plan: Plan) -> str:
+    """What makes a checkpoint belong to a run: settings, seed, budget, canvas and the training files by size and name."""
+    request = plan.request
+    files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
+    facts = [request.method, dataclasses.asdict(plan.settings), request.seed, request.steps, request.minutes, plan.canvas,
+             str(request.holdout), bool(request.roi), str(request.textures), files]  # fmt: skip
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def work_folder(out: Path) -> Path:
+    """Where a fit keeps its checkpoint until the model folder is complete."""
+    return out.with_name(f"{out.name}.fitting")
+
+
+def check_output(out: Path, resume: bool) -> None:
+    """Refuse, before any work, a model folder that exists, and a started fit unless it is to be resumed."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ModelError(f"{out} exists already; give another -o, or remove it first.")
+    work = work_folder(out)
+    if work.exists() and not resume:
+        raise ModelError(f"{work} holds a fit that was not finished; add --resume to go on, or remove it to start anew.")
+    if resume and not (work / "checkpoint.safetensors").is_file():
+        raise ModelError(f"There is no checkpoint in {work} to resume from; leave out --resume to start the fit.")
+
+
+def run(
+    request: Request,
+    *,
+    resume: bool = False,
+    made: Plan | None = None,
+    show: Show = lambda line: None,
+    on_tick: Callable[[engine.Tick], None] | None = None,
+) -> inspector.Inspector:
+    """Fit, calibrate, save. Returns the inspector that `inspector.load(out)` would give.
+
+    Interrupted, it leaves `<out>.fitting/checkpoint.safetensors` for `resume`; on success only the model folder stays.
+    """
+    check_output(request.out, resume)
+    made = made or plan(request)
+    pictures = load_pictures(made)
+    work = work_folder(request.out)
+    work.mkdir(parents=True, exist_ok=True)
+    net = seeded(made.method.build, made.settings, request.seed)
+    how = engine.Run(
+        seed=request.seed, workers=request.workers, precision=made.settings.precision, device=request.device,
+        checkpoint=work / "checkpoint.safetensors", checkpoint_every=request.checkpoint_every, identity=identity(made),
+    )  # fmt: skip
+    started = time.monotonic()
+    try:
+        history = engine.fit(
+            net, made.method.stages(net, made.settings), batches(made, pictures), made.budget, how,
+            clean=lambda: pictures.clean_batches(made.settings.batch), on_tick=on_tick, resume=resume,
+        )  # fmt: skip
+    except BaseException:
+        if not how.checkpoint or not how.checkpoint.exists():
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    trained = time.monotonic() - started
+    show(f"calibrating on {len(made.held)} held-back good pictures")
+    content = _content(made, net, history, trained)
+    uncalibrated = inspector.from_content(content, bundle.numpy_network(net, torch.device("cpu")))
+    calibration, skipped = calibrate_on(uncalibrated, [entry.path for entry in made.held], *made.rates)
+    for _, reason in skipped:
+        show(f"skipped: {reason}")
+    content = dataclasses.replace(content, calibration=calibration)
+    content = dataclasses.replace(content, card=card.model_card(content))
+    if request.out.exists():
+        request.out.rmdir()
+    bundle.write(request.out, content)
+    shutil.rmtree(work, ignore_errors=True)
+    return inspector.from_content(content, uncalibrated.network)
+
+
+def calibrate_on(
+    model: inspector.Inspector, paths: Sequence[Path], false_alarm: float, review: float
+) -> tuple[calibrate.Calibration, list[tuple[Path, str]]]:
+    """Judge good pictures that training never saw, and set the thresholds. Unreadable ones are skipped and named.
+
+    Raises CalibrationError where the readable ones cannot carry the rates.
+    """
+    judged, skipped = [], []
+    for path in paths:
+        try:
+            judged.append(model.judge(images.read_picture(path, max_pixels=model.max_pixels)))
+        except ImageError as error:
+            skipped.append((path, str(error)))
+    scores, peaks = [each.score for each in judged], [each.peak for each in judged]
+    return calibrate.calibrate(scores, false_alarm, review=review, peaks=peaks), skipped
+
+
+def _content(plan: Plan, net: Any, history: list[dict[str, Any]], seconds: float) -> bundle.Content:
+    request = plan.request
+    settings = {
+        "format": bundle.FORMAT,
+        "method": request.method,
+        "profile": request.profile or next(iter(plan.method.profiles)),
+        "settings": dataclasses.asdict(plan.settings),
+        "canvas": list(plan.canvas),
+        "score_rule": dataclasses.asdict(plan.method.score(plan.settings)),
+        "max_pixels": request.max_pixels,
+        "seed": request.seed,
+        "flawforge_version": __version__,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "training": {
+            "pictures": len(plan.train), "held_back": len(plan.held), "seconds": round(seconds, 1),
+            "steps": history[-1]["step"] if history else 0, "minutes": request.minutes, "threads": torch.get_num_threads(),
+            "forger": str(plan.method.forger(plan.settings)), "torch": torch.__version__, "cpus": os.cpu_count(),
+        },
+        "data_report": plan.report.as_dict(),
+        "notes": list(plan.notes),
+        "history": history,
+    }  # fmt: skip
+    tensors = tensors_to_bytes({key: value.contiguous() for key, value in net.state_dict().items()})
+    return bundle.Content(settings, tensors, None, "", plan.roi)
+
+
+def recalibrate(
+    folder: Path, good: Path, false_alarm: float | None, review: float | None, *, device: str = "cpu"
+) -> tuple[calibrate.Calibration, list[str]]:
+    """New thresholds for an existing model from new good pictures; the folder is replaced as a whole.
+
+    Returns the calibration and notes for people. Raises DataError, CalibrationError, ModelError.
+    """
+    model = inspector.load(folder, device=device)
+    if model.content is None:
+        raise ModelError(f"{folder} was opened without its content; open it with flawforge.load.")
+    listing = data.read_listing(good)
+    paths = [entry.path for entry in listing.entries if entry.label == 0]
+    rates, notes = promised_rates(len(paths), false_alarm, review)
+    calibration, skipped = calibrate_on(model, paths, *rates)
+    content = dataclasses.replace(model.content, calibration=calibration)
+    bundle.rewrite(folder, dataclasses.replace(content, card=card.model_card(content)))
+    return calibration, [*notes, *(f"skipped: {reason}" for _, reason in skipped)]
+
+
+def fit(source: str | Path, *, out: str | Path | None = None, **options: Any) -> inspector.Inspector:
+    """Good pictures in, calibrated inspector out: `ff.fit("parts/good", method="draem", minutes=10)`.
+
+    source   a folder in MVTec layout (only train/good is read), a plain folder of good pictures, or a CSV
+    out      model folder to write; None = keep it in memory, and save it later with `inspector.save(folder)`
+    options  the fields of `Request`: method, profile, minutes, steps, size, false_alarm, review, holdout, seed, ...
+    Raises a FlawforgeError in one sentence.
+    """
+    known = [each.name for each in dataclasses.fields(Request) if each.name not in ("data", "out")]
+    for key in options:
+        if key not in known:
+            raise ConfigError(f"fit was given '{key}'; allowed are out, {', '.join(known)}.")
+    for key in ("roi", "textures"):
+        if options.get(key) is not None:
+            options[key] = Path(options[key])
+    if out is not None:
+        return run(Request(Path(source), Path(out), **options))
+    with tempfile.TemporaryDirectory(prefix="flawforge-") as folder:
+        return run(Request(Path(source), Path(folder) / "model", **options))
