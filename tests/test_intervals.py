@@ -110,10 +110,13 @@ def test_same_seed_same_bits() -> None:
 def test_overlap_by_hand() -> None:
     masks = [np.array([[True, False]]), np.array([[True, True]]), np.zeros((1, 2), bool), np.zeros((1, 2), bool)]
     marked = [np.array([[True, True]]), np.array([[True, False]]), masks[2], np.array([[True, False]])]
-    value, low, high = intervals.overlap(marked, masks, bootstrap=300, rng=np.random.default_rng(0))
+    value, low, high = intervals.overlap(
+        metrics.overlap_counts(marked, masks), [True, True, False, False], bootstrap=300, rng=np.random.default_rng(0)
+    )
     assert value == 2 / 5
     assert (low, high) == pytest.approx((2 / 6, 2 / 4))  # the bad picture twice; the clean good picture twice
-    nothing = intervals.overlap(masks[2:], masks[2:], bootstrap=10, rng=np.random.default_rng(0))
+    counts = metrics.overlap_counts(masks[2:], masks[2:])
+    nothing = intervals.overlap(counts, [False, False], bootstrap=10, rng=np.random.default_rng(0))
     assert nothing == (None, None, None)
 
 

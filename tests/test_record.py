@@ -49,9 +49,7 @@ def test_the_data_folder_is_written_by_its_name(tmp_path: Path, monkeypatch: pyt
     assert read(tmp_path / "x.csv")[1][0]["command"] == "flawforge fit $FLAWFORGE_DATA/bottle -o m"
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.csv"
     record(path, {"a": 1})
     before = path.read_bytes()

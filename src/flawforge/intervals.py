@@ -15,7 +15,7 @@ chapter 13 (percentile interval).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,16 +120,16 @@ def pixel_metrics(
     return result
 
 
-def overlap(
-    marked: Sequence[ArrayLike], masks: Sequence[ArrayLike], *, bootstrap: int, rng: np.random.Generator
-) -> Estimate:
-    """`metrics.iou` with its interval; bootstrap and errors as `image_metrics`."""
-    counts = metrics.overlap_counts(marked, masks)
-    strata = np.array([bool(np.asarray(mask).any()) for mask in masks], bool)
+def overlap(counts: NDArray[np.integer[Any]], defective: ArrayLike, *, bootstrap: int, rng: np.random.Generator) -> Estimate:
+    """`metrics.iou` with its interval, from `metrics.overlap_counts`.
+
+    counts     (n, 2) pixels in the intersection and in the union of each picture
+    defective  (n,) True = the picture has a defect; bootstrap and errors as `image_metrics`
+    """
     intersection, union = counts.sum(axis=0)
     if union == 0:
         return Estimate(None, None, None)
-    drawn = _draw(strata, bootstrap, rng) @ counts
+    drawn = _draw(np.asarray(defective, bool), bootstrap, rng) @ counts
     return _estimate(intersection / union, drawn[:, 0] / np.maximum(drawn[:, 1], 1))
 
 
