@@ -124,8 +124,8 @@ def test_one_class_and_one_picture_promise_nothing() -> None:
     rng = np.random.default_rng(0)
     assert intervals.image_metrics([1.0, 2.0], [True, True], bootstrap=10, rng=rng)["ap"] == (None, None, None)
     found = intervals.image_metrics([1.0, 2.0, 3.0], [False, False, True], bootstrap=10, rng=rng)
-    assert found["auroc"] == (1.0, None, None)
-    assert intervals.image_metrics([1.0, 2.0], [False, True], bootstrap=0, rng=rng)["ap"] == (1.0, None, None)
+    assert found["auroc"] == (1.0, 0.0, 1.0)
+    assert intervals.image_metrics([1.0, 2.0], [False, True], bootstrap=0, rng=rng)["ap"] == (1.0, 0.0, 1.0)
     maps = [np.zeros((3, 3), np.float32)]
     nothing = intervals.pixel_metrics(maps, [np.zeros((3, 3), bool)], bootstrap=10, rng=rng)
     assert set(nothing) == {"auroc", "ap", "f1_max", "aupro_0.3", "aupro_0.05"}

@@ -82,7 +82,7 @@ def evaluate(
 
     entries    the test pictures among them are judged; where there is none, all labelled ones are, with a note
     seed       of the bootstrap; the same seed gives the same bits
-    bootstrap  replicates; 0 leaves `low` and `high` null, except for rates, whose intervals are exact
+    bootstrap  replicates; 0 leaves the intervals at [0, 1], except those of rates, which are exact
     progress   called with (done, all)
 
     In the result, `image` and `pixel` hold {"value", "low", "high"} each; a metric that needs both classes is null
@@ -183,7 +183,7 @@ def _pixel(seen: _Seen, defective: Sequence[Mapping[str, Any]], bootstrap: int, 
     found["iou"] = intervals.overlap(np.array(seen.overlaps), labels, bootstrap=bootstrap, rng=rng)
     peaks = [row["peak_on_defect"] for row in defective if row["peak_on_defect"] is not None]
     found["peak_on_defect"] = intervals.rate(sum(peaks), len(peaks))
-    grid = OWN_GRID if seen.stride == 1 else f"every {seen.stride}th row and column of {OWN_GRID}"
+    grid = OWN_GRID if seen.stride == 1 else f"one pixel in {seen.stride} x {seen.stride} of {OWN_GRID}"
     return {**_plain(found), "grid": grid, "pictures": len(seen.maps)}
 
 

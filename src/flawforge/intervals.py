@@ -5,8 +5,9 @@ are not independent. Replicates of the pixel metrics use per-picture histograms 
 them cost seconds; the value itself is exact, and the interval is shifted by the small difference that the bins make.
 
 What the intervals do not say: they hold for pictures drawn like these. Where all replicates agree (an AUROC of
-exactly 1, say) the interval has no width, though a larger test set might still show an error. With fewer than two
-pictures of a class there is nothing to draw from, and `low` and `high` are None.
+exactly 1, say) the interval has no width, though a larger test set might still show an error. One picture of a class,
+drawn again and again, shows nothing of how such pictures differ: the interval is then all of [0, 1], as it is without
+replicates.
 
 Sources: Clopper and Pearson, Biometrika 26 (1934); Efron and Tibshirani, "An Introduction to the Bootstrap" (1993),
 chapter 13 (percentile interval).
@@ -34,7 +35,7 @@ IMAGE_METRICS: dict[str, Callable[[Curve], Floats]] = {
 
 
 class Estimate(NamedTuple):
-    """A value and its 95 % interval; None where there is none."""
+    """A value and its 95 % interval; all three None where there is no value."""
 
     value: float | None
     low: float | None
@@ -74,7 +75,7 @@ def rate(events: int, of: int) -> Estimate:
 def image_metrics(scores: ArrayLike, labels: ArrayLike, *, bootstrap: int, rng: np.random.Generator) -> dict[str, Estimate]:
     """ "auroc", "ap" and "f1_max" of scores (n,) and labels (n,), True = defective.
 
-    bootstrap  replicates; 0 gives values without intervals. Replicates are exact, for each score has its own bin.
+    bootstrap  replicates; 0 leaves every interval at [0, 1]. Replicates are exact, for each score has its own bin.
     Raises ConfigError for NaN or for lengths that differ.
     """
     curve = metrics.score_curve(scores, labels)
@@ -193,6 +194,6 @@ def _estimate(value: Floats | float, drawn: Floats) -> Estimate:
     """
     value = float(value)
     if drawn.size < 2:
-        return Estimate(value, None, None)
+        return Estimate(value, 0.0, 1.0)
     low, high = np.quantile(drawn[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) + (value - drawn[0])
     return Estimate(value, float(np.clip(low, 0, value)), float(np.clip(high, value, 1)))

@@ -1,0 +1,237 @@
+"""Evaluation of a real Inspector over a closed-form network: the map is the picture's brightness."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from flawforge import evaluate as ev
+from flawforge import images, intervals, metrics
+from flawforge.calibrate import calibrate
+from flawforge.inspector import Inspector
+from flawforge.listing import Entry, read_entries
+from flawforge.types import CalibrationError, DataError, ImageError, ScoreRule
+
+SIZE = (32, 32)
+
+
+def brightness(batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    maps = batch.mean(axis=1)
+    return maps, maps.max(axis=(1, 2))
+
+
+def an_inspector(threshold: float = 0.4, review: float = 0.3) -> Inspector:
+    """NG above `threshold`, REVIEW above `review`: 9 held-back scores promise 10 % and 20 %."""
+    scores = [threshold, review, *np.linspace(0.05, 0.15, 7)]
+    return Inspector(brightness, SIZE, ScoreRule("max"), calibrate(scores, 0.1, review=0.2), about={"method": "brightness"})
+
+
+def grey(level: int, spot: int | None = None, at: tuple[int, int] = (4, 4), side: int = 6) -> NDArray[np.uint8]:
+    pixels = np.full((*SIZE, 3), level, np.uint8)
+    if spot is not None:
+        pixels[at[0] : at[0] + side, at[1] : at[1] + side] = spot
+    return pixels
+
+
+def a_mask(at: tuple[int, int] = (4, 4), side: int = 6) -> NDArray[np.bool_]:
+    return grey(0, 255, at, side)[..., 0] > 0
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """Five good pictures, one of them with a bright crumb; three dents found, one not; a stain marked off its place."""
+    pictures: dict[str, tuple[NDArray[np.uint8], NDArray[np.bool_] | None]] = {
+        "train/good/0": (grey(10), None),
+        **{f"test/good/{i}": (grey(20 + i), None) for i in range(4)},
+        "test/good/crumb": (grey(20, 120), None),  # 0.47
+        "test/dent/0": (grey(20, 200), a_mask()),
+        "test/dent/1": (grey(20, 220), a_mask()),
+        "test/dent/2": (grey(21, 90), a_mask()),  # 0.35: REVIEW
+        "test/dent/3": (grey(22, 40), a_mask()),  # 0.16: OK, an escape
+        "test/stain/0": (grey(23, 240), a_mask((20, 20))),
+    }
+    for name, (pixels, mask) in pictures.items():
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images.write_image(path, pixels)
+        if mask is not None:
+            path = tmp_path / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            images.write_image(path, mask)
+    return tmp_path
+
+
+def test_every_number_is_the_metric_of_the_same_arrays(parts: Path) -> None:
+    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=50)
+    rows = result["pictures"]
+    scores, labels = [row["score"] for row in rows], [bool(row["label"]) for row in rows]
+    assert sorted(scores)[-1] == pytest.approx(240 / 255)
+    assert result["image"]["auroc"]["value"] == metrics.auroc(scores, labels) == pytest.approx(23 / 25)
+    assert result["image"]["ap"]["value"] == metrics.average_precision(scores, labels)
+    assert result["image"]["f1_max"]["value"] == metrics.f1_max(scores, labels)
+    maps = [images.read_picture(row["path"]).pixels.mean(2, dtype=np.float32) / np.float32(255) for row in rows]
+    masks = [a_mask((20, 20) if r["kind"] == "stain" else (4, 4)) & bool(r["label"]) for r in rows]
+    pixel = result["pixel"]
+    assert pixel["auroc"]["value"] == pytest.approx(metrics.pixel_auroc(maps, masks))
+    assert pixel["aupro_0.3"]["value"] == pytest.approx(metrics.aupro(maps, masks, 0.3))
+    assert pixel["aupro_0.05"]["value"] == pytest.approx(metrics.aupro(maps, masks, 0.05))
+    assert pixel["iou"]["value"] == 72 / (5 * 36 + 2 * 36)  # two dents of five regions; crumb and stain's mark beside
+    assert pixel["peak_on_defect"]["value"] == 4 / 5
+    assert pixel["grid"] == "the picture's own size"
+    assert result["counts"] == {"good": 5, "defective": 5, "unreadable": 0, "without_mask": 0}
+    assert result["model"] == {"method": "brightness"}
+    assert 0 < result["seconds"]["per_picture"] < result["seconds"]["total"]
+
+
+def test_the_operating_point_is_the_calibrations(parts: Path) -> None:
+    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    point = result["operating_point"]
+    assert (point["threshold"], point["review_threshold"], point["promised_false_alarm"]) == (0.4, 0.3, 0.1)
+    assert point["false_alarm_rate"] == intervals.rate(1, 5)._asdict()
+    assert point["escape_rate"] == intervals.rate(2, 5)._asdict()
+    assert point["passed_rate"] == intervals.rate(1, 5)._asdict()
+    assert point["review_rate_good"] == intervals.rate(0, 5)._asdict()
+    assert point["review_rate_defective"] == intervals.rate(1, 5)._asdict()
+    assert list(result["kinds"]) == ["dent", "stain"]
+    assert result["kinds"]["dent"]["image_auroc"]["value"] == pytest.approx(18 / 20)
+    assert result["kinds"]["dent"]["escape_rate"] == intervals.rate(2, 4)._asdict()
+    assert result["kinds"]["stain"]["peak_on_defect"] == intervals.rate(0, 1)._asdict()
+
+
+def test_same_seed_same_result_and_progress_is_told(parts: Path) -> None:
+    told: list[tuple[int, int]] = []
+    entries = read_entries(parts)
+    first = ev.evaluate(an_inspector(), entries, seed=3, bootstrap=40, progress=lambda *at: told.append(at))
+    again = ev.evaluate(an_inspector(), entries, seed=3, bootstrap=40)
+    other = ev.evaluate(an_inspector(), entries, seed=4, bootstrap=40)
+    assert (first["image"], first["pixel"], first["kinds"]) == (again["image"], again["pixel"], again["kinds"])
+    assert first["image"] != other["image"]
+    assert told == [(i, 10) for i in range(1, 11)]
+
+
+def test_pictures_of_several_sizes_come_back_at_their_own(parts: Path) -> None:
+    images.write_image(parts / "test/dent/0.png", np.kron(grey(20, 200), np.ones((2, 1, 1), np.uint8)))
+    images.write_image(parts / "ground_truth/dent/0_mask.png", np.kron(a_mask(), np.ones((2, 1), bool)))
+    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    assert result["pixel"]["peak_on_defect"]["value"] == 4 / 5
+
+
+def test_an_unreadable_picture_is_named_and_counted(parts: Path) -> None:
+    (parts / "test/good/2.png").write_bytes(b"")
+    whole = (parts / "test/dent/1.png").read_bytes()
+    (parts / "test/dent/1.png").write_bytes(whole[: len(whole) // 2])
+    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    assert result["counts"] == {"good": 4, "defective": 4, "unreadable": 2, "without_mask": 0}
+    assert sorted(Path(s["path"]).name for s in result["skipped"]) == ["1.png", "2.png"]
+    assert all(s["reason"].endswith(".") for s in result["skipped"])
+    for path in parts.rglob("test/*/*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="None of the 10 pictures can be read"):
+        ev.evaluate(an_inspector(), read_entries(parts))
+
+
+def test_a_mask_of_another_size_is_refused_with_both_sizes(parts: Path) -> None:
+    images.write_image(parts / "ground_truth/dent/2_mask.png", np.ones((16, 20), bool))
+    with pytest.raises(ImageError, match=r"16 x 20 .* 32 x 32"):
+        ev.evaluate(an_inspector(), read_entries(parts))
+
+
+def test_without_masks_pixel_is_null_and_some_missing_are_counted(parts: Path) -> None:
+    (parts / "ground_truth/dent/0_mask.png").unlink()
+    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    assert result["counts"]["without_mask"] == 1
+    assert result["pixel"]["pictures"] == 9
+    assert any("1 defective pictures have no mask" in note for note in result["notes"])
+    for path in (parts / "ground_truth").rglob("*.png"):
+        path.unlink()
+    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    assert result["pixel"] is None
+    assert result["kinds"]["dent"]["peak_on_defect"]["value"] is None
+
+
+def test_one_class_leaves_its_questions_open(parts: Path) -> None:
+    entries = [entry for entry in read_entries(parts) if entry.label == 0]
+    result = ev.evaluate(an_inspector(), entries, bootstrap=10)
+    assert result["image"]["auroc"] == {"value": None, "low": None, "high": None}
+    assert result["operating_point"]["escape_rate"]["value"] is None
+    assert result["operating_point"]["false_alarm_rate"]["value"] == 1 / 5
+    assert result["pixel"] is None
+    assert result["kinds"] == {}
+    entries = [entry for entry in read_entries(parts) if entry.label == 1]
+    result = ev.evaluate(an_inspector(), entries, bootstrap=10)
+    assert result["operating_point"]["false_alarm_rate"]["value"] is None
+    assert any("no good test picture" in note for note in result["notes"])
+    assert 0 < result["pixel"]["auroc"]["value"] < 1  # a defective picture has good pixels too
+
+
+def test_what_is_judged() -> None:
+    train, test = Entry(Path("a")), Entry(Path("b"), split="test")
+    nameless = Entry(Path("c"), label=None, kind="unlabelled")
+    assert ev.choose([train, test]) == ([test], [])
+    chosen, notes = ev.choose([train, nameless])
+    assert chosen == [train]
+    assert "1 pictures without a label" in notes[0]
+    assert "rates flatter" in notes[1]
+    with pytest.raises(DataError, match="labelled"):
+        ev.choose([nameless])
+
+
+def test_without_thresholds_there_is_nothing_to_evaluate(parts: Path) -> None:
+    with pytest.raises(CalibrationError, match="flawforge calibrate"):
+        ev.evaluate(Inspector(brightness, SIZE, ScoreRule("max")), read_entries(parts))
+
+
+def test_too_many_pixels_are_thinned_and_the_grid_says_so(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ev, "POOLED", 4 * 32 * 32)
+    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    rows = result["pictures"]
+    assert result["pixel"]["grid"] == "one pixel in 2 x 2 of the picture's own size"
+    maps = [images.read_picture(r["path"]).pixels[::2, ::2].mean(2, dtype=np.float32) for r in rows]
+    masks = [(a_mask((20, 20) if r["kind"] == "stain" else (4, 4)) & bool(r["label"]))[::2, ::2] for r in rows]
+    assert result["pixel"]["ap"]["value"] == pytest.approx(metrics.pixel_average_precision(maps, masks))
+    assert result["pixel"]["iou"]["value"] == 72 / 252  # counted before
+
+
+def test_the_telling_pictures(parts: Path) -> None:
+    rows = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)["pictures"]
+    names = {
+        group: [f"{r['kind']}/{Path(r['path']).stem}" for r in some] for group, some in ev.telling(rows, each=2).items()
+    }
+    assert names["escape"] == ["dent/3", "dent/2"]
+    assert names["false_alarm"] == ["good/crumb"]
+    assert names["detection"] == ["dent/1", "stain/0"]  # the strangest of each kind, not the two strangest
+    assert set(names["good"]) == {"good/1", "good/2"}  # about the median
+
+
+def test_saved_evaluation_is_whole_and_replaces_the_old_one(parts: Path, tmp_path: Path) -> None:
+    inspector, entries = an_inspector(), read_entries(parts)
+    result = ev.evaluate(inspector, entries, bootstrap=5)
+    model = tmp_path / "model"
+    model.mkdir()
+    ev.save_evaluation(model, {"old": 1})
+    folder = ev.save_evaluation(model, result, ev.draw_telling(inspector, entries, result))
+    assert folder == model / "evaluation"
+    assert [path.name for path in model.iterdir()] == ["evaluation"]
+    saved: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    assert {key: saved[key] for key in result} == result
+    assert [shown["group"] for shown in saved["overlays"]] == (
+        ["escape"] * 2 + ["false_alarm"] + ["detection"] * 3 + ["good"] * 4
+    )
+    for shown in saved["overlays"]:
+        assert images.read_picture(folder / shown["file"]).pixels.shape == (32, 68, 3)
+    with pytest.raises(ValueError, match="JSON"):
+        ev.save_evaluation(model, {"bad": float("nan")})
+    assert json.loads((folder / "evaluation.json").read_text()) == saved
+    assert [path.name for path in model.iterdir()] == ["evaluation"]
+
+
+def test_nothing_of_it_imports_torch() -> None:
+    code = "import sys, flawforge.evaluate, flawforge.overlays; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
