@@ -72,7 +72,7 @@ def origin() -> dict[str, str]:
         "dirty": "yes" if _git("status", "--porcelain", "--", ":!benchmarks/results") else "no",
         "machine": machine(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "versions": versions(PACKAGES),
     }
 
