@@ -23,9 +23,7 @@ def test_good_has_the_size_asked_for(size: int) -> None:
 
 
 def test_same_arguments_same_bits() -> None:
-    np.testing.assert_array_equal(
-        washers.render_good(5, seed=2, size=128), washers.render_good(5, seed=2, size=128)
-    )
+    np.testing.assert_array_equal(washers.render_good(5, seed=2, size=128), washers.render_good(5, seed=2, size=128))
     for kind in washers.KINDS:
         one, two = (washers.render_defect(kind, 5, seed=2, size=128) for _ in range(2))
         np.testing.assert_array_equal(one[0], two[0])
@@ -90,9 +88,7 @@ def test_write_demo_parts_makes_the_mvtec_layout(tmp_path: Path) -> None:
     )
     files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     defects = [
-        f"{top}/{kind}/000{end}.png"
-        for kind in washers.KINDS
-        for top, end in (("test", ""), ("ground_truth", "_mask"))
+        f"{top}/{kind}/000{end}.png" for kind in washers.KINDS for top, end in (("test", ""), ("ground_truth", "_mask"))
     ]
     assert files == sorted(
         [*(f"train/good/00{i}.png" for i in range(3)), *(f"test/good/00{i}.png" for i in range(2)), *defects]

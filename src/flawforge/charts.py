@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 460, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 20, 40
+LEFT, RIGHT, TOP, BOTTOM = 54, 20, 34, 40
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Axis:
 
 
 def axis(values: Sequence[float], start: float, end: float) -> Axis:
-    """An axis that holds all `values`: logarithmic where all are positive and span a factor of 30 or more."""
+    """An axis that holds all `values`: logarithmic where all are positive and span a factor of 15 or more."""
     low, high = min(values), max(values)
-    if low > 0 and high / low >= 30:
+    if low > 0 and high / low >= 15:
         return Axis(low / 1.15, high * 1.15, start, end, log=True)
     room = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
     return Axis(low - room, high + room, start, end)
@@ -93,24 +93,23 @@ def histogram(good: Sequence[float], defective: Sequence[float], lines: Sequence
                 )
     parts.append(_text(LEFT - 6, middle - half / 2, "good", "end label good-text"))
     parts.append(_text(LEFT - 6, middle + half / 2, "defect", "end label bad-text"))
-    order = sorted(lines)
-    for i, (value, label, css) in enumerate(order):
-        at = x(value)
-        parts.append(_line(at, TOP - 4, at, HEIGHT - BOTTOM, f"mark {css}"))
-        left = (i == 0 and len(order) > 1 and at > LEFT + 60) or at > WIDTH - RIGHT - 60
-        parts.append(_text(at + (-4 if left else 4), TOP + 4, label, f"label {css} {'end' if left else ''}"))
+    for i, (value, label, css) in enumerate(sorted(lines)):
+        at, top = x(value), TOP - 22 + 14 * i  # labels at steps, so that close thresholds stay readable
+        parts.append(_line(at, top - 8, at, HEIGHT - BOTTOM, f"mark {css}"))
+        end = "end" if at > WIDTH - RIGHT - 60 else ""
+        parts.append(_text(at + (-4 if end else 4), top, label, f"label {css} {end}"))
     return _svg(parts, "Scores of good and defective pictures")
 
 
 def trade_off(good: Sequence[float], defective: Sequence[float], threshold: float | None) -> Markup:
-    """Share of defects passed against share of good parts rejected, over all thresholds; the one in use is marked."""
+    """Share of defects not rejected against share of good parts rejected, over all thresholds; the one in use is marked."""
     good, defective = finite(good), finite(defective)
     if not good or not defective:
         return _nothing("good and defective pictures are both needed")
     x, y = Axis(0, 1, LEFT, WIDTH - RIGHT), Axis(0, 1, HEIGHT - BOTTOM, TOP)
     parts = [_grid_x(x, "good parts rejected", percent), _grid_y(y, percent)]
-    parts.append(_text(LEFT + 4, TOP - 6, "defects passed", "label"))
-    points = []
+    parts.append(_text(LEFT, TOP - 12, "defects not rejected", "label"))
+    points: list[tuple[float, float]] = []
     for cut in sorted({*good, *defective, min(*good, *defective) - 1}):
         point = (share_above(good, cut), 1 - share_above(defective, cut))
         if points:  # a step, never a slope: rates change at single pictures
@@ -122,21 +121,23 @@ def trade_off(good: Sequence[float], defective: Sequence[float], threshold: floa
         parts.append(Markup('<circle class="point" cx="{}" cy="{}" r="5"/>').format(_n(x(a)), _n(y(b))))
         side = "end" if a > 0.6 else ""
         at = x(a) + (-10 if side else 10)
-        words = f"in use: {percent(a)} rejected, {percent(b)} passed"
+        words = f"in use: {percent(a)} / {percent(b)}"
         parts.append(_text(at, y(b) - 10 if b < 0.9 else y(b) + 18, words, f"label strong {side}"))
-    return _svg(parts, "Defects passed against good parts rejected")
+    return _svg(parts, "Defects not rejected against good parts rejected")
 
 
 def training_curves(history: Sequence[Mapping[str, object]]) -> Markup:
     """Losses by name over the steps of a fit; history rows are {"step": n, "losses": {name: value}}."""
     series: dict[str, list[tuple[float, float]]] = {}
+    staged = len({str(row.get("stage")) for row in history}) > 1
     for row in history:
         losses, step = row.get("losses"), row.get("step")
         if not isinstance(losses, Mapping) or not isinstance(step, int | float):
             continue
         for name, value in losses.items():
             if isinstance(value, int | float) and math.isfinite(value):
-                series.setdefault(str(name), []).append((float(step), float(value)))
+                label = f"{row.get('stage')}: {name}" if staged else str(name)
+                series.setdefault(label, []).append((float(step), float(value)))
     if not series:
         return _nothing("no losses were recorded")
     everything = [point for points in series.values() for point in points]

@@ -37,7 +37,7 @@ METRICS = {
     "pixel.peak_on_defect": ("Map peaks on the defect", "share of defective pictures; low means right for the wrong reason"),
 }
 GROUPS = {
-    "escape": "Worst escapes: defects that were passed",
+    "escape": "Worst escapes: defects that were not rejected",
     "false": "Worst false alarms: good parts that were rejected",
     "detect": "Best detections",
     "good": "Typical good parts",
@@ -118,6 +118,8 @@ def report_markdown(facts: Facts) -> str:
     """The same figures as text, for a repository or a ticket."""
     lines = [f"# flawforge report: {_md(facts['name'])}", "", "## May I use this?", ""]
     lines += [f"- {_md(entry['text'])}" for entry in facts["answer"]]
+    if facts["promise"]:
+        lines.append(f"- {facts['promise']['text']}")
     lines += ["", "A higher score is stranger. OK: deliver. REVIEW: a person looks. NG: reject.", ""]
     if facts["calibration"]:
         c = facts["calibration"]
@@ -127,10 +129,11 @@ def report_markdown(facts: Facts) -> str:
         lines += ["## Figures", "", "| figure | value | 95 % interval |", "|---|---|---|"]
         for row in _metric_rows(evaluation):
             lines.append(f"| {_md(row['name'])} | {row['text']} | {row['interval']} |")
-        lines += ["", "## By kind of defect", "", "| kind | AUROC | escapes | 95 % interval |", "|---|---|---|---|"]
+        lines += ["", "## By kind of defect", "", "| kind | AUROC | not rejected | 95 % interval |", "|---|---|---|---|"]
         for row in _kind_rows(evaluation):
             lines.append(f"| {_md(row['kind'])} | {row['auroc']} | {row['escape']} | {row['interval']} |")
         lines.append("")
+        lines += [f"- {_md(note)}" for note in evaluation.get("notes") or []] + [""]
     if facts["missing"]:
         lines += ["## What is missing", ""]
         lines += [f"- {_md(entry['what'])} Run `{entry['command']}`." for entry in facts["missing"]] + [""]
@@ -153,7 +156,16 @@ def _promise(calibration: Calibration | None) -> Facts | None:
         "n": calibration.n,
         "strictest": strictest_rate(calibration.n),
         "needed_for_1_percent": pictures_needed(0.01),
+        "text": _promise_text(calibration.false_alarm, calibration.n),
     }
+
+
+def _promise_text(rate: float, n: int) -> str:
+    best = strictest_rate(n)
+    text = f"At most {percent(rate)} of good parts are rejected, on average; {n} held-back good pictures carry that promise."
+    if best > 0.01:
+        return f"{text} A promise of 1 % takes {pictures_needed(0.01)} of them; {n} carry {percent(best)} at best."
+    return f"{text} They carry {percent(best)} at best."
 
 
 def _answer(calibration: Calibration | None, evaluation: Facts | None) -> list[dict[str, str]]:
@@ -166,14 +178,9 @@ def _answer(calibration: Calibration | None, evaluation: Facts | None) -> list[d
         return [{"tone": "open", "text": "Its false alarms are promised. How many defects it passes has not been measured."}]
     counts = (evaluation or {}).get("counts") or {}
     defective, good = int(counts.get("defective", 0)), int(counts.get("good", 0))
-    missed = round(escape["value"] * defective)
-    said = [{
-        "tone": "good" if escape["high"] <= 0.2 else "open",
-        "text": f"Yes, if you can live with up to {percent(escape['high'])} of such defects passing: "
-                f"it passed {missed} of {defective} that were tried.",
-    }]  # fmt: skip
+    notes = []
     if alarm.get("low") is not None and alarm["low"] > calibration.false_alarm:
-        said.append({
+        notes.append({
             "tone": "warn",
             "text": f"It rejected {percent(alarm['value'])} of {good} good pictures, more than the promised "
                     f"{percent(calibration.false_alarm)} by more than chance explains: these pictures are not like the ones "
@@ -181,18 +188,21 @@ def _answer(calibration: Calibration | None, evaluation: Facts | None) -> list[d
         })  # fmt: skip
     peak = ((evaluation or {}).get("pixel") or {}).get("peak_on_defect") or {}
     if peak.get("value") is not None and peak["value"] < 0.8:
-        said.append({
+        notes.append({
             "tone": "warn",
             "text": f"Only in {percent(peak['value'])} of the defective pictures does the map peak on the defect; "
                     "elsewhere the score may be right for the wrong reason. Look at the overlays below.",
         })  # fmt: skip
+    few = f"{good} good and {defective} defective pictures are few: more of them would narrow the intervals."
+    warned = any(note["tone"] == "warn" for note in notes)
     if min(good, defective) < 30:
-        said.append({
-            "tone": "open",
-            "text": f"{good} good and {defective} defective pictures are few: the intervals are wide, and they narrow with "
-                    "more pictures.",
-        })  # fmt: skip
-    return said
+        notes.append({"tone": "open", "text": few})
+    limit = f"up to {percent(escape['high'])} of defects like those tried may go unrejected"
+    if escape["high"] > 0.5:
+        return [{"tone": "warn", "text": f"Hardly: {limit}."}, *notes]
+    if warned:
+        return [{"tone": "warn", "text": f"Not before the red notes below are cleared; and {limit}."}, *notes]
+    return [{"tone": "good" if escape["high"] <= 0.2 else "open", "text": f"Yes, if you can accept that {limit}."}, *notes]
 
 
 def _stale(model_id: str, calibration: Calibration | None, evaluation: Facts | None) -> bool:
@@ -212,7 +222,7 @@ def _missing(
     parts = [
         (calibration is None, "The model has no thresholds.", f"flawforge calibrate {name} GOOD"),
         (not evaluation, "It has not been tried on labelled pictures.", f"flawforge evaluate {name} DATA"),
-        (bool(evaluation) and not (evaluation or {}).get("pixel"), "The evaluation had no masks, so nothing is said on pixels.",
+        (bool(evaluation) and not (evaluation or {}).get("pixel"), "The evaluation had no masks: nothing is said on pixels.",
          f"flawforge evaluate {name} DATA_WITH_GROUND_TRUTH"),
         (bool(evaluation) and not (evaluation or {}).get("pictures"), "The evaluation kept no scores per picture.",
          f"flawforge evaluate {name} DATA"),
@@ -227,7 +237,8 @@ def _metric_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
     point = {"operating_point": evaluation.get("operating_point") or {}}
     rates = {
         "operating_point.false_alarm_rate": ("Good parts rejected", "false alarms at the threshold in use"),
-        "operating_point.escape_rate": ("Defects passed", "escapes at the threshold in use"),
+        "operating_point.escape_rate": ("Defects not rejected", "escapes at the threshold in use: judged OK or REVIEW"),
+        "operating_point.passed_rate": ("Defects judged OK", "escapes that no reviewer would see"),
     }
     for path, (name, meaning) in (rates | METRICS).items():
         group, key = path.split(".", 1)
@@ -240,13 +251,13 @@ def _metric_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
 
 def _kind_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
     found = []
-    pictures = evaluation.get("pictures") or []
     for kind, values in (evaluation.get("kinds") or {}).items():
         escape = _estimate(values.get("escape_rate") or {}, percent)
         auroc = _estimate(values.get("image_auroc") or {}, _three)
-        count = sum(row.get("kind") == kind for row in pictures)
-        found.append({"kind": kind, "count": count or "", "auroc": auroc["text"], "escape": escape["text"],
-                      "interval": escape["interval"], "whisker": escape["whisker"]})  # fmt: skip
+        found.append({
+            "kind": kind, "count": values.get("count", ""), "auroc": auroc["text"], "escape": escape["text"],
+            "interval": escape["interval"], "whisker": escape["whisker"],
+        })  # fmt: skip
     return found
 
 
@@ -261,7 +272,7 @@ def _estimate(estimate: Mapping[str, Any], words: Any) -> Facts:
 
 
 def _gallery(facts: Facts) -> list[Facts]:
-    """Overlays by group, embedded: [{"title", "pictures": [{"uri" or None, "caption", "file"}], "more": n}]."""
+    """Overlays by group, embedded: [{"title", "pictures": [{"uri", "file", "name", "verdict", "figures"}], "more": n}]."""
     folder = Path(facts["folder"]) / "evaluation"
     groups: dict[str, list[Facts]] = {}
     for row in (facts["evaluation"] or {}).get("overlays") or []:
@@ -272,12 +283,20 @@ def _gallery(facts: Facts) -> list[Facts]:
     for name in sorted(groups, key=lambda name: rank.index(keyed[name]) if keyed[name] else len(rank)):
         shown = groups[name][:PICTURES_PER_GROUP]
         pictures = [
-            {"uri": _picture_uri(folder, str(row.get("file", ""))), "caption": row.get("caption", ""), "file": row.get("file")}
+            {"uri": _picture_uri(folder, str(row.get("file", ""))), "file": row.get("file"), **_caption(row)}
             for row in shown
         ]
         more = len(groups[name]) - len(shown)
         result.append({"title": GROUPS.get(keyed[name], name), "pictures": pictures, "more": more})
     return result
+
+
+def _caption(row: Mapping[str, Any]) -> Facts:
+    name = "/".join(Path(str(row.get("path", ""))).parts[-2:])
+    score, p_value = (row.get(key) for key in ("score", "p_value"))
+    known = isinstance(score, int | float) and isinstance(p_value, int | float)
+    figures = f"score {score:.4g}, p {p_value:.3g}" if known else ""
+    return {"name": name, "verdict": row.get("verdict", ""), "figures": figures}
 
 
 def _picture_uri(folder: Path, name: str) -> Markup | None:
@@ -297,7 +316,7 @@ def _commands(facts: Facts) -> list[str]:
     """How to make this model and this page again, as far as the folder knows."""
     config, name = facts["config"], facts["name"]
     training = config.get("training") or {}
-    budget = next((f" --{key} {training[key]:g}" for key in ("steps", "minutes") if training.get(key)), "")
+    budget = next((f" --{key} {training[key]:g}" for key in ("minutes", "steps") if training.get(key)), "")
     calibration = facts["calibration"]
     rates = f" --false-alarm {calibration['false_alarm']:g} --review {calibration['review']:g}" if calibration else ""
     return [

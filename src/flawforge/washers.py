@@ -276,9 +276,7 @@ def _shade(scene: _Scene, damage: _Damage) -> NDArray[np.float32]:
         (size, size),
         borderMode=cv2.BORDER_REPLICATE,
     )
-    ground = (scene.mat * scene.light * (1 - np.float32(0.8) * shadow))[..., None] * np.array(
-        [0.95, 1, 1.06], np.float32
-    )
+    ground = (scene.mat * scene.light * (1 - np.float32(0.8) * shadow))[..., None] * np.array([0.95, 1, 1.06], np.float32)
     picture = ground + (metal - ground) * cover[..., None]
     return cv2.GaussianBlur(picture, (0, 0), scene.blur)
 
@@ -355,9 +353,9 @@ def _scratch(scene: _Scene, rng: np.random.Generator) -> tuple[_Damage, Field]:
         height -= (1.35 * width * taper * groove).astype(np.float32)
         amount = np.maximum(amount, taper * np.exp(-((d / (1.3 * width)) ** 2)))
     amount = amount.astype(np.float32, copy=False)
-    return _Damage(
-        slope=_slope(height), worn=np.clip(1.2 * amount, 0, 1), gloss=1 - np.float32(0.3) * amount
-    ), amount * _on(scene)
+    return _Damage(slope=_slope(height), worn=np.clip(1.2 * amount, 0, 1), gloss=1 - np.float32(0.3) * amount), amount * _on(
+        scene
+    )
 
 
 def _dent(scene: _Scene, rng: np.random.Generator) -> tuple[_Damage, Field]:
@@ -394,11 +392,7 @@ def _stain(scene: _Scene, rng: np.random.Generator) -> tuple[_Damage, Field]:
     amount = _step((1 - rho).astype(np.float32), 0.32 if rust else 0.20) * _on(scene)
     border = np.exp(-(((rho - 0.9) / 0.12) ** 2)) * amount
     strength = rng.uniform(0.55, 0.85) if rust else rng.uniform(0.40, 0.65)
-    body = (
-        (strength * amount * (1 + 0.22 * fine + 0.15 * clouds) + 0.22 * border * (not rust))
-        .clip(0, 1)
-        .astype(np.float32)
-    )
+    body = (strength * amount * (1 + 0.22 * fine + 0.15 * clouds) + 0.22 * border * (not rust)).clip(0, 1).astype(np.float32)
     colour = np.array([0.80, 0.50, 0.27] if rust else [0.66, 0.55, 0.36], np.float32)
     tint = 1 - body[..., None] * (1 - colour)
     gloss = 1 - (0.55 if rust else 0.25) * body
@@ -422,9 +416,7 @@ def _chip(scene: _Scene, rng: np.random.Generator) -> tuple[_Damage, Field]:
     rough = cv2.resize(rng.standard_normal((110, 110), dtype=np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
     to_rim, to_bore = _distances(scene)
     edge = to_bore if inside else to_rim
-    gone = (_step(bite + np.minimum(0.55 * bite, 0.02) - edge, 0.5 / size) * (bite > 0.001) * _on(scene)).astype(
-        np.float32
-    )
+    gone = (_step(bite + np.minimum(0.55 * bite, 0.02) - edge, 0.5 / size) * (bite > 0.001) * _on(scene)).astype(np.float32)
     return _Damage(bite=bite, inside=inside, rough=rough), gone
 
 
