@@ -1,4 +1,14 @@
-"""Near-duplicate pictures: burst shots and exposures of one part, which must not cross the hold-out."""
+"""Near-duplicate pictures: burst shots and exposures of one part, which must not cross the hold-out.
+
+Good parts look alike, so likeness alone says nothing. What counts is what is individual: each picture becomes a small grey
+thumbnail, light and contrast are taken away (band-pass, local contrast normalisation), and so is the mean over all
+pictures, which is what every part shares. Two pictures belong together where the cosine of what is left is at least
+THRESHOLD at the best of the small shifts tried.
+
+Assumptions of ours, measured on MVTec bottle (aligned parts, two pairs of shots of one bottle) and magnetic tiles (six
+exposures of each tile): the numbers SIDE, SHIFT, THRESHOLD, COARSE and the band. If *all* pictures show one part, their
+mean is that part, and no group is found.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +20,42 @@ from numpy.typing import NDArray
 
 from flawforge.types import Image
 
-SIDE = 64
-THRESHOLD = 0.8
+SIDE = 64  # pixels of the thumbnail
+SHIFT = 2  # thumbnail pixels tried in each direction: 3 % of the picture's side
+THRESHOLD = 0.85  # the share of the individual pattern that two shots of one part have in common
+COARSE = 0.5  # pairs below this on a grid of 16 x 16, which hardly feels a shift, are not looked at closely
+BLOCK = 1024  # rows compared at once, so that ten thousand pictures take 40 MB, not 400
+
+Marks = NDArray[np.float32]
 
 
 def thumbnail(pixels: Image) -> NDArray[np.float32]:
     """h w 3 uint8 or float32 -> SIDE SIDE float32 grey in [0, 1], whatever the proportions."""
-    grey = cv2.cvtColor(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     return np.asarray(grey / np.float32(255.0) if grey.dtype == np.uint8 else grey, dtype=np.float32)
 
 
-def near_duplicates(thumbnails: NDArray[np.float32], threshold: float = THRESHOLD) -> list[list[int]]:
-    """n SIDE SIDE thumbnails -> groups of two or more indices, each sorted, in order of their first member."""
+def near_duplicates(thumbnails: Sequence[NDArray[np.float32]], threshold: float = THRESHOLD) -> list[list[int]]:
+    """Thumbnails -> groups of two or more indices, each sorted, in the order of their first members.
+
+    With fewer than three pictures there is nothing to tell common from individual: no groups.
+    """
     count = len(thumbnails)
-    marks = np.stack([_marks(t) for t in thumbnails]).reshape(count, -1) if count else np.zeros((0, 1), np.float32)
-    if count >= 8:
-        marks = marks - marks.mean(axis=0)
-    marks = marks / np.maximum(np.linalg.norm(marks, axis=1, keepdims=True), 1e-6)
-    pairs: list[tuple[int, int]] = []
-    for start in range(0, count, 1024):
-        rows, columns = np.nonzero(marks[start : start + 1024] @ marks.T > threshold)
-        pairs += [(start + int(r), int(c)) for r, c in zip(rows, columns, strict=True) if start + r < c]
+    if count < 3:
+        return []
+    marks = np.stack([_marks(grey) for grey in thumbnails])
+    marks -= marks.mean(axis=0)
+    pairs = [
+        (first, int(second))
+        for first, seconds in _candidates(marks)
+        for second in seconds[_likeness(marks[first], marks[seconds]) >= threshold]
+    ]
     return join(count, pairs)
 
 
 def join(count: int, pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """The connected groups of two or more among 0 .. count-1 (union-find)."""
+    """The connected groups of two or more among 0 .. count-1, each sorted, in the order of their first members."""
     parent = list(range(count))
 
     def root(index: int) -> int:
@@ -53,8 +73,38 @@ def join(count: int, pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
     return [members for members in groups.values() if len(members) > 1]
 
 
-def _marks(grey: NDArray[np.float32]) -> NDArray[np.float32]:
-    """High-pass and local contrast normalisation: what is left once light and contrast are taken away."""
-    high = cv2.GaussianBlur(grey, (0, 0), 1.0) - cv2.GaussianBlur(grey, (0, 0), 4.0)
-    spread = np.sqrt(cv2.GaussianBlur(high * high, (0, 0), 6.0))
-    return np.asarray(high / (spread + 0.005), dtype=np.float32)
+def _marks(grey: NDArray[np.float32]) -> Marks:
+    """SIDE SIDE grey -> the same without light and contrast: a band-pass, divided by its own local spread."""
+    band = cv2.GaussianBlur(grey, (0, 0), 1.0) - cv2.GaussianBlur(grey, (0, 0), 4.0)
+    spread = np.sqrt(cv2.GaussianBlur(band * band, (0, 0), 6.0))
+    floor = max(0.2 * float(band.std()), 1e-6)  # flat places must not become pure noise
+    return np.asarray(band / (spread + floor), dtype=np.float32)
+
+
+def _candidates(marks: Marks) -> list[tuple[int, NDArray[np.intp]]]:
+    """(first, all seconds > first that might be alike), by cosine on a 16 x 16 grid, block by block."""
+    count = len(marks)
+    coarse = marks.reshape(count, 16, SIDE // 16, 16, SIDE // 16).mean(axis=(2, 4)).reshape(count, -1)
+    coarse /= _length(coarse)
+    found = []
+    for start in range(0, count, BLOCK):
+        alike = coarse[start : start + BLOCK] @ coarse[start:].T >= COARSE
+        for row in range(len(alike)):
+            seconds = start + row + 1 + np.nonzero(alike[row, row + 1 :])[0]
+            if len(seconds):
+                found.append((start + row, seconds))
+    return found
+
+
+def _likeness(first: Marks, seconds: Marks) -> NDArray[np.float32]:
+    """The cosine of one picture's marks with each of n others', the highest over all shifts up to SHIFT."""
+    size = SIDE - 2 * SHIFT
+    centre = seconds[:, SHIFT : SHIFT + size, SHIFT : SHIFT + size].reshape(len(seconds), -1)
+    steps = range(2 * SHIFT + 1)
+    shifted = np.stack([first[y : y + size, x : x + size].ravel() for y in steps for x in steps])
+    cosines = (centre / _length(centre)) @ (shifted / _length(shifted)).T
+    return np.asarray(cosines.max(axis=1))
+
+
+def _length(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6), dtype=np.float32)

@@ -132,6 +132,15 @@ def _pictures(folder: Path) -> tuple[list[Path], int]:
     return pictures, len(files) - len(pictures)
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """Every picture file in a folder and below it, sorted, for `inspect`; hidden files and folders are left aside."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place) / n for n in files if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES]
+    return sorted(found)
+
+
 def _left_aside(others: int) -> list[str]:
     return [f"{others} files are no {FORMATS} by their name and were left aside"] if others else []
 

@@ -1,0 +1,257 @@
+"""Decoding: a file, a Pillow image or an array becomes a Picture, or an ImageError of one sentence.
+
+PNG, JPEG, BMP, TIFF, WebP; 8 and 16 bits, grey or RGB, with or without alpha; palette, 1-bit, CMYK. Everything becomes
+h w 3 RGB: 8 bits per channel -> uint8 in [0, 255]; 16 bits -> float32 = value / 65535. The scale is fixed, never
+stretched per picture, so that equal light gives equal numbers in every picture.
+
+Pillow decodes, because it tells the size before it decodes; OpenCV decodes 16-bit colour, which Pillow cuts to 8 bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
+
+from flawforge.types import Image, ImageError
+
+MAX_PIXELS = 100_000_000
+FORMATS = "PNG, JPEG, BMP, TIFF or WebP"
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+PLUGINS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")  # MPO: the JPEG of some cameras and phones
+
+ORIENTATION = 0x0112  # EXIF and TIFF tag
+BITS_PER_SAMPLE = 258  # TIFF tag
+FIRST_FRAME = "only the first of several frames is read"
+ALPHA_DROPPED = "alpha channel dropped"
+CUT_TO_8_BITS = "16-bit colour was cut to 8 bits by Pillow; give the path instead"
+
+_pillow_limit = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    pixels  h w 3 RGB, C-contiguous; uint8 in [0, 255] or float32 in [0, 1]; grey is replicated
+    mode    what the file held, such as "8-bit grey", "16-bit grey", "8-bit RGB", "8-bit RGBA", "1-bit"
+    notes   what was changed on the way, one phrase each
+    """
+
+    pixels: Image
+    mode: str
+    notes: tuple[str, ...] = ()
+
+
+def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """The picture in a file; ImageError where it is missing, empty, cut short, foreign, or above `max_pixels`.
+
+    The size in the header is checked before anything is decoded.
+    """
+    path = Path(path)
+    name = str(path)
+    with _sentences(name):
+        if not path.is_file():
+            raise ImageError(f"{name} is not a file; give the path of a {FORMATS} picture.")
+        with path.open("rb") as stream:
+            if not stream.read(1):
+                raise ImageError(f"{name} is empty (0 bytes); replace it by a {FORMATS} picture or take it out.")
+            stream.seek(0)
+            with _open(stream) as image:
+                _check_size(image.height, image.width, name, max_pixels)
+                return _decode(image, name, stream)
+
+
+def as_picture(source: str | Path | Pillow.Image | NDArray[Any], *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """A path, a Pillow image or an array as a Picture.
+
+    Arrays are h w, h w 1, h w 3 (RGB) or h w 4 (RGBA); bool, uint8, uint16, or floating in [0, 1].
+    ImageError for anything else.
+    """
+    if isinstance(source, (str, Path)):
+        return read_picture(source, max_pixels=max_pixels)
+    if isinstance(source, Pillow.Image):
+        with _sentences("the given image"):
+            _check_size(source.height, source.width, "the given image", max_pixels)
+            return _decode(source, "the given image", None)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, "the given array", max_pixels)
+    raise ImageError(f"a {type(source).__name__} was given; give a path, a Pillow image or a numpy array.")
+
+
+@contextlib.contextmanager
+def _sentences(name: str) -> Iterator[None]:
+    """Whatever a decoder raises becomes an ImageError that names the file."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} is no {FORMATS} picture that can be read; replace it or take it out.") from None
+    except PermissionError:
+        raise ImageError(f"{name} may not be opened by this user; change its permissions or take it out.") from None
+    except MemoryError:
+        raise ImageError(f"{name} does not fit into memory; give a smaller picture.") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ImageError(f"{name} is damaged or cut short ({reason}); replace it or take it out.") from None
+
+
+def _open(stream: BinaryIO) -> Pillow.Image:
+    """Read the header alone. Pillow's own limit is lifted meanwhile: ours names the option that raises it."""
+    with _pillow_limit:
+        limit, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
+        try:
+            return Pillow.open(stream, formats=PLUGINS)
+        finally:
+            Pillow.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise ImageError(
+            f"{name} is {height} x {width} (h x w) = {height * width:,} pixels, allowed are {max_pixels:,}; "
+            f"raise the limit with --max-pixels if you trust the file."
+        )
+    if height * width == 0:
+        raise ImageError(f"{name} is {height} x {width} (h x w) and has no pixels; give a picture.")
+
+
+def _decode(image: Pillow.Image, name: str, stream: BinaryIO | None) -> Picture:
+    """`stream` is the file that `image` was opened from, None for an image that a caller made."""
+    notes = []
+    if stream is not None and image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        notes.append(FIRST_FRAME)
+    deep = _is_deep_colour(image)
+    orientation = _orientation(image)
+    image.load()
+    left = _orientation(image)  # Pillow turns a TIFF itself while it loads
+    if deep and stream is not None:
+        stream.seek(0)
+        array, left = _decode_deep(stream.read()), orientation
+        mode = f"16-bit {'RGBA' if array.shape[2] == 4 else 'RGB'}"
+    else:
+        array, mode = _pillow_array(image, name, notes)
+        if deep:
+            notes.append(CUT_TO_8_BITS)
+    if orientation != 1:
+        notes.append(f"turned upright (EXIF orientation {orientation})")
+    return _finish(_turn(array, left), mode, name, notes)
+
+
+def _orientation(image: Pillow.Image) -> int:
+    """EXIF orientation 1 .. 8; 1, upright, where there is none or none that makes sense."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block must not cost the picture
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _turn(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """EXIF orientation applied to h w [c]: 5 .. 8 are transposed first, then rows and columns are flipped."""
+    if orientation >= 5:
+        pixels = np.swapaxes(pixels, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _is_deep_colour(image: Pillow.Image) -> bool:
+    """True for 16-bit colour and 16-bit grey with alpha, which Pillow would silently cut to 8 bits."""
+    if image.format == "PNG":
+        return image.mode != "I;16" and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    if image.format == "TIFF" and image.mode in ("RGB", "RGBA", "RGBX", "LA"):
+        return max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))) == 16
+    return False
+
+
+def _decode_deep(encoded: bytes) -> NDArray[Any]:
+    """16-bit colour as h w 3 or h w 4 uint16 in RGB order, not turned."""
+    array = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.dtype != np.uint16 or array.ndim != 3 or array.shape[2] not in (3, 4):
+        raise ImageError("this kind of 16-bit colour is not supported; save it as 16-bit PNG.")
+    return np.asarray(cv2.cvtColor(array, cv2.COLOR_BGRA2RGBA if array.shape[2] == 4 else cv2.COLOR_BGR2RGB))
+
+
+def _pillow_array(image: Pillow.Image, name: str, notes: list[str]) -> tuple[NDArray[Any], str]:
+    """The pixels of a loaded Pillow image as an array that _finish takes, and the name of what it held."""
+    mode = image.mode
+    if mode in ("1", "L", "RGB"):
+        if "transparency" in image.info:
+            notes.append(ALPHA_DROPPED)
+        return np.asarray(image), {"1": "1-bit", "L": "8-bit grey", "RGB": "8-bit RGB"}[mode]
+    if mode in ("LA", "La", "RGBA", "RGBa"):
+        return np.asarray(image.convert("RGBA")), "8-bit grey with alpha" if mode[0] == "L" else "8-bit RGBA"
+    if mode in ("P", "PA"):
+        clear = mode == "PA" or "transparency" in image.info
+        return np.asarray(image.convert("RGBA"))[..., : 4 if clear else 3], "palette"
+    if mode in ("CMYK", "YCbCr", "RGBX"):
+        notes.append(f"{mode} converted to RGB")
+        return np.asarray(image.convert("RGB")), mode
+    if mode.startswith("I"):  # I;16 of either byte order, or I: 32 bits, which older files hold 16 in
+        whole = np.asarray(image)
+        if whole.min() < 0 or whole.max() > 65535:
+            raise ImageError(
+                f"{name} holds 32-bit values from {whole.min()} to {whole.max()}, allowed is 0 to 65535; "
+                f"save it with 16 bits."
+            )
+        return whole.astype(np.uint16), "16-bit grey"
+    if mode == "F":
+        return np.asarray(image), "float grey"
+    raise ImageError(f"{name} has colour mode {mode}; save it as 8- or 16-bit grey or RGB.")
+
+
+def _from_array(array: NDArray[Any], name: str, max_pixels: int) -> Picture:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise ImageError(f"{name} has shape {array.shape}; give h w, h w 1, h w 3 (RGB) or h w 4 (RGBA).")
+    _check_size(array.shape[0], array.shape[1], name, max_pixels)
+    colour = {1: "grey", 3: "RGB", 4: "RGBA"}[1 if array.ndim == 2 else array.shape[2]]
+    depth = {"bool": "1-bit", "uint8": "8-bit", "uint16": "16-bit"}.get(str(array.dtype), "float")
+    return _finish(array, "1-bit" if depth == "1-bit" else f"{depth} {colour}", name, [])
+
+
+def _finish(array: NDArray[Any], mode: str, name: str, notes: list[str]) -> Picture:
+    """h w [1|3|4] of any supported dtype -> Picture, whose pixels share no memory with `array`."""
+    if array.ndim == 3 and array.shape[2] == 4:
+        array = array[..., :3]
+        notes.append(ALPHA_DROPPED)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    array = _scaled(array, name)
+    if array.ndim == 2:
+        pixels = np.asarray(cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_GRAY2RGB))
+    else:
+        pixels = np.array(array, order="C")
+    return Picture(pixels, mode, tuple(notes))
+
+
+def _scaled(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """bool, uint8, uint16 or floating in [0, 1] -> uint8 or float32 in [0, 1]; ImageError for anything else."""
+    if array.dtype == bool:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return np.asarray(array.astype(np.float32) / np.float32(65535.0))
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ImageError(f"{name} holds {array.dtype} values; give uint8, uint16, or floats from 0 to 1.")
+    if not np.isfinite(array).all():
+        raise ImageError(f"{name} holds values that are not finite (NaN or infinity); save it with 8 or 16 bits.")
+    if array.min() < 0.0 or array.max() > 1.0:
+        raise ImageError(
+            f"{name} holds float values from {array.min():.6g} to {array.max():.6g}, allowed is 0 to 1; "
+            f"save it with 8 or 16 bits."
+        )
+    return array.astype(np.float32)
