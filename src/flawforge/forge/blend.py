@@ -67,13 +67,18 @@ def changed(before: Image, after: Image, least: float) -> Mask:
 
 
 def settle(
-    sample: Sample, rng: np.random.Generator, kind: str, least: float, attempt: Callable[[], Attempt]
+    sample: Sample,
+    rng: np.random.Generator,
+    kind: str,
+    least: float,
+    attempt: Callable[[], Attempt],
+    share: float = 0.0,
 ) -> Forged:
-    """Call `attempt` until at least LEAST_PIXELS pixels changed, at most DRAWS times, then fall back to `tone_patch`."""
+    """Call `attempt` until enough pixels changed (see `compose`), at most DRAWS times, then fall back to `tone_patch`."""
     check_sample(sample)
     for draw in range(DRAWS):
         candidate, allowed, drawn = attempt()
-        forged = compose(sample.image, candidate, allowed, least)
+        forged = compose(sample.image, candidate, allowed, least, share)
         if forged is not None:
             return Forged(forged[0], forged[1], kind, {**drawn, "redraws": draw})
     candidate, allowed, drawn = tone_patch(sample.image, rng)
@@ -82,13 +87,23 @@ def settle(
     return Forged(forged[0], forged[1], kind, {**drawn, "redraws": DRAWS, "fallback": "tone_patch"})
 
 
-def compose(image: Image, candidate: Image, allowed: Mask, least: float) -> tuple[Image, Mask] | None:
-    """(picture, exact mask) from a candidate of the same shape and dtype; None where too few pixels changed."""
-    mask = allowed & changed(image, candidate, least)
-    if np.count_nonzero(mask) < LEAST_PIXELS:
+def compose(image: Image, candidate: Image, allowed: Mask, least: float, share: float = 0.0) -> tuple[Image, Mask] | None:
+    """(picture, exact mask) from a candidate of the same shape and dtype; None where too few pixels changed.
+
+    Too few: under LEAST_PIXELS, or under `share` of the allowed pixels.
+    """
+    box = bounding_box(allowed)
+    inside = allowed[box]
+    if inside.size == 0:
         return None
-    out = image.copy()
-    cv2.copyTo(candidate, mask.view(np.uint8), out)
+    under, over = image[box].copy(), np.ascontiguousarray(candidate[box])  # a copy: `under` is written to
+    kept = inside & changed(under, over, least)
+    count = np.count_nonzero(kept)
+    if count < LEAST_PIXELS or (share > 0.0 and count < share * np.count_nonzero(inside)):
+        return None
+    out, mask = image.copy(), np.zeros(allowed.shape, bool)
+    cv2.copyTo(over, kept.view(np.uint8), under)
+    out[box], mask[box] = under, kept
     return out, mask
 
 
@@ -144,18 +159,35 @@ def mix_over(under: Image, over: Image, opacity: float) -> Image:
     return np.asarray(blended)
 
 
-def alpha_over(under: Image, over: NDArray[np.float32], alpha: NDArray[np.float32]) -> Image:
-    """(1 - alpha) under + alpha over with soft coverage alpha h w; `over` is h w c float32 in units of `under`."""
-    base = under.astype(np.float32)
-    out = base + alpha[..., None] * (over - base)
-    top = np.float32(full_range(under))
-    np.clip(out, 0.0, top, out=out)
-    return np.asarray(np.rint(out) if under.dtype == np.uint8 else out).astype(under.dtype)
+def soften(picture: Image, sigma: float) -> Image:
+    """Gaussian blur of `sigma` px, border mirrored; a wide one is done on a smaller picture, which is as smooth."""
+    h, w = picture.shape[:2]
+    step = max(1, min(int(sigma // 3.0), min(h, w) // 8))
+    small = picture
+    if step > 1:
+        small = cv2.resize(picture, (-(-w // step), -(-h // step)), interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), max(sigma / step, 0.1), borderType=cv2.BORDER_REFLECT_101)
+    if step > 1:
+        small = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(small).reshape(picture.shape)
 
 
-def check_range(
-    name: str, field: str, value: float | tuple[float, float], low: float, high: float, unit: str = ""
-) -> None:
+def to_unit(picture: Image) -> NDArray[np.float32]:
+    """The picture as float32 in [0, 1]."""
+    if picture.dtype == np.float32:
+        return picture
+    return np.asarray(picture.astype(np.float32) * np.float32(1.0 / 255.0))
+
+
+def from_unit(values: NDArray[np.float32], like: Image) -> Image:
+    """Float values in units of the range, clipped to it, in the dtype of `like` and in its shape."""
+    clipped = np.clip(values, 0.0, 1.0).reshape(like.shape)
+    if like.dtype == np.uint8:
+        return np.asarray(np.rint(clipped * np.float32(255.0)), np.uint8)
+    return np.asarray(clipped, np.float32)
+
+
+def check_range(name: str, field: str, value: float | tuple[float, float], low: float, high: float, unit: str = "") -> None:
     """Raise ConfigError unless value is a number or an ascending (low, high) pair within [low, high]."""
     pair = value if isinstance(value, tuple | list) else (value, value)
     fine = len(pair) == 2 and all(isinstance(v, int | float) and np.isfinite(v) for v in pair)

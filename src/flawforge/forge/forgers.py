@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flawforge.forge import blend
-from flawforge.forge.paste import CutPaste
+from flawforge.forge.paste import CutPaste, HardAugment
+from flawforge.forge.salient import CutSwap, RandomSwap, SaliencyPerlin
 from flawforge.forge.texture import Perlin
 from flawforge.types import ConfigError, Forged, Forger, Sample
 
@@ -75,7 +76,11 @@ class Pipe:
 
 FORGERS: dict[str, type] = {
     "perlin": Perlin,
+    "saliency_perlin": SaliencyPerlin,
     "cutpaste": CutPaste,
+    "hard_augment": HardAugment,
+    "cutswap": CutSwap,
+    "random_swap": RandomSwap,
     "mix": Mix,
     "pipe": Pipe,
 }

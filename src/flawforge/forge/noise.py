@@ -62,9 +62,7 @@ def rotate(field: Field, degrees: float) -> Field:
     return np.asarray(cv2.warpAffine(field, turn, (w, h), flags=cv2.INTER_NEAREST))
 
 
-def octaves(
-    shape: tuple[int, int], rng: np.random.Generator, cells: int = 4, count: int = 3, gain: float = 0.5
-) -> Field:
+def octaves(shape: tuple[int, int], rng: np.random.Generator, cells: int = 4, count: int = 3, gain: float = 0.5) -> Field:
     """Sum of `count` Perlin octaves, each twice as fine and `gain` times as strong, stretched to [0, 1]."""
     rows, columns = [], []
     for octave in range(count):
@@ -87,9 +85,7 @@ def stretch(field: Field) -> Field:
 _SINE = (0.5 + 0.5 * np.sin(np.arange(256) * (2.0 * np.pi / 256.0))).astype(np.float32)
 
 
-def stripes(
-    shape: tuple[int, int], rng: np.random.Generator, period: float, degrees: float, warp: float
-) -> Field:
+def stripes(shape: tuple[int, int], rng: np.random.Generator, period: float, degrees: float, warp: float) -> Field:
     """Sine stripes in [0, 1]: `period` in pixels, turned by `degrees`, bent by up to `warp` periods."""
     h, w = shape
     y = np.arange(h, dtype=np.float32)[:, None] * np.float32(np.sin(np.deg2rad(degrees)) / period)

@@ -42,3 +42,91 @@ def box_inside(
 def corner_for(shape: tuple[int, int], box: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
     """A uniform top-left corner (y, x) such that the box lies inside the picture."""
     return int(rng.integers(0, shape[0] - box[0] + 1)), int(rng.integers(0, shape[1] - box[1] + 1))
+
+
+def window(shape: tuple[int, int], centre: tuple[float, float], reach: float) -> tuple[slice, slice]:
+    """Rows and columns within `reach` px of centre (y, x), clipped to the picture."""
+    y, x = centre
+    r = int(np.ceil(reach)) + 1
+    rows = slice(max(0, int(y) - r), min(shape[0], int(y) + r + 1))
+    return rows, slice(max(0, int(x) - r), min(shape[1], int(x) + r + 1))
+
+
+def place(shape: tuple[int, int], weights: NDArray[np.float32] | None, rng: np.random.Generator) -> tuple[float, float]:
+    """A point (y, x): uniform, or drawn by weights h w >= 0 of any size that stretch over the picture."""
+    inside = rng.random(2)
+    if weights is not None:
+        total = np.cumsum(weights.ravel(), dtype=np.float64)
+        if total[-1] > 0.0:
+            pick = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
+            row, column = divmod(min(pick, total.size - 1), weights.shape[1])
+            inside = (np.array([row, column]) + inside) / weights.shape
+    return float(inside[0] * shape[0]), float(inside[1] * shape[1])
+
+
+def blob(
+    box: tuple[slice, slice],
+    centre: tuple[float, float],
+    size: float,
+    rng: np.random.Generator,
+    roughness: float = 0.25,
+    aspect: float = 1.0,
+) -> Coverage:
+    """Depth in px below the outline of an irregular blob (> 0 inside), over the window `box`, h w float32.
+
+    size is the mean diameter in px; aspect >= 1 draws it out in a random direction at the same area; roughness is the
+    strength of the outline's waves (harmonics 2 to 6, falling as 1 / k).
+    """
+    y = np.arange(box[0].start, box[0].stop, dtype=np.float32)[:, None] - np.float32(centre[0])
+    x = np.arange(box[1].start, box[1].stop, dtype=np.float32)[None, :] - np.float32(centre[1])
+    turn = rng.uniform(0.0, np.pi)
+    c, s = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    root = np.float32(np.sqrt(aspect))
+    along, across = (c * x + s * y) / root, (c * y - s * x) * root
+    angle = np.arctan2(across, along)
+    outline = np.ones_like(angle)
+    for k in range(2, 7):
+        strength, phase = rng.uniform(-1.0, 1.0) * roughness / k, rng.uniform(0.0, 2.0 * np.pi)
+        outline += np.float32(strength) * np.cos(np.float32(k) * angle + np.float32(phase))
+    return np.asarray(np.float32(size / 2.0) * outline - np.hypot(along, across), np.float32)
+
+
+def edge(depth: Coverage, width: float) -> Coverage:
+    """Coverage in [0, 1] from depth in px: a smooth step of `width` px, half way at the outline; width >= 1."""
+    t = np.clip(depth / np.float32(width) + np.float32(0.5), 0.0, 1.0)
+    return np.asarray(t * t * (3.0 - 2.0 * t), np.float32)
+
+
+def stroke(
+    box: tuple[slice, slice], points: NDArray[np.float64], widths: NDArray[np.float64], strengths: NDArray[np.float64]
+) -> Coverage:
+    """Coverage in [0, 1] of a line through points n x 2 (y, x) with a width in px and a strength in [0, 1] at each.
+
+    Drawn on a grid 4 times as fine (2 times from 400 px on) and averaged, so that a hair of half a pixel is half a tone.
+    """
+    h, w = box[0].stop - box[0].start, box[1].stop - box[1].start
+    fine = 4 if max(h, w) <= 400 else 2
+    canvas = np.zeros((h * fine, w * fine), np.uint8)
+    local = (points - [box[0].start, box[1].start] + 0.5) * fine
+    ahead = np.gradient(local, axis=0)
+    normal = np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+    half = normal * (widths * fine / 2.0)[:, None]
+    left, right = local + half, local - half
+    for i in range(len(points) - 1):
+        quad = np.stack([left[i], left[i + 1], right[i + 1], right[i]])[:, ::-1]
+        tone = round(255.0 * float(np.clip((strengths[i] + strengths[i + 1]) / 2.0, 0.0, 1.0)))
+        cv2.fillConvexPoly(canvas, np.rint((quad - 0.5) * 16.0).astype(np.int32), tone, shift=4)
+    return np.asarray(cv2.resize(canvas, (w, h), interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(255.0))
+
+
+def grow(length: float, step: float, bend: float, wobble: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A path n x 2 (y, x) of the given length in px, from the origin in a random direction.
+
+    bend is the total turn in degrees at most, spread evenly (a curve); wobble the turn per step (a random walk).
+    """
+    count = max(4, int(np.ceil(length / step)))
+    start, total = rng.uniform(0.0, 360.0), rng.uniform(-bend, bend)
+    heading = start + np.linspace(0.0, total, count) + np.cumsum(rng.normal(0.0, max(wobble, 1e-9), count))
+    steps = np.stack([np.sin(np.deg2rad(heading)), np.cos(np.deg2rad(heading))], axis=1) * (length / count)
+    return np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])

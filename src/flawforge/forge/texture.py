@@ -136,9 +136,7 @@ def _choose_source(source: str, sample: Sample, rng: np.random.Generator) -> str
     return "self" if source == "given" and sample.texture is None else source
 
 
-def _texture(
-    chosen: str, sample: Sample, shape: tuple[int, int], rng: np.random.Generator, grey: bool
-) -> Image:
+def _texture(chosen: str, sample: Sample, shape: tuple[int, int], rng: np.random.Generator, grey: bool) -> Image:
     """A texture h w c uint8 of the wanted shape, c = 1 if grey, else 3."""
     if chosen == "noise":
         return noise.noise_texture(shape, rng, grey)
@@ -230,6 +228,4 @@ def _whole(op: str, picture: Image, rng: np.random.Generator) -> Image:
         return np.asarray(cv2.merge(channels))
     h, w = picture.shape[:2]
     turn = cv2.getRotationMatrix2D((w / 2.0, h / 2.0), float(rng.uniform(-45.0, 45.0)), 1.0)
-    return np.asarray(
-        cv2.warpAffine(picture, turn, (w, h), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
-    )
+    return np.asarray(cv2.warpAffine(picture, turn, (w, h), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101))
