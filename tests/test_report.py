@@ -16,9 +16,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from scipy.stats import betabinom
 
 from flawforge import bundle, evaluate, images, intervals, report, washers
-from flawforge.calibrate import calibrate
+from flawforge.answer import chance_of_alarms
+from flawforge.calibrate import calibrate, rank
 from flawforge.inspector import Inspector, Network
 from flawforge.listing import read_entries
 from flawforge.types import ConfigError, ModelError, ScoreRule
@@ -281,6 +283,16 @@ def test_the_answer_follows_the_figures(copy: Path) -> None:
     assert "right for the wrong reason. Look at the overlays" in edit(copy, figures(2, 20))
     high = {"value": 0.5, "low": 0.3, "high": 0.7}
     assert "Hardly: up to 70 % of" in edit(copy, lambda data: data["operating_point"].update(escape_rate=high))
+
+
+@pytest.mark.parametrize(
+    ("alarms", "good", "n", "rate"), [(0, 10, 20, 0.05), (3, 10, 20, 0.05), (7, 40, 99, 0.03), (40, 40, 19, 0.5)]
+)
+def test_the_chance_of_alarms_is_the_beta_binomial_tail(alarms: int, good: int, n: int, rate: float) -> None:
+    calibration = calibrate(range(n), rate)
+    k = rank(n, rate)
+    oracle = betabinom.sf(alarms - 1, good, k, n + 1 - k)
+    assert chance_of_alarms(alarms, good, calibration) == pytest.approx(oracle, rel=1e-9)
 
 
 def test_one_verdict_less_where_both_thresholds_are_one(copy: Path, tmp_path: Path) -> None:

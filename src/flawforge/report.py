@@ -16,13 +16,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from flawforge import bundle, charts
-from flawforge.calibrate import Calibration, pictures_needed, strictest_rate
+from flawforge import answer, bundle, charts
+from flawforge.answer import Facts
 from flawforge.charts import percent
 from flawforge.files import write_atomically
 from flawforge.types import ConfigError, ModelError
-
-Facts = dict[str, Any]
 
 METRICS = {
     "image.auroc": ("Pictures: AUROC", "chance that a defective picture scores above a good one"),
@@ -67,18 +65,18 @@ def report_facts(model_folder: Path) -> Facts:
     content = bundle.read(model_folder)
     calibration = content.calibration
     evaluation = _read_json(model_folder / "evaluation" / "evaluation.json")
-    missing = _missing(model_folder.name, content.config, calibration, evaluation)
+    missing = answer.missing(model_folder.name, content.config, calibration, evaluation)
     return {
         "name": model_folder.resolve().name,
         "folder": str(model_folder.resolve()),
         "model_id": content.model_id,
         "config": dict(content.config),
         "calibration": calibration.as_dict() if calibration else None,
-        "promise": _promise(calibration),
-        "answer": _answer(calibration, evaluation),
+        "promise": answer.promise(calibration),
+        "answer": answer.answer(calibration, evaluation),
         "missing": missing,
         "evaluation": evaluation,
-        "stale": _stale(content.model_id, calibration, evaluation),
+        "stale": answer.stale(content.model_id, calibration, evaluation),
         "files": _read_json(model_folder / "manifest.json")["files"],
         "card": content.card,
     }
@@ -142,94 +140,6 @@ def report_markdown(facts: Facts) -> str:
     lines += [f"- {_md(name)}: sha256 {entry['sha256']}" for name, entry in sorted(facts["files"].items())]
     lines += ["", "## Do it again", "", "```sh", *_commands(facts), "```", ""]
     return "\n".join(lines)
-
-
-# --- what the figures mean -------------------------------------------------------------------------
-
-
-def _promise(calibration: Calibration | None) -> Facts | None:
-    if calibration is None:
-        return None
-    return {
-        "false_alarm": calibration.false_alarm,
-        "review": calibration.review,
-        "n": calibration.n,
-        "strictest": strictest_rate(calibration.n),
-        "needed_for_1_percent": pictures_needed(0.01),
-        "text": _promise_text(calibration.false_alarm, calibration.n),
-    }
-
-
-def _promise_text(rate: float, n: int) -> str:
-    best = strictest_rate(n)
-    text = f"At most {percent(rate)} of good parts are rejected, on average; {n} held-back good pictures carry that promise."
-    if best > 0.01:
-        return f"{text} A promise of 1 % takes {pictures_needed(0.01)} of them; {n} carry {percent(best)} at best."
-    return f"{text} They carry {percent(best)} at best."
-
-
-def _answer(calibration: Calibration | None, evaluation: Facts | None) -> list[dict[str, str]]:
-    """Sentences for the first screen: {"tone": "good" | "open" | "warn", "text"}; the first one is the headline."""
-    if calibration is None:
-        return [{"tone": "warn", "text": "Not yet: the model gives scores, but it has no thresholds and so no verdicts."}]
-    point = (evaluation or {}).get("operating_point") or {}
-    escape, alarm = point.get("escape_rate") or {}, point.get("false_alarm_rate") or {}
-    if escape.get("value") is None or escape.get("high") is None:
-        return [{"tone": "open", "text": "Its false alarms are promised. How many defects it passes has not been measured."}]
-    counts = (evaluation or {}).get("counts") or {}
-    defective, good = int(counts.get("defective", 0)), int(counts.get("good", 0))
-    notes = []
-    if alarm.get("low") is not None and alarm["low"] > calibration.false_alarm:
-        notes.append({
-            "tone": "warn",
-            "text": f"It rejected {percent(alarm['value'])} of {good} good pictures, more than the promised "
-                    f"{percent(calibration.false_alarm)} by more than chance explains: these pictures are not like the ones "
-                    "held back for calibration. Calibrate again with good pictures from the line as it runs now.",
-        })  # fmt: skip
-    peak = ((evaluation or {}).get("pixel") or {}).get("peak_on_defect") or {}
-    if peak.get("value") is not None and peak["value"] < 0.8:
-        notes.append({
-            "tone": "warn",
-            "text": f"Only in {percent(peak['value'])} of the defective pictures does the map peak on the defect; "
-                    "elsewhere the score may be right for the wrong reason. Look at the overlays below.",
-        })  # fmt: skip
-    few = f"{good} good and {defective} defective pictures are few: more of them would narrow the intervals."
-    warned = any(note["tone"] == "warn" for note in notes)
-    if min(good, defective) < 30:
-        notes.append({"tone": "open", "text": few})
-    limit = f"up to {percent(escape['high'])} of defects like those tried may go unrejected"
-    if escape["high"] > 0.5:
-        return [{"tone": "warn", "text": f"Hardly: {limit}."}, *notes]
-    if warned:
-        return [{"tone": "warn", "text": f"Not before the red notes below are cleared; and {limit}."}, *notes]
-    return [{"tone": "good" if escape["high"] <= 0.2 else "open", "text": f"Yes, if you can accept that {limit}."}, *notes]
-
-
-def _stale(model_id: str, calibration: Calibration | None, evaluation: Facts | None) -> bool:
-    """The evaluation was made with other weights or another threshold than the folder now has."""
-    if not evaluation:
-        return False
-    evaluated = (evaluation.get("model") or {}).get("model_id")
-    threshold = (evaluation.get("operating_point") or {}).get("threshold")
-    moved = calibration is not None and threshold is not None and not math.isclose(threshold, calibration.threshold)
-    return moved or (evaluated is not None and evaluated != model_id)
-
-
-def _missing(
-    name: str, config: Mapping[str, Any], calibration: Calibration | None, evaluation: Facts | None
-) -> list[dict[str, str]]:
-    """What the report cannot say, and the command that would change it."""
-    parts = [
-        (calibration is None, "The model has no thresholds.", f"flawforge calibrate {name} GOOD"),
-        (not evaluation, "It has not been tried on labelled pictures.", f"flawforge evaluate {name} DATA"),
-        (bool(evaluation) and not (evaluation or {}).get("pixel"), "The evaluation had no masks: nothing is said on pixels.",
-         f"flawforge evaluate {name} DATA_WITH_GROUND_TRUTH"),
-        (bool(evaluation) and not (evaluation or {}).get("pictures"), "The evaluation kept no scores per picture.",
-         f"flawforge evaluate {name} DATA"),
-        (not config.get("data_report"), "No check of the training pictures was kept.", "flawforge fit DATA -o NEW_MODEL"),
-        (not config.get("history"), "No training losses were kept.", "flawforge fit DATA -o NEW_MODEL"),
-    ]  # fmt: skip
-    return [{"what": what, "command": command} for absent, what, command in parts if absent]
 
 
 def _metric_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
