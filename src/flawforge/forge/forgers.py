@@ -8,8 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flawforge.forge import blend
+from flawforge.forge.corrupt import Nsa, PixelCorrupt
+from flawforge.forge.lines import Crack, Scratch
 from flawforge.forge.paste import CutPaste, HardAugment
+from flawforge.forge.pieces import Blur, Misplaced, Missing, Noise
 from flawforge.forge.salient import CutSwap, RandomSwap, SaliencyPerlin
+from flawforge.forge.spots import Blob, Dent, Stain
 from flawforge.forge.texture import Perlin
 from flawforge.types import ConfigError, Forged, Forger, Sample
 
@@ -77,15 +81,32 @@ class Pipe:
 FORGERS: dict[str, type] = {
     "perlin": Perlin,
     "saliency_perlin": SaliencyPerlin,
-    "cutpaste": CutPaste,
     "hard_augment": HardAugment,
+    "pixel_corrupt": PixelCorrupt,
     "cutswap": CutSwap,
     "random_swap": RandomSwap,
+    "cutpaste": CutPaste,
+    "nsa": Nsa,
+    "scratch": Scratch,
+    "crack": Crack,
+    "stain": Stain,
+    "dent": Dent,
+    "blob": Blob,
+    "missing": Missing,
+    "misplaced": Misplaced,
+    "blur": Blur,
+    "noise": Noise,
     "mix": Mix,
     "pipe": Pipe,
 }
 
-FAMILIES: dict[str, str] = {"perlin": "texture", "cutpaste": "paste", "mix": "mixture", "pipe": "mixture"}
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "texture": ("perlin", "saliency_perlin"),
+    "paste": ("cutpaste", "hard_augment", "cutswap", "random_swap", "nsa"),
+    "corruption": ("pixel_corrupt", "blur", "noise"),
+    "physical": ("scratch", "crack", "stain", "dent", "blob", "missing", "misplaced"),
+    "mixture": ("mix", "pipe"),
+}
 
 
 def forger_from(name: str, **settings: Any) -> Forger:
@@ -101,10 +122,11 @@ def forger_from(name: str, **settings: Any) -> Forger:
 
 
 def family(name: str) -> str:
-    """The family of a forger, so that a proof can hold one out of training: texture, paste, physical, mixture."""
-    if name not in FAMILIES:
-        raise ConfigError(f"forger {name!r} is unknown; it must be one of {', '.join(FORGERS)}")
-    return FAMILIES[name]
+    """The family of a forger, so that a proof can hold one out of training: a key of FAMILIES."""
+    for key, members in FAMILIES.items():
+        if name in members:
+            return key
+    raise ConfigError(f"forger {name!r} is unknown; it must be one of {', '.join(FORGERS)}")
 
 
 def default_mixture(method: str) -> Forger:
