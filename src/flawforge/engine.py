@@ -208,7 +208,7 @@ def fit(
     There is no argument through which test pictures could enter.
     Raises TrainingError: a loss that is not finite, a checkpoint of another run. KeyboardInterrupt saves a checkpoint first.
     """
-    fabric = Fabric(accelerator=_accelerator(run.device), devices=1, precision=run.precision)  # type: ignore[arg-type]
+    fabric = Fabric(accelerator=accelerator(run.device), devices=1, precision=run.precision)  # type: ignore[arg-type]
     state, tensors, groups = State(), {}, []
     if resume and run.checkpoint and run.checkpoint.exists():
         state, tensors, groups = _restore(run.checkpoint, run.identity)
@@ -250,7 +250,7 @@ def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _accelerator(device: str) -> str:
+def accelerator(device: str) -> str:
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"Device '{device}' was given; give auto, cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():

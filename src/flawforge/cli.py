@@ -1,0 +1,434 @@
+"""Thin commands: parse, call the library, print. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flawforge import __version__
+from flawforge.types import ConfigError, Decision, FlawforgeError, ModelError
+
+MAX_PIXELS = 100_000_000  # as images.MAX_PIXELS; repeated so that --help need not import OpenCV (a test compares them)
+
+
+class _Group(click.Group):
+    """Every error that we foresee is one sentence on standard error and exit code 1; usage errors are click's code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FlawforgeError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            _fail("Interrupted; what was finished is kept, and a fit goes on with the same command and --resume.")
+        except OSError as error:
+            _fail(_disk_sentence(error))
+
+
+def _fail(sentence: str) -> None:
+    click.echo(f"flawforge: {sentence}", err=True)
+    sys.exit(1)
+
+
+def _disk_sentence(error: OSError) -> str:
+    place = f" at {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"The disk is full{place}; nothing half-written was left: free some space and run the command again."
+    return f"{error.strerror or error}{place}; check that the path exists and that you may use it."
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="flawforge")
+def main() -> None:
+    """Train on good parts. Forge the flaws. Find the real ones.
+
+    A higher score is stranger. Every command works without a network.
+    """
+
+
+def _max_pixels(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--max-pixels", default=MAX_PIXELS, show_default=True, help="Refuse larger pictures unread.")(command)
+
+
+def _rates(command: Callable[..., Any]) -> Callable[..., Any]:
+    alarm = click.option("--false-alarm", type=float, help="Share of good parts that may be judged NG. [default: 0.01, or "
+                         "the strictest rate that the held-back pictures can promise]")  # fmt: skip
+    review = click.option("--review", type=float, help="Share of good parts that may be judged NG or REVIEW. [default: 0.05, "
+                          "or the strictest that can be promised]")  # fmt: skip
+    return alarm(review(command))
+
+
+_device = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]),
+                       help="Where the network runs.")  # fmt: skip
+_seed = click.option("--seed", default=0, show_default=True, help="Every random draw follows from it.")
+
+
+@contextmanager
+def _bar(label: str, total: float, unit: str) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    # Without a terminal a bar is a log: one line in half a minute is enough.
+    quiet = {} if sys.stderr.isatty() else {"mininterval": 30.0, "maxinterval": 30.0}
+    with tqdm(total=total, desc=label, unit=unit, dynamic_ncols=True, **quiet) as bar:
+        yield bar
+
+
+@contextmanager
+def _counter(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress callback (done, all) shown as a bar with an ETA."""
+    with _bar(label, 1, "") as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+@main.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model folder to write; must not exist.")
+@click.option("--method", default="draem", show_default=True, help="See `flawforge methods`.")
+@click.option("--profile", default="", help="A method's settings by name, such as cpu or paper. [default: cpu]")
+@click.option("--minutes", type=float, help="Training time. [default: 10, or the profile's own schedule]")
+@click.option("--steps", type=int, help="Training steps instead of minutes; repeatable to the bit.")
+@click.option("--size", default=256, show_default=True, help="Working size: a canvas of about SIZE x SIZE pixels.")
+@click.option("--roi", type=click.Path(path_type=Path), help="Mask picture, white = judged.")
+@click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to forge textures from.")
+@_rates
+@click.option("--holdout", default="0.2", show_default=True, help="Share of good pictures held back for calibration, or a "
+              "file name pattern such as 'batch7*'.")  # fmt: skip
+@_seed
+@click.option("--workers", default=1, show_default=True, help="Threads that forge ahead; changes speed, never results.")
+@_device
+@click.option("--devices", default=1, show_default=True, help="Number of devices; only 1 is built so far.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with method settings; --set wins over it.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="One method setting; may be given several times.")
+@click.option("--resume", is_flag=True, help="Go on with a fit that was stopped; give the same options as before.")
+@click.option("--checkpoint-every", default=60.0, show_default=True, help="Seconds between checkpoints.")
+@click.option("--dry-run", is_flag=True, help="Check the data, forecast time and memory, and stop.")
+@_max_pixels
+def fit(data: Path, out: Path, pairs: tuple[str, ...], config: Path | None, holdout: str, devices: int, resume: bool,
+        dry_run: bool, **options: Any) -> None:  # fmt: skip
+    """Learn good parts from DATA and write a calibrated model.
+
+    DATA is a folder in MVTec layout (only train/good is read), a plain folder of good pictures, or a CSV with image_path.
+    """
+    if devices != 1:
+        raise ConfigError(f"--devices was given as {devices}; only 1 is built so far.")
+    from flawforge.config import parse_pairs, read_toml
+
+    settings = (read_toml(config) if config else {}) | parse_pairs(pairs)
+    from flawforge import fitting
+
+    request = fitting.Request(data=data, out=out, settings=settings, holdout=_share_or_pattern(holdout), **options)
+    if not dry_run:
+        fitting.check_output(out, resume)
+    _fit(request, resume, dry_run)
+
+
+def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
+    from flawforge import fitting
+
+    with _counter("checking data") as show:
+        plan = fitting.plan(request, progress=show)
+    for line in (*plan.report.lines(), *plan.notes):
+        click.echo(f"  {line}")
+    click.echo(f"  {len(plan.train)} to train on, {len(plan.held)} held back; canvas {plan.canvas[0]} x {plan.canvas[1]} (h x w)")
+    for line in fitting.forecast(plan, fitting.load_pictures(plan)).lines():
+        click.echo(f"  {line}")
+    if dry_run:
+        return None
+    with _bar(request.method, 100, "%") as bar:
+        bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"
+
+        def on_tick(tick: Any) -> None:
+            bar.set_postfix_str(f"step {tick.step}, " + ", ".join(f"{k} {v:.4f}" for k, v in tick.losses.items()), False)
+            bar.update(100 * tick.progress - bar.n)
+
+        inspector = fitting.run(request, resume=resume, made=plan, show=lambda line: bar.write(f"  {line}"), on_tick=on_tick)
+    _say_promise(inspector.calibration)
+    click.echo(f"model: {request.out}")
+    return inspector
+
+
+def _say_promise(calibration: Any) -> None:
+    click.echo(
+        f"promised from {calibration.n} held-back good pictures: at most {calibration.false_alarm:.2%} of good parts NG "
+        f"(score above {calibration.threshold:.4g}), at most {calibration.review:.2%} NG or REVIEW "
+        f"(score above {calibration.review_threshold:.4g}); a higher score is stranger"
+    )
+
+
+def _share_or_pattern(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("good", type=click.Path(path_type=Path))
+@_rates
+@_device
+def calibrate(model: Path, good: Path, false_alarm: float | None, review: float | None, device: str) -> None:
+    """Set MODEL's thresholds anew from GOOD pictures that it was not trained on."""
+    from flawforge import fitting
+
+    calibration, notes = fitting.recalibrate(model, good, false_alarm, review, device=_torch_device(device))
+    for note in notes:
+        click.echo(f"  {note}")
+    _say_promise(calibration)
+
+
+def _torch_device(device: str) -> str:
+    from flawforge.engine import accelerator
+
+    return accelerator(device)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for results and overlays. [default: print rows]")
+@click.option("--format", "form", default="csv", show_default=True, type=click.Choice(["csv", "jsonl"]), help="Row format.")
+@click.option("--overlays", is_flag=True, help="Also write each picture with its heat map and marked regions; needs -o.")
+@_device
+@_max_pixels
+def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str, overlays: bool, device: str,
+            max_pixels: int) -> None:  # fmt: skip
+    """Judge PATHS (pictures or folders) with MODEL: OK, REVIEW or NG, one row each.
+
+    A file that cannot be read is named and the rest goes on; the exit code is then 1.
+    """
+    if overlays and out is None:
+        raise ConfigError("--overlays was given without a folder to write to; add -o FOLDER.")
+    import dataclasses
+
+    from flawforge.inspector import inspect_paths, load
+
+    inspector = dataclasses.replace(load(model, device=_torch_device(device)), max_pixels=max_pixels)
+    files = _pictures(paths)
+    failed: list[tuple[Path, str]] = []
+    with _results(out, form) as (write, folder), _bar("inspecting", len(files), "picture") as bar:
+        for result in inspect_paths(inspector, files):
+            bar.update()
+            if isinstance(result, Decision):
+                write(_row(result, inspector.about["model_id"]))
+                if overlays and folder is not None:
+                    _write_overlay(folder, result, inspector, max_pixels)
+            else:
+                failed.append(result)
+                bar.write(f"skipped: {result[1]}", file=sys.stderr)
+    if failed:
+        _fail(f"{len(failed)} of {len(files)} files could not be judged; they are named above, the rest is done.")
+
+
+def _pictures(paths: Sequence[Path]) -> list[Path]:
+    from flawforge.listing import pictures_in
+
+    files: list[Path] = []
+    for path in paths:
+        files += pictures_in(path) if path.is_dir() else [path]
+    return files
+
+
+@contextmanager
+def _results(out: Path | None, form: str) -> Iterator[tuple[Callable[[dict[str, Any]], None], Path | None]]:
+    """A row writer to standard output, or to a new folder that appears when all is done."""
+    from flawforge.files import new_folder
+
+    if out is None:
+        yield _row_writer(sys.stdout, form), None
+        return
+    try:
+        with new_folder(out) as folder, (folder / f"results.{form}").open("w", newline="", encoding="utf-8") as file:
+            yield _row_writer(file, form), folder
+    except FileExistsError as error:
+        raise ModelError(f"{out} exists already; give another -o, or remove it first.") from error
+
+
+def _row_writer(file: Any, form: str) -> Callable[[dict[str, Any]], None]:
+    writer: Any = None
+
+    def write(row: dict[str, Any]) -> None:
+        nonlocal writer
+        if form == "jsonl":
+            file.write(json.dumps(row) + "\n")
+            return
+        if writer is None:
+            writer = csv.DictWriter(file, list(row))
+            writer.writeheader()
+        writer.writerow(row | {"regions": json.dumps(row["regions"])})
+
+    return write
+
+
+def _row(decision: Decision, model_id: str) -> dict[str, Any]:
+    """The result fields that other people's scripts rely on."""
+    import dataclasses
+
+    return {
+        "image_path": decision.image_path, "pred_score": decision.pred_score, "p_value": decision.p_value,
+        "verdict": decision.verdict, "pred_label": decision.pred_label, "threshold": decision.threshold,
+        "regions": [dataclasses.asdict(region) for region in decision.regions], "model_id": model_id,
+        "seconds": round(decision.seconds, 4),
+    }  # fmt: skip
+
+
+def _write_overlay(folder: Path, decision: Decision, inspector: Any, max_pixels: int) -> None:
+    import hashlib
+
+    from flawforge.images import read_picture, write_image
+    from flawforge.overlays import overlay, scale_of
+
+    path = Path(decision.image_path)
+    pixels = read_picture(path, max_pixels=max_pixels).pixels
+    # Pictures of one name from two folders must not overwrite each other.
+    tag = hashlib.sha256(str(path.parent).encode()).hexdigest()[:6]
+    drawn = overlay(pixels, decision, scale_of(inspector.calibration))
+    (folder / "overlays").mkdir(exist_ok=True)
+    write_image(folder / "overlays" / f"{decision.verdict}-{path.stem}-{tag}.jpg", drawn)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
+@_seed
+@_device
+def evaluate(model: Path, data: Path, json_file: Path | None, seed: int, device: str) -> None:
+    """Judge DATA's labelled test pictures with MODEL and print what it is worth, with 95 % intervals.
+
+    Nothing is fitted on them; the thresholds are the model's own.
+    """
+    from flawforge.evaluate import write_json
+    from flawforge.inspector import load
+
+    inspector = load(model, device=_torch_device(device))
+    result = _evaluate(inspector, model, data, seed)
+    if json_file is not None:
+        write_json(json_file, result)
+    for line in _result_lines(result):
+        click.echo(line)
+
+
+def _evaluate(inspector: Any, model: Path, data: Path, seed: int) -> dict[str, Any]:
+    from flawforge.data import read_entries
+    from flawforge.evaluate import draw_telling, save_evaluation
+    from flawforge.evaluate import evaluate as judge_all
+
+    entries = read_entries(data)
+    with _counter("evaluating") as show:
+        result = judge_all(inspector, entries, seed=seed, progress=show)
+    try:
+        save_evaluation(model, result, draw_telling(inspector, entries, result))
+    except PermissionError:
+        click.echo(f"  {model} cannot be written to, so the report will not show this evaluation", err=True)
+    return result
+
+
+def _estimate(estimate: dict[str, float | None] | None) -> str:
+    if not estimate or estimate["value"] is None:
+        return "n/a"
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+
+
+def _result_lines(result: dict[str, Any]) -> list[str]:
+    lines = [f"{result['counts']['good']} good and {result['counts']['defective']} defective pictures"]
+    for group in ("image", "pixel"):
+        for name, estimate in (result[group] or {}).items():
+            if isinstance(estimate, dict) and "value" in estimate:
+                lines.append(f"  {group + ' ' + name:<22}{_estimate(estimate)}")
+    point = result["operating_point"]
+    lines.append(f"  {'false-alarm rate':<22}{_estimate(point['false_alarm_rate'])}")
+    lines.append(f"  {'escape rate':<22}{_estimate(point['escape_rate'])}")
+    return lines
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--out", default=Path("report.html"), show_default=True, type=click.Path(path_type=Path),
+              help="The page to write.")  # fmt: skip
+def report(model: Path, out: Path) -> None:
+    """Write MODEL's report: one self-contained HTML page, with pictures where `evaluate` was run."""
+    from flawforge.report import write_report
+
+    click.echo(f"report: {write_report(model, out)}")
+
+
+@main.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
+@click.option("--forger", "forgers", multiple=True, metavar="NAME", help="See `flawforge forgers`. [default: all]")
+@click.option("--count", default=16, show_default=True, help="Forgeries per forger.")
+@_seed
+@_max_pixels
+def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, seed: int, max_pixels: int) -> None:
+    """Forge defects into DATA's good pictures: pictures, masks and a contact sheet per forger."""
+    from flawforge.preview import forge_preview
+
+    with _counter("forging") as show:
+        forge_preview(data, out, forgers=forgers, count=count, seed=seed, max_pixels=max_pixels, progress=show)
+    click.echo(f"forgeries: {out}")
+
+
+@main.command()
+def methods() -> None:
+    """List the methods and their profiles."""
+    from flawforge.methods import METHODS
+
+    for method in METHODS.values():
+        click.echo(f"{method.name:<12}{method.title} [{', '.join(method.profiles)}]\n{'':<12}{method.paper}")
+
+
+@main.command()
+def forgers() -> None:
+    """List the forgers and what each one does."""
+    from flawforge.forge import FORGERS
+
+    for name, kind in FORGERS.items():
+        click.echo(f"{name:<18}{(kind.__doc__ or '').strip().splitlines()[0]}")
+
+
+@main.command()
+def doctor() -> None:
+    """Say what this machine has, and whether flawforge can work on it."""
+    from flawforge.doctor import examine
+
+    healthy, lines = examine()
+    for line in lines:
+        click.echo(line)
+    if not healthy:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("-o", "--out", default=Path("flawforge-demo"), show_default=True, type=click.Path(path_type=Path),
+              help="Folder to write; must not exist.")  # fmt: skip
+@click.option("--minutes", default=1.5, show_default=True, help="Training time.")
+@_seed
+def demo(out: Path, minutes: float, seed: int) -> None:
+    """Render sample parts, fit, calibrate, evaluate and report; no network, no data needed."""
+    from flawforge.fitting import Request, check_output
+    from flawforge.report import write_report
+    from flawforge.washers import write_demo_parts
+
+    check_output(out, resume=False)
+    with _counter("rendering washers") as show:
+        write_demo_parts(out / "parts", seed=seed, progress=show)
+    model = out / "model"
+    inspector = _fit(Request(out / "parts", model, minutes=minutes, seed=seed))
+    result = _evaluate(inspector, model, out / "parts", seed)
+    for line in _result_lines(result):
+        click.echo(line)
+    click.echo(f"open {write_report(model, out / 'report.html').resolve()}")
