@@ -53,8 +53,8 @@ def answer(calibration: Calibration | None, evaluation: Facts | None) -> list[di
         notes.append({
             "tone": "warn",
             "text": f"It rejected {alarms} of {good} good pictures, more than the promised "
-                    f"{percent(calibration.false_alarm)} by more than chance explains: these pictures are not like the ones held back for calibration. Calibrate "
-                    "again with good pictures from the line as it runs now.",
+                    f"{percent(calibration.false_alarm)} by more than chance explains: these pictures are not like the ones "
+                    "held back for calibration. Calibrate again with good pictures from the line as it runs now.",
         })  # fmt: skip
     peak = ((evaluation or {}).get("pixel") or {}).get("peak_on_defect") or {}
     if peak.get("value") is not None and peak["value"] < 0.8:

@@ -1,0 +1,89 @@
+"""Charts hold for any scores: every coordinate is a number inside the picture, and words never become markup."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flawforge import charts
+
+SCORES = st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), max_size=12)
+
+
+def coordinates(markup: str) -> list[tuple[str, float]]:
+    return [(name, float(value)) for name, value in re.findall(r' (x|y|x1|x2|y1|y2|cx|cy|width|height)="([^"]*)"', markup)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(good=SCORES, defective=SCORES, threshold=st.floats(width=32))
+def test_every_coordinate_lies_in_the_picture(good: list[float], defective: list[float], threshold: float) -> None:
+    for markup in (
+        charts.histogram(good, defective, [(threshold, "NG", "ng"), (threshold, "REVIEW", "review")]),
+        charts.trade_off(good, defective, threshold),
+    ):
+        for name, value in coordinates(str(markup)):
+            assert math.isfinite(value)
+            assert -1 <= value <= (charts.WIDTH if "x" in name or name == "width" else charts.HEIGHT) + 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
+def test_an_axis_keeps_the_order_and_its_ticks_lie_on_it(values: list[float]) -> None:
+    axis = charts.axis(values, 10, 110)
+    places = [axis(value) for value in sorted(values)]
+    assert places == sorted(places)
+    assert all(10 <= place <= 110 for place in places)
+    ticks = axis.ticks()
+    assert 1 <= len(ticks) <= 12
+    assert all(axis.low - 1e-6 * abs(axis.low) <= tick <= axis.high + 1e-6 * abs(axis.high) for tick in ticks)
+
+
+def test_ticks_are_round() -> None:
+    assert charts.Axis(0, 1, 0, 100).ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert charts.Axis(-3, 7.5, 0, 100).ticks() == pytest.approx([-2.5, 0, 2.5, 5, 7.5])
+    assert charts.Axis(0.001, 12, 0, 100, log=True).ticks() == pytest.approx([0.001, 0.01, 0.1, 1, 10])
+
+
+def test_the_histogram_counts_every_picture_once() -> None:
+    markup = str(charts.histogram([0.1, 0.1, 0.2], [0.2, 0.9, 0.9, 0.9], []))
+    found = re.findall(r"<title>(\d+) (good|defective)</title>", markup)
+    assert sum(int(n) for n, kind in found if kind == "good") == 3
+    assert sum(int(n) for n, kind in found if kind == "defective") == 4
+
+
+def test_the_trade_off_passes_through_the_threshold_in_use() -> None:
+    """By hand: 1 of 4 good above 3, and 1 of 2 defective at or below it."""
+    markup = str(charts.trade_off([1, 2, 3, 4], [2.5, 9], 3))
+    assert "in use: 25 % / 50 %" in markup
+    x = charts.Axis(0, 1, charts.LEFT, charts.WIDTH - charts.RIGHT)(0.25)
+    y = charts.Axis(0, 1, charts.HEIGHT - charts.BOTTOM, charts.TOP)(0.5)
+    assert f'cx="{x:.1f}" cy="{y:.1f}"' in markup
+    assert f"{x:.1f},{y:.1f}" in markup
+
+
+def test_names_of_losses_are_escaped_and_told_apart_by_stage() -> None:
+    rows = [{"step": s, "losses": {"<b>&": 1.0 / (s + 1), "bad": math.nan}} for s in range(3)]
+    markup = str(charts.training_curves(rows))
+    assert "<b>" not in markup
+    assert "&lt;b&gt;&amp;" in markup
+    assert "bad" not in markup
+    staged = [{"stage": f"s{s}", "step": s, "losses": {"a": 1.0}} for s in range(2)]
+    assert "s0: a" in str(charts.training_curves(staged))
+    assert "s1: a" in str(charts.training_curves(staged))
+
+
+def test_nothing_to_draw_is_said_in_words() -> None:
+    for markup in (charts.histogram([], [math.nan], []), charts.trade_off([1.0], [], 1.0), charts.training_curves([])):
+        assert "Nothing to draw" in str(markup)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.0, "0 %"), (0.025, "2.5 %"), (0.1, "10 %"), (1.0, "100 %"), (0.0001, "< 0.1 %"), (0.9999, "> 99.9 %")],
+)
+def test_percent(share: float, words: str) -> None:
+    assert charts.percent(share) == words
