@@ -1,0 +1,38 @@
+"""What several tests share: a tiny data set, a tiny trained model, and the way to real pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from flawforge.washers import write_demo_parts
+
+
+@pytest.fixture(scope="session")
+def washers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in MVTec layout at 64 x 64: 24 train/good, 6 test/good, 2 of each kind of defect. Read only."""
+    return write_demo_parts(tmp_path_factory.mktemp("washers") / "parts", good=24, test_good=6, per_kind=2, size=64)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(washers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that four steps on `washers` made: every part is there, nothing is learnt. Copy it to change it."""
+    from flawforge import fitting
+    from flawforge.methods import METHODS
+
+    out = tmp_path_factory.mktemp("models") / "tiny"
+    settings = dataclasses.asdict(METHODS["draem"].tiny)
+    fitting.run(fitting.Request(data=washers, out=out, method="draem", steps=4, size=64, settings=settings))
+    return out
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets, from FLAWFORGE_DATA; the test is skipped where there is none."""
+    folder = os.environ.get("FLAWFORGE_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("FLAWFORGE_DATA names no folder of real pictures")
+    return Path(folder)
