@@ -27,10 +27,10 @@ from flawforge.types import Image, ImageError
 MAX_PIXELS = 100_000_000
 FORMATS = "PNG, JPEG, BMP, TIFF or WebP"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-PLUGINS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")  # MPO: the JPEG of some cameras and phones
+PLUGINS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # JPEG opens MPO too, the JPEG of some cameras and phones
 
 ORIENTATION = 0x0112  # EXIF and TIFF tag
-BITS_PER_SAMPLE = 258  # TIFF tag
+BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR = 258, 262, 284  # TIFF tags
 FIRST_FRAME = "only the first of several frames is read"
 ALPHA_DROPPED = "alpha channel dropped"
 CUT_TO_8_BITS = "16-bit colour was cut to 8 bits by Pillow; give the path instead"
@@ -132,12 +132,13 @@ def _decode(image: Pillow.Image, name: str, stream: BinaryIO | None) -> Picture:
     if stream is not None and image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         notes.append(FIRST_FRAME)
     deep = _is_deep_colour(image)
+    _refuse_odd_tiff(image, name, deep)
     orientation = _orientation(image)
     image.load()
-    left = _orientation(image)  # Pillow turns a TIFF itself while it loads
+    left = _orientation(image)  # Pillow turns a TIFF itself while it loads, and so does OpenCV
     if deep and stream is not None:
         stream.seek(0)
-        array, left = _decode_deep(stream.read()), orientation
+        array = _decode_deep(stream.read(), name)
         mode = f"16-bit {'RGBA' if array.shape[2] == 4 else 'RGB'}"
     else:
         array, mode = _pillow_array(image, name, notes)
@@ -177,11 +178,20 @@ def _is_deep_colour(image: Pillow.Image) -> bool:
     return False
 
 
-def _decode_deep(encoded: bytes) -> NDArray[Any]:
-    """16-bit colour as h w 3 or h w 4 uint16 in RGB order, not turned."""
+def _refuse_odd_tiff(image: Pillow.Image, name: str, deep: bool) -> None:
+    """Two layouts that the libraries would decode to something else without a word."""
+    tags = getattr(image, "tag_v2", {})
+    if deep and tags.get(PLANAR, 1) == 2:
+        raise ImageError(f"{name} is a 16-bit colour TIFF with separate planes; save it with interleaved channels.")
+    if image.mode.startswith("I;16") and tags.get(PHOTOMETRIC, 1) == 0:
+        raise ImageError(f"{name} is a 16-bit TIFF in which 0 means white; save it so that 0 means black.")
+
+
+def _decode_deep(encoded: bytes, name: str) -> NDArray[Any]:
+    """16-bit colour as h w 3 or h w 4 uint16 in RGB order; a TIFF is turned upright."""
     array = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.dtype != np.uint16 or array.ndim != 3 or array.shape[2] not in (3, 4):
-        raise ImageError("this kind of 16-bit colour is not supported; save it as 16-bit PNG.")
+        raise ImageError(f"{name} holds 16-bit colour of a kind that cannot be read; save it as 16-bit RGB PNG.")
     return np.asarray(cv2.cvtColor(array, cv2.COLOR_BGRA2RGBA if array.shape[2] == 4 else cv2.COLOR_BGR2RGB))
 
 
