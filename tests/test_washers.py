@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
 
-from flawforge import washers
+from flawforge import steel, washers
 from flawforge.types import ConfigError, DataError
 
 SIZES = (64, 100, 256, 512)
@@ -109,9 +110,20 @@ def test_write_demo_parts_keeps_a_folder_that_has_something_in_it(tmp_path: Path
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_the_renderer_knows_nothing_of_the_forge() -> None:
-    """What proves the demo is not made of what trains it: of ours it imports types alone."""
-    tree = ast.parse(Path(washers.__file__).read_text(encoding="utf-8"))
+def test_a_stop_half_way_leaves_nothing(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        washers.write_demo_parts(tmp_path / "parts", good=3, test_good=1, per_kind=1, size=64, progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("module", "of_ours"), [(washers, {"types", "files", "steel"}), (steel, {"types"})])
+def test_the_renderer_knows_nothing_of_the_forge(module: ModuleType, of_ours: set[str]) -> None:
+    """What proves the demo is not made of what trains it."""
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
     names |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {n for n in names if n.startswith((".", "flawforge"))} == {"flawforge.types"}
+    assert {n for n in names if n.startswith((".", "flawforge"))} == {f"flawforge.{name}" for name in of_ours}
