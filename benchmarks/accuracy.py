@@ -1,0 +1,136 @@
+"""Fit and evaluate by the command line on each data set and seed; one row each, written as soon as it is known.
+
+    FLAWFORGE_DATA=... python benchmarks/accuracy.py [--data mvtec_bottle ...] [--minutes 10] [--seeds 0 1 2]
+        [--method draem] [--profile cpu] [--size 256] [--set KEY=VALUE ...] [--models DIR] [--again]
+
+Every folder of FLAWFORGE_DATA in MVTec layout is a data set. Rows that are there already (same data set, method,
+profile, minutes, size, settings and seed) are not measured again unless --again is given, so a stopped run goes on
+where it was. `fit` sees train/good only; the numbers are those of the last weights, never of the best epoch.
+
+In a row: `fit_seconds` is the whole command, import and calibration included; `ms_per_picture` the median of judging
+one picture; `load` the machine's load when the fit began, for a budget in minutes buys less on a busy machine.
+A `fit` or `evaluate` that fails gives a row too, with its last line under `error`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from record import read, record
+
+RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.csv"
+KEY = ("data", "method", "profile", "minutes", "size", "settings", "seed")
+COLUMNS = {
+    "image_auroc": ("image", "auroc"),
+    "pixel_auroc": ("pixel", "auroc"),
+    "pixel_ap": ("pixel", "ap"),
+    "aupro_0.3": ("pixel", "aupro_0.3"),
+    "aupro_0.05": ("pixel", "aupro_0.05"),
+    "iou": ("pixel", "iou"),
+    "peak_on_defect": ("pixel", "peak_on_defect"),
+    "false_alarm_rate": ("operating_point", "false_alarm_rate"),
+    "escape_rate": ("operating_point", "escape_rate"),
+    "passed_rate": ("operating_point", "passed_rate"),
+}
+
+
+def main() -> int:
+    options = _options()
+    root = Path(os.environ.get("FLAWFORGE_DATA", ""))
+    found = sorted(path.parent.parent.name for path in root.glob("*/train/good")) if str(root) != "." else []
+    unknown = [name for name in options.data or found if name not in found]
+    if not found or unknown:
+        raise SystemExit(
+            f"FLAWFORGE_DATA holds {found or 'no data sets'}, asked for were {unknown}; set it, or correct --data."
+        )
+    failures = 0
+    for seed in options.seeds:
+        for name in options.data or found:
+            key = _key(options, name, seed)
+            if key in _done(options.out) and not options.again:
+                print(f"{name} seed {seed}: already measured")
+                continue
+            with tempfile.TemporaryDirectory() as temporary:
+                row = measure(root / name, seed, options, Path(options.models or temporary))
+            record(options.out, {**dict(zip(KEY, key, strict=True)), **row})
+            failures += "error" in row
+            print(f"{name} seed {seed}: {row.get('error') or row['image_auroc']}", flush=True)
+    return int(failures > 0)
+
+
+def measure(data: Path, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Fit, evaluate, and give the measured columns of one row."""
+    model = folder / f"{data.name}_{options.method}_{seed}"
+    fit = ["flawforge", "fit", str(data), "-o", str(model), "--method", options.method, "--profile", options.profile]
+    fit += ["--minutes", f"{options.minutes:g}", "--size", str(options.size), "--seed", str(seed)]
+    fit += [word for pair in options.set for word in ("--set", pair)]
+    results = folder / f"{model.name}.json"
+    evaluate = ["flawforge", "evaluate", str(model), str(data), "--json", str(results)]
+    row: dict[str, Any] = {"load": round(os.getloadavg()[0], 1)}
+    row["command"] = shlex.join([*fit, "&&", *evaluate]).replace("'&&'", "&&").replace(f"{folder}/", "")
+    for name, command in (("fit_seconds", fit), ("evaluate_seconds", evaluate)):
+        start = time.perf_counter()
+        done = subprocess.run(_ours(command), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=False)
+        row[name] = time.perf_counter() - start
+        if done.returncode:
+            return {**row, "error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
+    row |= columns(json.loads(results.read_text(encoding="utf-8")))
+    training = json.loads((model / "config.json").read_text(encoding="utf-8"))["training"]
+    return {**row, "n_train": training["pictures"], "n_held": training["held_back"], "steps": training["steps"]}
+
+
+def columns(result: dict[str, Any]) -> dict[str, Any]:
+    """The row's columns from the JSON of `evaluate`; value and, for the image AUROC, its interval."""
+    row = {name: ((result[group] or {}).get(metric) or {}).get("value") for name, (group, metric) in COLUMNS.items()}
+    auroc, point = result["image"]["auroc"], result["operating_point"]
+    return {
+        **row,
+        "image_auroc_low": auroc["low"],
+        "image_auroc_high": auroc["high"],
+        "promised_false_alarm": point["promised_false_alarm"],
+        "n_good": result["counts"]["good"],
+        "n_defective": result["counts"]["defective"],
+        "ms_per_picture": 1000 * result["seconds"]["per_picture"],
+    }
+
+
+def _ours(command: list[str]) -> list[str]:
+    """The same command by the interpreter that runs this script, whatever the path holds."""
+    return [sys.executable, "-c", "from flawforge.cli import main; main()", *command[1:]]
+
+
+def _key(options: argparse.Namespace, name: str, seed: int) -> tuple[str, ...]:
+    settings = " ".join(sorted(options.set))
+    return (name, options.method, options.profile, f"{options.minutes:g}", str(options.size), settings, str(seed))
+
+
+def _done(path: Path) -> set[tuple[str, ...]]:
+    return {tuple(row.get(name, "") for name in KEY) for row in read(path)[1] if not row.get("error")}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Accuracy on real pictures, by the command line.")
+    parser.add_argument("--data", nargs="+", metavar="NAME", help="data sets; all of FLAWFORGE_DATA where not given")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--method", default="draem")
+    parser.add_argument("--profile", default="cpu")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--models", help="folder to keep the models in; a temporary one where not given")
+    parser.add_argument("--again", action="store_true", help="measure rows again that are already there")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
