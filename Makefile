@@ -1,0 +1,53 @@
+# The verbs a person remembers. Each builds .venv on its own; once it is built, nothing here needs a network.
+
+PYTHON ?= python3
+# Installed first, so that pip takes the light CPU build where it has one at hand. `make TORCH="torch>=2.4" test` for another.
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check bench docs clean
+
+help:
+	@echo "make demo    render sample parts, fit, judge, report: open flawforge-demo/report.html"
+	@echo "make test    run all tests"
+	@echo "make check   lint, types, and the direction of the imports"
+	@echo "make docs    write the generated pages of docs/ and the table of README.md"
+	@echo "make bench   measure on real pictures: FLAWFORGE_DATA=folder make bench (hours)"
+	@echo "make clean   remove .venv and what the tools left behind"
+
+# .venv/.ready is the pyproject.toml that .venv was built from: a change installs again, a newer time stamp does not.
+venv:
+	@cmp -s pyproject.toml .venv/.ready || { \
+	  set -e; \
+	  echo "building .venv (once; this needs pip's index or wheels)"; \
+	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
+	  $(PIP) "$(TORCH)"; \
+	  $(PIP) --editable ".[dev]"; \
+	  cp pyproject.toml .venv/.ready; \
+	}
+
+demo: venv
+	@rm -rf flawforge-demo
+	$(BIN)/flawforge demo --out flawforge-demo
+
+test: venv
+	$(BIN)/python -m pytest
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: venv
+	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_forgers.py
+	$(BIN)/python benchmarks/readme_table.py
+
+bench: venv
+	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/readme_table.py
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache flawforge-demo
