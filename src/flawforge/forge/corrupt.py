@@ -252,7 +252,7 @@ def _poisson(around: Image, patch: Image, mode: str) -> Image:
 
 
 def _as_change(image: Image, eight: Image) -> Image:
-    """A changed 8-bit version of the picture in the picture's own dtype; float32 keeps its precision: the change is added."""
+    """A changed 8-bit version in the picture's own dtype; float32 keeps its precision, the change is added."""
     if image.dtype == np.uint8:
         return eight
     change = eight.astype(np.float32) - blend.as_uint8(image).astype(np.float32)
