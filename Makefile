@@ -4,7 +4,7 @@ PYTHON ?= python3
 # Installed first, so that pip takes the light CPU build where it has one at hand. `make TORCH="torch>=2.4" test` for another.
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check bench docs clean
