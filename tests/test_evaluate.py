@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,16 @@ def test_what_is_judged() -> None:
     assert "rates flatter" in notes[1]
     with pytest.raises(DataError, match="labelled"):
         ev.choose([nameless])
+
+
+def test_a_good_picture_has_no_defect_whatever_mask_it_brings(parts: Path) -> None:
+    entries = read_entries(parts)
+    odd = [
+        replace(entry, mask_path=parts / "ground_truth/dent/0_mask.png") if not entry.label else entry for entry in entries
+    ]
+    assert (
+        ev.evaluate(an_inspector(), odd, bootstrap=9)["pixel"] == ev.evaluate(an_inspector(), entries, bootstrap=9)["pixel"]
+    )
 
 
 def test_without_thresholds_there_is_nothing_to_evaluate(parts: Path) -> None:

@@ -132,3 +132,29 @@ def test_one_class_and_one_picture_promise_nothing() -> None:
     assert set(nothing.values()) == {(None, None, None)}
     with pytest.raises(ConfigError, match="-1 bootstrap"):
         intervals.image_metrics([1.0, 2.0], [True, False], bootstrap=-1, rng=rng)
+
+
+def test_few_values_make_the_bins_exact() -> None:
+    """With fewer values than bins each value has its own bin, also those that lie on an edge."""
+    rng = np.random.default_rng(6)
+    masks = [rng.random((12, 9)) < 0.2 for _ in range(5)]
+    maps = [rng.integers(0, 6, (12, 9)).astype(np.float32) + mask for mask in masks]
+    pixels = metrics.split_pixels(maps, masks)
+    curves = metrics.pixel_curves(pixels)
+    assert curves is not None
+    binned = intervals.bin_pixels(maps, masks, intervals.bin_edges(pixels))
+    levels = np.unique(np.concatenate([m.ravel() for m in maps]))[::-1]
+    for index, (values, mask) in enumerate(zip(maps, masks, strict=True)):
+        assert binned.good[index].tolist() == [int((values[~mask] == level).sum()) for level in levels]
+        assert binned.hits[index].tolist() == [int((values[mask] == level).sum()) for level in levels]
+
+
+def test_equal_pictures_leave_no_doubt() -> None:
+    """Every draw gives the same data, so the interval is the exact value, although the bins alone would differ."""
+    maps, masks = labelled_maps(7, pictures=2)
+    rng = np.random.default_rng(8)
+    maps = [np.kron(m, np.ones((6, 6), np.float32)) + rng.normal(size=(6 * m.shape[0], 6 * m.shape[1])) for m in maps]
+    masks = [np.kron(mask, np.ones((6, 6), bool)) for mask in masks]
+    found = intervals.pixel_metrics(maps * 3, masks * 3, bootstrap=20, rng=rng)
+    for value, low, high in found.values():
+        assert (low, high) == pytest.approx((value, value), abs=1e-12)
