@@ -21,6 +21,7 @@ from scipy.stats import betabinom
 from flawforge import bundle, evaluate, images, intervals, report, washers
 from flawforge.answer import chance_of_alarms
 from flawforge.calibrate import calibrate, rank
+from flawforge.check import DataReport, check_data
 from flawforge.inspector import Inspector, Network
 from flawforge.listing import read_entries
 from flawforge.types import ConfigError, ModelError, ScoreRule
@@ -45,7 +46,9 @@ def make_model(
     inspector = Inspector(network, (size, size), ScoreRule(smooth=3))
     judged = [inspector.judge(images.read_picture(path)) for path in train[len(train) // 2 :]]
     calibration = calibrate([j.score for j in judged], 0.05, review=0.15, peaks=[j.peak for j in judged])
-    config = make_config(size, name, len(train)) if told else make_config(size, name, 0)
+    (parts / "train/good" / name).write_bytes(b"")
+    checked = check_data([entry for entry in read_entries(parts) if entry.split == "train"])
+    config = make_config(size, checked if told else None)
     content = bundle.Content(config, b"weights", calibration if calibrated else None, "# Model card\n\nWashers.\n")
     bundle.write(folder, content)
     if evaluated and calibrated:
@@ -55,23 +58,19 @@ def make_model(
     return folder
 
 
-def make_config(size: int, name: str, count: int) -> dict[str, Any]:
+def make_config(size: int, checked: DataReport | None) -> dict[str, Any]:
     config: dict[str, Any] = {
         "format": 1, "method": "draem", "profile": "cpu", "settings": {"width": 16}, "canvas": [size, size], "seed": 0,
         "flawforge_version": "0.1.0", "created": "2025-01-31T12:00:00+00:00", "score_rule": {"reduce": "max"},
     }  # fmt: skip
-    if not count:
+    if checked is None:
         return config
     steps = np.arange(0, 240, 2)
     noise = np.random.default_rng(0).lognormal(0, 0.1, (len(steps), 3))
     losses = np.stack([a * np.exp(-steps / b) + a / 12 for a, b in ((0.02, 60), (0.6, 90), (0.1, 40))], axis=1)
     return config | {
-        "training": {"minutes": 1.5, "steps": 240, "pictures": count // 2, "held_back": count // 2, "seconds": 90.2},
-        "data_report": {
-            "count": count, "sizes": [{"height": size, "width": size, "count": count}], "modes": {"8-bit RGB": count},
-            "unreadable": [{"path": f"good/{name}", "reason": "It is empty."}], "duplicate_groups": [["a.png", "b.png"]],
-            "notes": ["all pictures have one size"],
-        },
+        "training": {"minutes": 1.5, "steps": 240, "pictures": checked.count, "seconds": 90.2},
+        "data_report": checked.as_dict(),
         "history": [
             {"stage": "train", "step": int(step), "losses": dict(zip(("l2", "ssim", "focal"), row, strict=True))}
             for step, row in zip(steps, (losses * noise).tolist(), strict=True)
@@ -167,6 +166,13 @@ def test_hostile_names_are_shown_and_never_become_markup(page: str) -> None:
     assert "&lt;img src=x onerror=alert(1)&gt;.png" in page
     for section, name in (("pictures", HOSTILE), ("data", HOSTILE), ("kinds", HOSTILE[:-4])):
         assert name in parsed.text[section]
+
+
+def test_the_data_check_is_told(page: str) -> None:
+    text = " ".join(Page(page).text["data"].split())
+    assert f"Pictures 40 all of {SIZE} × {SIZE} pixels" in text
+    assert "40 8-bit RGB" in text
+    assert "Unreadable 1 left out" in text
 
 
 def test_hostile_names_do_nothing_in_markdown(model: Path) -> None:

@@ -84,8 +84,8 @@ def make_scene(index: int, seed: int, size: int) -> Scene:
     if index < 0 or seed < 0:
         raise ConfigError(f"Index {index} and seed {seed} were given; both must be 0 or more.")
     rng = np.random.default_rng([seed, index, 0])
-    shift = rng.uniform(-0.012, 0.012, 2)
-    scale = float(rng.uniform(0.985, 1.015))
+    shift = rng.uniform(-0.007, 0.007, 2)
+    scale = float(rng.uniform(0.99, 1.01))
     turn = float(rng.uniform(0, 2 * np.pi))
     x, y = _grid(size)
     dx, dy = x - np.float32(shift[0]), y - np.float32(shift[1])
@@ -121,8 +121,10 @@ def _marks(radius: Field, angle: Field, rng: np.random.Generator) -> Field:
     ring = 0.9 * np.sin(feed) + 0.75 * rng.standard_normal(rings)
     deep = rng.integers(0, rings, 5)
     ring[deep] += rng.uniform(1.5, 2.6, 5) * rng.choice([-1.0, 1.0], 5)
+    # Wider bands, of a tool that wears and wanders: what tells two good parts apart from afar.
+    band = np.interp(np.arange(rings), np.linspace(0, rings, 19), rng.standard_normal(19))
     sway = 1 + 0.25 * np.sin(np.arange(steps) * (2 * np.pi / steps) + rng.uniform(0, 2 * np.pi))
-    table = (ring[:, None] * sway[None, :]).astype(np.float32) + 0.55 * arcs
+    table = ((ring + 0.9 * band)[:, None] * sway[None, :]).astype(np.float32) + 0.55 * arcs
     rows_per_pixel = rings / (0.25 * radius.shape[0])
     table = cv2.GaussianBlur(table, (1, 2 * int(2 * rows_per_pixel) + 1), 0.01, sigmaY=0.45 * rows_per_pixel)
     row = (radius - np.float32(0.17)) * np.float32(rings / 0.25)
@@ -131,10 +133,12 @@ def _marks(radius: Field, angle: Field, rng: np.random.Generator) -> Field:
 
 
 def _mat(size: int, rng: np.random.Generator) -> Field:
-    """A dark rubber mat: clouds, grain and a few bright specks of dust."""
-    clouds = cv2.resize(rng.standard_normal((7, 7), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-    grain = cv2.resize(rng.standard_normal((128, 128), dtype=np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
-    return np.maximum(0.030 + 0.0022 * clouds + 0.0065 * grain, 0.004).astype(np.float32)
+    """A dark rubber mat: clouds, a crumpled skin and grain."""
+    mat = np.full((size, size), 0.030, np.float32)
+    for cells, contrast in ((7, 0.0022), (40, 0.0052), (128, 0.0060)):
+        rough = rng.standard_normal((cells, cells), dtype=np.float32)
+        mat += np.float32(contrast) * cv2.resize(rough, (size, size), interpolation=cv2.INTER_CUBIC)
+    return np.maximum(mat, np.float32(0.004))
 
 
 def distances(scene: Scene) -> tuple[Field, Field]:
