@@ -151,6 +151,7 @@ class GoodPictures:
                 skipped.append((entry.path, result))
                 continue
             pixels, placement = result
+            pixels.flags.writeable = False  # forgers see the very array that is kept
             kept.append(entry)
             room -= pixels.nbytes
             self.deep = self.deep or pixels.dtype != np.uint8

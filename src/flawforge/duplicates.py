@@ -6,8 +6,9 @@ pictures, which is what every part shares. Two pictures belong together where th
 THRESHOLD at the best of the small shifts tried.
 
 Assumptions of ours, measured on MVTec bottle (aligned parts, two pairs of shots of one bottle) and magnetic tiles (six
-exposures of each tile): the numbers SIDE, SHIFT, THRESHOLD, COARSE and the band. If *all* pictures show one part, their
-mean is that part, and no group is found.
+exposures of each tile): the numbers below and the band. Limits: if *all* pictures show one part, their mean is that part
+and no group is found; and where parts differ by a few grey levels only, shots of one part must lie within a pixel or two,
+because the common picture, displaced, then outweighs what is individual.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ SIDE = 64  # pixels of the thumbnail
 SHIFT = 2  # thumbnail pixels tried in each direction: 3 % of the picture's side
 THRESHOLD = 0.85  # the share of the individual pattern that two shots of one part have in common
 COARSE = 0.5  # pairs below this on a grid of 16 x 16, which hardly feels a shift, are not looked at closely
+FAINT = 0.001  # of full range: weaker structure than this is quantisation, not surface
 BLOCK = 1024  # rows compared at once, so that ten thousand pictures take 40 MB, not 400
 
 Marks = NDArray[np.float32]
@@ -77,7 +79,7 @@ def _marks(grey: NDArray[np.float32]) -> Marks:
     """SIDE SIDE grey -> the same without light and contrast: a band-pass, divided by its own local spread."""
     band = cv2.GaussianBlur(grey, (0, 0), 1.0) - cv2.GaussianBlur(grey, (0, 0), 4.0)
     spread = np.sqrt(cv2.GaussianBlur(band * band, (0, 0), 6.0))
-    floor = max(0.2 * float(band.std()), 1e-6)  # flat places must not become pure noise
+    floor = max(0.2 * float(band.std()), FAINT)  # flat places must not become pure noise
     return np.asarray(band / (spread + floor), dtype=np.float32)
 
 
@@ -107,4 +109,5 @@ def _likeness(first: Marks, seconds: Marks) -> NDArray[np.float32]:
 
 
 def _length(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6), dtype=np.float32)
+    """The length of each row, at least 1: a picture with next to nothing individual is like no other."""
+    return np.asarray(np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1.0), dtype=np.float32)

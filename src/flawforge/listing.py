@@ -10,9 +10,11 @@ No folder is searched deeper than these layouts say, so a link that leads back c
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from flawforge.images import FORMATS, SUFFIXES
@@ -55,13 +57,16 @@ def read_entries(data: str | Path) -> tuple[Entry, ...]:
 def read_listing(data: str | Path) -> Listing:
     """Entries and notes of a folder or CSV; DataError in one sentence where it is no data set."""
     data = Path(data)
-    if data.is_dir():
-        return _read_folder(data)
+    try:
+        if data.is_dir():
+            return _read_folder(data)
+        if data.is_file() and data.suffix.lower() == ".csv":
+            return _read_csv(data)
+    except OSError as error:
+        raise DataError(f"{data} cannot be read ({error.strerror}); check its permissions.") from None
     if not data.exists():
         raise DataError(f"{data} does not exist; give a folder of pictures or a CSV with a column image_path.")
-    if data.suffix.lower() != ".csv":
-        raise DataError(f"{data} is neither a folder nor a .csv file; give one of the two.")
-    return _read_csv(data)
+    raise DataError(f"{data} is neither a folder nor a .csv file; give one of the two.")
 
 
 def good_entries(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -103,7 +108,7 @@ def _read_mvtec(data: Path, train: Path | None) -> Listing:
         raise DataError(_nothing_here(data / "test", others))
     notes = _left_aside(others)
     if maskless and (data / "ground_truth").is_dir():
-        notes.append(f"{maskless} defective test pictures have no mask in ground_truth")
+        notes.append(f"without a mask in ground_truth: {_number(maskless, 'defective test picture')}")
     return Listing(tuple(entries), tuple(notes))
 
 
@@ -142,7 +147,11 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def _left_aside(others: int) -> list[str]:
-    return [f"{others} files are no {FORMATS} by their name and were left aside"] if others else []
+    return [f"left aside, since by name no {FORMATS}: {_number(others, 'file')}"] if others else []
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _nothing_here(folder: Path, others: int) -> str:
@@ -150,7 +159,7 @@ def _nothing_here(folder: Path, others: int) -> str:
     if subfolders:
         found = f"holds no pictures itself, only subfolders ({', '.join(subfolders[:5])})"
         return f"{folder} {found}; name one of them good, give its path, or list the pictures in a CSV."
-    found = f"holds {others} files but no picture" if others else "is empty"
+    found = f"holds {_number(others, 'file')} but no picture" if others else "is empty"
     return f"{folder} {found}; put {FORMATS} pictures of good parts there."
 
 
@@ -174,7 +183,9 @@ def _read_csv(path: Path) -> Listing:
             f"{path} names {len(missing)} of {len(files)} files that do not exist, the first is {missing[0]}; "
             f"correct the paths (relative ones start at the CSV's own folder)."
         )
-    return Listing(tuple(entries))
+    unused = sum(entry.label == 1 and entry.split != "test" for entry in entries)
+    notes = [f"labelled defective but not in split test, so never learnt from: {_number(unused, 'row')}"] if unused else []
+    return Listing(tuple(entries), tuple(notes))
 
 
 def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -183,14 +194,14 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         text = path.read_text(encoding="utf-8-sig")
         first = text.partition("\n")[0]
         delimiter = max(",;\t", key=first.count)
-        reader = csv.reader(text.splitlines(), delimiter=delimiter)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         header = [name.strip().lower() for name in next(reader, [])]
         table = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is no readable CSV ({error}); save it as UTF-8 text with commas.") from None
     if "image_path" not in header:
         raise DataError(f"{path} has no column image_path (its columns: {', '.join(header) or 'none'}); add one.")
-    return [(line, dict(zip(header, row, strict=False))) for line, row in table if any(row)]
+    return [(line, dict(zip_longest(header, row[: len(header)], fillvalue=""))) for line, row in table if any(row)]
 
 
 def _csv_entry(path: Path, line: int, row: dict[str, str]) -> Entry:

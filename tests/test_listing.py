@@ -1,0 +1,184 @@
+"""Folders and CSV files become entries, or one sentence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flawforge.listing import Entry, good_entries, pictures_in, read_entries, read_listing
+from flawforge.types import DataError
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Empty files: listing opens no picture."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def write_csv(root: Path, text: str, name: str = "list.csv") -> Path:
+    (root / name).write_text(text, encoding="utf-8")
+    return root / name
+
+
+def mvtec(root: Path) -> Path:
+    touch(root, "train/good/b.png", "train/good/a.JPG", "train/good/.hidden.png", "train/good/notes.txt")
+    touch(root, "test/good/1.png", "test/scratch/1.tif", "test/scratch/2.tif", "test/dent/1.webp", "test/.cache/1.png")
+    return touch(root, "ground_truth/scratch/1_mask.png", "ground_truth/dent/1.png")
+
+
+def test_mvtec_layout(tmp_path):
+    root = mvtec(tmp_path)
+    listing = read_listing(root)
+    assert listing.entries == (
+        Entry(root / "train/good/a.JPG"),
+        Entry(root / "train/good/b.png"),
+        Entry(root / "test/dent/1.webp", 1, "test", "dent", root / "ground_truth/dent/1.png"),
+        Entry(root / "test/good/1.png", 0, "test", "good"),
+        Entry(root / "test/scratch/1.tif", 1, "test", "scratch", root / "ground_truth/scratch/1_mask.png"),
+        Entry(root / "test/scratch/2.tif", 1, "test", "scratch"),
+    )
+    assert len(listing.notes) == 2
+    assert listing.notes[0].endswith("TIFF or WebP: 1 file")
+    assert listing.notes[1] == "without a mask in ground_truth: 1 defective test picture"
+    assert good_entries(listing.entries) == listing.entries[:2]
+    assert read_entries(str(root)) == listing.entries
+
+
+def test_mvtec_test_pictures_alone(tmp_path):
+    touch(tmp_path, "test/ok/1.png", "test/ng/1.png")
+    entries = read_entries(tmp_path)
+    assert [(e.split, e.label, e.kind) for e in entries] == [("test", 1, "ng"), ("test", 0, "good")]
+    assert good_entries(entries) == ()
+
+
+@pytest.mark.parametrize("folder", ["good", "OK", "."])
+def test_plain_folder(tmp_path, folder):
+    touch(tmp_path, f"{folder}/2.bmp", f"{folder}/10.jpeg", f"{folder}/.DS_Store", "ng/1.png")
+    listing = read_listing(tmp_path)
+    assert [entry.path.name for entry in listing.entries] == ["10.jpeg", "2.bmp"]
+    assert all((e.label, e.split, e.kind, e.mask_path) == (0, "train", "good", None) for e in listing.entries)
+    assert listing.notes == (("subfolders were not searched: ng",) if folder == "." else ())
+
+
+def test_csv_with_everything(tmp_path):
+    touch(tmp_path, "a.png", "sub/b.png", "c.png", "d.png", "m.png")
+    path = write_csv(
+        tmp_path,
+        "\ufeffLabel, Image_Path ,split,mask_path,kind,comment\n"
+        f"0,{tmp_path / 'a.png'},,,,fine\n"
+        '\nNG,"sub/b.png",,m.png,scratch,"two\nlines"\n'
+        "Good,c.png,Calibration,,\n"
+        "normal,d.png,test\n",
+    )
+    a, b, c, d = read_entries(path)
+    assert a == Entry(tmp_path / "a.png", 0, "train", "good")
+    assert b == Entry(tmp_path / "sub/b.png", 1, "test", "scratch", tmp_path / "m.png")
+    assert c == Entry(tmp_path / "c.png", 0, "calibration", "good")
+    assert d == Entry(tmp_path / "d.png", 0, "test", "good")
+    assert good_entries((a, b, c, d)) == (a, c)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_csv_of_other_offices(tmp_path, delimiter):
+    touch(tmp_path, "a.png", "b.png")
+    path = write_csv(tmp_path, f"label{delimiter}image_path\r\n1{delimiter}a.png\r\n0{delimiter}b.png\r\n")
+    assert [(entry.path.name, entry.label) for entry in read_entries(path)] == [("a.png", 1), ("b.png", 0)]
+
+
+def test_csv_without_labels_is_good_for_training(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    entries = read_entries(write_csv(tmp_path, "image_path\nb.png\na.png\n"))
+    assert entries == (
+        Entry(tmp_path / "b.png", None, "train", "unlabelled"),
+        Entry(tmp_path / "a.png", None, "train", "unlabelled"),
+    )
+    assert good_entries(entries) == entries
+
+
+def test_defective_training_rows_are_named_and_never_learnt(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    listing = read_listing(write_csv(tmp_path, "image_path,label,split\na.png,1,train\nb.png,0,train\n"))
+    assert [entry.path.name for entry in good_entries(listing.entries)] == ["b.png"]
+    assert listing.notes == ("labelled defective but not in split test, so never learnt from: 1 row",)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", r"has no column image_path \(its columns: none\)"),
+        ("path,label\na.png,0\n", r"has no column image_path \(its columns: path, label\)"),
+        ("image_path\n", "has no rows"),
+        ("image_path,label\na.png,good\na.png,maybe\n", "line 3 has label 'maybe', allowed are 0, good, "),
+        ("image_path,label\na.png\n", "line 2 has label '', allowed"),
+        ("image_path,split\na.png,val\n", "line 2 has split 'val', allowed are train, calibration, test"),
+        ("label,image_path\n0\n", "line 2 has no image_path"),
+        ("image_path\na.png\nx.png\ny.png\n", r"names 2 of 3 files that do not exist, the first is .*x\.png"),
+        ("image_path,mask_path\na.png,m.png\n", r"names 1 of 2 files that do not exist, the first is .*m\.png"),
+        ("image_path\na.png\n./a.png\n", r"lists .*a\.png twice \(lines 2 and 3\)"),
+    ],
+)
+def test_csv_sentences(tmp_path, text, sentence):
+    touch(tmp_path, "a.png")
+    with pytest.raises(DataError, match=sentence) as caught:
+        read_listing(write_csv(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_csv_that_is_no_text(tmp_path):
+    (tmp_path / "list.csv").write_bytes(b"image_path\n\xff\xfe\x00.png\n")
+    with pytest.raises(DataError, match="no readable CSV"):
+        read_listing(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ([], "is empty; put PNG"),
+        (["a.txt", "b.md"], "holds 2 files but no picture"),
+        (["good/a.txt"], "good holds 1 file but no picture"),
+        (["train/good/a.txt", "test/good/1.png"], "good holds 1 file but no picture"),
+        (["monday/a.png", "tuesday/b.png"], r"only subfolders \(monday, tuesday\); name one of them good"),
+        (["test/a/1.txt"], r"test holds no pictures itself, only subfolders \(a\)"),
+    ],
+)
+def test_folder_sentences(tmp_path, names, sentence):
+    with pytest.raises(DataError, match=sentence):
+        read_listing(touch(tmp_path, *names))
+
+
+def test_what_is_no_data_set(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        read_listing(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="does not exist"):
+        read_listing(tmp_path / "nowhere.csv")
+    touch(tmp_path, "a.png")
+    with pytest.raises(DataError, match="neither a folder nor a"):
+        read_listing(tmp_path / "a.png")
+
+
+def test_links_that_lead_back_do_not_hang(tmp_path):
+    touch(tmp_path, "good/a.png")
+    (tmp_path / "good" / "again").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "good" / "loop.png").symlink_to(tmp_path / "good" / "loop.png")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert [entry.path.name for entry in read_entries(tmp_path)] == ["a.png"]
+    with pytest.raises(DataError, match="does not exist"):
+        read_listing(tmp_path / "loop")
+    assert [path.name for path in pictures_in(tmp_path / "good")] == ["a.png", "loop.png"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+def test_a_closed_folder_is_one_sentence(tmp_path):
+    touch(tmp_path, "good/a.png")
+    (tmp_path / "good").chmod(0)
+    try:
+        with pytest.raises(DataError, match="cannot be read"):
+            read_listing(tmp_path)
+    finally:
+        (tmp_path / "good").chmod(0o755)
