@@ -18,7 +18,7 @@ from flawforge.forge import FORGERS, forger_from
 from flawforge.images import read_picture, write_image
 from flawforge.realism import Realism, realism
 from flawforge.saliency import Background, Saliency, background_of, saliency
-from flawforge.types import ConfigError, DataError, Forged, Forger, Image, Sample
+from flawforge.types import ConfigError, DataError, Forged, Forger, Image, Mask, Sample
 
 CELL = 176  # px, the longer side of one picture on a contact sheet
 ON_SHEET = 12  # forgeries shown per sheet
@@ -60,6 +60,7 @@ def forge_preview(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"{out} exists already; give the name of a new folder")
     background = _background(paths) if prior == "foreground" else None
+    read, found = reader(), dict[tuple[str, str], Saliency]()
     rows: list[dict[str, Any]] = []
     table: dict[str, Any] = {}
     with new_folder(out) as draft:
@@ -71,7 +72,7 @@ def forge_preview(
             made = []
             for i in range(count):
                 row = _plan(name, forger, paths, textures, prior, background, (seed, place, i))
-                good, forged = _forge(row)
+                good, forged = _forge(row, read, found)
                 row.update(_written(draft, f"{name}_{i:03d}", forged))
                 rows.append(row)
                 made.append((good, forged))
@@ -86,7 +87,7 @@ def forge_preview(
 
 def remake(row: Mapping[str, Any]) -> Forged:
     """Make one forgery again from its row of forgeries.json; the source picture must still lie where it did."""
-    return _forge(row)[1]
+    return _forge(row, reader(), {})[1]
 
 
 def describe(forger: Forger) -> dict[str, Any]:
@@ -145,20 +146,35 @@ def _plan(
     }
 
 
-def _forge(row: Mapping[str, Any]) -> tuple[Image, Forged]:
-    """The good picture and its forgery, from a planned row alone."""
-    good = read_picture(Path(row["source"])).pixels
-    other = None if row["other"] is None else _alike(read_picture(Path(row["other"])).pixels, good)
-    texture = None if row["texture"] is None else read_picture(Path(row["texture"])).pixels
-    kind = row["prior"]["kind"]
-    found: Saliency | None = None
-    if kind != "none":
-        known = row["prior"]["background"]
-        background = None if known is None else Background(*(np.asarray(part, np.float32) for part in known))
-        found = saliency(good, kind, background=background)
-    sample = Sample(good, None if found is None else found.map, other, texture)
-    forged = rebuild(row["forger"])(sample, np.random.default_rng(row["seed"]))
-    note = "none" if found is None else found.note
+def reader(budget: int = 256 << 20) -> Callable[[str], Image]:
+    """A function path -> pixels that keeps pictures up to `budget` bytes, so that one is not decoded once per forger."""
+    kept: dict[str, Image] = {}
+
+    def read(path: str) -> Image:
+        if path in kept:
+            return kept[path]
+        pixels = read_picture(Path(path)).pixels
+        if pixels.nbytes + sum(p.nbytes for p in kept.values()) <= budget:
+            kept[path] = pixels
+        return pixels
+
+    return read
+
+
+def _forge(
+    row: Mapping[str, Any], read: Callable[[str], Image], known: dict[tuple[str, str], Saliency]
+) -> tuple[Image, Forged]:
+    """The good picture and its forgery, from a planned row alone; `known` keeps saliencies by (source, kind)."""
+    good = read(row["source"])
+    other = None if row["other"] is None else _alike(read(row["other"]), good)
+    texture = None if row["texture"] is None else read(row["texture"])
+    key = (row["source"], row["prior"]["kind"])
+    if key[1] != "none" and key not in known:
+        colours = row["prior"]["background"]
+        background = None if colours is None else Background(*(np.asarray(part, np.float32) for part in colours))
+        known[key] = saliency(good, key[1], background=background)
+    prior, note = known.get(key, (None, "none"))
+    forged = rebuild(row["forger"])(Sample(good, prior, other, texture), np.random.default_rng(row["seed"]))
     return good, Forged(forged.image, forged.mask, forged.kind, {**forged.drawn, "saliency": note})
 
 
@@ -186,7 +202,7 @@ def _written(draft: Path, stem: str, forged: Forged) -> dict[str, Any]:
 
 
 def contact_sheet(name: str, made: Sequence[tuple[Image, Forged]], row: Realism | None = None, columns: int = 2) -> Image:
-    """good | forged | mask | difference for each pair, two forgeries a row, with captions; h w 3 uint8."""
+    """good | forged | close-up | mask | difference for each pair, two forgeries a row, with captions; h w 3 uint8."""
     tiles = [_tile(good, forged, i) for i, (good, forged) in enumerate(made)]
     height = max(tile.shape[0] for tile in tiles)
     width = max(tile.shape[1] for tile in tiles)
@@ -195,7 +211,7 @@ def contact_sheet(name: str, made: Sequence[tuple[Image, Forged]], row: Realism 
     head = 44
     sheet = np.full((head + lines * (height + 8), columns * (width + 12) + 4, 3), 255, np.uint8)
     _write(sheet, name, (8, 18), 0.55)
-    _write(sheet, "good | forged | mask | difference x3", (8, 36), 0.4)
+    _write(sheet, "good | forged | close-up | mask | difference x3", (8, 36), 0.4)
     if row is not None and row.patch_auroc is not None:
         text = f"patches told apart: {row.patch_auroc:.2f} (0.5 = not)   border/natural gradient: {row.border_ratio:.2f}"
         _write(sheet, text, (min(300, sheet.shape[1] // 2), 36), 0.4)
@@ -212,8 +228,7 @@ def _tile(good: Image, forged: Forged, index: int) -> Image:
     before, after = _eight(good), _eight(forged.image)
     change = np.minimum(np.abs(after.astype(np.int16) - before).max(axis=2) * 3, 255).astype(np.uint8)
     mask = forged.mask.astype(np.uint8) * np.uint8(255)
-    filters = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_LINEAR
-    cells = [cv2.resize(np.atleast_3d(p), size, interpolation=filters) for p in (before, after, mask, change)]
+    cells = [_shown(p, size) for p in (before, after, _close_up(after, forged.mask), mask, change)]
     gap = np.full((size[1], 2, 3), 255, np.uint8)
     parts: list[Image] = []
     for cell in cells:
@@ -222,6 +237,22 @@ def _tile(good: Image, forged: Forged, index: int) -> Image:
     caption = np.full((18, strip.shape[1], 3), 255, np.uint8)
     _write(caption, f"{index}: {caption_of(forged)}", (1, 13), 0.36)
     return np.concatenate([strip, caption], axis=0)
+
+
+def _shown(picture: Image, size: tuple[int, int]) -> Image:
+    filters = cv2.INTER_AREA if picture.shape[0] > size[1] else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, size, interpolation=filters))
+
+
+def _close_up(picture: Image, mask: Mask) -> Image:
+    """The part of the picture around the forgery, in the picture's proportions; the forgery fills about half of it."""
+    h, w = mask.shape
+    x, y, bw, bh = cv2.boundingRect(mask.view(np.uint8))
+    share = min(1.0, max(2.0 * bh / h, 2.0 * bw / w, 48.0 / max(h, w)))
+    ch, cw = max(1, round(h * share)), max(1, round(w * share))
+    top = int(np.clip(y + bh // 2 - ch // 2, 0, h - ch))
+    left = int(np.clip(x + bw // 2 - cw // 2, 0, w - cw))
+    return picture[top : top + ch, left : left + cw]
 
 
 def caption_of(forged: Forged) -> str:

@@ -73,12 +73,13 @@ def settle(
     least: float,
     attempt: Callable[[], Attempt],
     share: float = 0.0,
+    specks: bool = True,
 ) -> Forged:
     """Call `attempt` until enough pixels changed (see `compose`), at most DRAWS times, then fall back to `tone_patch`."""
     check_sample(sample)
     for draw in range(DRAWS):
         candidate, allowed, drawn = attempt()
-        forged = compose(sample.image, candidate, allowed, least, share)
+        forged = compose(sample.image, candidate, allowed, least, share, specks)
         if forged is not None:
             return Forged(forged[0], forged[1], kind, {**drawn, "redraws": draw})
     candidate, allowed, drawn = tone_patch(sample.image, rng)
@@ -87,10 +88,13 @@ def settle(
     return Forged(forged[0], forged[1], kind, {**drawn, "redraws": DRAWS, "fallback": "tone_patch"})
 
 
-def compose(image: Image, candidate: Image, allowed: Mask, least: float, share: float = 0.0) -> tuple[Image, Mask] | None:
+def compose(
+    image: Image, candidate: Image, allowed: Mask, least: float, share: float = 0.0, specks: bool = True
+) -> tuple[Image, Mask] | None:
     """(picture, exact mask) from a candidate of the same shape and dtype; None where too few pixels changed.
 
-    Too few: under LEAST_PIXELS, or under `share` of the allowed pixels.
+    Too few: under LEAST_PIXELS, or under `share` of the allowed pixels. Without `specks`, lone changed pixels (a 3 x 3
+    median's meaning) get their good value back: where a change fades out, the mask would end in pepper.
     """
     box = bounding_box(allowed)
     inside = allowed[box]
@@ -98,6 +102,8 @@ def compose(image: Image, candidate: Image, allowed: Mask, least: float, share: 
         return None
     under, over = image[box].copy(), np.ascontiguousarray(candidate[box])  # a copy: `under` is written to
     kept = inside & changed(under, over, least)
+    if not specks:
+        kept &= cv2.medianBlur(kept.view(np.uint8), 3).view(bool)
     count = np.count_nonzero(kept)
     if count < LEAST_PIXELS or (share > 0.0 and count < share * np.count_nonzero(inside)):
         return None

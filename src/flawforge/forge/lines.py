@@ -24,6 +24,7 @@ class Scratch:
     sharpness  1: edges as thin as a pixel; towards 0: blurred by up to the line's own width
     width      px (mm), tapered to nothing at both ends
     bend       total turn along the line in degrees at most
+    count      most lines; further ones run nearly parallel, shorter and fainter, as when something is dragged
     rim        the far flank of the groove takes the opposite tone at this share of the contrast
     gaps       0: an even line; towards 1: contact comes and goes along it
     tone       "lighter", "darker" or "either"
@@ -36,7 +37,8 @@ class Scratch:
     contrast: Range = (0.06, 0.45)
     sharpness: Range = (0.6, 1.0)
     width: Range = (0.8, 3.0)
-    bend: float = 60.0
+    bend: float = 35.0
+    count: int = 3
     rim: Range = (0.0, 0.6)
     gaps: Range = (0.0, 0.6)
     tone: str = "either"
@@ -48,6 +50,7 @@ class Scratch:
     def __post_init__(self) -> None:
         measure.check(self.name, self.size, self.contrast, self.sharpness, self.mm_per_pixel, self.tone)
         measure.check_length(self.name, "width", self.width, 0.3, 64.0, self.mm_per_pixel)
+        blend.check_choice(self.name, "count", self.count, tuple(range(1, 21)))
         blend.check_range(self.name, "bend", self.bend, 0.0, 360.0, "degrees")
         blend.check_range(self.name, "rim", self.rim, 0.0, 1.0)
         blend.check_range(self.name, "gaps", self.gaps, 0.0, 1.0)
@@ -59,25 +62,50 @@ class Scratch:
         image = sample.image
         m = measure.take(self.size, self.contrast, self.sharpness, self.mm_per_pixel, image.shape[:2], rng)
         width = blend.draw(rng, self.width) / (self.mm_per_pixel or 1.0)
-        path = shapes.grow(m.size, 2.0, self.bend, 1.0, rng)
-        middle = path.mean(axis=0)
+        first = shapes.grow(m.size, 2.0, self.bend, 0.6, rng)
         centre = shapes.place(image.shape[:2], sample.prior, rng)
-        path = path - middle + np.asarray(centre)
-        box = shapes.window(image.shape[:2], centre, float(np.abs(path - centre).max()) + 2.0 * width + 2.0)
-        at = np.linspace(0.0, 1.0, len(path))
-        widths = np.maximum(width * np.sqrt(np.sin(np.pi * np.clip(at, 0.0, 1.0)) + 1e-9), 0.35)
-        strength = _contact(at, blend.draw(rng, self.gaps), rng)
-        groove = shapes.stroke(box, path, widths, strength)
-        rim = blend.draw(rng, self.rim)
-        if rim > 0.0:
-            angle = rng.uniform(0.0, 2.0 * np.pi)
-            aside = np.array([np.sin(angle), np.cos(angle)]) * max(1.0, width * 0.8)
-            flank = shapes.stroke(box, path + aside, widths, strength)
-            groove = groove - np.float32(rim) * flank * (1.0 - groove)
+        first = first - first.mean(axis=0) + np.asarray(centre)
+        rim, lit = blend.draw(rng, self.rim), rng.uniform(0.0, 2.0 * np.pi)
+        aside = np.array([np.sin(lit), np.cos(lit)]) * max(1.0, width * 0.8)
+        count = int(rng.integers(1, self.count + 1))
+        paths = [first] + [_beside(first, width, rng) for _ in range(count - 1)]
+        reach = max(float(np.abs(path - centre).max()) for path in paths)
+        box = shapes.window(image.shape[:2], centre, reach + 2.0 * width + 2.0)
+        groove = np.zeros((box[0].stop - box[0].start, box[1].stop - box[1].start), np.float32)
+        for path in paths:
+            at = np.linspace(0.0, 1.0, len(path))
+            widths = np.maximum(width * _taper(at, rng), 0.35)
+            strength = _contact(at, blend.draw(rng, self.gaps), rng)
+            strength = strength * (1.0 if path is first else float(rng.uniform(0.3, 0.9)))
+            line = shapes.stroke(box, path, widths, strength)
+            if rim > 0.0:
+                line = line - np.float32(rim) * shapes.stroke(box, path + aside, widths, strength) * (1.0 - line)
+            groove = np.where(np.abs(line) > np.abs(groove), line, groove)
         blur = (1.0 - m.sharpness) * width
         candidate, mask, sign = measure.tone(image, box, groove, m.contrast, self.tone, blur, rng)
         drawn = {**m.drawn, "width": width * (self.mm_per_pixel or 1.0), "centre": list(centre), "sign": sign, "rim": rim}
         return candidate, mask, drawn
+
+
+def _beside(first: Points, width: float, rng: np.random.Generator) -> Points:
+    """A part of the line, 3 to 12 widths to its side, at up to 5 degrees to it."""
+    length = max(4, int(len(first) * rng.uniform(0.3, 0.9)))
+    start = int(rng.integers(0, len(first) - length + 1))
+    piece = first[start : start + length]
+    ahead = piece[-1] - piece[0]
+    normal = np.array([-ahead[1], ahead[0]]) / max(float(np.linalg.norm(ahead)), 1e-9)
+    turn = np.deg2rad(rng.uniform(-5.0, 5.0))
+    c, s = np.cos(turn), np.sin(turn)
+    middle = piece.mean(axis=0)
+    side = rng.uniform(3.0, 12.0) * width * (1.0 if rng.random() < 0.5 else -1.0)
+    return np.asarray((piece - middle) @ np.array([[c, -s], [s, c]]) + middle + normal * side)
+
+
+def _taper(at: Points, rng: np.random.Generator) -> Points:
+    """Width along the line in [0, 1]: thin at both ends, thickest at a random place, as a stroke that lands and lifts."""
+    peak = float(rng.uniform(0.15, 0.85))
+    rise = np.minimum(at / peak, (1.0 - at) / (1.0 - peak))
+    return np.asarray(np.clip(rise, 0.0, 1.0) ** 0.7)
 
 
 def _contact(at: Points, gaps: float, rng: np.random.Generator) -> Points:

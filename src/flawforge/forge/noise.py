@@ -53,13 +53,14 @@ def _factors(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Gene
 
 
 def rotate(field: Field, degrees: float) -> Field:
-    """The field turned about its middle, same shape, zeros where nothing was, as in DRAEM's code.
+    """The field turned about its middle, same shape, mirrored at its border.
 
+    DRAEM's code puts zeros where nothing was; that leaves straight cuts across the masks and corners without any.
     Nearest neighbour: the field is smooth and is cut at a level, so bilinear moves an outline by less than a pixel.
     """
     h, w = field.shape
     turn = cv2.getRotationMatrix2D(((w - 1) / 2.0, (h - 1) / 2.0), degrees, 1.0)
-    return np.asarray(cv2.warpAffine(field, turn, (w, h), flags=cv2.INTER_NEAREST))
+    return np.asarray(cv2.warpAffine(field, turn, (w, h), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101))
 
 
 def octaves(shape: tuple[int, int], rng: np.random.Generator, cells: int = 4, count: int = 3, gain: float = 0.5) -> Field:

@@ -47,7 +47,7 @@ class Missing:
         blend.check_range(self.name, "at_edges", self.at_edges, 0.0, 1.0)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
-        return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng))
+        return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng), specks=False)
 
     def _attempt(self, sample: Sample, rng: np.random.Generator) -> blend.Attempt:
         image = sample.image
@@ -60,15 +60,19 @@ class Missing:
         depth = shapes.blob(box, centre, m.size, rng, 0.5, float(rng.uniform(1.0, 2.0)))
         hole = np.asarray(depth > -1.0)
         part = np.ascontiguousarray(image[box])
-        known, side = _background(part, hole, chip, rng)
+        known, side = _background(part, hole, chip, frame_tone(image))
         filled = blend.to_unit(measure.fill_from(part, hole, known, True, rng))
+        under = blend.to_unit(part)
         mean = float(filled[hole].mean()) if hole.any() else 0.5
         sign = measure.sign_for(self.tone, mean, m.contrast, rng)
-        wall = shapes.edge(depth - np.float32(0.1 * m.size), 1.0 + 0.3 * m.size)[..., None]
-        bottom = filled + np.float32(sign * m.contrast) * wall
+        if side == "around":  # the bottom of a hole lies in shadow
+            wall = shapes.edge(depth - np.float32(0.1 * m.size), 1.0 + 0.3 * m.size)
+        else:  # the background lies open; the broken wall is a band inside the outline, on the part's side
+            band = np.float32(0.06 * m.size + 1.0)
+            wall = np.exp(-np.square(depth / band)) * (np.abs(filled - under).max(axis=2) > 0.06)
+        bottom = filled + np.float32(sign * m.contrast) * wall[..., None]
         fade = 1.0 + (1.0 - m.sharpness) * m.size / 2.0
         cover = shapes.edge(depth - np.float32(fade / 2.0 - 0.5), fade)[..., None]
-        under = blend.to_unit(part)
         out = blend.from_unit(np.asarray(under + cover * (bottom - under), np.float32), part)
         candidate, mask = measure.put(image, box, out, cover[..., 0] > 0.0)
         return candidate, mask, {**m.drawn, "centre": list(centre), "chip": chip, "fill": side, "sign": sign}
@@ -88,8 +92,17 @@ def detail(image: Image, prior: NDArray[np.float32] | None) -> NDArray[np.float3
     return weights
 
 
-def _background(part: Image, hole: Mask, chip: bool, rng: np.random.Generator) -> tuple[Mask, str]:
-    """The pixels that the hole may be filled from, and which: "around", or the "darker" or "lighter" tone alone."""
+def frame_tone(image: Image) -> float:
+    """Median tone in [0, 1] of the picture's outermost rows and columns: what a background most likely looks like."""
+    frame = [image[:2], image[-2:], image[:, :2], image[:, -2:]]
+    return float(np.median(np.concatenate([side.ravel() for side in frame]))) / blend.full_range(image)
+
+
+def _background(part: Image, hole: Mask, chip: bool, frame: float) -> tuple[Mask, str]:
+    """The pixels that the hole may be filled from, and which: "around", or the "darker" or "lighter" tone alone.
+
+    Of two tones, the background is the one nearer to the picture's frame.
+    """
     around = ~hole
     if not around.any():
         around = np.ones_like(hole)
@@ -100,11 +113,10 @@ def _background(part: Image, hole: Mask, chip: bool, rng: np.random.Generator) -
     light = around & (grey > level)
     if not chip or min(np.count_nonzero(dark), np.count_nonzero(light)) < 0.1 * np.count_nonzero(around):
         return around, "around"
-    gap = float(grey[light].mean()) - float(grey[dark].mean())
-    if gap < 0.12 * 255.0:
+    tones = float(grey[dark].mean()) / 255.0, float(grey[light].mean()) / 255.0
+    if tones[1] - tones[0] < 0.12:
         return around, "around"
-    # Which tone is the background is not known here: a coin decides.
-    return (dark, "darker") if rng.random() < 0.5 else (light, "lighter")
+    return (dark, "darker") if abs(frame - tones[0]) < abs(frame - tones[1]) else (light, "lighter")
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ class Misplaced:
         blend.check_range(self.name, "turn", self.turn, 0.0, 180.0, "degrees")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
-        return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng))
+        return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng), specks=False)
 
     def _attempt(self, sample: Sample, rng: np.random.Generator) -> blend.Attempt:
         image = sample.image
@@ -200,7 +212,7 @@ class Blur:
         blend.check_range(self.name, "smear", self.smear, 0.0, 1.0)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
-        return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng))
+        return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng), specks=False)
 
     def _attempt(self, sample: Sample, rng: np.random.Generator) -> blend.Attempt:
         image = sample.image
