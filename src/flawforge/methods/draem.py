@@ -26,9 +26,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,20 +43,20 @@ from flawforge.types import Batch, Evidence, Forger, Method, ScoreRule, Train, T
 class Config:
     """Settings of DRAEM; the comments give the paper's (or its released code's) values."""
 
-    reconstruct_width: int = 16  # 128
-    segment_width: int = 16  # 64
-    stride: int = 2  # 1; 2 = both nets work at half resolution
-    batch: int = 8  # 8
-    epochs: float = 0.0  # 700; 0 = the budget is given in minutes or steps
-    learning_rate: float = 2e-3  # 1e-4
-    weight_decay: float = 1e-4  # 0
-    schedule: str = "cosine"  # "steps": x 0.2 at 80 % and at 90 %
-    precision: str = "bf16-mixed"  # "32-true"
-    forge_share: float = 0.5  # 0.5
-    ssim_stride: int = 2  # 1; 2 = SSIM on 2 x 2 means
-    focal_gamma: float = 2.0  # 2
-    evidence: str = "logit"  # "probability"
-    smooth: int = 11  # 21
+    reconstruct_width: Annotated[int, Ge(1)] = 16  # 128
+    segment_width: Annotated[int, Ge(1)] = 16  # 64
+    stride: Literal[1, 2] = 2  # 1; 2 = both nets work at half resolution
+    batch: Annotated[int, Ge(2)] = 8  # 8
+    epochs: Annotated[float, Ge(0)] = 0.0  # 700; 0 = the budget is given in minutes or steps
+    learning_rate: Annotated[float, Gt(0)] = 2e-3  # 1e-4
+    weight_decay: Annotated[float, Ge(0)] = 1e-4  # 0
+    schedule: Literal["cosine", "steps"] = "cosine"  # "steps": x 0.2 at 80 % and at 90 %
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # "32-true"
+    forge_share: Annotated[float, Interval(ge=0, le=1)] = 0.5  # 0.5
+    ssim_stride: Literal[1, 2] = 2  # 1; 2 = SSIM on 2 x 2 means
+    focal_gamma: Annotated[float, Ge(0)] = 2.0  # 2
+    evidence: Literal["logit", "probability"] = "logit"  # "probability"
+    smooth: Annotated[int, Ge(1)] = 11  # 21
 
 
 PAPER = Config(reconstruct_width=128, segment_width=64, stride=1, epochs=700, learning_rate=1e-4, weight_decay=0.0,

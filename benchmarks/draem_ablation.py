@@ -1,0 +1,79 @@
+"""Which settings of DRAEM's cpu profile learn most from the same number of pictures? Judged without any test picture.
+
+Each variant is trained on the good pictures of a product and judged on its held-back good pictures, half of them forged by
+families that training never used (paste and physical; training uses Perlin textures). One factor changes at a time.
+
+    FLAWFORGE_DATA=... python benchmarks/draem_ablation.py mvtec_bottle --pictures 2000
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import record
+
+from flawforge import data, fitting, images, metrics
+from flawforge.forge import FORGERS
+from flawforge.types import Sample
+
+PROOF = ("cutpaste", "nsa", "scratch", "stain", "missing", "dent")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "learning_rate=5e-4": {"learning_rate": 5e-4},
+    "learning_rate=6e-3": {"learning_rate": 6e-3},
+    "batch=4": {"batch": 4},
+    "forge_share=0.75": {"forge_share": 0.75},
+    "reconstruct_width=8": {"reconstruct_width": 8},
+    "segment_width=24": {"segment_width": 24},
+}
+
+
+def judge(inspector: Any, held: tuple[data.Entry, ...], seed: int) -> dict[str, float]:
+    """Image AUROC, pixel AP and peak-on-defect over held-back good pictures and forged copies of them."""
+    maps, masks, scores, labels, peaks = [], [], [], [], []
+    for index, entry in enumerate(held):
+        pixels, _ = images.letterbox(images.read_picture(entry.path).pixels, inspector.canvas)
+        other, _ = images.letterbox(images.read_picture(held[index - 1].path).pixels, inspector.canvas)
+        rng = np.random.default_rng([seed, index])
+        forged = FORGERS[PROOF[index % len(PROOF)]]()(Sample(pixels, other=other), rng)
+        for picture, mask in ((pixels, np.zeros(pixels.shape[:2], bool)), (forged.image, forged.mask)):
+            decision = inspector(picture)
+            maps.append(decision.anomaly_map)
+            masks.append(mask)
+            scores.append(decision.pred_score)
+            labels.append(int(mask.any()))
+            if mask.any():
+                peaks.append(metrics.peak_on_defect(decision.anomaly_map, mask))
+    return {"forged_image_auroc": metrics.auroc(scores, labels), "forged_pixel_ap": metrics.pixel_average_precision(maps, masks),
+            "forged_peak": float(np.mean(peaks))}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("product")
+    parser.add_argument("--pictures", type=int, default=2000, help="training pictures per variant")
+    parser.add_argument("--variant", action="append", help="only these")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    source = Path(os.environ["FLAWFORGE_DATA"]) / arguments.product
+    for name in arguments.variant or VARIANTS:
+        batch = VARIANTS[name].get("batch", 8)
+        with tempfile.TemporaryDirectory() as folder:
+            request = fitting.Request(source, Path(folder) / "m", steps=arguments.pictures // batch, seed=arguments.seed,
+                                      settings=VARIANTS[name])  # fmt: skip
+            plan = fitting.plan(request)
+            inspector = fitting.run(request, made=plan)
+        found = judge(inspector, plan.held, arguments.seed)
+        row = {"product": arguments.product, "variant": name, "pictures": arguments.pictures, "seed": arguments.seed,
+               "train_seconds": inspector.about["training"]["seconds"], **{k: round(v, 4) for k, v in found.items()}}  # fmt: skip
+        print(row, flush=True)
+        record(Path(__file__).parent / "results" / "draem_ablation.csv", row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""The main job in process: plan, promise, fit, calibrate, save."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flawforge as ff
+from flawforge import fitting
+from flawforge.fitting import Request, promised_rates
+from flawforge.methods import METHODS
+from flawforge.types import CalibrationError, ConfigError, ImageError, ModelError, TrainingError
+
+TINY = dataclasses.asdict(METHODS["draem"].tiny)
+
+
+def request(data: Path, out: Path, **options: Any) -> Request:
+    return Request(data, out, **({"steps": 3, "size": 64, "settings": TINY} | options))
+
+
+def weights(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_same_seed_same_bits_and_another_seed_other_bits(washers: Path, tmp_path: Path) -> None:
+    for name, options in {"a": {}, "b": {"workers": 4}, "c": {"seed": 1}}.items():
+        fitting.run(request(washers, tmp_path / name, **options))
+    assert weights(tmp_path / "a") == weights(tmp_path / "b") != weights(tmp_path / "c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_fit_reads_nothing_but_good_training_pictures(washers: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(washers, tmp_path / "data"))
+    fitting.run(request(data, tmp_path / "with"))
+    shutil.rmtree(data / "test")
+    shutil.rmtree(data / "ground_truth")
+    fitting.run(request(data, tmp_path / "without"))
+    assert weights(tmp_path / "with") == weights(tmp_path / "without")
+
+
+def test_held_back_pictures_are_not_trained_on(washers: Path, tmp_path: Path) -> None:
+    plan = fitting.plan(request(washers, tmp_path / "m"))
+    train, held = {entry.path for entry in plan.train}, {entry.path for entry in plan.held}
+    assert not train & held
+    assert len(train | held) == 24
+    assert len(fitting.load_pictures(plan)) == len(train)
+
+
+def test_fit_in_memory_then_save_then_load(washers: Path, tmp_path: Path) -> None:
+    inspector = ff.fit(washers, steps=2, size=64, settings=TINY)
+    picture = next((washers / "test" / "good").iterdir())
+    inspector.save(tmp_path / "m")
+    assert ff.load(tmp_path / "m")(picture).pred_score == inspector(picture).pred_score
+    with pytest.raises(ConfigError, match=r"'minuts'.*minutes"):
+        ff.fit(washers, minuts=3)
+
+
+@pytest.mark.parametrize(
+    ("n", "asked", "rates", "notes"),
+    [
+        (200, (None, None), (0.01, 0.05), 0),
+        (42, (None, None), (1 / 43, 0.05), 1),
+        (6, (None, None), (1 / 7, 1 / 7), 1),
+        (42, (0.1, None), (0.1, 0.1), 0),
+        (42, (None, 0.5), (1 / 43, 0.5), 1),
+        (99, (0.01, 0.02), (0.01, 0.02), 0),
+    ],
+)
+def test_default_rates_follow_what_can_be_promised(
+    n: int, asked: tuple[float | None, float | None], rates: tuple[float, float], notes: int
+) -> None:
+    found, said = promised_rates(n, *asked)
+    assert found == pytest.approx(rates)
+    assert len(said) == notes
+
+
+def test_a_rate_that_was_asked_for_is_refused_before_training(washers: Path, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="hold back 99 pictures"):
+        fitting.run(request(washers, tmp_path / "m", false_alarm=0.01))
+    with pytest.raises(ConfigError, match="at least as high"):
+        fitting.run(request(washers, tmp_path / "m", false_alarm=0.5, review=0.4))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"method": "magic"}, ConfigError, "'magic'.*allowed are draem"),
+        ({"profile": "tpu"}, ConfigError, "has cpu, paper"),
+        ({"settings": {"bach": 4}}, ConfigError, "did you mean batch"),
+        ({"settings": {"batch": "many"}}, ConfigError, "batch was given as 'many'"),
+        ({"settings": {"batch": 0}}, ConfigError, "batch was given as 0"),
+        ({"settings": {"schedule": "none"}}, ConfigError, "schedule was given as 'none'"),
+        ({"steps": 0}, ConfigError, "above 0"),
+        ({"minutes": 1.0}, ConfigError, "give one of the two"),
+        ({"size": 8}, ConfigError, "size"),
+    ],
+)
+def test_bad_settings(washers: Path, tmp_path: Path, options: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        fitting.run(request(washers, tmp_path / "m", **options))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_picture_is_not_enough(washers: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copy(next((washers / "train" / "good").iterdir()), tmp_path / "data")
+    with pytest.raises(TrainingError, match="1 readable good pictures and at least 2"):
+        fitting.run(request(tmp_path / "data", tmp_path / "m"))
+
+
+def test_broken_files_among_good_ones_are_named_and_skipped(washers: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(washers / "train" / "good", tmp_path / "data"))
+    files = sorted(data.iterdir())
+    files[0].write_bytes(b"")
+    files[1].write_bytes(files[1].read_bytes()[:300])
+    report = fitting.plan(request(data, tmp_path / "m")).report
+    assert report.count == 22
+    assert {path for path, _ in report.unreadable} == {files[0], files[1]}
+    fitting.run(request(data, tmp_path / "m"))
+    assert str(files[0]) in (tmp_path / "m" / "config.json").read_text()
+
+
+def test_a_region_of_interest_travels_from_fit_to_judging(washers: Path, tmp_path: Path) -> None:
+    roi = np.zeros((64, 64), np.uint8)
+    roi[:, :32] = 255
+    Image.fromarray(roi).save(tmp_path / "roi.png")
+    inspector = fitting.run(request(washers, tmp_path / "m", roi=tmp_path / "roi.png"))
+    assert inspector.roi is not None
+    loaded = ff.load(tmp_path / "m")
+    assert loaded.roi is not None
+    np.testing.assert_array_equal(loaded.roi, roi > 0)
+    picture = np.zeros((64, 64, 3), np.uint8)
+    changed = picture.copy()
+    changed[:, 60:] = 255
+    right = loaded(changed).anomaly_map[:, 32:]
+    assert (right == right.min()).all()
+    Image.fromarray(roi * 0).save(tmp_path / "black.png")
+    with pytest.raises(ImageError, match="all black"):
+        fitting.run(request(washers, tmp_path / "n", roi=tmp_path / "black.png"))
+
+
+def test_textures_from_a_folder_change_what_is_forged(washers: Path, tmp_path: Path) -> None:
+    (tmp_path / "textures").mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 80, 3), np.uint8)).save(tmp_path / "textures" / "a.png")
+    fitting.run(request(washers, tmp_path / "a"))
+    fitting.run(request(washers, tmp_path / "b", textures=tmp_path / "textures"))
+    assert weights(tmp_path / "a") != weights(tmp_path / "b")
+
+
+def test_mixed_sizes_grey_and_tall_pictures(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "ok").mkdir()
+    for i in range(6):
+        shape = (120 + 7 * i, 60) if i % 2 else (120, 60 + i, 3)
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / "ok" / f"{i}.png")
+    inspector = fitting.run(request(tmp_path, tmp_path / "m", holdout=0.34))
+    assert inspector.canvas[0] > inspector.canvas[1]
+    assert inspector(rng.integers(0, 256, (33, 200, 3), dtype=np.uint8)).anomaly_map.shape == (33, 200)
+
+
+def test_an_output_that_exists_is_refused_unread(washers: Path, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "precious.txt").write_text("mine")
+    with pytest.raises(ModelError, match="exists already"):
+        fitting.run(request(washers, tmp_path / "m"))
+    assert (tmp_path / "m" / "precious.txt").read_text() == "mine"
+    with pytest.raises(ModelError, match="no checkpoint"):
+        fitting.run(request(washers, tmp_path / "n"), resume=True)
+    (tmp_path / "k.fitting").mkdir()
+    with pytest.raises(ModelError, match="add --resume"):
+        fitting.run(request(washers, tmp_path / "k"))
+
+
+def test_recalibration_moves_the_threshold_and_keeps_the_weights(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "m"))
+    before = ff.load(folder)
+    calibration, notes = fitting.recalibrate(folder, washers / "test" / "good", 0.5, 0.5)
+    after = ff.load(folder)
+    assert after.calibration == calibration != before.calibration
+    assert calibration.n == 6
+    assert notes == []
+    assert weights(folder) == weights(tiny_model)
+    assert after.about["model_id"] == before.about["model_id"]
+    with pytest.raises(CalibrationError, match="hold back 19 pictures"):
+        fitting.recalibrate(folder, washers / "test" / "good", 0.05, None)
+    assert ff.load(folder).calibration == calibration
+
+
+def test_forecast_is_measured(washers: Path, tmp_path: Path) -> None:
+    plan = fitting.plan(request(washers, tmp_path / "m", steps=200))
+    forecast = fitting.forecast(plan, fitting.load_pictures(plan))
+    assert forecast.steps == 200
+    assert forecast.minutes == pytest.approx(200 * forecast.seconds_per_step / 60)
+    assert forecast.memory_bytes > 100 * 2**20
+    assert "200 steps" in forecast.lines()[0]
