@@ -85,10 +85,8 @@ class DataReport:
         lines += [f"skipped: {reason}" for _, reason in self.unreadable]
         if self.duplicate_groups:
             total = sum(len(group) for group in self.duplicate_groups)
-            lines.append(
-                f"{total} pictures in {len(self.duplicate_groups)} groups look like shots of one part each; "
-                f"a group stays together in the hold-out"
-            )
+            groups = f"{len(self.duplicate_groups)} group{'s' * (len(self.duplicate_groups) > 1)}"
+            lines.append(f"near-duplicates: {total} pictures in {groups}; shots of one part stay together in the hold-out")
         return lines + list(self.notes)
 
     def _size_range(self) -> dict[str, Any] | None:
