@@ -1,0 +1,516 @@
+"""Statistics of a product's own good pictures, in closed form: per-position Gaussians over learned PCA filters.
+
+The form is PaDiM's (Defard et al., ICPR 2021, arXiv 2011.08785: one Gaussian for every position, Mahalanobis distance) without
+its pretrained network; the filters are the leading principal components of the good pictures' own patches (as in PCANet, Chan et
+al., 2015, arXiv 1404.3606). Nothing is drawn at random and nothing is trained by gradient: four looks at the good pictures.
+
+    step                    here                                                         source
+    1 filters               `look_at_patches`: PCA of side x side patches, a branch      PCANet
+    2 Gaussians             `look_at_features`, `posterior`: normal-inverse-Wishart      Gelman et al., Bayesian Data Analysis, 3.6
+                            posterior mean and scale; covariance pooled over a block
+    3 how much to shrink    `choose`: the likelihood of each good picture under the      Hoffbeck & Landgrebe 1996 (LOOC) and Theiler
+                            Gaussians without it, exact by the matrix inversion lemma    2012 for one sample; `leave_out` for a block
+    4 tails                 `look_at_distances`: empirical p-values of left-out good     Pickands 1975; Hosking & Wallis 1987 (closed
+                            distances, a generalised Pareto tail beyond them             form by weighted moments)
+    5 one map               harmonic mean of the branches' p-values, as surprise in      Wilson, PNAS 2019 (valid under dependence)
+                            nats: -log p; unbounded, so no two large defects tie
+
+A branch is one scale of one input: the picture itself or the picture with its illumination normalised. Its features are the log
+of the local mean of each |response| and the signed log of the local mean response. Position counts as much as the good pictures
+say: prior strength `tau` holds every position's mean to the common mean, `kappa` every block's covariance to the common one, and
+both are chosen by leave-one-out likelihood; where one shared Gaussian is likelier than any of these, it is taken (`facts`).
+
+Memory of a fit, for a canvas of P pixels and d = 2 * filters: d^2 * 8 / 64 bytes per P (block moments) + d * 8 / 16 per P, and at
+most `kept` pictures' distances (4 / 16 bytes per P each) and sampled features; 256 x 256 pixels: below 60 MiB a fine branch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.forge import FORGERS
+from flawforge.types import Batch, Collect, Evidence, Forger, Method, ScoreRule
+
+TAUS = (0.1, 1.0, 4.0, 16.0, 64.0, 1024.0)  # prior strength of a mean, in pictures
+KAPPAS = (0.5, 2.0, 8.0, 32.0, 128.0, 512.0, 4096.0)  # prior strength of a covariance, in multiples of d samples
+KNOTS = (0.99, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # empirical tail probabilities; beyond the last, a Pareto tail
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the statistics. Scales are powers of two; a scale of 2 sees the picture at half its size."""
+
+    normalised: tuple[int, ...] = (1, 2)
+    raw: tuple[int, ...] = ()
+    filters: int = 14
+    side: int = 7
+    cell: int = 4  # canvas pixels between neighbouring Gaussians
+    block: int = 2  # block x block neighbours share one covariance
+    light: int = 33  # side of the window whose mean and deviation are "the illumination"
+    kept: int = 128  # good pictures whose left-out distances calibrate the tails
+    top: float = 0.001
+    batch: int = 4
+    forge_share: float = 0.0
+    epochs: float = 0.0
+    precision: str = "32-true"
+
+
+def even_light(images: Tensor, window: int) -> Tensor:
+    """n 3 h w -> the same, less the wide local mean, over the wide local deviation + 0.05 (so that noise is not blown up).
+
+    The illumination is wide, so it is measured on 4 x 4 means; h and w are multiples of 4.
+    """
+
+    def wide(x: Tensor) -> Tensor:
+        side = max(window // 8, 1)
+        return F.avg_pool2d(pool(x, 4), 2 * side + 1, 1, side, count_include_pad=False)
+
+    def full(x: Tensor) -> Tensor:
+        return F.interpolate(x, images.shape[-2:], mode="bilinear", align_corners=False)
+
+    mean = wide(images)
+    variance = (wide(images.square()) - mean.square()).mean(dim=1, keepdim=True).clamp_min(0)
+    return (images - full(mean)) * full(1 / (variance.sqrt() + 0.05))
+
+
+def pool(x: Tensor, side: int) -> Tensor:
+    """n c h w -> means over side x side cells. (torch's own pooling takes several times as long on few channels.)"""
+    if side == 1:
+        return x
+    n, c, h, w = x.shape
+    rows = x.reshape(n, c, h // side, side, w).mean(dim=3)
+    columns = rows[..., ::side]
+    for i in range(1, side):
+        columns = columns + rows[..., i::side]
+    return columns / side
+
+
+class Branch(nn.Module):
+    """One scale of one input: filters, Gaussians on a grid, and the tail of good distances."""
+
+    filters: Tensor
+    floor: Tensor
+    centre: Tensor
+    factor: Tensor
+    width_of: Tensor
+    knots: Tensor
+    slopes: Tensor
+    tail: Tensor
+    chosen: Tensor
+
+    def __init__(self, config: Config, scale: int, normalised: bool) -> None:
+        super().__init__()
+        self.scale, self.normalised, self.side, self.block = scale, normalised, config.side, config.block
+        self.grid = max(config.cell, 2 * scale)  # canvas pixels between Gaussians
+        self.stride = self.grid // scale  # the same in this scale's own pixels
+        self.skip = 2 if self.stride >= 4 else 1  # every second response says as much of a cell of four
+        self.width = config.filters
+        d = 2 * config.filters
+        self.register_buffer("filters", torch.zeros(config.filters, 3, config.side, config.side))
+        self.register_buffer("floor", torch.ones(1))  # a response below this is noise
+        self.register_buffer("centre", torch.zeros(d, 0, 0))
+        self.register_buffer("factor", torch.zeros(0, d, d))
+        self.register_buffer("width_of", torch.zeros(0, 0))  # log-determinant of each position's covariance
+        self.register_buffer("knots", torch.zeros(len(KNOTS)))
+        self.register_buffer("slopes", torch.zeros(len(KNOTS) - 1))
+        self.register_buffer("tail", torch.tensor([1.0, 0.1]))  # scale, shape
+        self.register_buffer("chosen", torch.zeros(5))
+        self.register_load_state_dict_pre_hook(_resize_buffers)
+        self.work: dict[str, Any] = {}
+
+    def features(self, images: Tensor) -> Tensor:
+        """n 3 h w of this branch's input -> n d gh gw."""
+        margin = self.side // 2
+        x = pool(images, self.scale)
+        response = F.conv2d(F.pad(x, [margin] * 4, mode="replicate"), self.filters, stride=self.skip)
+        strength, mean = smooth(pool(response.abs(), self.stride // self.skip)), smooth(pool(response, self.stride // self.skip))
+        return torch.cat([torch.log(0.1 + strength / self.floor), mean.sign() * torch.log1p(10 * mean.abs() / self.floor)], dim=1)
+
+    def to_blocks(self, x: Tensor) -> Tensor:
+        """n c gh gw -> blocks c n block^2."""
+        n, c, gh, gw = x.shape
+        b = self.block
+        x = x.reshape(n, c, gh // b, b, gw // b, b).permute(2, 4, 1, 0, 3, 5)
+        return x.reshape((gh // b) * (gw // b), c, n, b * b)
+
+    def from_blocks(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """blocks n block^2 -> n gh gw."""
+        (gh, gw), b = size, self.block
+        x = x.reshape(gh // b, gw // b, -1, b, b).permute(2, 0, 3, 1, 4)
+        return x.reshape(-1, gh, gw)
+
+    def whitened(self, features: Tensor) -> Tensor:
+        """n d gh gw -> blocks d n block^2, whose squared length is the Mahalanobis distance."""
+        residual = self.to_blocks(features - self.centre)
+        blocks, d, n, b = residual.shape
+        return torch.bmm(self.factor, residual.reshape(blocks, d, n * b)).reshape(blocks, d, n, b)
+
+    def strangeness(self, images: Tensor) -> Tensor:
+        """n 3 h w -> -2 log density under each position's Gaussian, n gh gw, constants dropped, smoothed over neighbours."""
+        features = self.features(images)
+        squared = self.whitened(features).square().sum(dim=1)
+        size = (features.shape[-2], features.shape[-1])
+        return smooth((self.from_blocks(squared, size) + self.width_of)[:, None])[:, 0]
+
+    def surprise(self, strangeness: Tensor) -> Tensor:
+        """-> -log of its tail probability among left-out good pictures; increasing and unbounded."""
+        x = strangeness
+        body = -math.log(KNOTS[0]) + self.slopes[0] * (x.clamp(max=self.knots[1]) - self.knots[0])
+        for i in range(1, len(KNOTS) - 1):
+            body = body + self.slopes[i] * (x.clamp(max=self.knots[i + 1]) - self.knots[i]).clamp_min(0)
+        beyond = (x - self.knots[-1]).clamp_min(0)
+        return body + torch.log1p(self.tail[1] * beyond / self.tail[0]) / self.tail[1]
+
+
+def _resize_buffers(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """The grid's buffers take the canvas's size, which is known only from the good pictures or from the file."""
+    for name in ("centre", "factor", "width_of"):
+        if prefix + name in state:
+            setattr(module, name, torch.empty_like(state[prefix + name]))
+
+
+def smooth(maps: Tensor) -> Tensor:
+    """n c gh gw -> the same, binomial mean over 3 x 3."""
+    x = F.pad(maps, [1] * 4, mode="replicate")
+    x = 0.25 * x[..., :-2, :] + 0.5 * x[..., 1:-1, :] + 0.25 * x[..., 2:, :]
+    return 0.25 * x[..., :-2] + 0.5 * x[..., 1:-1] + 0.25 * x[..., 2:]
+
+
+class PatchStats(nn.Module):
+    """All branches. n 3 h w in [0, 1] on the canvas it was fitted on."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.light = config.light
+        inputs = [(True, s) for s in config.normalised] + [(False, s) for s in config.raw]
+        self.branches = nn.ModuleList(Branch(config, scale, normalised) for normalised, scale in inputs)
+        self.seen = 0
+
+    def inputs(self, images: Tensor) -> list[tuple[Branch, Tensor]]:
+        """Each branch with its input."""
+        even = even_light(images, self.light) if any(b.normalised for b in self.branches) else images
+        return [(branch, even if branch.normalised else images) for branch in self.branches]  # type: ignore[misc]
+
+    def forward(self, images: Tensor) -> Evidence:
+        images = images.contiguous()
+        h, w = images.shape[-2:]
+        finest = min(branch.grid for branch in self.branches)  # type: ignore[type-var]
+        maps = []
+        for branch, x in self.inputs(images):
+            surprise = branch.surprise(branch.strangeness(x))[:, None]
+            maps.append(F.interpolate(surprise, (h // finest, w // finest), mode="bilinear", align_corners=False))
+        together = torch.logsumexp(torch.cat(maps, dim=1), dim=1, keepdim=True) - math.log(len(maps))
+        surface = F.interpolate(together, (h, w), mode="bilinear", align_corners=False)[:, 0]
+        return Evidence(surface, surface.flatten(1).amax(dim=1))
+
+    def facts(self) -> list[str]:
+        """What the good pictures decided, one sentence a branch."""
+        lines = []
+        for branch in self.branches:
+            tau, kappa, own, shared, _ = branch.chosen.tolist()  # type: ignore[operator]
+            name = f"{'illumination-normalised' if branch.normalised else 'raw'} picture at 1/{branch.scale}"
+            if shared > own:
+                lines.append(f"{name}: one Gaussian for all positions, {shared - own:.2f} nats likelier a position")
+            else:
+                lines.append(f"{name}: a Gaussian for every position, {own - shared:.2f} nats likelier than a shared one "
+                             f"(mean held by {tau:g} pictures, covariance by {kappa:g} samples)")  # fmt: skip
+        return lines
+
+
+# ---- 1: filters
+
+
+def look_at_patches(net: PatchStats, batch: Batch) -> None:
+    """Sum patches and their outer products."""
+    net.seen += len(batch.clean)
+    for branch, x in net.inputs(batch.clean.contiguous()):
+        x = pool(x, branch.scale)
+        valid = cell_valid(batch.valid, branch)
+        step = branch.stride * (2 if branch.scale == 1 else 1)
+        valid = valid[..., :: step // branch.stride, :: step // branch.stride]
+        for picture, held in zip(x, valid, strict=True):
+            patches = F.unfold(F.pad(picture[None], [branch.side // 2] * 4, mode="replicate"), branch.side, stride=step)[0]
+            patches = patches[:, held.flatten() > 0]
+            work = branch.work
+            work["n"] = work.get("n", 0) + patches.shape[1]
+            work["sum"] = work.get("sum", 0) + patches.double().sum(dim=1)
+            work["outer"] = work.get("outer", 0) + (patches @ patches.T).double()
+
+
+def learn_filters(net: PatchStats) -> None:
+    """The leading principal components of each branch's patches."""
+    for branch in net.branches:
+        work = branch.work
+        mean = work["sum"] / max(work["n"], 1)
+        covariance = work["outer"] / max(work["n"], 1) - torch.outer(mean, mean)
+        _, vectors = torch.linalg.eigh(covariance)
+        branch.filters.copy_(vectors.flip(1).T[: branch.width].reshape(branch.filters.shape))
+        # A tenth of this is below the features' resolution; a constant picture has no contrast, so one grey level is the least.
+        branch.floor.fill_(max(float(covariance.diagonal().mean().clamp_min(0).sqrt()), 1 / 255))
+        branch.work = {"seen": 0}
+
+
+# ---- 2 and 3: Gaussians
+
+
+def cell_valid(valid: Tensor, branch: Branch) -> Tensor:
+    """n 1 h w -> n gh gw, 1 where all of the cell's pixels are valid."""
+    return -F.max_pool2d(-valid.contiguous(), branch.grid)[:, 0]
+
+
+def look_at_features(net: PatchStats, batch: Batch) -> None:
+    """Sum features and outer products by block, and keep some blocks of some pictures for `choose`."""
+    pick = max(1, -(-net.seen // 64))
+    for branch, x in net.inputs(batch.clean.contiguous()):
+        features, valid = branch.features(x), cell_valid(batch.valid, branch)
+        work = branch.work
+        blocks = branch.to_blocks(features)  # k d n b
+        weight = branch.to_blocks(valid[:, None])[:, 0]  # k n b
+        flat = (blocks * weight[:, None]).flatten(2)
+        work["size"] = features.shape[-2:]
+        work["n"] = work.get("n", 0) + weight.sum(dim=1).double()
+        work["sum"] = work.get("sum", 0) + (blocks * weight[:, None]).sum(dim=2).double()
+        work["outer"] = work.get("outer", 0) + torch.bmm(flat, blocks.flatten(2).transpose(1, 2)).double()
+        some = torch.linspace(0, len(blocks) - 1, min(len(blocks), 64), dtype=torch.float64).round().long()
+        work["some"] = some
+        for i in range(len(valid)):
+            if (work["seen"] + i) % pick == 0:
+                whole = flat.reshape(blocks.shape)[:, :, i]
+                work.setdefault("samples", []).append((blocks[some, :, i], weight[some, i]))
+                work.setdefault("pictures", []).append(
+                    (weight[:, i].sum().double(), whole.double().sum(dim=(0, 2)), torch.einsum("kdb,keb->de", whole, whole).double())
+                )
+        work["seen"] += len(valid)
+
+
+def whitener(covariance: Tensor) -> Tensor:
+    """d d -> the symmetric inverse root of the covariance, with a floor under its eigenvalues."""
+    values, vectors = torch.linalg.eigh(covariance)
+    floor = 1e-4 * float(values.clamp_min(0).mean()) + 1e-6
+    return vectors @ torch.diag((values.clamp_min(0) + floor).rsqrt()) @ vectors.T
+
+
+def posterior(count: Tensor, total: Tensor, outer: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Normal-inverse-Wishart posterior of whitened data about a prior mean of zero, before the prior scale.
+
+    count k b; total k d b; outer k d d (over the block). Returns means k d b, scale matrices k d d, degrees of freedom k.
+    """
+    strength = count + tau
+    mean = total / strength[:, None]
+    scale = outer - torch.einsum("kdb,keb,kb->kde", mean, mean, strength)
+    return mean, scale, freedom(count, tau)
+
+
+def freedom(count: Tensor, tau: float) -> Tensor:
+    """Samples less those that the means cost, summed over the block: ... b -> ..."""
+    return (count - count / (count + tau)).sum(dim=-1)
+
+
+def leave_out(gram: Tensor, weight: Tensor, count: Tensor, tau: float, kappa: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared Mahalanobis distances of one picture's positions under the Gaussians of a block fitted without that picture.
+
+    With residuals R (d b) to the posterior means and L the posterior scale matrix of all pictures, leaving the picture out gives
+    L' = L - R C R', C = diag(strength / (strength - 1)), and R' L'^-1 R = (I - G C)^-1 G for the gram matrix G = R' L^-1 R
+    (matrix inversion lemma), so that no matrix of the features' size is inverted again.
+
+    gram ... b b; weight ... b, 1 = the picture has this position; count ... b. Returns distances ... b,
+    log det L'/L ..., and the degrees of freedom left ...
+    """
+    strength = count + tau
+    c = weight * strength / (strength - 1).clamp_min(1e-6)
+    inside = torch.eye(gram.shape[-1], dtype=gram.dtype) - gram * c[..., None, :]
+    solved = torch.linalg.solve(inside, gram)
+    left = kappa + freedom(count - weight, tau)
+    ratio = torch.where(weight > 0, c, torch.ones_like(c))
+    distance = left[..., None] * ratio.square() * solved.diagonal(dim1=-2, dim2=-1)
+    return distance.clamp_min(0), torch.linalg.slogdet(inside)[1], left
+
+
+def choose(samples: Tensor, weights: Tensor, count: Tensor, total: Tensor, outer: Tensor) -> tuple[float, float, float]:
+    """(tau, kappa, mean log-likelihood per position) that make left-out good pictures likeliest; constants dropped.
+
+    samples m k d b whitened, weights m k b; count k b, total k d b, outer k d d over all good pictures.
+    """
+    d = samples.shape[2]
+    best = (TAUS[-1], d * KAPPAS[-1], -math.inf)
+    for tau in TAUS:
+        mean, scale, free = posterior(count, total, outer, tau)
+        values, vectors = torch.linalg.eigh(scale)
+        turned = vectors.transpose(-1, -2) @ ((samples - mean) * weights[:, :, None])
+        for kappa in (d * each for each in KAPPAS):
+            spread = values.clamp_min(0) + kappa
+            scaled = turned * spread.rsqrt()[..., None]
+            gram = scaled.transpose(-1, -2) @ scaled
+            distance, gone, left = leave_out(gram, weights, count, tau, kappa)
+            determinant = spread.log().sum(dim=-1) + gone - d * left.log()
+            each = -0.5 * (distance + determinant[..., None])
+            likelihood = float((each * weights).sum() / weights.sum().clamp_min(1))
+            if likelihood > best[2]:
+                best = (tau, kappa, likelihood)
+    return best
+
+
+def shared_likelihood(samples: Tensor, weights: Tensor, pictures: Sequence[tuple[Tensor, Tensor, Tensor]],
+                      whole: tuple[Tensor, Tensor, Tensor], white: Tensor) -> float:  # fmt: skip
+    """Mean left-out log-likelihood per position under one Gaussian for all positions; as `choose`."""
+    total = 0.0
+    for x, w, own in zip(samples, weights, pictures, strict=True):
+        n, s, outer = (a - b for a, b in zip(whole, own, strict=True))
+        mean = s / n.clamp_min(1)
+        covariance = white @ (outer / n.clamp_min(1) - torch.outer(mean, mean)) @ white.T + 1e-4 * torch.eye(len(white))
+        root = torch.linalg.cholesky(covariance)
+        residual = x - (white @ mean)[:, None]
+        flat = residual.permute(1, 0, 2).flatten(1)
+        distance = torch.linalg.solve_triangular(root, flat, upper=False).square().sum(dim=0).reshape(w.shape)
+        total += float((-0.5 * (distance + 2 * root.diagonal().log().sum()) * w).sum())
+    return total / float(weights.sum().clamp_min(1))
+
+
+def fit_gaussians(net: PatchStats) -> None:
+    """Whiten by the common covariance, choose the shrinkage, and store every block's inverse root."""
+    for branch in net.branches:
+        work = branch.work
+        n, total, outer = work["n"], work["sum"], work["outer"]
+        d = outer.shape[-1]
+        everything = n.sum(), total.sum(dim=(0, 2)), outer.sum(dim=0)
+        common = everything[1] / everything[0].clamp_min(1)
+        means = total / n[:, None].clamp_min(1)
+        within = (outer - torch.einsum("kdb,keb,kb->kde", means, means, n)).sum(dim=0)
+        within = within / (n - 1).clamp_min(0).sum().clamp_min(1)
+        white = whitener(within)
+        # Everything in whitened coordinates about the common mean.
+        shifted = white @ (total - common[:, None] * n[:, None])
+        middle = torch.einsum("kd,e->kde", total.sum(dim=2), common)
+        moved = outer - middle - middle.transpose(1, 2) + torch.outer(common, common) * n.sum(dim=1)[:, None, None]
+        moved = white @ moved @ white.T
+        samples = torch.stack([white @ (x.double() - common[:, None]) for x, _ in work["samples"]])
+        weights = torch.stack([w.double() for _, w in work["samples"]])
+        some = work["some"]
+        tau, kappa, own = choose(samples, weights, n[some], shifted[some], moved[some])
+        shared = shared_likelihood(samples + (white @ common)[:, None], weights, work["pictures"], everything, white)
+        mean, scale, free = posterior(n, shifted, moved, tau)
+        scale = scale + kappa * torch.eye(d)
+        free = free + kappa
+        if shared > own:
+            mean = torch.zeros_like(mean)
+            scale = (moved.sum(dim=0) + 1e-4 * everything[0] * torch.eye(d)).expand_as(scale)
+            free = everything[0].expand_as(free)
+        root = torch.linalg.cholesky(scale / free[:, None, None])
+        factor = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False)
+        centre = torch.linalg.solve(white, mean) + common[:, None]
+        gh, gw = work["size"]
+        b = branch.block
+        branch.factor = factor.float()
+        branch.centre = centre.reshape(gh // b, gw // b, d, b, b).permute(2, 0, 3, 1, 4).reshape(d, gh, gw).float().contiguous()
+        widths = -2 * torch.linalg.slogdet(factor)[1]
+        branch.width_of = branch.from_blocks(widths[:, None, None].expand(-1, 1, b * b), (gh, gw))[0].float().contiguous()
+        branch.chosen.copy_(torch.tensor([tau, kappa, own, shared, float(net.seen)]))
+        branch.work = {"seen": 0, "count": n, "free": free, "maps": [], "held": []}
+
+
+# ---- 4: tails
+
+
+def look_at_distances(net: PatchStats, batch: Batch, kept: int) -> None:
+    """Keep the left-out distance maps of at most `kept` good pictures, evenly spread."""
+    pick = max(1, -(-net.seen // kept))
+    for branch, x in net.inputs(batch.clean.contiguous()):
+        work = branch.work
+        chosen = [i for i in range(len(x)) if (work["seen"] + i) % pick == 0]
+        work["seen"] += len(x)
+        if not chosen:
+            continue
+        features, valid = branch.features(x[chosen]), cell_valid(batch.valid[chosen], branch)
+        white = branch.whitened(features)
+        size = (features.shape[-2], features.shape[-1])
+        tau, kappa, own, shared, _ = branch.chosen.tolist()
+        if shared > own:
+            distance = white.square().sum(dim=1)
+        else:
+            weight = branch.to_blocks(valid[:, None])[:, 0]  # k n b
+            white = white.permute(0, 2, 1, 3) * weight[:, :, None]
+            gram = (white.transpose(-1, -2) @ white) / work["free"][:, None, None, None].float()
+            distance, _, _ = leave_out(gram, weight, work["count"][:, None].float(), tau, kappa)
+        work["maps"].append(smooth((branch.from_blocks(distance, size) + branch.width_of)[:, None])[:, 0])
+        work["held"].append(valid)
+
+
+def fit_tails(net: PatchStats) -> None:
+    """The tail of each branch's left-out good strangeness, over all positions."""
+    for branch in net.branches:
+        maps, held = torch.cat(branch.work["maps"]), torch.cat(branch.work["held"])
+        knots, slopes, tail = tail_of(maps[held > 0].double().sort().values)
+        branch.knots.copy_(knots)
+        branch.slopes.copy_(slopes)
+        branch.tail.copy_(tail)
+        branch.work = {}
+    net.seen = 0
+
+
+def tail_of(ordered: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ascending samples -> (knots, slopes of -log p between them, (scale, shape) of the Pareto tail beyond the last).
+
+    The shape is held to [0.01, 0.5]: below 0 the tail would end and large defects tie.
+    """
+    n = len(ordered)
+    if n == 0:
+        ordered, n = torch.zeros(1, dtype=torch.float64), 1
+    knots = ordered[[min(n - 1, int(n * (1 - p))) for p in KNOTS]].clone()
+    for i in range(1, len(knots)):  # equal samples (constant pictures) still leave an increasing curve
+        knots[i] = max(float(knots[i]), float(knots[i - 1]) + 1e-2)
+    nats = -torch.tensor(KNOTS, dtype=torch.float64).log()
+    beyond = ordered[ordered > knots[-1]] - knots[-1]
+    scale, shape = pareto(beyond) if len(beyond) >= 10 else (float(knots[-1] - knots[-2]) / math.log(2), 0.1)
+    return knots, nats.diff() / knots.diff(), torch.tensor([scale, shape])
+
+
+def pareto(excess: Tensor) -> tuple[float, float]:
+    """(scale, shape) of the generalised Pareto law by probability-weighted moments (Hosking & Wallis 1987, eq. 4).
+
+    excess: ascending, above 0.
+    """
+    n = len(excess)
+    above = 1 - (torch.arange(1, n + 1, dtype=torch.float64) - 0.35) / n
+    first, second = float(excess.mean()), float((above * excess).mean())
+    gap = max(first - 2 * second, 1e-9)
+    shape = min(max(2 - first / gap, 0.01), 0.5)
+    return max(first * (1 - shape), 1e-6), shape
+
+
+def stages(net: PatchStats, config: Config) -> Sequence[Collect]:
+    """Three looks at the good pictures."""
+    return [
+        Collect("filters", look_at_patches, learn_filters),
+        Collect("Gaussians", look_at_features, fit_gaussians),
+        Collect("tails", lambda module, batch: look_at_distances(module, batch, config.kept), fit_tails),
+    ]
+
+
+def forger(config: Config) -> Forger:
+    """None is needed; the table asks for one."""
+    return FORGERS["perlin"]()
+
+
+def score_rule(config: Config) -> ScoreRule:
+    """The mean of the map's highest thousandth."""
+    return ScoreRule(reduce="top", top=config.top)
+
+
+METHOD = Method(
+    name="patchstats",
+    title="statistics of the good pictures alone: Gaussians at every position over learned filters, fitted in seconds",
+    paper="after PaDiM, Defard et al., ICPR 2021, arXiv 2011.08785, with PCA filters in place of a pretrained network",
+    profiles={"cpu": Config()},
+    tiny=Config(filters=4, side=5, kept=16),
+    build=PatchStats,
+    stages=stages,
+    forger=forger,
+    score=score_rule,
+)
