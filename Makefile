@@ -43,6 +43,7 @@ check: venv
 docs: venv
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/python docs/make_forgers.py
+	$(BIN)/python docs/make_methods.py
 	$(BIN)/python benchmarks/readme_table.py
 
 bench: venv

@@ -58,11 +58,8 @@ def test_files_stay_readable() -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    for code in (
-        "import flawforge",
-        "from flawforge.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n    assert not end.code",
-        "from flawforge.cli import main\ntry:\n    main(['fit', '--help'])\nexcept SystemExit as end:\n    assert not end.code",
-    ):
+    show = "from flawforge.cli import main\ntry:\n    main({})\nexcept SystemExit as end:\n    assert not end.code"
+    for code in ("import flawforge", show.format(["--help"]), show.format(["fit", "--help"])):
         heavy = loaded_after(code) & {"torch", "cv2", "pydantic", "scipy", "sklearn", "jinja2", "lightning_fabric", "PIL"}
         assert not heavy, code
 

@@ -1,0 +1,109 @@
+"""Write docs/cli.md from the commands themselves. Run by `make docs`; a test compares the page with `page()`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flawforge.cli import main
+
+PAGE = Path(__file__).resolve().parent / "cli.md"
+
+# One command line as a person would type it; a test parses each.
+EXAMPLES = {
+    "demo": ["flawforge demo", "flawforge demo -o tour --minutes 0.5"],
+    "fit": [
+        "flawforge fit parts/good -o bracket --minutes 10",
+        "flawforge fit parts -o bracket --roi face.png --false-alarm 0.02 --holdout 'batch7*'",
+        "flawforge fit parts -o bracket --steps 2000 --set batch=4",
+        "flawforge fit parts -o bracket --minutes 10 --resume",
+        "flawforge fit parts -o bracket --dry-run",
+    ],
+    "calibrate": ["flawforge calibrate bracket new/good --false-alarm 0.02 --review 0.1"],
+    "inspect": [
+        "flawforge inspect bracket today/*.png > today.csv",
+        "flawforge inspect bracket today -o judged --overlays --format jsonl",
+    ],
+    "evaluate": ["flawforge evaluate bracket parts --json bracket.json"],
+    "report": ["flawforge report bracket -o bracket.html"],
+    "forge": ["flawforge forge parts/good -o forged --forger perlin --forger scratch --count 8"],
+    "methods": ["flawforge methods"],
+    "forgers": ["flawforge forgers"],
+    "doctor": ["flawforge doctor"],
+}
+
+TOP = """# Command line
+
+*Written by `make docs` from the commands themselves; do not edit by hand.*
+
+A higher score is stranger. No command needs a network. `-h` or `--help` explains each one.
+
+Exit codes: 0 done; 1 a stated error, one sentence on standard error; 2 an option or argument that is not allowed.
+
+DATA is one of these:
+
+- a folder in MVTec layout: `train/good`, `test/<kind>`, `ground_truth/<kind>`; `fit` reads `train/good` alone;
+- a plain folder of good pictures: `good`, `ok` or the folder itself;
+- a CSV with the column `image_path` and, if you like, `label` (0 good, 1 defective), `split` (train, calibration, test) and
+  `mask_path`; relative paths start at the CSV's own folder.
+"""
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    context = click.Context(main, info_name="flawforge")
+    parts = [TOP, "| command | |\n|---|---|\n" + "".join(_contents(context))]
+    parts += ["\n".join(_command(context, name)) for name in main.list_commands(context)]
+    return "\n".join(parts)
+
+
+def _contents(context: click.Context) -> Iterator[str]:
+    for name in main.list_commands(context):
+        yield f"| [`{name}`](#{name}) | {main.commands[name].get_short_help_str(limit=200)} |\n"
+
+
+def _command(parent: click.Context, name: str) -> Iterator[str]:
+    command = main.commands[name]
+    context = click.Context(command, info_name=name, parent=parent)
+    usage = " ".join(command.collect_usage_pieces(context))
+    yield f"## {name}\n\n    flawforge {name} {usage}\n"
+    yield f"{_text(command.help or '')}\n"
+    options = [each for each in command.params if isinstance(each, click.Option)]
+    if options:
+        yield "| option | | default |\n|---|---|---|"
+    for option in options:
+        yield _option(option, context)
+    yield "\n```sh\n" + "\n".join(EXAMPLES[name]) + "\n```\n"
+
+
+def _text(text: str) -> str:
+    return inspect.cleandoc(text)
+
+
+def _option(option: click.Option, context: click.Context) -> str:
+    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+    value = "" if option.is_flag or option.count else f" {option.make_metavar(context)}"
+    words, _, stated = (option.help or "").partition(" [default: ")
+    default = stated.rstrip("]") or _default(option)
+    if option.multiple:
+        words += " (may be given several times)" if "several times" not in words else ""
+    return f"| {names}{_cell(value)} | {_cell(words)} | {_cell(default)} |"
+
+
+def _default(option: click.Option) -> str:
+    value: Any = option.default
+    shown = option.show_default and isinstance(value, str | int | float | Path) and not isinstance(value, bool)
+    return f"`{value}`" if shown else ("required" if option.required else "")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)

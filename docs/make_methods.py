@@ -1,0 +1,38 @@
+"""Write the settings table of each docs/methods/<name>.md between its markers. Run by `make docs`; a test compares."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from flawforge.methods import METHODS
+from flawforge.types import Method
+
+FOLDER = Path(__file__).resolve().parent / "methods"
+START, END = "<!-- settings: written by make docs -->\n", "<!-- end of settings -->\n"
+
+
+def filled(text: str, method: Method) -> str:
+    """The page with its table as the code has it. Raises ValueError where the page has no markers."""
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    if not rest or END not in rest:
+        raise ValueError(f"docs/methods/{method.name}.md needs the lines {START.strip()} and {END.strip()}")
+    return f"{before}{START}{table(method)}{END}{after}"
+
+
+def table(method: Method) -> str:
+    """One row per setting, one column per profile; the first profile is the default."""
+    names = list(method.profiles)
+    rows = ["| setting | " + " | ".join(f"`{name}`" for name in names) + " |", "|---" * (len(names) + 1) + "|"]
+    for field in dataclasses.fields(method.profiles[names[0]]):
+        values = [str(getattr(method.profiles[name], field.name)) for name in names]
+        rows.append(f"| `{field.name}` | " + " | ".join(values) + " |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    for method in METHODS.values():
+        page = FOLDER / f"{method.name}.md"
+        page.write_text(filled(page.read_text(encoding="utf-8"), method), encoding="utf-8")
+        print(page)
