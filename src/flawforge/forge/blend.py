@@ -73,13 +73,12 @@ def settle(
     least: float,
     attempt: Callable[[], Attempt],
     share: float = 0.0,
-    specks: bool = True,
 ) -> Forged:
     """Call `attempt` until enough pixels changed (see `compose`), at most DRAWS times, then fall back to `tone_patch`."""
     check_sample(sample)
     for draw in range(DRAWS):
         candidate, allowed, drawn = attempt()
-        forged = compose(sample.image, candidate, allowed, least, share, specks)
+        forged = compose(sample.image, candidate, allowed, least, share)
         if forged is not None:
             return Forged(forged[0], forged[1], kind, {**drawn, "redraws": draw})
     candidate, allowed, drawn = tone_patch(sample.image, rng)
@@ -88,29 +87,42 @@ def settle(
     return Forged(forged[0], forged[1], kind, {**drawn, "redraws": DRAWS, "fallback": "tone_patch"})
 
 
-def compose(
-    image: Image, candidate: Image, allowed: Mask, least: float, share: float = 0.0, specks: bool = True
-) -> tuple[Image, Mask] | None:
+def compose(image: Image, candidate: Image, allowed: Mask, least: float, share: float = 0.0) -> tuple[Image, Mask] | None:
     """(picture, exact mask) from a candidate of the same shape and dtype; None where too few pixels changed.
 
-    Too few: under LEAST_PIXELS, or under `share` of the allowed pixels. Without `specks`, lone changed pixels (a 3 x 3
-    median's meaning) get their good value back: where a change fades out, the mask would end in pepper.
+    Too few: under LEAST_PIXELS, or under `share` of the allowed pixels. The mask is made solid: a lone changed pixel gets
+    its good value back, a lone unchanged one among changed ones is moved by the least change, so that no mask is pepper.
     """
     box = bounding_box(allowed)
     inside = allowed[box]
     if inside.size == 0:
         return None
-    under, over = image[box].copy(), np.ascontiguousarray(candidate[box])  # a copy: `under` is written to
+    under, over = image[box].copy(), candidate[box].copy()
     kept = inside & changed(under, over, least)
-    if not specks:
-        kept &= cv2.medianBlur(kept.view(np.uint8), 3).view(bool)
     count = np.count_nonzero(kept)
     if count < LEAST_PIXELS or (share > 0.0 and count < share * np.count_nonzero(inside)):
+        return None
+    kept = _solid(under, over, inside, kept, least)
+    if np.count_nonzero(kept) < LEAST_PIXELS:
         return None
     out, mask = image.copy(), np.zeros(allowed.shape, bool)
     cv2.copyTo(over, kept.view(np.uint8), under)
     out[box], mask[box] = under, kept
     return out, mask
+
+
+def _solid(under: Image, over: Image, inside: Mask, kept: Mask, least: float) -> Mask:
+    """The mask without specks (fewer than 3 of 3 x 3) and pinholes (at least 13 of 5 x 5 changed); `over` is moved there."""
+    level = kept.view(np.uint8)
+    near = cv2.boxFilter(level, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    wide = cv2.boxFilter(level, -1, (5, 5), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    holes = inside & ~kept & (wide >= 13)
+    if holes.any():
+        top = full_range(under)
+        step = float(np.ceil(least * top - 1e-9)) if under.dtype == np.uint8 else 1.01 * least
+        value = under[holes].astype(np.float32)
+        over[holes] = np.where(value < top / 2.0, value + np.float32(step), value - np.float32(step)).astype(under.dtype)
+    return (kept & (near >= 3)) | holes
 
 
 def tone_patch(image: Image, rng: np.random.Generator) -> Attempt:

@@ -56,9 +56,7 @@ class PixelCorrupt:
             return blend.settle(sample, rng, self.name, self.least_change, lambda: self._old(sample.image, rng))
         h, w = sample.image.shape[:2]
         box = object_box(sample.image) if self.region == "object" else (0, 0, h, w)
-        return blend.settle(
-            sample, rng, self.name, self.least_change, lambda: self._new(sample.image, box, rng), specks=False
-        )
+        return blend.settle(sample, rng, self.name, self.least_change, lambda: self._new(sample.image, box, rng))
 
     def _new(self, image: Image, box: tuple[int, int, int, int], rng: np.random.Generator) -> blend.Attempt:
         copy, change = self._altered(image, rng)
@@ -176,7 +174,7 @@ class Nsa:
 
     Without Sample.other the picture itself, flipped, stands in, and drawn["other"] says so. The mask holds the pixels that
     changed by `least_change`; smaller changes are taken back, so that the mask is exact (the source labels by a threshold
-    on the median-filtered change).
+    on the median-filtered change). Redrawn when less than 0.3 of the patches changed.
     """
 
     count: int = 3
@@ -186,7 +184,7 @@ class Nsa:
     overlap: float = 0.25
 
     name: ClassVar[str] = "nsa"
-    least_change: ClassVar[float] = 2 / 255
+    least_change: ClassVar[float] = 3 / 255
 
     def __post_init__(self) -> None:
         blend.check_choice(self.name, "count", self.count, tuple(range(1, 11)))
@@ -210,7 +208,7 @@ class Nsa:
             candidate = _as_change(sample.image, current)
             return candidate, mask, {"other": note, "mode": self.mode, "boxes": boxes}
 
-        return blend.settle(sample, rng, self.name, self.least_change, attempt, specks=False)
+        return blend.settle(sample, rng, self.name, self.least_change, attempt, 0.3)
 
     def _clone(self, current: Image, source: Image, sample: Sample, rng: np.random.Generator) -> tuple[Image, list[int]]:
         """The picture with one more patch, and the patch's box (y, x, height, width)."""

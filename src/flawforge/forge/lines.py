@@ -22,7 +22,7 @@ class Scratch:
     size       length in px (mm where mm_per_pixel is given), number or (low, high)
     contrast   tone change at full strength, as share of the full range
     sharpness  1: edges as thin as a pixel; towards 0: blurred by up to the line's own width
-    width      px (mm), tapered to nothing at both ends
+    width      px (mm), at most a twelfth of the size, tapered to nothing at both ends
     bend       total turn along the line in degrees at most
     count      most lines; further ones run nearly parallel, shorter and fainter, as when something is dragged
     rim        the far flank of the groove takes the opposite tone at this share of the contrast
@@ -61,7 +61,7 @@ class Scratch:
     def _attempt(self, sample: Sample, rng: np.random.Generator) -> blend.Attempt:
         image = sample.image
         m = measure.take(self.size, self.contrast, self.sharpness, self.mm_per_pixel, image.shape[:2], rng)
-        width = blend.draw(rng, self.width) / (self.mm_per_pixel or 1.0)
+        width = min(blend.draw(rng, self.width) / (self.mm_per_pixel or 1.0), m.size / 12.0)
         first = shapes.grow(m.size, 2.0, self.bend, 0.6, rng)
         centre = shapes.place(image.shape[:2], sample.prior, rng)
         first = first - first.mean(axis=0) + np.asarray(centre)
@@ -133,10 +133,10 @@ class Crack:
     """
 
     size: Range = (20.0, 140.0)
-    contrast: Range = (0.1, 0.5)
+    contrast: Range = (0.08, 0.45)
     sharpness: Range = (0.7, 1.0)
-    width: Range = (0.8, 2.5)
-    jag: float = 14.0
+    width: Range = (0.5, 1.8)
+    jag: float = 18.0
     branches: int = 4
     tone: str = "darker"
     mm_per_pixel: float | None = None

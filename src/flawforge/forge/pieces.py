@@ -47,7 +47,7 @@ class Missing:
         blend.check_range(self.name, "at_edges", self.at_edges, 0.0, 1.0)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
-        return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng), specks=False)
+        return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng))
 
     def _attempt(self, sample: Sample, rng: np.random.Generator) -> blend.Attempt:
         image = sample.image
@@ -57,7 +57,7 @@ class Missing:
         weights = detail(image, sample.prior) if chip else sample.prior
         centre = shapes.place(shape, weights, rng)
         box = shapes.window(shape, centre, 1.3 * m.size)
-        depth = shapes.blob(box, centre, m.size, rng, 0.5, float(rng.uniform(1.0, 2.0)))
+        depth = shapes.blob(box, centre, m.size, rng, 0.4, float(rng.uniform(1.0, 2.0)), waves=12)
         hole = np.asarray(depth > -1.0)
         part = np.ascontiguousarray(image[box])
         known, side = _background(part, hole, chip, frame_tone(image))
@@ -101,7 +101,9 @@ def frame_tone(image: Image) -> float:
 def _background(part: Image, hole: Mask, chip: bool, frame: float) -> tuple[Mask, str]:
     """The pixels that the hole may be filled from, and which: "around", or the "darker" or "lighter" tone alone.
 
-    Of two tones, the background is the one nearer to the picture's frame.
+    Of two tones, the background is the one nearer to the picture's frame, within a fifth of the
+    range. It must touch the hole, or a window would open
+    in the middle of the part; its outermost pixels are not used, since they carry the part's soft edge.
     """
     around = ~hole
     if not around.any():
@@ -116,7 +118,14 @@ def _background(part: Image, hole: Mask, chip: bool, frame: float) -> tuple[Mask
     tones = float(grey[dark].mean()) / 255.0, float(grey[light].mean()) / 255.0
     if tones[1] - tones[0] < 0.12:
         return around, "around"
-    return (dark, "darker") if abs(frame - tones[0]) < abs(frame - tones[1]) else (light, "lighter")
+    if min(abs(frame - tone) for tone in tones) > 0.2:
+        return around, "around"
+    known, side = (dark, "darker") if abs(frame - tones[0]) < abs(frame - tones[1]) else (light, "lighter")
+    ring = cv2.dilate(hole.view(np.uint8), np.ones((3, 3), np.uint8)).view(bool) & ~hole
+    if float(known[ring].mean() if ring.any() else 0.0) < 0.15:
+        return around, "around"
+    inner = cv2.erode(known.view(np.uint8), np.ones((5, 5), np.uint8)).view(bool)
+    return (inner if np.count_nonzero(inner) > 20 else known), side
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ class Misplaced:
         blend.check_range(self.name, "turn", self.turn, 0.0, 180.0, "degrees")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
-        return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng), specks=False)
+        return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng))
 
     def _attempt(self, sample: Sample, rng: np.random.Generator) -> blend.Attempt:
         image = sample.image
@@ -162,7 +171,7 @@ class Misplaced:
         degrees = float(rng.uniform(-self.turn, self.turn))
         box = shapes.window(shape, centre, 1.2 * m.size + far)
         part = np.ascontiguousarray(image[box])
-        depth = shapes.blob(box, centre, m.size, rng, 0.3, float(rng.uniform(1.0, 1.8)))
+        depth = shapes.blob(box, centre, m.size, rng, 0.1, float(rng.uniform(1.0, 2.5)))
         local = (centre[1] - box[1].start, centre[0] - box[0].start)
         move = cv2.getRotationMatrix2D(local, degrees, 1.0)
         move[:, 2] += (dx, dy)
@@ -170,15 +179,16 @@ class Misplaced:
         moved = cv2.warpAffine(part, move, size, borderMode=cv2.BORDER_REPLICATE).reshape(part.shape)
         shifted = cv2.warpAffine(depth, move, size, borderMode=cv2.BORDER_CONSTANT, borderValue=-1e4)
         vacated = np.asarray(depth > -1.0)
-        known = ~vacated if not vacated.all() else np.ones_like(vacated)
-        ground = blend.to_unit(measure.fill_from(part, vacated, known, True, rng))
+        known, side = _background(part, vacated, True, frame_tone(image))
+        under = blend.to_unit(part)
+        left = shapes.edge(depth, 1.5)[..., None]
+        ground = under + left * (blend.to_unit(measure.fill_from(part, vacated, known, True, rng)) - under)
         fade = 1.0 + (1.0 - m.sharpness) * m.size / 2.0
         cover = shapes.edge(shifted - np.float32(fade / 2.0 - 0.5), fade)[..., None]
         placed = ground + cover * (blend.to_unit(moved) - ground)
-        under = blend.to_unit(part)
         out = blend.from_unit(np.asarray(under + np.float32(m.contrast) * (placed - under), np.float32), part)
         candidate, mask = measure.put(image, box, out, vacated | (cover[..., 0] > 0.0))
-        drawn = {**m.drawn, "centre": list(centre), "shift": [dy, dx], "turn": degrees}
+        drawn = {**m.drawn, "centre": list(centre), "shift": [dy, dx], "turn": degrees, "fill": side}
         return candidate, mask, drawn
 
 
@@ -199,7 +209,7 @@ class Blur:
     size: Range = (20.0, 90.0)
     contrast: Range = 1.0
     sharpness: Range = (0.0, 0.7)
-    strength: Range = (2.0, 6.0)
+    strength: Range = (2.5, 8.0)
     smear: float = 0.3
     mm_per_pixel: float | None = None
 
@@ -212,7 +222,7 @@ class Blur:
         blend.check_range(self.name, "smear", self.smear, 0.0, 1.0)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
-        return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng), specks=False)
+        return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng))
 
     def _attempt(self, sample: Sample, rng: np.random.Generator) -> blend.Attempt:
         image = sample.image

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 from flawforge.types import Mask
 
@@ -71,11 +72,13 @@ def blob(
     rng: np.random.Generator,
     roughness: float = 0.25,
     aspect: float = 1.0,
+    waves: int = 6,
 ) -> Coverage:
     """Depth in px below the outline of an irregular blob (> 0 inside), over the window `box`, h w float32.
 
     size is the mean diameter in px; aspect >= 1 draws it out in a random direction at the same area; roughness is the
-    strength of the outline's waves (harmonics 2 to 6, falling as 1 / k).
+    strength of the outline's waves (harmonics 2 to `waves`, falling as 1 / k: few make it smooth, many jagged). The depth
+    falls evenly from the middle to the outline in every direction, so that a soft edge shows no spokes.
     """
     y = np.arange(box[0].start, box[0].stop, dtype=np.float32)[:, None] - np.float32(centre[0])
     x = np.arange(box[1].start, box[1].stop, dtype=np.float32)[None, :] - np.float32(centre[1])
@@ -85,10 +88,11 @@ def blob(
     along, across = (c * x + s * y) / root, (c * y - s * x) * root
     angle = np.arctan2(across, along)
     outline = np.ones_like(angle)
-    for k in range(2, 7):
-        strength, phase = rng.uniform(-1.0, 1.0) * roughness / k, rng.uniform(0.0, 2.0 * np.pi)
+    for k in range(2, waves + 1):
+        strength, phase = rng.uniform(-1.0, 1.0) * roughness / max(k, 3), rng.uniform(0.0, 2.0 * np.pi)
         outline += np.float32(strength) * np.cos(np.float32(k) * angle + np.float32(phase))
-    return np.asarray(np.float32(size / 2.0) * outline - np.hypot(along, across), np.float32)
+    ratio = np.hypot(along, across) / (np.float32(size / 2.0) * np.maximum(outline, np.float32(0.2)))
+    return np.asarray(np.float32(size / 2.0) * (1.0 - ratio), np.float32)
 
 
 def edge(depth: Coverage, width: float) -> Coverage:
@@ -123,10 +127,12 @@ def stroke(
 def grow(length: float, step: float, bend: float, wobble: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """A path n x 2 (y, x) of the given length in px, from the origin in a random direction.
 
-    bend is the total turn in degrees at most, spread evenly (a curve); wobble the turn per step (a random walk).
+    bend is the total turn in degrees at most, spread evenly (a curve); wobble the turn per step, which leans back to the
+    curve (each step keeps 0.85 of it), so that a path never curls up.
     """
     count = max(4, int(np.ceil(length / step)))
     start, total = rng.uniform(0.0, 360.0), rng.uniform(-bend, bend)
-    heading = start + np.linspace(0.0, total, count) + np.cumsum(rng.normal(0.0, max(wobble, 1e-9), count))
+    lean = lfilter([1.0], [1.0, -0.85], rng.normal(0.0, max(wobble, 1e-9), count))
+    heading = start + np.linspace(0.0, total, count) + lean
     steps = np.stack([np.sin(np.deg2rad(heading)), np.cos(np.deg2rad(heading))], axis=1) * (length / count)
     return np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])

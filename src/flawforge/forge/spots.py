@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import cv2
 import numpy as np
 
 from flawforge.forge import blend, measure, noise, shapes
@@ -21,7 +22,7 @@ class Stain:
     contrast   tone change in the middle, as share of the full range
     sharpness  1: an edge of one pixel; 0: it fades over the whole radius
     clouds     0: even inside; towards 1: cloudy
-    ring       the outline dries stronger than the middle by this share (a coffee ring)
+    ring       the outline dries stronger than the middle by this share (a coffee ring); times the sharpness
     tint       colour pictures: channels differ by up to this share; grey pictures stay grey
     tone       "darker", "lighter" or "either"
     mm_per_pixel  None: sizes are px
@@ -59,9 +60,9 @@ class Stain:
         depth = shapes.blob(box, centre, m.size, rng, roughness=0.5, aspect=aspect)
         fade = 1.0 + (1.0 - m.sharpness) * m.size / 2.0
         cover = shapes.edge(depth - np.float32(fade / 2.0 - 0.5), fade)
-        ring = blend.draw(rng, self.ring)
+        ring = blend.draw(rng, self.ring) * m.sharpness
         if ring > 0.0:
-            crest = np.exp(-np.square((depth - np.float32(fade)) / np.float32(0.12 * m.size + 1.0)))
+            crest = np.exp(-np.square((depth - np.float32(0.07 * m.size)) / np.float32(0.06 * m.size + 1.0)))
             cover = cover * (1.0 - np.float32(ring) * (1.0 - crest))
         clouds = blend.draw(rng, self.clouds)
         if clouds > 0.0:
@@ -86,8 +87,9 @@ class Dent:
     raised     share of bumps among the dents
     mm_per_pixel  None: sizes are px
 
-    Lambert's law for small slopes: the change is proportional to the slope along the light's direction. The floor's middle
-    does not change and is no part of the mask. All amounts are ASSUMPTION; Sample.prior is where it goes, if there is one.
+    Lambert's law for small slopes: the change is proportional to the slope along the light's direction. Where that is nearly
+    nothing inside the outline (the floor, and the line between the flanks) the tone falls by 1.5 times `least_change`, so
+    that the mask is the whole dent. All amounts are ASSUMPTION; Sample.prior is where it goes, if there is one.
     """
 
     size: Range = (10.0, 60.0)
@@ -126,8 +128,13 @@ class Dent:
             shade = -shade
         shade = shade / np.float32(max(float(np.abs(shade).max()), 1e-6))
         under = blend.to_unit(image[box])
-        part = blend.from_unit(under + np.float32(m.contrast) * shade[..., None], image[box])
-        candidate, mask = measure.put(image, box, part, shade != 0.0)
+        change = np.float32(m.contrast) * shade
+        least = np.float32(1.5 * self.least_change)
+        dull = (np.abs(change) < least) & (depth > 0.0)
+        room = under.mean(axis=2) > 2.0 * least
+        change = np.where(dull, np.where(room, -least, least), change)
+        part = blend.from_unit(under + change[..., None], image[box])
+        candidate, mask = measure.put(image, box, part, change != 0.0)
         return candidate, mask, {**m.drawn, "centre": list(centre), "light": float(np.rad2deg(angle))}
 
 
@@ -139,7 +146,7 @@ class Blob:
     contrast   the particle's tone against the mean tone beneath it, as share of the full range
     sharpness  1: an edge of one pixel; 0: it fades over the whole radius
     count      most particles; further ones lie near the first and are smaller
-    shadow     a soft shadow at its foot, as share of the contrast
+    shadow     a soft shadow to one side of it, as share of the contrast
     tone       "darker", "lighter" or "either"
     mm_per_pixel  None: sizes are px
 
@@ -176,7 +183,7 @@ class Blob:
         for i in range(count):
             centre = first if i == 0 else tuple(np.asarray(first) + rng.uniform(-2.0, 2.0, 2) * m.size)
             size = m.size if i == 0 else max(2.0, m.size * float(rng.uniform(0.3, 0.9)))
-            lies = shapes.blob(box, (centre[0], centre[1]), size, rng, 0.35, float(rng.uniform(1.0, 1.8)))
+            lies = shapes.blob(box, (centre[0], centre[1]), size, rng, 0.35, float(rng.uniform(1.0, 1.8)), waves=9)
             depth = lies if depth is None else np.maximum(depth, lies)
         assert depth is not None
         fade = 1.0 + (1.0 - m.sharpness) * m.size / 2.0
@@ -185,7 +192,7 @@ class Blob:
         beneath = (cover * under).sum(axis=(0, 1)) / max(float(cover.sum()), 1e-6)
         sign = measure.sign_for(self.tone, float(beneath.mean()), m.contrast, rng)
         shadow = blend.draw(rng, self.shadow) * m.contrast
-        foot = shapes.edge(depth + np.float32(0.1 * m.size), 1.0 + 0.4 * m.size)[..., None] * (1.0 - cover)
+        foot = _cast(depth, 0.3 * m.size, rng) * (1.0 - cover)
         body = beneath + np.float32(sign * m.contrast)
         body = body * (1.0 + 0.06 * (noise.octaves(depth.shape, rng, cells=3, count=2)[..., None] - 0.5))
         part = (1.0 - cover) * (under - np.float32(shadow) * foot) + cover * body
@@ -193,3 +200,12 @@ class Blob:
             image, box, blend.from_unit(np.asarray(part, np.float32), image[box]), (cover + foot)[..., 0] > 0.0
         )
         return candidate, mask, {**m.drawn, "centre": list(first), "count": count, "sign": sign, "shadow": shadow}
+
+
+def _cast(depth: shapes.Coverage, far: float, rng: np.random.Generator) -> shapes.Coverage:
+    """Coverage h w 1 of the soft shadow that a shape casts `far` px to one side."""
+    angle = rng.uniform(0.0, 2.0 * np.pi)
+    move = np.array([[1.0, 0.0, far * np.cos(angle)], [0.0, 1.0, far * np.sin(angle)]])
+    size = (depth.shape[1], depth.shape[0])
+    moved = cv2.warpAffine(depth, move, size, borderMode=cv2.BORDER_CONSTANT, borderValue=-1e4)
+    return shapes.edge(moved, 1.0 + 1.5 * far)[..., None]
