@@ -7,6 +7,7 @@ killed goes on from its checkpoint exactly where an uninterrupted run would be.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import signal
 import threading
@@ -30,6 +31,8 @@ from flawforge.files import write_atomically
 from flawforge.types import Batch, Collect, ConfigError, Train, TrainingError
 
 CHECKPOINT_FORMAT = 1
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets every run with the precision it was given
 
 
 @dataclass(frozen=True)
