@@ -51,14 +51,14 @@ def forge_preview(
     """
     chosen = _chosen(forgers)
     if count < 1:
-        raise ConfigError(f"count is {count}; it must be at least 1")
+        raise ConfigError(f"count is {count}; it must be at least 1.")
     if prior not in PRIORS:
-        raise ConfigError(f"prior is {prior!r}; it must be one of {', '.join(PRIORS)}")
+        raise ConfigError(f"prior is {prior!r}; it must be one of {', '.join(PRIORS)}.")
     paths = [p.path if isinstance(p, Entry) else Path(p) for p in pictures]
     if not paths:
-        raise DataError("no good picture was given to forge on; give a folder with at least one")
+        raise DataError("no good picture was given to forge on; give a folder with at least one.")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(f"{out} exists already; give the name of a new folder")
+        raise ConfigError(f"{out} exists already; give the name of a new folder.")
     background = _background(paths) if prior == "foreground" else None
     read, found = reader(), dict[tuple[str, str], Saliency]()
     rows: list[dict[str, Any]] = []
@@ -93,7 +93,7 @@ def remake(row: Mapping[str, Any]) -> Forged:
 def describe(forger: Forger) -> dict[str, Any]:
     """{"name", "fields"} of a forger, JSON-able, nested where a forger holds others; `rebuild` is its inverse."""
     if not is_dataclass(forger) or not hasattr(forger, "name"):
-        raise ConfigError(f"{forger!r} is no forger of FORGERS; only those can be written down and made again")
+        raise ConfigError(f"{forger!r} is no forger of FORGERS; only those can be written down and made again.")
     values = {f.name: getattr(forger, f.name) for f in fields(forger)}
     if "forgers" in values:
         values["forgers"] = [describe(inner) for inner in values["forgers"]]

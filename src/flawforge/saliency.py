@@ -69,9 +69,9 @@ def saliency(
     Raises ConfigError for an unknown kind, a missing network, or a level that the network does not have.
     """
     if kind not in KINDS:
-        raise ConfigError(f"saliency kind {kind!r} is unknown; it must be one of {', '.join(KINDS)}")
+        raise ConfigError(f"saliency kind {kind!r} is unknown; it must be one of {', '.join(KINDS)}.")
     if kind == "layercam" and network is None:
-        raise ConfigError("saliency kind 'layercam' was given no network; pass one, or choose spectral or foreground")
+        raise ConfigError("saliency kind 'layercam' was given no network; pass one, or choose spectral or foreground.")
     if kind == "ones":
         return Saliency(np.ones(picture.shape[:2], np.float32), "ones")
     file = None
@@ -129,7 +129,7 @@ def background_of(pictures: Iterable[Image], clusters: int = 3, seed: int = 0) -
         frame = _frame(_three(picture))
         taken.append(frame[rng.integers(0, len(frame), min(len(frame), 500))])
     if not taken:
-        raise ConfigError("background_of was given no picture; give at least one good picture")
+        raise ConfigError("background_of was given no picture; give at least one good picture.")
     pixels = np.concatenate(taken)
     pixels = pixels[rng.permutation(len(pixels))[:4000]]
     count = min(clusters, len(np.unique(pixels, axis=0)))
@@ -199,9 +199,9 @@ def _joined(layers: list[tuple[Any, Any]], shape: tuple[int, int], level: int | 
         by_size.setdefault(tuple(activation.shape[2:]), []).append((activation, gradient))
     sizes = sorted(by_size, reverse=True)
     if not sizes:
-        raise ConfigError("layercam was given a network without convolutions that act on its score; use spectral instead")
+        raise ConfigError("layercam was given a network without convolutions that act on its score; use spectral instead.")
     if level is not None and not 0 <= level < len(sizes):
-        raise ConfigError(f"layercam level is {level}; this network has levels 0 to {len(sizes) - 1}")
+        raise ConfigError(f"layercam level is {level}; this network has levels 0 to {len(sizes) - 1}.")
     total = np.zeros(shape, np.float32)
     chosen = sizes if level is None else [sizes[level]]
     for size in chosen:

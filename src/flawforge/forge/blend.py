@@ -30,14 +30,14 @@ def check_sample(sample: Sample) -> None:
     if not good or image.dtype not in (np.uint8, np.float32):
         raise ImageError(
             f"a forger was given an array of shape {image.shape} and type {image.dtype}; it takes h x w x 1 or "
-            f"h x w x 3, at least {SMALLEST} x {SMALLEST}, uint8 or float32 in [0, 1]: convert the picture first"
+            f"h x w x 3, at least {SMALLEST} x {SMALLEST}, uint8 or float32 in [0, 1]: convert the picture first."
         )
     for name in ("prior", "other"):
         given = getattr(sample, name)
         if given is not None and given.shape[:2] != image.shape[:2]:
             raise ImageError(
                 f"a forger was given a sample whose {name} has shape {given.shape} and whose picture has "
-                f"{image.shape}; height and width must be equal: resize it first"
+                f"{image.shape}; height and width must be equal: resize it first."
             )
 
 
@@ -205,21 +205,27 @@ def from_unit(values: NDArray[np.float32], like: Image) -> Image:
     return np.asarray(clipped, np.float32)
 
 
-def check_range(name: str, field: str, value: float | tuple[float, float], low: float, high: float, unit: str = "") -> None:
-    """Raise ConfigError unless value is a number or an ascending (low, high) pair within [low, high]."""
-    pair = value if isinstance(value, tuple | list) else (value, value)
-    fine = len(pair) == 2 and all(isinstance(v, int | float) and np.isfinite(v) for v in pair)
-    if not fine or not low <= pair[0] <= pair[1] <= high:
+def check_range(name: str, field: str, value: Any, low: float, high: float, unit: str = "", form: str = "either") -> None:
+    """Raise ConfigError unless value lies in [low, high]: a number, an ascending (low, high) pair, or either of them."""
+    pair = isinstance(value, tuple | list)
+    ends = tuple(value) if pair else (value, value)
+    fine = form != ("number" if pair else "pair") and len(ends) == 2
+    if not fine or not all(_is_number(v) for v in ends) or not low <= ends[0] <= ends[1] <= high:
+        wanted = {"either": "a number or an ascending (low, high) pair", "number": "a number"}
         raise ConfigError(
-            f"{name}: {field} is {value!r}; it must be a number or an ascending (low, high) pair between "
-            f"{low:g} and {high:g}{' ' + unit if unit else ''}"
+            f"{name}: {field} is {value!r}; it must be {wanted.get(form, 'an ascending (low, high) pair')} between "
+            f"{low:g} and {high:g}{' ' + unit if unit else ''}."
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def check_choice(name: str, field: str, value: Any, allowed: tuple[Any, ...]) -> None:
     """Raise ConfigError unless value is one of `allowed`."""
-    if value not in allowed:
-        raise ConfigError(f"{name}: {field} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+    if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
+        raise ConfigError(f"{name}: {field} is {value!r}; it must be one of {', '.join(map(repr, allowed))}.")
 
 
 def draw(rng: np.random.Generator, value: float | tuple[float, float]) -> float:

@@ -46,7 +46,7 @@ class PixelCorrupt:
     def __post_init__(self) -> None:
         blend.check_choice(self.name, "version", self.version, ("new", "old"))
         blend.check_choice(self.name, "shapes", self.shapes, tuple(range(1, 21)))
-        blend.check_range(self.name, "patches", self.patches, 1, 1000)
+        blend.check_range(self.name, "patches", self.patches, 1, 1000, form="number")
         blend.check_choice(self.name, "region", self.region, ("object", "full"))
         blend.check_range(self.name, "blur", self.blur, 0.5, 100.0, "px at 900")
 
@@ -188,10 +188,10 @@ class Nsa:
 
     def __post_init__(self) -> None:
         blend.check_choice(self.name, "count", self.count, tuple(range(1, 11)))
-        blend.check_range(self.name, "size", self.size, 0.01, 0.45, "of the side")
-        blend.check_range(self.name, "scale", self.scale, 0.25, 4.0)
+        blend.check_range(self.name, "size", self.size, 0.01, 0.45, "of the side", form="pair")
+        blend.check_range(self.name, "scale", self.scale, 0.25, 4.0, form="pair")
         blend.check_choice(self.name, "mode", self.mode, ("normal", "mixed"))
-        blend.check_range(self.name, "overlap", self.overlap, 0.0, 1.0)
+        blend.check_range(self.name, "overlap", self.overlap, 0.0, 1.0, form="number")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         def attempt() -> blend.Attempt:

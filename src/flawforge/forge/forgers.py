@@ -40,7 +40,7 @@ class Mix:
         ):
             raise ConfigError(
                 f"mix: weights is {self.weights!r}; it must be empty or hold one positive number for each "
-                f"of the {len(self.forgers)} forgers"
+                f"of the {len(self.forgers)} forgers."
             )
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
@@ -112,11 +112,11 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 def forger_from(name: str, **settings: Any) -> Forger:
     """The named forger with the given fields. ConfigError where the name or a field is unknown or out of bounds."""
     if name not in FORGERS:
-        raise ConfigError(f"forger {name!r} is unknown; it must be one of {', '.join(FORGERS)}")
+        raise ConfigError(f"forger {name!r} is unknown; it must be one of {', '.join(FORGERS)}.")
     known = [f.name for f in fields(FORGERS[name])]
     for key in settings:
         if key not in known:
-            raise ConfigError(f"forger {name!r} has no setting {key!r}; it has {', '.join(known)}")
+            raise ConfigError(f"forger {name!r} has no setting {key!r}; it has {', '.join(known)}.")
     made: Forger = FORGERS[name](**settings)
     return made
 
@@ -126,7 +126,7 @@ def family(name: str) -> str:
     for key, members in FAMILIES.items():
         if name in members:
             return key
-    raise ConfigError(f"forger {name!r} is unknown; it must be one of {', '.join(FORGERS)}")
+    raise ConfigError(f"forger {name!r} is unknown; it must be one of {', '.join(FORGERS)}.")
 
 
 def default_mixture(method: str) -> Forger:

@@ -51,7 +51,7 @@ class Scratch:
         measure.check(self.name, self.size, self.contrast, self.sharpness, self.mm_per_pixel, self.tone)
         measure.check_length(self.name, "width", self.width, 0.3, 64.0, self.mm_per_pixel)
         blend.check_choice(self.name, "count", self.count, tuple(range(1, 21)))
-        blend.check_range(self.name, "bend", self.bend, 0.0, 360.0, "degrees")
+        blend.check_range(self.name, "bend", self.bend, 0.0, 360.0, "degrees", form="number")
         blend.check_range(self.name, "rim", self.rim, 0.0, 1.0)
         blend.check_range(self.name, "gaps", self.gaps, 0.0, 1.0)
 
@@ -147,7 +147,7 @@ class Crack:
     def __post_init__(self) -> None:
         measure.check(self.name, self.size, self.contrast, self.sharpness, self.mm_per_pixel, self.tone)
         measure.check_length(self.name, "width", self.width, 0.3, 64.0, self.mm_per_pixel)
-        blend.check_range(self.name, "jag", self.jag, 0.0, 60.0, "degrees per step")
+        blend.check_range(self.name, "jag", self.jag, 0.0, 60.0, "degrees per step", form="number")
         blend.check_choice(self.name, "branches", self.branches, tuple(range(21)))
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from flawforge.forge import blend, shapes
-from flawforge.types import ConfigError, Image, Mask
+from flawforge.types import Image, Mask
 
 Range = float | tuple[float, float]
 TONES = ("either", "darker", "lighter")
@@ -29,10 +29,8 @@ def check(
     name: str, size: Range, contrast: Range, sharpness: Range, mm_per_pixel: float | None, tone: str = "either"
 ) -> None:
     """Raise ConfigError unless the fields that all physical forgers share are within their bounds."""
-    if mm_per_pixel is not None and not (np.isfinite(mm_per_pixel) and 1e-6 <= mm_per_pixel <= 1e3):
-        raise ConfigError(
-            f"{name}: mm_per_pixel is {mm_per_pixel!r}; it must be None (sizes are px) or between 1e-06 and 1000 mm"
-        )
+    if mm_per_pixel is not None:
+        blend.check_range(name, "mm_per_pixel", mm_per_pixel, 1e-6, 1e3, "mm, or None for sizes in px", form="number")
     check_length(name, "size", size, 2.0, 4096.0, mm_per_pixel)
     blend.check_range(name, "contrast", contrast, 0.01, 1.0, "of the full range")
     blend.check_range(name, "sharpness", sharpness, 0.0, 1.0)

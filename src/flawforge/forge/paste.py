@@ -44,11 +44,11 @@ class CutPaste:
     def __post_init__(self) -> None:
         blend.check_choice(self.name, "shape", self.shape, ("patch", "scar", "both"))
         blend.check_range(self.name, "area", self.area, 0.0005, 0.5, "of the picture's area")
-        blend.check_range(self.name, "aspect", self.aspect, 0.05, 20.0)
+        blend.check_range(self.name, "aspect", self.aspect, 0.05, 20.0, form="pair")
         blend.check_range(self.name, "width", self.width, 1.0, 128.0, "px at 256")
         blend.check_range(self.name, "length", self.length, 2.0, 256.0, "px at 256")
-        blend.check_range(self.name, "turn", self.turn, 0.0, 180.0, "degrees")
-        blend.check_range(self.name, "jitter", self.jitter, 0.0, 1.0)
+        blend.check_range(self.name, "turn", self.turn, 0.0, 180.0, "degrees", form="number")
+        blend.check_range(self.name, "jitter", self.jitter, 0.0, 1.0, form="number")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         def attempt() -> blend.Attempt:
@@ -172,12 +172,12 @@ class HardAugment:
     least_change: ClassVar[float] = 2 / 255
 
     def __post_init__(self) -> None:
-        blend.check_range(self.name, "chance", self.chance, 0.0, 1.0)
+        blend.check_range(self.name, "chance", self.chance, 0.0, 1.0, form="number")
         blend.check_range(self.name, "area", self.area, 0.0005, 0.5, "of the picture's area")
-        blend.check_range(self.name, "aspect", self.aspect, 0.05, 20.0)
-        blend.check_range(self.name, "turn", self.turn, 0.0, 180.0, "degrees")
+        blend.check_range(self.name, "aspect", self.aspect, 0.05, 20.0, form="pair")
+        blend.check_range(self.name, "turn", self.turn, 0.0, 180.0, "degrees", form="number")
         check_jitter(self.name, self.jitter)
-        blend.check_range(self.name, "least_share", self.least_share, 0.0, 0.9)
+        blend.check_range(self.name, "least_share", self.least_share, 0.0, 0.9, form="number")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         return blend.settle(
@@ -216,5 +216,5 @@ def check_jitter(name: str, jitter: Jitter) -> None:
     if not fine or not all(isinstance(v, int | float) and 0.0 <= v <= 1.0 for v in jitter) or jitter[3] > 0.5:
         raise ConfigError(
             f"{name}: jitter is {jitter!r}; it must be four numbers (brightness, contrast, saturation, hue) "
-            f"between 0 and 1, the last at most 0.5"
+            f"between 0 and 1, the last at most 0.5."
         )

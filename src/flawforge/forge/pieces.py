@@ -44,7 +44,7 @@ class Missing:
 
     def __post_init__(self) -> None:
         measure.check(self.name, self.size, self.contrast, self.sharpness, self.mm_per_pixel, self.tone)
-        blend.check_range(self.name, "at_edges", self.at_edges, 0.0, 1.0)
+        blend.check_range(self.name, "at_edges", self.at_edges, 0.0, 1.0, form="number")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng))
@@ -156,7 +156,7 @@ class Misplaced:
     def __post_init__(self) -> None:
         measure.check(self.name, self.size, self.contrast, self.sharpness, self.mm_per_pixel)
         blend.check_range(self.name, "shift", self.shift, 0.01, 2.0, "of the size")
-        blend.check_range(self.name, "turn", self.turn, 0.0, 180.0, "degrees")
+        blend.check_range(self.name, "turn", self.turn, 0.0, 180.0, "degrees", form="number")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng))
@@ -219,7 +219,7 @@ class Blur:
     def __post_init__(self) -> None:
         measure.check(self.name, self.size, self.contrast, self.sharpness, self.mm_per_pixel)
         blend.check_range(self.name, "strength", self.strength, 0.5, 60.0, "px")
-        blend.check_range(self.name, "smear", self.smear, 0.0, 1.0)
+        blend.check_range(self.name, "smear", self.smear, 0.0, 1.0, form="number")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng))
@@ -285,7 +285,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         measure.check(self.name, self.size, self.contrast, self.sharpness, self.mm_per_pixel)
-        blend.check_range(self.name, "colour", self.colour, 0.0, 1.0)
+        blend.check_range(self.name, "colour", self.colour, 0.0, 1.0, form="number")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng))

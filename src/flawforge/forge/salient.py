@@ -50,10 +50,10 @@ class SaliencyPerlin:
 
     def __post_init__(self) -> None:
         blend.check_choice(self.name, "rule", self.rule, ("mean_std", "otsu", "quantile", "uniform"))
-        blend.check_range(self.name, "spread", self.spread, 0.0, 3.0, "standard deviations")
+        blend.check_range(self.name, "spread", self.spread, 0.0, 3.0, "standard deviations", form="number")
         blend.check_range(self.name, "area", self.area, 0.001, 0.9, "of the salient region")
-        blend.check_range(self.name, "region", self.region, 0.0, 0.95)
-        blend.check_range(self.name, "guard", self.guard, 0.0, 1.0)
+        blend.check_range(self.name, "region", self.region, 0.0, 0.95, form="number")
+        blend.check_range(self.name, "guard", self.guard, 0.0, 1.0, form="pair")
         texture.check_texture_fields(self.name, "paper", self.cells, self.turn, self.opacity, self.operations, self.source)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
@@ -128,7 +128,7 @@ class CutSwap:
 
     def __post_init__(self) -> None:
         for level in self.levels or (0,):
-            blend.check_range(self.name, "levels", level, 2, 512, "cells")
+            blend.check_range(self.name, "levels", level, 2, 512, "cells", form="number")
         blend.check_choice(self.name, "clusters", self.clusters, tuple(range(1, 17)))
         _check_swap(self.name, self.area, self.aspect, self.tries, self.gate)
 
@@ -174,9 +174,9 @@ class RandomSwap:
 
 def _check_swap(name: str, area: Range, aspect: tuple[float, float], tries: int, gate: float) -> None:
     blend.check_range(name, "area", area, 0.0005, 0.4, "of the picture's area")
-    blend.check_range(name, "aspect", aspect, 0.05, 20.0)
-    blend.check_range(name, "tries", tries, 1, 1000)
-    blend.check_range(name, "gate", gate, 0.0, 0.5)
+    blend.check_range(name, "aspect", aspect, 0.05, 20.0, form="pair")
+    blend.check_range(name, "tries", tries, 1, 1000, form="number")
+    blend.check_range(name, "gate", gate, 0.0, 0.5, form="number")
 
 
 def coarsen(prior: Weights, cells: int) -> Weights:

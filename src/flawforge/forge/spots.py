@@ -46,7 +46,7 @@ class Stain:
         measure.check(self.name, self.size, self.contrast, self.sharpness, self.mm_per_pixel, self.tone)
         blend.check_range(self.name, "clouds", self.clouds, 0.0, 1.0)
         blend.check_range(self.name, "ring", self.ring, 0.0, 1.0)
-        blend.check_range(self.name, "tint", self.tint, 0.0, 1.0)
+        blend.check_range(self.name, "tint", self.tint, 0.0, 1.0, form="number")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng))
@@ -105,8 +105,8 @@ class Dent:
     def __post_init__(self) -> None:
         measure.check(self.name, self.size, self.contrast, self.sharpness, self.mm_per_pixel)
         if self.light is not None:
-            blend.check_range(self.name, "light", self.light, -360.0, 360.0, "degrees")
-        blend.check_range(self.name, "raised", self.raised, 0.0, 1.0)
+            blend.check_range(self.name, "light", self.light, -360.0, 360.0, "degrees", form="number")
+        blend.check_range(self.name, "raised", self.raised, 0.0, 1.0, form="number")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         return blend.settle(sample, rng, self.name, self.least_change, lambda: self._attempt(sample, rng))

@@ -83,8 +83,8 @@ def check_texture_fields(
 ) -> None:
     """Raise ConfigError unless the fields that all texture forgers share are within their bounds."""
     blend.check_choice(name, "variant", variant, ("code", "paper"))
-    blend.check_range(name, "cells", cells, 0, 7)
-    blend.check_range(name, "turn", turn, 0.0, 180.0, "degrees")
+    blend.check_range(name, "cells", cells, 0, 7, form="pair")
+    blend.check_range(name, "turn", turn, 0.0, 180.0, "degrees", form="number")
     if opacity is not None:
         blend.check_range(name, "opacity", opacity, 0.02, 1.0)
     blend.check_choice(name, "operations", operations, (0, 1, 2, 3, 4, 5))
