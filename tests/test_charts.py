@@ -87,3 +87,9 @@ def test_nothing_to_draw_is_said_in_words() -> None:
 )
 def test_percent(share: float, words: str) -> None:
     assert charts.percent(share) == words
+
+
+def test_a_fit_of_a_single_step_is_drawn() -> None:
+    drawn = charts.training_curves([{"stage": "both", "step": 1, "losses": {"l2": 0.5}}])
+    assert "polyline" in drawn
+    assert "l2" in drawn

@@ -141,8 +141,7 @@ def training_curves(history: Sequence[Mapping[str, object]]) -> Markup:
     if not series:
         return _nothing("no losses were recorded")
     everything = [point for points in series.values() for point in points]
-    x = axis([s for s, _ in everything], LEFT, WIDTH - RIGHT)
-    x = Axis(min(s for s, _ in everything), max(max(s for s, _ in everything), 1), x.start, x.end)
+    x = Axis(0, max(1, *(s for s, _ in everything)), LEFT, WIDTH - RIGHT)
     y = axis([v for _, v in everything], HEIGHT - BOTTOM, TOP)
     parts = [_grid_x(x, "step"), _grid_y(y)]
     for i, (name, points) in enumerate(series.items()):
