@@ -102,14 +102,10 @@ def describe(forger: Forger) -> dict[str, Any]:
 
 def rebuild(described: Mapping[str, Any]) -> Forger:
     """The forger that `describe` wrote down."""
-    values = {key: _tuples(value) for key, value in described["fields"].items() if key != "forgers"}
+    values = {key: value for key, value in described["fields"].items() if key != "forgers"}
     if "forgers" in described["fields"]:
         values["forgers"] = tuple(rebuild(inner) for inner in described["fields"]["forgers"])
     return forger_from(described["name"], **values)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 def _chosen(forgers: Sequence[str] | Mapping[str, Forger] | None) -> dict[str, Forger]:

@@ -117,8 +117,13 @@ def forger_from(name: str, **settings: Any) -> Forger:
     for key in settings:
         if key not in known:
             raise ConfigError(f"forger {name!r} has no setting {key!r}; it has {', '.join(known)}.")
-    made: Forger = FORGERS[name](**settings)
+    made: Forger = FORGERS[name](**{key: _tuples(value) for key, value in settings.items()})
     return made
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, as TOML and JSON have them, as tuples."""
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 def family(name: str) -> str:
