@@ -1,0 +1,89 @@
+"""Copy the figures of results/accuracy.csv into README.md between its markers, as they came. Run by `make docs`.
+
+One row per data set and method. The runs counted are those that the README speaks of: ten minutes (or less, where a
+method ends sooner), working size 256, no changed settings, no error. Several seeds give the mean and, for the image
+AUROC, the lowest and highest; one seed gives the 95 % interval of the test pictures. A test compares README and CSV.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from record import read
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "accuracy.csv"
+README = ROOT / "README.md"
+START, END = "<!-- accuracy: written by make docs -->\n", "<!-- end of accuracy -->\n"
+PROTOCOL = {"minutes": "10", "size": "256", "settings": ""}
+HEADER = (
+    "| data set | good / defective | method | image AUROC | pixel AUROC | AUPRO 0.3 | false alarms (promised) | escapes |\n"
+    "|---|---|---|---|---|---|---|---|\n"
+)
+NAMES = {
+    "mvtec_bottle": "MVTec AD bottle",
+    "magnetic_tile": "Magnetic tile",
+    "kolektorsdd": "KolektorSDD",
+    "aws_cookies": "AWS cookies",
+}
+
+
+def table(results: Path = RESULTS) -> str:
+    """The Markdown table, or one line that says that nothing was measured yet."""
+    rows = [row for row in read(results)[1] if _counts(row)]
+    if not rows:
+        return "not measured yet\n"
+    keys = sorted({(_place(row["data"]), row["data"], row["method"], row["profile"]) for row in rows})
+    return HEADER + "".join(_line(*key[1:], rows) for key in keys)
+
+
+def _counts(row: dict[str, str]) -> bool:
+    return not row.get("error") and all(row.get(key, "") == value for key, value in PROTOCOL.items())
+
+
+def _place(data: str) -> int:
+    return list(NAMES).index(data) if data in NAMES else len(NAMES)
+
+
+def _line(data: str, method: str, profile: str, rows: list[dict[str, str]]) -> str:
+    mine = [row for row in rows if (row["data"], row["method"], row["profile"]) == (data, method, profile)]
+    latest = list({row["seed"]: row for row in mine}.values())  # measured again: the last row of a seed stands
+    first = latest[0]
+    cells = [
+        NAMES.get(data, data),
+        f"{first['n_good']} / {first['n_defective']}",
+        f"`{method}`" + (f" {profile}" if profile else ""),
+        _auroc(latest),
+        _mean(latest, "pixel_auroc"),
+        _mean(latest, "aupro_0.3"),
+        f"{_mean(latest, 'false_alarm_rate')} ({_mean(latest, 'promised_false_alarm')})",
+        _mean(latest, "escape_rate"),
+    ]
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _auroc(rows: list[dict[str, str]]) -> str:
+    if len(rows) == 1:
+        return f"{_mean(rows, 'image_auroc')} ({_mean(rows, 'image_auroc_low')} to {_mean(rows, 'image_auroc_high')})"
+    values = [float(row["image_auroc"]) for row in rows]
+    return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f} in {len(values)} seeds)"
+
+
+def _mean(rows: list[dict[str, str]], column: str) -> str:
+    values = [float(row[column]) for row in rows if row.get(column)]
+    return f"{statistics.mean(values):.3f}" if values else "n/a"
+
+
+def filled(text: str, results: Path = RESULTS) -> str:
+    """README.md with its table as the CSV has it. Raises ValueError where the markers are missing."""
+    before, _, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"README.md needs the lines {START.strip()} and {END.strip()}")
+    return f"{before}{START}\n{table(results)}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    print(README)

@@ -1,0 +1,46 @@
+"""Draw docs/tour.jpg from a demo folder: one good washer and one of each kind of damage, as the demo's model judges them.
+
+    flawforge demo -o DEMO && python docs/make_tour.py DEMO
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from flawforge.images import read_mask, read_picture, write_image
+from flawforge.inspector import load
+from flawforge.overlays import overlay, scale_of
+from flawforge.washers import KINDS
+
+PICTURE = Path(__file__).resolve().parent / "tour.jpg"
+SIDE, NUMBER = 190, 3  # px of one picture; which picture of each kind: chosen once, not by its result
+COLOURS = {"OK": (20, 120, 60), "REVIEW": (170, 110, 0), "NG": (190, 20, 60)}
+
+
+def tour(demo: Path) -> Any:
+    """h w 3 uint8 RGB: a column for each part, its marks above and its heat map below, its verdict at the foot."""
+    inspector = load(demo / "model")
+    columns = []
+    for kind in ("good", *KINDS):
+        path = demo / "parts" / "test" / kind / f"{NUMBER:03d}.png"
+        pixels = read_picture(path).pixels
+        truth = demo / "parts" / "ground_truth" / kind / f"{NUMBER:03d}_mask.png"
+        mask = read_mask(truth, pixels.shape[:2]) if truth.exists() else None
+        decision = inspector(path)
+        drawn = overlay(pixels, decision, scale_of(inspector.calibration), mask, max_side=SIDE)
+        words = f"{kind}: {decision.verdict}, score {decision.pred_score:.2f}"
+        foot = np.full((26, SIDE, 3), 255, np.uint8)
+        cv2.putText(foot, words, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.4, COLOURS[decision.verdict], 1, cv2.LINE_AA)
+        columns.append(np.vstack([drawn[:, :SIDE], np.full((4, SIDE, 3), 255, np.uint8), drawn[:, -SIDE:], foot]))
+    gap = np.full((columns[0].shape[0], 4, 3), 255, np.uint8)
+    return np.hstack([part for column in columns for part in (column, gap)][:-1])
+
+
+if __name__ == "__main__":
+    write_image(PICTURE, tour(Path(sys.argv[1])))
+    print(f"{PICTURE}: {PICTURE.stat().st_size // 1024} KB")

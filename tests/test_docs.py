@@ -1,0 +1,153 @@
+"""What the pages say is what the code does: options, settings, links, figures, and the tour as a reader would type it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from flawforge.cli import main
+from flawforge.forge import FORGERS
+from flawforge.methods import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+STALE = "is not what the code says; run: make docs"
+
+
+def script(name: str) -> dict[str, Any]:
+    """The names in one of our scripts, without running it as a program."""
+    folder = str((ROOT / name).parent)
+    sys.path.insert(0, folder)
+    try:
+        return runpy.run_path(str(ROOT / name))
+    finally:
+        sys.path.remove(folder)
+
+
+def test_cli_page_is_what_the_commands_say() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text() == script("docs/make_cli.py")["page"](), f"docs/cli.md {STALE}"
+
+
+def test_every_command_and_option_stands_on_its_page() -> None:
+    """Not by way of the generator, which could forget one."""
+    text = (ROOT / "docs" / "cli.md").read_text()
+    for name, command in main.commands.items():
+        section = text.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert section, name
+        for parameter in command.params:
+            for option in parameter.opts if isinstance(parameter, click.Option) else [(parameter.name or "").upper()]:
+                assert option in section, f"{name} {option}"
+
+
+def test_examples_are_commands_that_exist() -> None:
+    examples = script("docs/make_cli.py")["EXAMPLES"]
+    assert set(examples) == set(main.commands)
+    for lines in examples.values():
+        for line in lines:
+            _, name, *arguments = shlex.split(line.partition(">")[0])
+            main.commands[name].make_context(name, arguments)
+
+
+def test_forger_pages_are_what_the_forgers_say() -> None:
+    pages = script("docs/make_forgers.py")["pages"]()
+    folder = ROOT / "docs" / "forgers"
+    assert {path.name for path in folder.iterdir()} == set(pages), f"docs/forgers {STALE}"
+    for name, text in pages.items():
+        assert (folder / name).read_text() == text, f"docs/forgers/{name} {STALE}"
+
+
+def test_every_setting_of_a_forger_is_on_its_page() -> None:
+    for name, kind in FORGERS.items():
+        text = (ROOT / "docs" / "forgers" / f"{name}.md").read_text()
+        assert (kind.__doc__ or "").splitlines()[0] in text
+        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+            assert f"| `{field.name}` |" in text, f"{name}: {field.name}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_its_page(name: str) -> None:
+    page = ROOT / "docs" / "methods" / f"{name}.md"
+    assert page.exists(), f"write {page}: paper section, our function, our deviation"
+    text = page.read_text()
+    assert script("docs/make_methods.py")["filled"](text, METHODS[name]) == text, f"{page} {STALE}"
+    for field in dataclasses.fields(next(iter(METHODS[name].profiles.values()))):
+        assert f"| `{field.name}` |" in text
+    assert f"docs/methods/{name}.md" in README.read_text()
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if link.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), f"{page.name} -> {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name} -> {link}"
+
+
+def test_readme_figures_are_the_recorded_ones() -> None:
+    text = README.read_text()
+    assert script("benchmarks/readme_table.py")["filled"](text) == text, f"README.md {STALE}"
+
+
+def test_readme_table_counts_each_row_once(tmp_path: Path) -> None:
+    columns = ["data", "method", "profile", "minutes", "size", "settings", "seed", "n_good", "n_defective", "image_auroc",
+               "image_auroc_low", "image_auroc_high", "pixel_auroc", "aupro_0.3", "false_alarm_rate", "promised_false_alarm",
+               "escape_rate", "error"]  # fmt: skip
+    rows = [
+        ["b", "draem", "cpu", "10", "256", "", "0", "4", "6", "0.5", "0.4", "0.6", "0.7", "", "0", "0.05", "1", ""],
+        ["b", "draem", "cpu", "10", "256", "", "0", "4", "6", "0.9", "0.8", "1", "0.8", "", "0", "0.05", "0.5", ""],
+        ["b", "draem", "cpu", "10", "256", "", "1", "4", "6", "0.7", "0.6", "0.8", "0.6", "", "0.5", "0.05", "0.5", ""],
+        ["b", "draem", "cpu", "1", "256", "", "2", "4", "6", "0.1", "0.1", "0.1", "0.1", "", "0", "0.05", "1", ""],
+        ["b", "draem", "cpu", "10", "256", "", "3", "", "", "", "", "", "", "", "", "", "", "stopped"],
+        ["aws_cookies", "draem", "cpu", "10", "256", "", "0", "2", "3", "1", "0.9", "1", "", "", "", "0.1", "", ""],
+    ]
+    file = tmp_path / "accuracy.csv"
+    file.write_text("".join(",".join(row) + "\n" for row in [columns, *rows]))
+    table = script("benchmarks/readme_table.py")["table"](file).splitlines()[2:]
+    assert table == [
+        "| AWS cookies | 2 / 3 | `draem` cpu | 1.000 (0.900 to 1.000) | n/a | n/a | n/a (0.100) | n/a |",
+        "| b | 4 / 6 | `draem` cpu | 0.800 (0.700 to 0.900 in 2 seeds) | 0.700 | n/a | 0.250 (0.050) | 0.500 |",
+    ]
+    assert script("benchmarks/readme_table.py")["table"](tmp_path / "none.csv") == "not measured yet\n"
+
+
+def test_picture_is_there_and_small() -> None:
+    assert 10_000 < (ROOT / "docs" / "tour.jpg").stat().st_size < 150_000
+
+
+def fenced(language: str) -> str:
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 1, f"README.md has {len(blocks)} blocks of {language}"
+    return str(blocks[0])
+
+
+def test_tour_as_printed(tmp_path: Path) -> None:
+    """Every line of the README's tour, typed into an empty folder, and then its Python."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for program in (["bash", "-euc", fenced("sh")], [sys.executable, "-W", "error", "-c", fenced("python")]):
+        done = subprocess.run(
+            program, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert re.search(r"^(OK|REVIEW|NG) ", done.stdout)
+    assert "<html" in (tmp_path / "tour" / "report.html").read_text()
+    assert len((tmp_path / "judged" / "results.csv").read_text().splitlines()) == 11
+    assert len(list((tmp_path / "judged" / "overlays").iterdir())) == 10
