@@ -372,13 +372,19 @@ def report(model: Path, out: Path) -> None:
 @click.option("--forger", "forgers", multiple=True, metavar="NAME", help="See `flawforge forgers`. [default: all]")
 @click.option("--count", default=16, show_default=True, help="Forgeries per forger.")
 @_seed
-@_max_pixels
-def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, seed: int, max_pixels: int) -> None:
+def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, seed: int) -> None:
     """Forge defects into DATA's good pictures: pictures, masks and a contact sheet per forger."""
+    from flawforge.data import good_entries, read_entries
+    from flawforge.forge import FORGERS
     from flawforge.preview import forge_preview
 
-    with _counter("forging") as show:
-        forge_preview(data, out, forgers=forgers, count=count, seed=seed, max_pixels=max_pixels, progress=show)
+    with _bar("forging", len(forgers) or len(FORGERS), "forger") as bar:
+
+        def turn(name: str) -> None:
+            bar.set_postfix_str(name)
+            bar.update()
+
+        forge_preview(good_entries(read_entries(data)), out, forgers or None, count=count, seed=seed, progress=turn)
     click.echo(f"forgeries: {out}")
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from flawforge import bundle, images
 from flawforge.calibrate import Calibration
-from flawforge.types import CalibrationError, Decision, FlawforgeError, ImageError, Map, Mask, Region, ScoreRule
+from flawforge.types import CalibrationError, Decision, FlawforgeError, Image, ImageError, Map, Mask, Region, ScoreRule
 
 Network = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
@@ -161,7 +161,7 @@ def _own_pixel(row: int, column: int, placement: images.Placement) -> tuple[int,
     return min(max(own_row, 0), placement.own_height - 1), min(max(own_column, 0), placement.own_width - 1)
 
 
-def to_network(pixels: images.Image) -> NDArray[np.float32]:
+def to_network(pixels: Image) -> NDArray[np.float32]:
     """h w 3 uint8 or float32 canvas picture -> 1 3 h w float32 in [0, 1]; training scales by the same rule."""
     scaled = pixels.astype(np.float32)
     if pixels.dtype == np.uint8:
