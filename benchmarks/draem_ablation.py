@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import record
 
 from flawforge import data, fitting, images, metrics
 from flawforge.forge import FORGERS
 from flawforge.types import Sample
+from record import record
 
 PROOF = ("cutpaste", "nsa", "scratch", "stain", "missing", "dent")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -49,7 +49,8 @@ def judge(inspector: Any, held: tuple[data.Entry, ...], seed: int) -> dict[str, 
             labels.append(int(mask.any()))
             if mask.any():
                 peaks.append(metrics.peak_on_defect(decision.anomaly_map, mask))
-    return {"forged_image_auroc": metrics.auroc(scores, labels), "forged_pixel_ap": metrics.pixel_average_precision(maps, masks),
+    return {"forged_image_auroc": metrics.auroc(scores, labels),
+            "forged_pixel_ap": metrics.pixel_average_precision(maps, masks),
             "forged_peak": float(np.mean(peaks))}  # fmt: skip
 
 
@@ -70,7 +71,8 @@ def main() -> None:
             inspector = fitting.run(request, made=plan)
         found = judge(inspector, plan.held, arguments.seed)
         row = {"product": arguments.product, "variant": name, "pictures": arguments.pictures, "seed": arguments.seed,
-               "train_seconds": inspector.about["training"]["seconds"], **{k: round(v, 4) for k, v in found.items()}}  # fmt: skip
+               "train_seconds": inspector.about["training"]["seconds"],
+               **{k: round(v, 4) for k, v in found.items()}}  # fmt: skip
         print(row, flush=True)
         record(Path(__file__).parent / "results" / "draem_ablation.csv", row)
 

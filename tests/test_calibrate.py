@@ -16,7 +16,7 @@ from flawforge.types import CalibrationError
 
 @pytest.mark.parametrize("n", range(1, 201))
 def test_leave_one_out_is_exact_for_every_n(n: int) -> None:
-    """Of n + 1 exchangeable distinct scores, exactly k are above the threshold that the other n set: not k - 1, not k + 1."""
+    """Of n + 1 exchangeable distinct scores, exactly k lie above the threshold that the other n set: no less, no more."""
     scores = np.random.default_rng(n).permutation(n + 1).astype(float)
     for rate in {r for r in (1 / (n + 1), 0.05, 0.29, 0.5) if r >= 1 / (n + 1)}:
         alarms = sum(scores[i] > calibrate(np.delete(scores, i), rate).threshold for i in range(n + 1))

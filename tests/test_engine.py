@@ -217,7 +217,9 @@ def test_prefetch_keeps_the_order_and_passes_errors_on() -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("forge")]
 
 
-@pytest.mark.parametrize("amounts", [{}, {"steps": 1, "minutes": 1}, {"steps": 0}, {"minutes": -1}, {"minutes": float("inf")}])
+@pytest.mark.parametrize(
+    "amounts", [{}, {"steps": 1, "minutes": 1}, {"steps": 0}, {"minutes": -1}, {"minutes": float("inf")}]
+)
 def test_a_budget_is_one_positive_number(amounts: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="give"):
         Budget(**amounts)

@@ -174,7 +174,8 @@ def torch_network(content: Content, device: str = "cpu") -> Callable[[Any], tupl
     try:
         net.load_state_dict(load(content.tensors))
     except (SafetensorError, RuntimeError) as error:
-        raise ModelError(f"The model's weights do not fit its settings ({str(error).splitlines()[0]}); fit again.") from error
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"The model's weights do not fit its settings ({reason}); fit again.") from error
     return numpy_network(net, torch.device(device))
 
 

@@ -1,8 +1,9 @@
 """Scores of held-back good pictures -> thresholds, p-values, or an honest refusal. No torch, no distribution assumed.
 
-Split-conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021): when a fresh good picture is exchangeable with the
-n held-back ones, its score exceeds their k-th largest with probability at most k / (n + 1). So the threshold for a promised
-rate is the k-th largest with k = floor(rate * (n + 1)), and a rate below 1 / (n + 1) cannot be promised by n pictures.
+Split-conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021): when a fresh good picture is exchangeable
+with the n held-back ones, its score exceeds their k-th largest with probability at most k / (n + 1). So the threshold
+for a promised rate is the k-th largest with k = floor(rate * (n + 1)), and a rate below 1 / (n + 1) cannot be
+promised by n pictures.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def calibrate(
         raise CalibrationError(f"{len(scores)} scores and {len(peaks)} peaks were given; give one peak per score.")
     for name, values in (("scores", scores), ("peaks", peaks)):
         if not np.isfinite(np.asarray(values, dtype=float)).all():
-            raise CalibrationError(f"The {name} hold a value that is not finite; find the picture that caused it and leave it out.")
+            raise CalibrationError(f"The {name} hold a value that is not finite; find its picture and leave it out.")
     if review < rate:
         raise CalibrationError(f"The review rate {review:g} is below the false-alarm rate {rate:g}; give at least {rate:g}.")
     for each in (rate, review):

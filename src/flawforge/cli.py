@@ -55,14 +55,15 @@ def main() -> None:
 
 
 def _max_pixels(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--max-pixels", default=MAX_PIXELS, show_default=True, help="Refuse larger pictures unread.")(command)
+    option = click.option("--max-pixels", default=MAX_PIXELS, show_default=True, help="Refuse larger pictures unread.")
+    return option(command)
 
 
 def _rates(command: Callable[..., Any]) -> Callable[..., Any]:
     alarm = click.option("--false-alarm", type=float, help="Share of good parts that may be judged NG. [default: 0.01, or "
                          "the strictest rate that the held-back pictures can promise]")  # fmt: skip
-    review = click.option("--review", type=float, help="Share of good parts that may be judged NG or REVIEW. [default: 0.05, "
-                          "or the strictest that can be promised]")  # fmt: skip
+    review = click.option("--review", type=float, help="Share of good parts that may be judged NG or REVIEW. [default: "
+                          "0.05, or the strictest that can be promised]")  # fmt: skip
     return alarm(review(command))
 
 
@@ -142,7 +143,8 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
         plan = fitting.plan(request, progress=show)
     for line in (*plan.report.lines(), *plan.notes):
         click.echo(f"  {line}")
-    click.echo(f"  {len(plan.train)} to train on, {len(plan.held)} held back; canvas {plan.canvas[0]} x {plan.canvas[1]} (h x w)")
+    canvas = "{} x {} (h x w)".format(*plan.canvas)
+    click.echo(f"  {len(plan.train)} to train on, {len(plan.held)} held back; canvas {canvas}")
     for line in fitting.forecast(plan, fitting.load_pictures(plan)).lines():
         click.echo(f"  {line}")
     if dry_run:

@@ -235,7 +235,7 @@ def fit(
 
 @contextmanager
 def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C waits for the end of the step, so that the checkpoint never holds half an update; a second one does not wait."""
+    """Ctrl-C waits for the end of the step, so the checkpoint never holds half an update; a second one does not wait."""
     pressed = False
 
     def remember(signum: int, frame: Any) -> None:

@@ -153,7 +153,7 @@ def promised_rates(
     if review is None:
         review = max(REVIEW, strictest, false_alarm)
     if review < false_alarm:
-        raise ConfigError(f"--review {review:g} is below --false-alarm {false_alarm:g}; give a review rate at least as high.")
+        raise ConfigError(f"--review {review:g} is below --false-alarm {false_alarm:g}; give one at least as high.")
     return (false_alarm, review), tuple(notes)
 
 

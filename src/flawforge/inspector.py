@@ -107,7 +107,7 @@ class Inspector:
         batch = to_network(pixels)
         maps, scores = self.network(batch)
         if not (np.isfinite(maps).all() and np.isfinite(scores).all()):
-            raise ImageError("The network gave a value that is not finite for this picture; check the picture and the model.")
+            raise ImageError("The network gave a value that is not finite for this picture; check picture and model.")
         score, (row, column) = picture_score(maps[0], float(scores[0]), valid, self.rule)
         own_map = images.restore(maps[0], placement)
         if own_roi is not None:

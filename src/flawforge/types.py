@@ -153,7 +153,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Train:
-    """A stage that learns by gradient. `frozen` names submodules that stay in eval mode; `share` is its part of the budget."""
+    """A stage that learns by gradient. `frozen`: submodules that stay in eval mode; `share`: its part of the budget."""
 
     name: str
     turns: Sequence[Turn]

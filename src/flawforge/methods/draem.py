@@ -16,7 +16,7 @@ and 90 %, as in the released code). Profile `cpu` is our reconstruction for two 
     half resolution (`stride` 2) and an eighth / a quarter of the widths     2.9 M parameters, about 25 pictures a second
     SSIM on 2 x 2 means                                                     SSIM would otherwise cost a third of a step
     AdamW 2e-3, warm-up and cosine to zero over the budget                  the published schedule needs GPU-hours
-    map = logit instead of probability                                      a probability saturates, and ties cannot be ranked
+    map = logit instead of probability                                      a probability saturates; ties cannot be ranked
     smoothing 11 instead of 21                                              small defects survive it
     no rotation of the picture                                              parts are usually aligned (assumption)
 """
