@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# The nets in tests are tiny: a second thread only waits for the first, and for the other test processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from flawforge.washers import write_demo_parts
 
 

@@ -243,7 +243,7 @@ def test_a_forger_may_leave_a_picture_good(tmp_path):
 
 
 def test_a_forged_edge_is_repeated_into_the_border(tmp_path):
-    write_image(tmp_path / "wide.png", noise(0, 20, 60))
+    write_image(tmp_path / "wide.png", noise(0, 40, 60))
     pictures = GoodPictures([Entry(tmp_path / "wide.png")], (64, 64))
     batch = pictures.batch(top_row, 0, 0, 1, forge_share=1.0)
     top = int(np.flatnonzero(pictures.valid(0)[:, 0])[0])

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from flawforge import engine
+from flawforge.config import torch_device
 from flawforge.engine import Budget, Run, Tick, fit, prefetch
 from flawforge.types import Batch, Collect, ConfigError, Train, TrainingError, Turn
 
@@ -227,7 +227,7 @@ def test_a_budget_is_one_positive_number(amounts: dict[str, Any]) -> None:
 
 def test_an_unknown_or_missing_device_is_refused() -> None:
     with pytest.raises(ConfigError, match="give auto, cpu or cuda"):
-        engine.accelerator("tpu")
+        torch_device("tpu")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="give --device cpu"):
-            engine.accelerator("cuda")
+            torch_device("cuda")

@@ -161,7 +161,7 @@ def test_mixed_sizes_grey_and_tall_pictures(tmp_path: Path) -> None:
     for i in range(6):
         shape = (120 + 7 * i, 60) if i % 2 else (120, 60 + i, 3)
         Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / "ok" / f"{i}.png")
-    inspector = fitting.run(request(tmp_path, tmp_path / "m", holdout=0.34))
+    inspector = fitting.run(request(tmp_path, tmp_path / "m", holdout=0.34, size=128))
     assert inspector.canvas[0] > inspector.canvas[1]
     assert inspector(rng.integers(0, 256, (33, 200, 3), dtype=np.uint8)).anomaly_map.shape == (33, 200)
 

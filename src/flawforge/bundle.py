@@ -155,7 +155,7 @@ def _content(folder: Path, data: Mapping[str, bytes]) -> Content:
     return Content(config, data["model.safetensors"], calibration, data["README.md"].decode(), roi)
 
 
-def torch_network(content: Content, device: str = "cpu") -> Callable[[Any], tuple[Any, Any]]:
+def torch_network(content: Content, device: str = "auto") -> Callable[[Any], tuple[Any, Any]]:
     """The model's network as a callable on numpy arrays; always float32, so that an export can match it.
 
     n 3 h w float32 in [0, 1] -> (map n h w, score n). Raises ModelError for an unknown method or foreign weights.
@@ -164,7 +164,7 @@ def torch_network(content: Content, device: str = "cpu") -> Callable[[Any], tupl
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from flawforge.config import settings_from_dict
+    from flawforge.config import settings_from_dict, torch_device
     from flawforge.methods import METHODS
 
     name = content.config["method"]
@@ -176,7 +176,7 @@ def torch_network(content: Content, device: str = "cpu") -> Callable[[Any], tupl
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"The model's weights do not fit its settings ({reason}); fit again.") from error
-    return numpy_network(net, torch.device(device))
+    return numpy_network(net, torch.device(torch_device(device)))
 
 
 def numpy_network(net: Any, device: Any) -> Callable[[Any], tuple[Any, Any]]:

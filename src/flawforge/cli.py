@@ -186,16 +186,10 @@ def calibrate(model: Path, good: Path, false_alarm: float | None, review: float 
     """Set MODEL's thresholds anew from GOOD pictures that it was not trained on."""
     from flawforge import fitting
 
-    calibration, notes = fitting.recalibrate(model, good, false_alarm, review, device=_torch_device(device))
+    calibration, notes = fitting.recalibrate(model, good, false_alarm, review, device=device)
     for note in notes:
         click.echo(f"  {note}")
     _say_promise(calibration)
-
-
-def _torch_device(device: str) -> str:
-    from flawforge.engine import accelerator
-
-    return accelerator(device)
 
 
 @main.command()
@@ -218,7 +212,7 @@ def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str, o
 
     from flawforge.inspector import inspect_paths, load
 
-    inspector = dataclasses.replace(load(model, device=_torch_device(device)), max_pixels=max_pixels)
+    inspector = dataclasses.replace(load(model, device=device), max_pixels=max_pixels)
     files = _pictures(paths)
     failed: list[tuple[Path, str]] = []
     with _results(out, form) as (write, folder), _bar("inspecting", len(files), "picture") as bar:
@@ -316,7 +310,7 @@ def evaluate(model: Path, data: Path, json_file: Path | None, seed: int, device:
     from flawforge.evaluate import write_json
     from flawforge.inspector import load
 
-    inspector = load(model, device=_torch_device(device))
+    inspector = load(model, device=device)
     result = _evaluate(inspector, model, data, seed)
     if json_file is not None:
         write_json(json_file, result)

@@ -60,3 +60,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"There is no settings file {path}; give the path of a TOML file.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"The settings file {path} is not valid TOML ({error}); mend it or leave out --config.") from error
+
+
+def torch_device(name: str) -> str:
+    """Resolve auto, cpu or cuda to cpu or cuda. Raises ConfigError for another name, or for a CUDA that is not there."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"Device '{name}' was given; give auto, cpu or cuda.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("Device 'cuda' was given but torch finds no CUDA device; give --device cpu.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

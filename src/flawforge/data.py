@@ -15,6 +15,7 @@ import numpy as np
 from flawforge.check import DataReport, check_data, in_threads
 from flawforge.decode import MAX_PIXELS, as_picture, read_picture
 from flawforge.duplicates import join
+from flawforge.forge.blend import SMALLEST
 from flawforge.images import Placement, letterbox, mask_on_canvas, pad, to_planes, valid_mask
 from flawforge.listing import Entry, Listing, good_entries, read_entries, read_listing
 from flawforge.types import Batch, ConfigError, DataError, Forger, Image, ImageError, Mask, Sample
@@ -228,10 +229,14 @@ class GoodPictures:
 
         Forged on the placed part alone; the border is laid round it again, as it would be round a real flaw.
         """
-        placement, valid = self._placements[index], self.valid(index)[self._placements[index].inner]
+        placement = self._placements[index]
+        # A sliver of a picture is too small for a forger; then the border is forged along and laid anew below.
+        small = min(placement.height, placement.width) < SMALLEST
+        part = np.s_[:, :] if small else placement.inner
+        valid = self.valid(index)[part]
         sample = Sample(
-            image=np.ascontiguousarray(self.picture(index)[placement.inner]),
-            other=None if other is None else np.ascontiguousarray(self.picture(other)[placement.inner]),
+            image=np.ascontiguousarray(self.picture(index)[part]),
+            other=None if other is None else np.ascontiguousarray(self.picture(other)[part]),
             texture=None if texture is None else self._texture(texture),
         )
         for _ in range(REDRAWS):
@@ -244,10 +249,10 @@ class GoodPictures:
         else:
             return None
         whole = np.zeros(self.canvas, dtype=bool)
-        whole[placement.inner] = mask
+        whole[part] = mask
         cut = np.count_nonzero(mask) < np.count_nonzero(forged.mask)
         image = np.where(mask[..., None], forged.image, sample.image) if cut else forged.image
-        return pad(image, placement), whole
+        return pad(np.ascontiguousarray(image[placement.inner]) if small else image, placement), whole
 
     def _texture(self, drawn: int) -> Image:
         """The texture drawn, or the next one that can be read. DataError where none can."""

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
+from flawforge.config import torch_device
 from flawforge.files import write_atomically
 from flawforge.types import Batch, Collect, ConfigError, Train, TrainingError
 
@@ -211,7 +212,7 @@ def fit(
     There is no argument through which test pictures could enter.
     Raises TrainingError: a loss that is not finite, a checkpoint of another run. KeyboardInterrupt saves a checkpoint first.
     """
-    fabric = Fabric(accelerator=accelerator(run.device), devices=1, precision=run.precision)  # type: ignore[arg-type]
+    fabric = Fabric(accelerator=torch_device(run.device), devices=1, precision=run.precision)  # type: ignore[arg-type]
     state, tensors, groups = State(), {}, []
     if resume and run.checkpoint and run.checkpoint.exists():
         state, tensors, groups = _restore(run.checkpoint, run.identity)
@@ -251,14 +252,6 @@ def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def accelerator(device: str) -> str:
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"Device '{device}' was given; give auto, cpu or cuda.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("Device 'cuda' was given but torch finds no CUDA device; give --device cpu.")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _collect(net: nn.Module, stage: Collect, clean: Callable[[], Iterator[Batch]] | None, device: torch.device) -> None:

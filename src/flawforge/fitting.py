@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import save as tensors_to_bytes
 
 from flawforge import __version__, bundle, calibrate, card, config, data, engine, images, inspector
+from flawforge.listing import pictures_in
 from flawforge.methods import METHODS
-from flawforge.types import Batch, CalibrationError, ConfigError, ImageError, Mask, Method, ModelError, TrainingError
+from flawforge.types import Batch, CalibrationError, ConfigError, DataError, ImageError, Mask, Method, ModelError, TrainingError
 
 FALSE_ALARM, REVIEW = 0.01, 0.05
 DEFAULT_MINUTES = 10.0
@@ -161,7 +162,7 @@ def read_roi(path: Path | None, sizes: Sequence[tuple[int, int]], max_pixels: in
     """A region of interest from a mask picture (white = judged) that must fit every good picture's proportions."""
     if path is None:
         return None
-    roi: Mask = images.read_picture(path, max_pixels=max_pixels).pixels.max(axis=2) > 0
+    roi: Mask = images.read_picture(path, max_pixels=max_pixels).pixels.max(axis=2) > 127
     if not roi.any():
         raise ImageError(f"The region of interest {path} is all black; paint what is to be judged white.")
     for size in sorted(set(sizes)):
@@ -181,7 +182,9 @@ def load_pictures(plan: Plan) -> data.GoodPictures:
     request = plan.request
     textures: tuple[Path, ...] = ()
     if request.textures is not None:
-        textures = tuple(entry.path for entry in data.read_entries(request.textures))
+        textures = tuple(pictures_in(request.textures))
+        if not textures:
+            raise DataError(f"--textures {request.textures} holds no picture; give a folder of pictures, or leave it out.")
     return data.GoodPictures(plan.train, plan.canvas, roi=plan.roi, textures=textures, max_pixels=request.max_pixels)
 
 
@@ -328,7 +331,7 @@ def _content(plan: Plan, net: Any, history: list[dict[str, Any]], seconds: float
 
 
 def recalibrate(
-    folder: Path, good: Path, false_alarm: float | None, review: float | None, *, device: str = "cpu"
+    folder: Path, good: Path, false_alarm: float | None, review: float | None, *, device: str = "auto"
 ) -> tuple[calibrate.Calibration, list[str]]:
     """New thresholds for an existing model from new good pictures; the folder is replaced as a whole.
 

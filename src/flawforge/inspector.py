@@ -192,7 +192,7 @@ def inspect_paths(inspector: Inspector, paths: Iterable[Path]) -> Iterator[Decis
             yield path, str(error)
 
 
-def load(folder: str | Path, *, device: str = "cpu") -> Inspector:
+def load(folder: str | Path, *, device: str = "auto") -> Inspector:
     """Open a model folder, verify its hashes, and give the Inspector. Raises ModelError."""
     content = bundle.read(Path(folder))
     return from_content(content, bundle.torch_network(content, device))
