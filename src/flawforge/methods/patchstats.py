@@ -38,8 +38,10 @@ from torch.nn import functional as F
 from flawforge.forge import FORGERS
 from flawforge.types import Batch, Collect, Evidence, Forger, Method, ScoreRule
 
-TAUS = (0.1, 1.0, 4.0, 16.0, 64.0, 1024.0)  # prior strength of a mean, in pictures
-KAPPAS = (0.5, 2.0, 8.0, 32.0, 128.0, 512.0, 4096.0)  # prior strength of a covariance, in multiples of d samples
+TAUS = (0.1, 4.0, 32.0, 256.0)  # prior strength of a mean, in pictures
+KAPPAS = (1.0, 8.0, 64.0, 512.0)  # prior strength of a covariance, in multiples of d samples
+PRIORS = (*((tau, kappa) for tau in TAUS for kappa in KAPPAS), (math.inf, math.inf))  # the last: one Gaussian for all
+SAMPLES = 48  # good pictures whose left-out likelihood chooses the priors
 KNOTS = (0.99, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # empirical tail probabilities; beyond the last, a Pareto tail
 
 
@@ -100,6 +102,8 @@ class Branch(nn.Module):
     centre: Tensor
     factor: Tensor
     width_of: Tensor
+    known: Tensor
+    usual: Tensor
     knots: Tensor
     slopes: Tensor
     tail: Tensor
@@ -118,10 +122,12 @@ class Branch(nn.Module):
         self.register_buffer("centre", torch.zeros(d, 0, 0))
         self.register_buffer("factor", torch.zeros(0, d, d))
         self.register_buffer("width_of", torch.zeros(0, 0))  # log-determinant of each position's covariance
+        self.register_buffer("known", torch.zeros(0, 0))  # 1 = some good picture has this position
+        self.register_buffer("usual", torch.zeros(1))
         self.register_buffer("knots", torch.zeros(len(KNOTS)))
         self.register_buffer("slopes", torch.zeros(len(KNOTS) - 1))
         self.register_buffer("tail", torch.tensor([1.0, 0.1]))  # scale, shape
-        self.register_buffer("chosen", torch.zeros(5))
+        self.register_buffer("chosen", torch.zeros(0, 0, dtype=torch.int64))
         self.register_load_state_dict_pre_hook(_resize_buffers)
         self.work: dict[str, Any] = {}
 
@@ -129,7 +135,7 @@ class Branch(nn.Module):
         """n 3 h w of this branch's input -> n d gh gw."""
         margin = self.side // 2
         x = pool(images, self.scale)
-        response = F.conv2d(F.pad(x, [margin] * 4, mode="replicate"), self.filters, stride=self.skip)
+        response = F.conv2d(F.pad(x, [margin] * 4, mode="reflect"), self.filters, stride=self.skip)
         strength, mean = smooth(pool(response.abs(), self.stride // self.skip)), smooth(pool(response, self.stride // self.skip))
         return torch.cat([torch.log(0.1 + strength / self.floor), mean.sign() * torch.log1p(10 * mean.abs() / self.floor)], dim=1)
 
@@ -152,12 +158,21 @@ class Branch(nn.Module):
         blocks, d, n, b = residual.shape
         return torch.bmm(self.factor, residual.reshape(blocks, d, n * b)).reshape(blocks, d, n, b)
 
-    def strangeness(self, images: Tensor) -> Tensor:
+    def told(self, fill: Tensor) -> Tensor:
+        """n 1 h w, 1 = letterbox border -> n gh gw, 1 where the filters see only the picture."""
+        reach = self.side // 2 * self.scale
+        return 1 - F.max_pool2d(F.max_pool2d(fill, 2 * reach + 1, 1, reach), self.grid)[:, 0]
+
+    def strangeness(self, images: Tensor, fill: Tensor) -> Tensor:
         """n 3 h w -> -2 log density under each position's Gaussian, n gh gw, constants dropped, smoothed over neighbours."""
         features = self.features(images)
         squared = self.whitened(features).square().sum(dim=1)
-        size = (features.shape[-2], features.shape[-1])
-        return smooth((self.from_blocks(squared, size) + self.width_of)[:, None])[:, 0]
+        return self.finished(self.from_blocks(squared, (features.shape[-2], features.shape[-1])), self.told(fill))
+
+    def finished(self, squared: Tensor, told: Tensor) -> Tensor:
+        """Distances n gh gw -> strangeness; a position without evidence is as strange as good pictures usually are."""
+        told = told * self.known
+        return smooth(((squared + self.width_of) * told + self.usual * (1 - told))[:, None])[:, 0]
 
     def surprise(self, strangeness: Tensor) -> Tensor:
         """-> -log of its tail probability among left-out good pictures; increasing and unbounded."""
@@ -171,7 +186,7 @@ class Branch(nn.Module):
 
 def _resize_buffers(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
     """The grid's buffers take the canvas's size, which is known only from the good pictures or from the file."""
-    for name in ("centre", "factor", "width_of"):
+    for name in ("centre", "factor", "width_of", "known", "chosen"):
         if prefix + name in state:
             setattr(module, name, torch.empty_like(state[prefix + name]))
 
@@ -202,9 +217,9 @@ class PatchStats(nn.Module):
         images = images.contiguous()
         h, w = images.shape[-2:]
         finest = min(branch.grid for branch in self.branches)  # type: ignore[type-var]
-        maps = []
+        maps, fill = [], border(images)
         for branch, x in self.inputs(images):
-            surprise = branch.surprise(branch.strangeness(x))[:, None]
+            surprise = branch.surprise(branch.strangeness(x, fill))[:, None]
             maps.append(F.interpolate(surprise, (h // finest, w // finest), mode="bilinear", align_corners=False))
         together = torch.logsumexp(torch.cat(maps, dim=1), dim=1, keepdim=True) - math.log(len(maps))
         surface = F.interpolate(together, (h, w), mode="bilinear", align_corners=False)[:, 0]
@@ -214,14 +229,30 @@ class PatchStats(nn.Module):
         """What the good pictures decided, one sentence a branch."""
         lines = []
         for branch in self.branches:
-            tau, kappa, own, shared, _ = branch.chosen.tolist()  # type: ignore[operator]
+            chosen: Tensor = branch.chosen  # type: ignore[assignment]
+            shares = [float((chosen == i).double().mean()) for i in range(len(PRIORS))]
+            tau = sum(s for s, (t, _) in zip(shares, PRIORS, strict=True) if t <= 4)
             name = f"{'illumination-normalised' if branch.normalised else 'raw'} picture at 1/{branch.scale}"
-            if shared > own:
-                lines.append(f"{name}: one Gaussian for all positions, {shared - own:.2f} nats likelier a position")
-            else:
-                lines.append(f"{name}: a Gaussian for every position, {own - shared:.2f} nats likelier than a shared one "
-                             f"(mean held by {tau:g} pictures, covariance by {kappa:g} samples)")  # fmt: skip
+            lines.append(f"{name}: left-out good pictures are likeliest under a mean of its own at {tau:.0%} of the positions, "
+                         f"under one nearly or wholly common at {1 - tau:.0%} (one Gaussian for all at {shares[-1]:.0%})")  # fmt: skip
         return lines
+
+
+def border(images: Tensor) -> Tensor:
+    """n 3 h w -> n 1 h w, 1 on the letterbox border: rows and columns at the canvas's side that repeat their inner neighbour.
+
+    A real picture whose outermost rows are equal to the bit (a saturated background) loses nothing that could be strange.
+    """
+
+    def along(same: Tensor) -> Tensor:
+        same = F.pad(same, (0, 1))
+        before = (1 - same).cumsum(dim=1) == 0
+        after = (1 - F.pad(same[:, :-1], (1, 0))).flip(1).cumsum(dim=1).flip(1) == 0
+        return torch.logical_or(before, after).to(images.dtype)
+
+    rows = along((images[..., 1:, :] - images[..., :-1, :]).abs().amax(dim=(1, 3)).eq(0).to(images.dtype))
+    columns = along((images[..., 1:] - images[..., :-1]).abs().amax(dim=(1, 2)).eq(0).to(images.dtype))
+    return torch.maximum(rows[:, None, :, None].expand_as(images[:, :1]), columns[:, None, None, :])
 
 
 # ---- 1: filters
@@ -232,11 +263,11 @@ def look_at_patches(net: PatchStats, batch: Batch) -> None:
     net.seen += len(batch.clean)
     for branch, x in net.inputs(batch.clean.contiguous()):
         x = pool(x, branch.scale)
-        valid = cell_valid(batch.valid, branch)
+        valid = cell_valid(batch, branch)
         step = branch.stride * (2 if branch.scale == 1 else 1)
         valid = valid[..., :: step // branch.stride, :: step // branch.stride]
         for picture, held in zip(x, valid, strict=True):
-            patches = F.unfold(F.pad(picture[None], [branch.side // 2] * 4, mode="replicate"), branch.side, stride=step)[0]
+            patches = F.unfold(F.pad(picture[None], [branch.side // 2] * 4, mode="reflect"), branch.side, stride=step)[0]
             patches = patches[:, held.flatten() > 0]
             work = branch.work
             work["n"] = work.get("n", 0) + patches.shape[1]
@@ -260,32 +291,30 @@ def learn_filters(net: PatchStats) -> None:
 # ---- 2 and 3: Gaussians
 
 
-def cell_valid(valid: Tensor, branch: Branch) -> Tensor:
-    """n 1 h w -> n gh gw, 1 where all of the cell's pixels are valid."""
-    return -F.max_pool2d(-valid.contiguous(), branch.grid)[:, 0]
+def cell_valid(batch: Batch, branch: Branch) -> Tensor:
+    """n gh gw, 1 where any of the cell's pixels is judged and the filters see only the picture."""
+    return F.max_pool2d(batch.valid.contiguous(), branch.grid)[:, 0] * branch.told(border(batch.clean.contiguous()))
 
 
 def look_at_features(net: PatchStats, batch: Batch) -> None:
     """Sum features and outer products by block, and keep some blocks of some pictures for `choose`."""
-    pick = max(1, -(-net.seen // 64))
+    pick = max(1, -(-net.seen // SAMPLES))
     for branch, x in net.inputs(batch.clean.contiguous()):
-        features, valid = branch.features(x), cell_valid(batch.valid, branch)
+        features, valid = branch.features(x), cell_valid(batch, branch)
         work = branch.work
         blocks = branch.to_blocks(features)  # k d n b
-        weight = branch.to_blocks(valid[:, None])[:, 0]  # k n b
-        flat = (blocks * weight[:, None]).flatten(2)
+        weight = branch.to_blocks(valid[:, None])[:, 0].double()  # k n b
+        held = blocks * weight[:, None]  # in float64, for some directions hardly vary at all
         work["size"] = features.shape[-2:]
-        work["n"] = work.get("n", 0) + weight.sum(dim=1).double()
-        work["sum"] = work.get("sum", 0) + (blocks * weight[:, None]).sum(dim=2).double()
-        work["outer"] = work.get("outer", 0) + torch.bmm(flat, blocks.flatten(2).transpose(1, 2)).double()
-        some = torch.linspace(0, len(blocks) - 1, min(len(blocks), 64), dtype=torch.float64).round().long()
-        work["some"] = some
+        work["n"] = work.get("n", 0) + weight.sum(dim=1)
+        work["sum"] = work.get("sum", 0) + held.sum(dim=2)
+        work["outer"] = work.get("outer", 0) + torch.bmm(held.flatten(2), held.flatten(2).transpose(1, 2))
         for i in range(len(valid)):
             if (work["seen"] + i) % pick == 0:
-                whole = flat.reshape(blocks.shape)[:, :, i]
-                work.setdefault("samples", []).append((blocks[some, :, i], weight[some, i]))
+                each = held[:, :, i]
+                work.setdefault("samples", []).append((blocks[:, :, i], weight[:, i].float()))
                 work.setdefault("pictures", []).append(
-                    (weight[:, i].sum().double(), whole.double().sum(dim=(0, 2)), torch.einsum("kdb,keb->de", whole, whole).double())
+                    (weight[:, i].sum(), each.sum(dim=(0, 2)), torch.einsum("kdb,keb->de", each, each))
                 )
         work["seen"] += len(valid)
 
@@ -293,34 +322,33 @@ def look_at_features(net: PatchStats, batch: Batch) -> None:
 def whitener(covariance: Tensor) -> Tensor:
     """d d -> the symmetric inverse root of the covariance, with a floor under its eigenvalues."""
     values, vectors = torch.linalg.eigh(covariance)
-    floor = 1e-4 * float(values.clamp_min(0).mean()) + 1e-6
+    floor = 1e-3 * float(values.clamp_min(0).mean()) + 1e-6
     return vectors @ torch.diag((values.clamp_min(0) + floor).rsqrt()) @ vectors.T
 
 
-def posterior(count: Tensor, total: Tensor, outer: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor]:
+def posterior(count: Tensor, total: Tensor, outer: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
     """Normal-inverse-Wishart posterior of whitened data about a prior mean of zero, before the prior scale.
 
-    count k b; total k d b; outer k d d (over the block). Returns means k d b, scale matrices k d d, degrees of freedom k.
+    count k b; total k d b; outer k d d (over the block); tau k or 1. Returns means k d b, scale matrices k d d.
     """
-    strength = count + tau
+    strength = count + tau[:, None]
     mean = total / strength[:, None]
-    scale = outer - torch.einsum("kdb,keb,kb->kde", mean, mean, strength)
-    return mean, scale, freedom(count, tau)
+    return mean, outer - torch.einsum("kdb,keb,kb->kde", mean, mean, strength)
 
 
-def freedom(count: Tensor, tau: float) -> Tensor:
-    """Samples less those that the means cost, summed over the block: ... b -> ..."""
+def freedom(count: Tensor, tau: Tensor) -> Tensor:
+    """Samples less those that the means cost, summed over the block: ... b, tau ... 1 -> ..."""
     return (count - count / (count + tau)).sum(dim=-1)
 
 
-def leave_out(gram: Tensor, weight: Tensor, count: Tensor, tau: float, kappa: float) -> tuple[Tensor, Tensor, Tensor]:
+def leave_out(gram: Tensor, weight: Tensor, count: Tensor, tau: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Squared Mahalanobis distances of one picture's positions under the Gaussians of a block fitted without that picture.
 
     With residuals R (d b) to the posterior means and L the posterior scale matrix of all pictures, leaving the picture out gives
     L' = L - R C R', C = diag(strength / (strength - 1)), and R' L'^-1 R = (I - G C)^-1 G for the gram matrix G = R' L^-1 R
     (matrix inversion lemma), so that no matrix of the features' size is inverted again.
 
-    gram ... b b; weight ... b, 1 = the picture has this position; count ... b. Returns distances ... b,
+    gram ... b b; weight ... b, 1 = the picture has this position; count ... b; tau ... 1; kappa ... Returns distances ... b,
     log det L'/L ..., and the degrees of freedom left ...
     """
     strength = count + tau
@@ -333,44 +361,39 @@ def leave_out(gram: Tensor, weight: Tensor, count: Tensor, tau: float, kappa: fl
     return distance.clamp_min(0), torch.linalg.slogdet(inside)[1], left
 
 
-def choose(samples: Tensor, weights: Tensor, count: Tensor, total: Tensor, outer: Tensor) -> tuple[float, float, float]:
-    """(tau, kappa, mean log-likelihood per position) that make left-out good pictures likeliest; constants dropped.
+def likelihoods(samples: Tensor, weights: Tensor, count: Tensor, total: Tensor, outer: Tensor) -> Tensor:
+    """Log-likelihood of left-out pictures, summed by block, under each of PRIORS but the last; constants dropped.
 
-    samples m k d b whitened, weights m k b; count k b, total k d b, outer k d d over all good pictures.
+    samples m k d b whitened, weights m k b; count k b, total k d b, outer k d d over all good pictures. Returns priors k.
     """
     d = samples.shape[2]
-    best = (TAUS[-1], d * KAPPAS[-1], -math.inf)
-    for tau in TAUS:
-        mean, scale, free = posterior(count, total, outer, tau)
+    rows = []
+    for tau in (torch.tensor([each], dtype=samples.dtype) for each in TAUS):
+        mean, scale = posterior(count, total, outer, tau)
         values, vectors = torch.linalg.eigh(scale)
         turned = vectors.transpose(-1, -2) @ ((samples - mean) * weights[:, :, None])
-        for kappa in (d * each for each in KAPPAS):
+        for kappa in (torch.tensor(d * each, dtype=samples.dtype) for each in KAPPAS):
             spread = values.clamp_min(0) + kappa
             scaled = turned * spread.rsqrt()[..., None]
-            gram = scaled.transpose(-1, -2) @ scaled
-            distance, gone, left = leave_out(gram, weights, count, tau, kappa)
+            distance, gone, left = leave_out(scaled.transpose(-1, -2) @ scaled, weights, count, tau, kappa)
             determinant = spread.log().sum(dim=-1) + gone - d * left.log()
-            each = -0.5 * (distance + determinant[..., None])
-            likelihood = float((each * weights).sum() / weights.sum().clamp_min(1))
-            if likelihood > best[2]:
-                best = (tau, kappa, likelihood)
-    return best
+            rows.append((-0.5 * (distance + determinant[..., None]) * weights).sum(dim=(0, 2)))
+    return torch.stack(rows)
 
 
 def shared_likelihood(samples: Tensor, weights: Tensor, pictures: Sequence[tuple[Tensor, Tensor, Tensor]],
-                      whole: tuple[Tensor, Tensor, Tensor], white: Tensor) -> float:  # fmt: skip
-    """Mean left-out log-likelihood per position under one Gaussian for all positions; as `choose`."""
-    total = 0.0
+                      whole: tuple[Tensor, Tensor, Tensor], white: Tensor) -> Tensor:  # fmt: skip
+    """As `likelihoods`, under one Gaussian for all positions: k."""
+    total = torch.zeros(weights.shape[1], dtype=samples.dtype)
     for x, w, own in zip(samples, weights, pictures, strict=True):
         n, s, outer = (a - b for a, b in zip(whole, own, strict=True))
         mean = s / n.clamp_min(1)
-        covariance = white @ (outer / n.clamp_min(1) - torch.outer(mean, mean)) @ white.T + 1e-4 * torch.eye(len(white))
-        root = torch.linalg.cholesky(covariance)
-        residual = x - (white @ mean)[:, None]
-        flat = residual.permute(1, 0, 2).flatten(1)
+        covariance = white @ (outer / n.clamp_min(1) - torch.outer(mean, mean)) @ white.T
+        root = torch.linalg.cholesky(covariance + 1e-4 * torch.eye(len(white)))
+        flat = (x - (white @ mean)[:, None]).permute(1, 0, 2).flatten(1)
         distance = torch.linalg.solve_triangular(root, flat, upper=False).square().sum(dim=0).reshape(w.shape)
-        total += float((-0.5 * (distance + 2 * root.diagonal().log().sum()) * w).sum())
-    return total / float(weights.sum().clamp_min(1))
+        total += (-0.5 * (distance + 2 * root.diagonal().log().sum()) * w).sum(dim=1)
+    return total
 
 
 def fit_gaussians(net: PatchStats) -> None:
@@ -390,29 +413,37 @@ def fit_gaussians(net: PatchStats) -> None:
         middle = torch.einsum("kd,e->kde", total.sum(dim=2), common)
         moved = outer - middle - middle.transpose(1, 2) + torch.outer(common, common) * n.sum(dim=1)[:, None, None]
         moved = white @ moved @ white.T
-        samples = torch.stack([white @ (x.double() - common[:, None]) for x, _ in work["samples"]])
-        weights = torch.stack([w.double() for _, w in work["samples"]])
-        some = work["some"]
-        tau, kappa, own = choose(samples, weights, n[some], shifted[some], moved[some])
-        shared = shared_likelihood(samples + (white @ common)[:, None], weights, work["pictures"], everything, white)
-        mean, scale, free = posterior(n, shifted, moved, tau)
-        scale = scale + kappa * torch.eye(d)
-        free = free + kappa
-        if shared > own:
-            mean = torch.zeros_like(mean)
-            scale = (moved.sum(dim=0) + 1e-4 * everything[0] * torch.eye(d)).expand_as(scale)
-            free = everything[0].expand_as(free)
+        gh, gw = work["size"]
+        b = branch.block
+        table = torch.zeros(len(PRIORS), len(n), dtype=n.dtype)
+        for part in torch.arange(len(n)).split(128):
+            samples = torch.stack([white @ (x[part].double() - common[:, None]) for x, _ in work["samples"]])
+            weights = torch.stack([w[part].double() for _, w in work["samples"]])
+            table[:-1, part] = likelihoods(samples, weights, n[part], shifted[part], moved[part])
+            table[-1, part] = shared_likelihood(samples + (white @ common)[:, None], weights, work["pictures"], everything, white)
+        # Neighbouring blocks decide together, for one block's few samples are a noisy judge.
+        best = smooth(table.reshape(1, -1, gh // b, gw // b))[0].flatten(1).argmax(dim=0)
+        shared = best == len(PRIORS) - 1
+        held = [torch.tensor([0.0 if math.isinf(p[i]) else p[i] for p in PRIORS], dtype=n.dtype)[best] for i in (0, 1)]
+        tau, kappa = held[0].clamp_min(TAUS[0]), held[1] * d
+        mean, scale = posterior(n, shifted, moved, tau)
+        scale = scale + kappa[:, None, None] * torch.eye(d)
+        free = freedom(n, tau[:, None]) + kappa
+        total_scale = moved.sum(dim=0) + 1e-4 * everything[0] * torch.eye(d)
+        mean = torch.where(shared[:, None, None], 0, mean)
+        scale = torch.where(shared[:, None, None], total_scale, scale)
+        free = torch.where(shared, everything[0], free)
         root = torch.linalg.cholesky(scale / free[:, None, None])
         factor = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False)
         centre = torch.linalg.solve(white, mean) + common[:, None]
-        gh, gw = work["size"]
-        b = branch.block
         branch.factor = factor.float()
         branch.centre = centre.reshape(gh // b, gw // b, d, b, b).permute(2, 0, 3, 1, 4).reshape(d, gh, gw).float().contiguous()
         widths = -2 * torch.linalg.slogdet(factor)[1]
         branch.width_of = branch.from_blocks(widths[:, None, None].expand(-1, 1, b * b), (gh, gw))[0].float().contiguous()
-        branch.chosen.copy_(torch.tensor([tau, kappa, own, shared, float(net.seen)]))
-        branch.work = {"seen": 0, "count": n, "free": free, "maps": [], "held": []}
+        branch.known = (branch.from_blocks(n[:, None], (gh, gw))[0] > 0).float()
+        branch.usual.fill_(float(d + (branch.width_of * branch.known).sum() / branch.known.sum().clamp_min(1)))
+        branch.chosen = best.reshape(gh // b, gw // b)
+        branch.work = {"seen": 0, "count": n, "free": free, "tau": tau, "kappa": kappa, "shared": shared, "maps": [], "held": []}
 
 
 # ---- 4: tails
@@ -427,18 +458,17 @@ def look_at_distances(net: PatchStats, batch: Batch, kept: int) -> None:
         work["seen"] += len(x)
         if not chosen:
             continue
-        features, valid = branch.features(x[chosen]), cell_valid(batch.valid[chosen], branch)
+        kept_batch = Batch(*(each[chosen] for each in batch))
+        features, valid = branch.features(x[chosen]), cell_valid(kept_batch, branch)
         white = branch.whitened(features)
-        size = (features.shape[-2], features.shape[-1])
-        tau, kappa, own, shared, _ = branch.chosen.tolist()
-        if shared > own:
-            distance = white.square().sum(dim=1)
-        else:
-            weight = branch.to_blocks(valid[:, None])[:, 0]  # k n b
-            white = white.permute(0, 2, 1, 3) * weight[:, :, None]
-            gram = (white.transpose(-1, -2) @ white) / work["free"][:, None, None, None].float()
-            distance, _, _ = leave_out(gram, weight, work["count"][:, None].float(), tau, kappa)
-        work["maps"].append(smooth((branch.from_blocks(distance, size) + branch.width_of)[:, None])[:, 0])
+        weight = branch.to_blocks(valid[:, None])[:, 0]  # k n b
+        held = white.permute(0, 2, 1, 3) * weight[:, :, None]
+        gram = (held.transpose(-1, -2) @ held) / work["free"][:, None, None, None].float()
+        tau, kappa = work["tau"][:, None, None].float(), work["kappa"][:, None].float()
+        distance, _, _ = leave_out(gram, weight, work["count"][:, None].float(), tau, kappa)
+        distance = torch.where(work["shared"][:, None, None], white.square().sum(dim=1), distance)
+        distance = branch.from_blocks(distance, (features.shape[-2], features.shape[-1]))
+        work["maps"].append(branch.finished(distance, valid))
         work["held"].append(valid)
 
 

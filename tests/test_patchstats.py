@@ -1,0 +1,234 @@
+"""Patch statistics against brute force and scipy: leave-one-out, whitening, tails, streaming, saving, poor data."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.spatial.distance import mahalanobis
+from torch import Tensor
+
+from flawforge import engine, fitting, inspector
+from flawforge.methods import METHODS, patchstats
+from flawforge.types import Batch
+
+TINY = patchstats.METHOD.tiny
+
+
+def pictures(n: int, size: int = 32, seed: int = 0) -> np.ndarray:
+    """n 3 h w: one drawn part, a little noise."""
+    rng = np.random.default_rng(seed)
+    part = cv2.GaussianBlur(rng.random((size, size, 3)).astype(np.float32), (0, 0), 2)
+    part = (part - part.min()) / (part.max() - part.min())
+    noisy = part + 0.03 * rng.standard_normal((n, size, size, 3)).astype(np.float32)
+    return np.ascontiguousarray(noisy.clip(0, 1).transpose(0, 3, 1, 2))
+
+
+def fitted(clean: np.ndarray, config: patchstats.Config = TINY, valid: np.ndarray | None = None, size: int = 4) -> patchstats.PatchStats:
+    net = patchstats.PatchStats(config)
+    valid = np.ones_like(clean[:, :1]) if valid is None else valid
+
+    def batches() -> list[Batch]:
+        empty = np.zeros_like(valid)
+        return [Batch(*(a[i : i + size] for a in (clean, clean, empty, valid))) for i in range(0, len(clean), size)]
+
+    budget, run = engine.Budget(steps=1), engine.Run(device="cpu")
+    engine.fit(net, patchstats.stages(net, config), lambda stage, step: None, budget, run, clean=lambda: iter(batches()))  # type: ignore[arg-type,return-value]
+    return net
+
+
+def blocks(seed: int = 0, n: int = 6, d: int = 3, b: int = 4) -> tuple[Tensor, Tensor]:
+    """Samples n d b of one block and their weights n b, some positions missing."""
+    torch.manual_seed(seed)
+    samples = torch.randn(n, d, b, dtype=torch.float64) * 2 + torch.arange(b)
+    weight = torch.ones(n, b, dtype=torch.float64)
+    weight[1, 0] = weight[3, 2] = 0
+    return samples, weight
+
+
+def moments(samples: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    held = samples * weight[:, None]
+    return weight.sum(dim=0)[None], held.sum(dim=0)[None], torch.einsum("ndb,neb->de", held, held)[None]
+
+
+def brute_force(samples: Tensor, weight: Tensor, left: int, tau: float, kappa: float) -> tuple[np.ndarray, np.ndarray]:
+    """(squared distances, log densities) of picture `left` under the Gaussians of the others, by explicit loops."""
+    rest = [i for i in range(len(samples)) if i != left]
+    d, b = samples.shape[1:]
+    scale, free, means = kappa * np.eye(d), kappa, []
+    for p in range(b):
+        x = np.array([samples[i, :, p].numpy() for i in rest if weight[i, p] > 0])
+        mean = x.sum(axis=0) / (len(x) + tau)
+        scale += sum(np.outer(v, v) for v in x) - (len(x) + tau) * np.outer(mean, mean)
+        free += len(x) - len(x) / (len(x) + tau)
+        means.append(mean)
+    covariance = scale / free
+    x = samples[left].numpy()
+    distance = [mahalanobis(x[:, p], means[p], np.linalg.inv(covariance)) ** 2 for p in range(b)]
+    density = [stats.multivariate_normal(means[p], covariance).logpdf(x[:, p]) for p in range(b)]
+    return np.array(distance), np.array(density)
+
+
+@pytest.mark.parametrize(("tau", "kappa"), [(0.1, 1.0), (4.0, 8.0), (256.0, 500.0)])
+def test_leaving_a_picture_out_is_fitting_without_it(tau: float, kappa: float) -> None:
+    samples, weight = blocks()
+    count, total, outer = moments(samples, weight)
+    mean, scale = patchstats.posterior(count, total, outer, torch.tensor([tau], dtype=torch.float64))
+    inverse = torch.linalg.inv(scale[0] + kappa * torch.eye(3, dtype=torch.float64))
+    for left in range(len(samples)):
+        residual = (samples[left] - mean[0]) * weight[left]
+        gram = residual.T @ inverse @ residual
+        distance, _, _ = patchstats.leave_out(
+            gram[None], weight[left][None], count, torch.tensor([tau], dtype=torch.float64), torch.tensor(kappa, dtype=torch.float64)
+        )
+        expected, _ = brute_force(samples, weight, left, tau, kappa)
+        seen = weight[left].numpy() > 0
+        np.testing.assert_allclose(distance[0].numpy()[seen], expected[seen], rtol=1e-9)
+
+
+def test_likelihood_of_every_prior_is_the_brute_force_one() -> None:
+    samples, weight = blocks(1)
+    d = samples.shape[1]
+    table = patchstats.likelihoods(samples[:, None], weight[:, None], *moments(samples, weight))
+    assert table.shape == (len(patchstats.PRIORS) - 1, 1)
+    for row, (tau, kappa) in zip(table, patchstats.PRIORS, strict=False):
+        expected = 0.0
+        for left in range(len(samples)):
+            _, density = brute_force(samples, weight, left, tau, d * kappa)
+            expected += float(((density + d / 2 * math.log(2 * math.pi)) * weight[left].numpy()).sum())
+        assert float(row) == pytest.approx(expected, rel=1e-9)
+
+
+def test_shared_likelihood_is_the_brute_force_one() -> None:
+    torch.manual_seed(3)
+    samples, weights = torch.randn(5, 2, 3, 4, dtype=torch.float64), torch.ones(5, 2, 4, dtype=torch.float64)
+    weights[0, 0, 1] = 0
+    held = samples * weights[:, :, None]
+    each = [(w.sum(), x.sum(dim=(0, 2)), torch.einsum("kdb,keb->de", x, x)) for x, w in zip(held, weights, strict=True)]
+    whole = tuple(sum(e[i] for e in each) for i in range(3))
+    white = torch.eye(3, dtype=torch.float64)
+    found = patchstats.shared_likelihood(samples, weights, each, whole, white)  # type: ignore[arg-type]
+    expected = np.zeros(2)
+    for left in range(5):
+        rest = np.concatenate([samples[i].permute(0, 2, 1)[weights[i] > 0].numpy() for i in range(5) if i != left])
+        law = stats.multivariate_normal(rest.mean(axis=0), np.cov(rest.T, bias=True) + 1e-4 * np.eye(3))
+        density = law.logpdf(samples[left].permute(0, 2, 1).numpy()) + 1.5 * math.log(2 * math.pi)
+        expected += (density * weights[left].numpy()).sum(axis=1)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+
+
+def test_whitener_makes_the_covariance_the_identity() -> None:
+    x = np.random.default_rng(0).standard_normal((500, 4)) @ np.random.default_rng(1).standard_normal((4, 4))
+    covariance = torch.from_numpy(np.cov(x.T))
+    white = patchstats.whitener(covariance)
+    np.testing.assert_allclose((white @ covariance @ white.T).numpy(), np.eye(4), atol=2e-2)
+
+
+def test_pareto_finds_the_law_that_drew_the_sample() -> None:
+    for shape in (0.05, 0.3):
+        sample = np.sort(stats.genpareto(shape, scale=2.0).rvs(20000, random_state=np.random.default_rng(0)))
+        scale, found = patchstats.pareto(torch.from_numpy(sample))
+        assert (scale, found) == pytest.approx((2.0, shape), abs=0.08)
+
+
+def test_surprise_is_the_tail_probability_increases_and_has_no_ceiling() -> None:
+    good = stats.expon.rvs(size=100_000, random_state=np.random.default_rng(0))
+    branch = patchstats.Branch(TINY, 1, True)
+    knots, slopes, tail = patchstats.tail_of(torch.from_numpy(np.sort(good)))
+    branch.knots.copy_(knots), branch.slopes.copy_(slopes), branch.tail.copy_(tail)
+    x = torch.linspace(-1, 60, 2000)
+    surprise = branch.surprise(x)
+    assert bool((surprise.diff() > 0).all())
+    at = (x > 0.7) & (x < 9)  # -log p of an exponential law is x itself
+    np.testing.assert_allclose(surprise[at].numpy(), x[at].numpy(), rtol=0.08)
+
+
+def test_distance_is_scipys_with_the_stored_mean_and_covariance() -> None:
+    clean = pictures(8)
+    net = fitted(clean)
+    branch = net.branches[0]
+    x = net.inputs(torch.from_numpy(pictures(1, seed=5)))[0][1]
+    features = branch.features(x)
+    squared = branch.from_blocks(branch.whitened(features).square().sum(dim=1), features.shape[-2:])[0]
+    for row, column in ((0, 0), (3, 5), (7, 7)):
+        factor = branch.factor[(row // 2) * 4 + column // 2].double().numpy()
+        expected = mahalanobis(features[0, :, row, column].numpy(), branch.centre[:, row, column].numpy(), factor.T @ factor) ** 2
+        assert float(squared[row, column]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_forged_spot_is_the_strangest_place() -> None:
+    net = fitted(pictures(12))
+    bad = pictures(1, seed=0)[0].copy()
+    bad[:, 12:18, 20:26] = 1 - bad[:, 12:18, 20:26]
+    good_map = net(torch.from_numpy(pictures(13)[12:])).map[0]
+    surface = net(torch.from_numpy(bad[None])).map[0]
+    row, column = np.unravel_index(int(surface.argmax()), surface.shape)
+    assert 9 <= row < 21
+    assert 17 <= column < 29
+    assert float(surface.max()) > 2 * float(good_map.max())
+
+
+def test_order_and_batch_size_do_not_matter() -> None:
+    clean = pictures(9)
+    one, other = fitted(clean), fitted(np.ascontiguousarray(clean[::-1]), size=2)
+    probe = torch.from_numpy(pictures(2, seed=7))
+    torch.testing.assert_close(one(probe).map, other(probe).map, rtol=2e-3, atol=2e-3)
+
+
+def test_the_same_pictures_give_the_same_bits() -> None:
+    one, other = fitted(pictures(5)), fitted(pictures(5))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_picture_is_judged_alone() -> None:
+    net = fitted(pictures(6))
+    probe = torch.from_numpy(np.concatenate([pictures(2, seed=3), np.zeros((1, 3, 32, 32), np.float32)]))
+    together = net(probe).map
+    for i in range(3):
+        torch.testing.assert_close(together[i], net(probe[i : i + 1]).map[0], rtol=1e-4, atol=1e-4)
+
+
+def test_outside_the_valid_region_nothing_is_learnt_and_nothing_is_strange() -> None:
+    clean = pictures(6)
+    valid = np.ones_like(clean[:, :1])
+    valid[..., 20:] = 0
+    clutter = clean.copy()
+    clutter[..., 24:] = np.random.default_rng(1).random(clutter[..., 24:].shape, dtype=np.float32)
+    net = fitted(clutter, valid=valid)
+    assert float(net.branches[0].known.sum()) == 8 * 5
+    surface = net(torch.from_numpy(clutter)).map
+    assert float(surface[..., 28:].std()) < 0.2 * float(surface[..., :16].std())
+
+
+def test_border_is_the_repeated_edge_and_nothing_else() -> None:
+    inner = pictures(1, size=24)[0].transpose(1, 2, 0)
+    whole = cv2.copyMakeBorder(inner, 3, 5, 0, 4, cv2.BORDER_REPLICATE).transpose(2, 0, 1)
+    expected = np.ones((32, 28), np.float32)
+    expected[3:27, :24] = 0
+    np.testing.assert_array_equal(patchstats.border(torch.from_numpy(np.ascontiguousarray(whole))[None])[0, 0].numpy(), expected)
+
+
+@pytest.mark.parametrize("clean", [np.full((3, 3, 32, 32), 0.5, np.float32), pictures(2), pictures(1)], ids=["constant", "two", "one"])
+def test_poor_data_still_gives_a_finite_map(clean: np.ndarray) -> None:
+    net = fitted(clean)
+    for probe in (clean[:1], pictures(1, seed=9), np.zeros((1, 3, 32, 32), np.float32)):
+        assert bool(torch.isfinite(net(torch.from_numpy(probe)).map).all())
+    assert len(net.facts()) == len(net.branches)
+
+
+def test_the_main_road_fits_saves_and_loads_to_the_bit(tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    for i, picture in enumerate(pictures(8, size=48)):
+        cv2.imwrite(str(tmp_path / "good" / f"{i}.png"), np.uint8(picture.transpose(1, 2, 0) * 255))
+    assert METHODS["patchstats"] is patchstats.METHOD
+    made = fitting.fit(tmp_path / "good", method="patchstats", out=tmp_path / "model", size=64, settings={"filters": 4})
+    loaded = inspector.load(tmp_path / "model")
+    path = tmp_path / "good" / "0.png"
+    one, other = made(path), loaded(path)
+    assert one.pred_score == other.pred_score
+    np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
