@@ -99,7 +99,10 @@ def test_paint_looks_colours_up() -> None:
 @pytest.mark.parametrize("grey", [True, False])
 def test_textures_have_their_shape_and_some_contrast(texture: object, grey: bool) -> None:
     for seed in range(10):
-        made = texture((37, 53), np.random.default_rng(seed), grey)  # type: ignore[operator]
+        field, ramp = texture((37, 53), np.random.default_rng(seed), grey)  # type: ignore[operator]
+        assert field.min() >= 0.0
+        assert field.max() <= 1.0
+        made = noise.paint(field, ramp)
         assert made.shape == (37, 53, 1 if grey else 3)
         assert made.dtype == np.uint8
         assert int(made.max()) - int(made.min()) >= 5

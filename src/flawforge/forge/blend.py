@@ -102,7 +102,8 @@ def compose(image: Image, candidate: Image, allowed: Mask, least: float, share: 
     count = np.count_nonzero(kept)
     if count < LEAST_PIXELS or (share > 0.0 and count < share * np.count_nonzero(inside)):
         return None
-    kept = _solid(under, over, inside, kept, least)
+    if count < np.count_nonzero(inside):  # where all of it changed, the outline is as the forger drew it
+        kept = _solid(under, over, inside, kept, least)
     if np.count_nonzero(kept) < LEAST_PIXELS:
         return None
     out, mask = image.copy(), np.zeros(allowed.shape, bool)

@@ -123,24 +123,24 @@ def paint(field: Field, ramp: NDArray[np.uint8]) -> Image:
     return np.asarray(cv2.merge(channels)).reshape(*field.shape, ramp.shape[1])
 
 
-def noise_texture(shape: tuple[int, int], rng: np.random.Generator, grey: bool) -> Image:
-    """A marbled or grainy texture h w c uint8 (c = 1 if grey, else 3): Perlin octaves through a ramp, some grain."""
+def noise_texture(shape: tuple[int, int], rng: np.random.Generator, grey: bool) -> tuple[Field, NDArray[np.uint8]]:
+    """A marbled or grainy texture, to be painted: Perlin octaves h w in [0, 1], some with grain, and a colour ramp."""
     coarse = int(2 ** rng.integers(1, 4))
     field = octaves(shape, rng, cells=min(coarse, *shape), count=3, gain=float(rng.uniform(0.4, 0.8)))
     if rng.random() < 0.5:
         field = _with_grain(field, rng)
-    return paint(field, colour_ramp(rng, grey, stops=int(rng.integers(2, 6))))
+    return field, colour_ramp(rng, grey, stops=int(rng.integers(2, 6)))
 
 
-def stripe_texture(shape: tuple[int, int], rng: np.random.Generator, grey: bool) -> Image:
-    """Straight or bent stripes, sometimes crossed, h w c uint8 (c = 1 if grey, else 3), through a random ramp."""
+def stripe_texture(shape: tuple[int, int], rng: np.random.Generator, grey: bool) -> tuple[Field, NDArray[np.uint8]]:
+    """Straight or bent stripes, sometimes crossed, to be painted: h w in [0, 1], and a colour ramp."""
     period = float(np.exp(rng.uniform(np.log(4.0), np.log(40.0))))
     degrees = float(rng.uniform(0.0, 180.0))
     field = stripes(shape, rng, period, degrees, warp=float(rng.choice([0.0, 0.5, 2.0])))
     if rng.random() < 0.3:
         across = stripes(shape, rng, period * float(rng.uniform(0.5, 2.0)), degrees + 90.0, warp=0.0)
         field = field * across
-    return paint(field, colour_ramp(rng, grey, stops=int(rng.integers(2, 5))))
+    return field, colour_ramp(rng, grey, stops=int(rng.integers(2, 5)))
 
 
 def _with_grain(field: Field, rng: np.random.Generator) -> Field:

@@ -188,9 +188,9 @@ def coarsen(prior: Weights, cells: int) -> Weights:
 
 
 def one_dimensional_clusters(grid: Weights, count: int) -> NDArray[np.int64]:
-    """Rank of each cell's cluster, 0 = highest centroid. Lloyd's k-means on the values, started at quantiles."""
+    """Rank of each cell's cluster, 0 = highest centroid. Lloyd's k-means on the values, started evenly over their range."""
     values = grid.ravel().astype(np.float64)
-    centres = np.unique(np.quantile(values, (np.arange(count) + 0.5) / count))[::-1]
+    centres = np.unique(np.linspace(values.max(), values.min(), count))[::-1]
     rank = np.zeros(values.shape, np.int64)
     for _ in range(30):
         borders = (centres[1:] + centres[:-1]) / 2.0
@@ -201,7 +201,7 @@ def one_dimensional_clusters(grid: Weights, count: int) -> NDArray[np.int64]:
         if np.allclose(moved, centres, atol=1e-9):
             break
         centres = moved
-    return rank.reshape(grid.shape)
+    return np.unique(rank, return_inverse=True)[1].reshape(grid.shape)  # no rank without a cell
 
 
 def swap(

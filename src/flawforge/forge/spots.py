@@ -193,8 +193,8 @@ class Blob:
         sign = measure.sign_for(self.tone, float(beneath.mean()), m.contrast, rng)
         shadow = blend.draw(rng, self.shadow) * m.contrast
         foot = _cast(depth, 0.3 * m.size, rng) * (1.0 - cover)
-        body = beneath + np.float32(sign * m.contrast)
-        body = body * (1.0 + 0.06 * (noise.octaves(depth.shape, rng, cells=3, count=2)[..., None] - 0.5))
+        mottled = 0.88 + 0.12 * noise.octaves(depth.shape, rng, cells=3, count=2)[..., None]
+        body = beneath + np.float32(sign * m.contrast) * mottled
         part = (1.0 - cover) * (under - np.float32(shadow) * foot) + cover * body
         candidate, mask = measure.put(
             image, box, blend.from_unit(np.asarray(part, np.float32), image[box]), (cover + foot)[..., 0] > 0.0

@@ -15,6 +15,7 @@ from flawforge.types import Forged, Image, Mask, Sample
 OPS = ("gamma", "tone", "sharpen", "hue", "solarise", "posterise", "invert", "autocontrast", "equalise", "turn")
 PAPER_OPS = ("posterise", "sharpen", "solarise", "equalise", "tone", "hue", "autocontrast")
 TABLE_OPS = frozenset({"gamma", "tone", "solarise", "posterise", "invert"})
+TONE_OPS = TABLE_OPS | {"hue"}  # act on each pixel alone
 SOURCES = ("given", "self", "noise", "stripes")
 
 
@@ -121,9 +122,8 @@ def show_texture(
         return out, {"opacity": share}
     chosen = _choose_source(source, sample, rng)
     grey = blend.is_grey(image)
-    picture = _texture(chosen, sample, under.shape[:2], rng, grey)
     names = rng.permutation(PAPER_OPS if variant == "paper" else OPS)[:operations].tolist()
-    picture = apply_operations(picture, names, rng)
+    picture = _texture(chosen, sample, under.shape[:2], names, rng, grey)
     out[box] = blend.mix_over(np.ascontiguousarray(under), blend.as_dtype(picture, image), share)
     return out, {"opacity": share, "source": chosen, "operations": names}
 
@@ -136,14 +136,20 @@ def _choose_source(source: str, sample: Sample, rng: np.random.Generator) -> str
     return "self" if source == "given" and sample.texture is None else source
 
 
-def _texture(chosen: str, sample: Sample, shape: tuple[int, int], rng: np.random.Generator, grey: bool) -> Image:
-    """A texture h w c uint8 of the wanted shape, c = 1 if grey, else 3."""
-    if chosen == "noise":
-        return noise.noise_texture(shape, rng, grey)
-    if chosen == "stripes":
-        return noise.stripe_texture(shape, rng, grey)
-    picture = sample.texture if chosen == "given" and sample.texture is not None else sample.image
-    return as_channels(cut_from(blend.as_uint8(picture), shape, rng), grey)
+def _texture(
+    chosen: str, sample: Sample, shape: tuple[int, int], names: list[str], rng: np.random.Generator, grey: bool
+) -> Image:
+    """A texture h w c uint8 of the wanted shape, c = 1 if grey, else 3, after the named operations."""
+    if chosen in ("given", "self"):
+        picture = sample.texture if chosen == "given" and sample.texture is not None else sample.image
+        return apply_operations(as_channels(cut_from(blend.as_uint8(picture), shape, rng), grey), names, rng)
+    whole = (-(-shape[0] // 32) * 32, -(-shape[1] // 32) * 32)  # few sizes, so that lattice weights are found in the cache
+    made = noise.noise_texture if chosen == "noise" else noise.stripe_texture
+    field, ramp = made(whole, rng, grey)
+    first = next((i for i, op in enumerate(names) if op not in TONE_OPS), len(names))
+    ramp = apply_operations(ramp[None], names[:first], rng)[0]  # operations on single tones cost less on the ramp
+    painted = noise.paint(np.ascontiguousarray(field[: shape[0], : shape[1]]), ramp)
+    return apply_operations(painted, names[first:], rng)
 
 
 def as_channels(picture: Image, grey: bool) -> Image:
