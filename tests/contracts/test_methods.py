@@ -1,0 +1,142 @@
+"""What every method must keep, whoever wrote it: run over METHODS with each one's tiny settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flawforge import engine, fitting, inspector
+from flawforge.config import settings_from_dict
+from flawforge.methods import METHODS
+from flawforge.types import Evidence, Forged, Method, Sample, ScoreRule, Train
+
+METHOD = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+
+
+def fitted(method: Method, washers: Path, out: Path, seed: int = 0) -> inspector.Inspector:
+    settings = dataclasses.asdict(method.tiny)
+    return fitting.run(fitting.Request(washers, out, method=method.name, steps=4, size=64, seed=seed, settings=settings))
+
+
+@pytest.fixture(scope="module", params=METHODS.values(), ids=lambda method: method.name)
+def model(request: Any, washers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One tiny fitted model folder per method."""
+    out: Path = tmp_path_factory.mktemp("contract") / request.param.name
+    fitted(request.param, washers, out)
+    return out
+
+
+def pictures(count: int, h: int = 64, w: int = 64) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(5).random((count, 3, h, w), dtype=np.float32)
+
+
+@METHOD
+def test_the_record_is_whole(method: Method) -> None:
+    assert METHODS[method.name] is method
+    assert method.title
+    assert method.paper
+    assert next(iter(method.profiles))
+    for settings in (*method.profiles.values(), method.tiny):
+        assert settings_from_dict(type(settings), json.loads(json.dumps(dataclasses.asdict(settings)))) == settings
+        assert isinstance(method.score(settings), ScoreRule)
+
+
+@METHOD
+def test_it_forges_what_it_trains_on(method: Method) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    forged = method.forger(method.tiny)(Sample(image, other=image[::-1].copy()), np.random.default_rng(1))
+    assert isinstance(forged, Forged)
+    assert forged.image.shape == image.shape
+    assert forged.mask.shape == (64, 64)
+
+
+def test_evidence_has_one_type_and_the_pictures_shape(model: Path) -> None:
+    network = inspector.load(model).network
+    maps, scores = network(pictures(3))
+    assert maps.shape == (3, 64, 64)
+    assert scores.shape == (3,)
+    assert maps.dtype == scores.dtype == np.float32
+    assert np.isfinite(maps).all()
+
+
+def test_a_picture_is_judged_alone_whatever_stands_beside_it(model: Path) -> None:
+    network = inspector.load(model).network
+    batch = pictures(4)
+    alone = np.concatenate([network(batch[i : i + 1])[0] for i in range(4)])
+    np.testing.assert_allclose(network(batch)[0], alone, rtol=1e-4, atol=1e-4)
+    others = batch.copy()
+    others[1:] = 0.0
+    np.testing.assert_allclose(network(others)[0][0], alone[0], rtol=1e-4, atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_model_and_the_loaded_one_judges_alike(model: Path, washers: Path, tmp_path: Path) -> None:
+    again = fitted(METHODS[model.name], washers, tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+    picture = next((washers / "test" / "good").iterdir())
+    loaded = inspector.load(model)(picture)
+    np.testing.assert_array_equal(loaded.anomaly_map, again(picture).anomaly_map)
+    assert loaded.pred_score == again(picture).pred_score
+
+
+def test_pictures_of_any_size_are_judged_at_their_own(model: Path) -> None:
+    judge = inspector.load(model)
+    for h, w in ((1, 1), (31, 90), (200, 64), (640, 480)):
+        decision = judge(np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8))
+        assert decision.anomaly_map.shape == (h, w)
+        assert decision.verdict in ("OK", "REVIEW", "NG")
+
+
+@METHOD
+def test_every_parameter_learns(method: Method) -> None:
+    """A parameter that no turn of any stage moves is either dead weight or forgotten."""
+    net = fitting.seeded(method.build, method.tiny, 0)
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    stages = method.stages(net, method.tiny)
+    if not all(isinstance(stage, Train) for stage in stages):
+        pytest.skip("this method collects statistics")
+    rng = np.random.default_rng(0)
+
+    def batch(stage: int, step: int) -> Any:
+        from flawforge.types import Batch
+
+        clean = rng.random((4, 3, 64, 64), dtype=np.float32)
+        mask = (rng.random((4, 1, 64, 64)) > 0.5).astype(np.float32)
+        return Batch(np.where(mask > 0, 1 - clean, clean), clean, mask, np.ones_like(mask))
+
+    engine.fit(net, stages, batch, engine.Budget(steps=3 * len(stages)), engine.Run(workers=0))
+    still = [name for name, value in net.named_parameters() if torch.equal(value, before[name])]
+    assert still == []
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "methods.json"
+
+
+def golden_of(method: Method) -> dict[str, Any]:
+    """What an untrained tiny net says of a fixed picture; regenerate with `python tests/contracts/test_methods.py`."""
+    net = fitting.seeded(method.build, method.tiny, 0).eval()
+    with torch.inference_mode():
+        evidence: Evidence = net(torch.from_numpy(pictures(1)))
+    values = evidence.map[0, ::16, ::16].flatten().tolist()
+    return {"parameters": sum(p.numel() for p in net.parameters()), "map": [float(f"{v:.5g}") for v in values]}
+
+
+@METHOD
+def test_golden_output_of_the_tiny_net(method: Method) -> None:
+    if not all(isinstance(stage, Train) for stage in method.stages(method.build(method.tiny), method.tiny)):
+        pytest.skip("this method is empty before it has collected")
+    stored = json.loads(GOLDEN.read_text())[method.name]
+    found = golden_of(method)
+    assert found["parameters"] == stored["parameters"]
+    np.testing.assert_allclose(found["map"], stored["map"], rtol=1e-3, atol=1e-5)
+
+
+if __name__ == "__main__":
+    trained = {name: method for name, method in METHODS.items()
+               if all(isinstance(stage, Train) for stage in method.stages(method.build(method.tiny), method.tiny))}  # fmt: skip
+    GOLDEN.write_text(json.dumps({name: golden_of(method) for name, method in trained.items()}, indent=1) + "\n")
