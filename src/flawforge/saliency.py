@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +110,7 @@ def spectral_residual(picture: Image) -> Map:
     small = cv2.resize(grey, (SPECTRUM, SPECTRUM), interpolation=cv2.INTER_AREA).astype(np.float64)
     spectrum = np.fft.fft2(small - small.mean())
     size = np.abs(spectrum)
-    if float(size.max()) < 1e-6:
+    if float(size.max()) < 2e-3:  # half a grey level at one pixel: nothing but rounding
         return np.zeros(picture.shape[:2], np.float32)
     log = np.log(size + 1e-3 * size.mean())
     residual = log - cv2.blur(log, (3, 3), borderType=cv2.BORDER_REFLECT_101)
@@ -184,7 +186,7 @@ def layercam(picture: Image, network: Any, level: int | None = None) -> Map:
         with torch.enable_grad():
             out = network(planes.requires_grad_(True))
             score = out.score.sum() if hasattr(out, "score") else out.flatten(1).max(dim=1).values.sum()
-            grads = torch.autograd.grad(score, maps, allow_unused=True)
+            grads = torch.autograd.grad(score, maps, allow_unused=True) if maps else ()
     finally:
         for handle in handles:
             handle.remove()
@@ -250,14 +252,11 @@ def _key(picture: Image, kind: str, background: Background | None, network: Any,
 def _kept(file: Path, shape: tuple[int, int]) -> Saliency | None:
     """A map from the cache; None where there is none or the file is damaged (it is then made again)."""
     try:
-        with np.load(file, allow_pickle=False) as content:
-            values, note = content["map"], str(content["note"])
-    except (OSError, ValueError, KeyError, EOFError):
+        content = file.read_bytes()  # np.load of a path leaves the file open when it is damaged
+        with np.load(io.BytesIO(content), allow_pickle=False) as parts:
+            values, note = parts["map"], str(parts["note"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
-    except Exception as error:  # zipfile's own errors are no OSError
-        if type(error).__module__ in ("zipfile", "zlib"):
-            return None
-        raise
     return Saliency(values, note) if values.shape == shape and values.dtype == np.float32 else None
 
 

@@ -1,4 +1,6 @@
-"""Write tests/golden/forgers.npz: one small forgery per forger at a fixed seed. Run by hand when a forger is meant to change:
+"""Write tests/golden/forgers.npz: one small forgery per forger at a fixed seed.
+
+Run by hand when a forger is meant to change:
 
     .venv/bin/python tests/golden/make_forgers.py
 """
