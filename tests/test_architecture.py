@@ -52,8 +52,9 @@ def test_no_folder_deeper_than_two_and_no_name_that_says_nothing() -> None:
 
 
 def test_files_stay_readable() -> None:
-    """Long files hide things; a paper may take 450 lines, a room 450, before it is split."""
-    long = {path.name: lines for path in SOURCE.rglob("*.py") if (lines := len(path.read_text().splitlines())) > 450}
+    """A room is split at 450 lines; a paper's one file may be longer, until a second paper needs a part of it."""
+    lines = {path: len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
+    long = {str(path): n for path, n in lines.items() if n > (600 if path.parent.name == "methods" else 450)}
     assert not long
 
 
