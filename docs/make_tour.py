@@ -1,6 +1,7 @@
-"""Draw docs/tour.jpg from a demo folder: one good washer and one of each kind of damage, as the demo's model judges them.
+"""Draw docs/tour.jpg: one good washer of the demo and one of each kind of damage, as a model judges them.
 
-    flawforge demo -o DEMO && python docs/make_tour.py DEMO
+    flawforge demo -o demo && flawforge fit demo/parts -o washer --method patchstats
+    python docs/make_tour.py demo/parts washer
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ SIDE, NUMBER = 190, 3  # px of one picture; which picture of each kind: chosen o
 COLOURS = {"OK": (20, 120, 60), "REVIEW": (170, 110, 0), "NG": (190, 20, 60)}
 
 
-def tour(demo: Path) -> Any:
+def tour(parts: Path, model: Path) -> Any:
     """h w 3 uint8 RGB: a column for each part, its marks above and its heat map below, its verdict at the foot."""
-    inspector = load(demo / "model")
+    inspector = load(model)
     columns = []
     for kind in ("good", *KINDS):
-        path = demo / "parts" / "test" / kind / f"{NUMBER:03d}.png"
+        path = parts / "test" / kind / f"{NUMBER:03d}.png"
         pixels = read_picture(path).pixels
-        truth = demo / "parts" / "ground_truth" / kind / f"{NUMBER:03d}_mask.png"
+        truth = parts / "ground_truth" / kind / f"{NUMBER:03d}_mask.png"
         mask = read_mask(truth, pixels.shape[:2]) if truth.exists() else None
         decision = inspector(path)
         drawn = overlay(pixels, decision, scale_of(inspector.calibration), mask, max_side=SIDE)
@@ -42,5 +43,5 @@ def tour(demo: Path) -> Any:
 
 
 if __name__ == "__main__":
-    write_image(PICTURE, tour(Path(sys.argv[1])))
+    write_image(PICTURE, tour(Path(sys.argv[1]), Path(sys.argv[2])))
     print(f"{PICTURE}: {PICTURE.stat().st_size // 1024} KB")
