@@ -41,7 +41,7 @@ from flawforge.types import Batch, Collect, Evidence, Forger, Method, ScoreRule
 TAUS = (0.1, 4.0, 32.0, 256.0)  # prior strength of a mean, in pictures
 KAPPAS = (1.0, 8.0, 64.0, 512.0)  # prior strength of a covariance, in multiples of d samples
 PRIORS = (*((tau, kappa) for tau in TAUS for kappa in KAPPAS), (math.inf, math.inf))  # the last: one Gaussian for all
-SAMPLES = 48  # good pictures whose left-out likelihood chooses the priors
+MANY, FEW = 256, 64  # good pictures at most: for the Gaussians; for filters and tails (half of these choose the priors)
 KNOTS = (0.99, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # empirical tail probabilities; beyond the last, a Pareto tail
 
 
@@ -49,14 +49,13 @@ KNOTS = (0.99, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # empirical tail probabilities;
 class Config:
     """Settings of the statistics. Scales are powers of two; a scale of 2 sees the picture at half its size."""
 
-    normalised: tuple[int, ...] = (1, 2)
-    raw: tuple[int, ...] = ()
+    normalised: tuple[int, ...] = (1, 2, 4)
+    raw: tuple[int, ...] = (1, 2, 4)
     filters: int = 14
     side: int = 7
     cell: int = 4  # canvas pixels between neighbouring Gaussians
     block: int = 2  # block x block neighbours share one covariance
     light: int = 33  # side of the window whose mean and deviation are "the illumination"
-    kept: int = 128  # good pictures whose left-out distances calibrate the tails
     top: float = 0.001
     batch: int = 4
     forge_share: float = 0.0
@@ -158,12 +157,13 @@ class Branch(nn.Module):
         blocks, d, n, b = residual.shape
         return torch.bmm(self.factor, residual.reshape(blocks, d, n * b)).reshape(blocks, d, n, b)
 
-    def told(self, fill: Tensor) -> Tensor:
-        """n 1 h w, 1 = letterbox border -> n gh gw, 1 where the filters see only the picture."""
+    def told(self, fill: tuple[Tensor, Tensor]) -> Tensor:
+        """Rows n h and columns n w of the letterbox border -> n gh gw, 1 where the filters see only the picture."""
         reach = self.side // 2 * self.scale
-        return 1 - F.max_pool2d(F.max_pool2d(fill, 2 * reach + 1, 1, reach), self.grid)[:, 0]
+        rows, columns = (F.max_pool1d(F.max_pool1d(each, 2 * reach + 1, 1, reach), self.grid) for each in fill)
+        return (1 - rows)[:, :, None] * (1 - columns)[:, None]
 
-    def strangeness(self, images: Tensor, fill: Tensor) -> Tensor:
+    def strangeness(self, images: Tensor, fill: tuple[Tensor, Tensor]) -> Tensor:
         """n 3 h w -> -2 log density under each position's Gaussian, n gh gw, constants dropped, smoothed over neighbours."""
         features = self.features(images)
         squared = self.whitened(features).square().sum(dim=1)
@@ -206,7 +206,7 @@ class PatchStats(nn.Module):
         self.light = config.light
         inputs = [(True, s) for s in config.normalised] + [(False, s) for s in config.raw]
         self.branches = nn.ModuleList(Branch(config, scale, normalised) for normalised, scale in inputs)
-        self.seen = 0
+        self.seen = self.looked = 0
 
     def inputs(self, images: Tensor) -> list[tuple[Branch, Tensor]]:
         """Each branch with its input."""
@@ -221,7 +221,7 @@ class PatchStats(nn.Module):
         for branch, x in self.inputs(images):
             surprise = branch.surprise(branch.strangeness(x, fill))[:, None]
             maps.append(F.interpolate(surprise, (h // finest, w // finest), mode="bilinear", align_corners=False))
-        together = torch.logsumexp(torch.cat(maps, dim=1), dim=1, keepdim=True) - math.log(len(maps))
+        together = torch.cat(maps, dim=1).sum(dim=1, keepdim=True)
         surface = F.interpolate(together, (h, w), mode="bilinear", align_corners=False)[:, 0]
         return Evidence(surface, surface.flatten(1).amax(dim=1))
 
@@ -238,30 +238,51 @@ class PatchStats(nn.Module):
         return lines
 
 
-def border(images: Tensor) -> Tensor:
-    """n 3 h w -> n 1 h w, 1 on the letterbox border: rows and columns at the canvas's side that repeat their inner neighbour.
+def border(images: Tensor) -> tuple[Tensor, Tensor]:
+    """n 3 h w -> rows n h and columns n w, 1 on the letterbox border: at the canvas's sides, equal to their inner neighbour.
 
     A real picture whose outermost rows are equal to the bit (a saturated background) loses nothing that could be strange.
     """
 
     def along(same: Tensor) -> Tensor:
-        same = F.pad(same, (0, 1))
-        before = (1 - same).cumsum(dim=1) == 0
-        after = (1 - F.pad(same[:, :-1], (1, 0))).flip(1).cumsum(dim=1).flip(1) == 0
+        """n h - 1, True = as the next one -> n h."""
+        differs = 1 - same.to(images.dtype)
+        end = torch.ones_like(differs[:, :1])
+        before = torch.cat([differs, end], dim=1).cumsum(dim=1).eq(0)
+        after = torch.cat([end, differs], dim=1).flip(1).cumsum(dim=1).flip(1).eq(0)
         return torch.logical_or(before, after).to(images.dtype)
 
-    rows = along((images[..., 1:, :] - images[..., :-1, :]).abs().amax(dim=(1, 3)).eq(0).to(images.dtype))
-    columns = along((images[..., 1:] - images[..., :-1]).abs().amax(dim=(1, 2)).eq(0).to(images.dtype))
-    return torch.maximum(rows[:, None, :, None].expand_as(images[:, :1]), columns[:, None, None, :])
+    rows = along((images[..., 1:, :] - images[..., :-1, :]).abs().amax(dim=(1, 3)).eq(0))
+    columns = along((images[..., 1:] - images[..., :-1]).abs().amax(dim=(1, 2)).eq(0))
+    return rows, columns
 
 
 # ---- 1: filters
 
 
+def count(net: PatchStats, batch: Batch) -> None:
+    """Know how many good pictures there are, so that later looks can take an even share of them."""
+    net.seen += len(batch.clean)
+
+
+def every(net: PatchStats, most: int) -> int:
+    """One picture in how many is looked at, so that at most `most` are."""
+    return max(1, -(-net.seen // most))
+
+
+def share(net: PatchStats, batch: Batch, most: int) -> Batch:
+    """The pictures of this batch that are among at most `most`, evenly spread over all."""
+    kept = [i for i in range(len(batch.clean)) if (net.looked + i) % every(net, most) == 0]
+    net.looked += len(batch.clean)
+    return Batch(*(each[kept].contiguous() for each in batch))
+
+
 def look_at_patches(net: PatchStats, batch: Batch) -> None:
     """Sum patches and their outer products."""
-    net.seen += len(batch.clean)
-    for branch, x in net.inputs(batch.clean.contiguous()):
+    batch = share(net, batch, FEW)
+    if not len(batch.clean):
+        return
+    for branch, x in net.inputs(batch.clean):
         x = pool(x, branch.scale)
         valid = cell_valid(batch, branch)
         step = branch.stride * (2 if branch.scale == 1 else 1)
@@ -277,6 +298,7 @@ def look_at_patches(net: PatchStats, batch: Batch) -> None:
 
 def learn_filters(net: PatchStats) -> None:
     """The leading principal components of each branch's patches."""
+    net.looked = 0
     for branch in net.branches:
         work = branch.work
         mean = work["sum"] / max(work["n"], 1)
@@ -285,7 +307,7 @@ def learn_filters(net: PatchStats) -> None:
         branch.filters.copy_(vectors.flip(1).T[: branch.width].reshape(branch.filters.shape))
         # A tenth of this is below the features' resolution; a constant picture has no contrast, so one grey level is the least.
         branch.floor.fill_(max(float(covariance.diagonal().mean().clamp_min(0).sqrt()), 1 / 255))
-        branch.work = {"seen": 0}
+        branch.work = {}
 
 
 # ---- 2 and 3: Gaussians
@@ -297,26 +319,29 @@ def cell_valid(batch: Batch, branch: Branch) -> Tensor:
 
 
 def look_at_features(net: PatchStats, batch: Batch) -> None:
-    """Sum features and outer products by block, and keep some blocks of some pictures for `choose`."""
-    pick = max(1, -(-net.seen // SAMPLES))
-    for branch, x in net.inputs(batch.clean.contiguous()):
-        features, valid = branch.features(x), cell_valid(batch, branch)
-        work = branch.work
-        blocks = branch.to_blocks(features)  # k d n b
-        weight = branch.to_blocks(valid[:, None])[:, 0].double()  # k n b
-        held = blocks * weight[:, None]  # in float64, for some directions hardly vary at all
+    """Sum features and outer products by block, and keep some pictures' features to choose the priors by."""
+    first = net.looked
+    batch = share(net, batch, MANY)
+    if not len(batch.clean):
+        return
+    # Among those, every so many are kept: at most half of FEW.
+    done, step = -(-first // every(net, MANY)), -(-min(net.seen, MANY) // (FEW // 2))
+    kept = [i for i in range(len(batch.clean)) if (done + i) % step == 0]
+    for branch, x in net.inputs(batch.clean):
+        features, work = branch.features(x), branch.work
+        # Any constant near the mean keeps the sums small; float64, for some directions hardly vary at all.
+        shift = work.setdefault("shift", features.mean(dim=(0, 2, 3)))
+        weight = branch.to_blocks(cell_valid(batch, branch)[:, None])[:, 0]  # k n b
+        held = branch.to_blocks(features - shift[:, None, None]) * weight[:, None]  # k d n b
+        exact = held.double()
         work["size"] = features.shape[-2:]
-        work["n"] = work.get("n", 0) + weight.sum(dim=1)
-        work["sum"] = work.get("sum", 0) + held.sum(dim=2)
-        work["outer"] = work.get("outer", 0) + torch.bmm(held.flatten(2), held.flatten(2).transpose(1, 2))
-        for i in range(len(valid)):
-            if (work["seen"] + i) % pick == 0:
-                each = held[:, :, i]
-                work.setdefault("samples", []).append((blocks[:, :, i], weight[:, i].float()))
-                work.setdefault("pictures", []).append(
-                    (weight[:, i].sum(), each.sum(dim=(0, 2)), torch.einsum("kdb,keb->de", each, each))
-                )
-        work["seen"] += len(valid)
+        work["n"] = work.get("n", 0) + weight.sum(dim=1).double()
+        work["sum"] = work.get("sum", 0) + exact.sum(dim=2)
+        work["outer"] = work.get("outer", 0) + torch.bmm(exact.flatten(2), exact.flatten(2).transpose(1, 2))
+        for i in kept:
+            each = exact[:, :, i]
+            own = weight[:, i].double().sum(), each.sum(dim=(0, 2)), torch.einsum("kdb,keb->de", each, each)
+            work.setdefault("samples", []).append((held[:, :, i], weight[:, i], own))
 
 
 def whitener(covariance: Tensor) -> Tensor:
@@ -324,6 +349,11 @@ def whitener(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     floor = 1e-3 * float(values.clamp_min(0).mean()) + 1e-6
     return vectors @ torch.diag((values.clamp_min(0) + floor).rsqrt()) @ vectors.T
+
+
+def ridged(covariance: Tensor) -> Tensor:
+    """d d -> the same with a millionth of its mean variance on the diagonal, so that rounding cannot make it singular."""
+    return covariance + (1e-6 * covariance.diagonal().mean() + 1e-12) * torch.eye(len(covariance), dtype=covariance.dtype)
 
 
 def posterior(count: Tensor, total: Tensor, outer: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
@@ -366,17 +396,18 @@ def likelihoods(samples: Tensor, weights: Tensor, count: Tensor, total: Tensor, 
 
     samples m k d b whitened, weights m k b; count k b, total k d b, outer k d d over all good pictures. Returns priors k.
     """
-    d = samples.shape[2]
+    d, kind = samples.shape[2], samples.dtype
     rows = []
-    for tau in (torch.tensor([each], dtype=samples.dtype) for each in TAUS):
+    for tau in (torch.tensor([each], dtype=count.dtype) for each in TAUS):
         mean, scale = posterior(count, total, outer, tau)
         values, vectors = torch.linalg.eigh(scale)
-        turned = vectors.transpose(-1, -2) @ ((samples - mean) * weights[:, :, None])
-        for kappa in (torch.tensor(d * each, dtype=samples.dtype) for each in KAPPAS):
+        turned = vectors.transpose(-1, -2).to(kind) @ ((samples - mean.to(kind)) * weights[:, :, None])
+        for kappa in (torch.tensor(d * each, dtype=count.dtype) for each in KAPPAS):
             spread = values.clamp_min(0) + kappa
-            scaled = turned * spread.rsqrt()[..., None]
-            distance, gone, left = leave_out(scaled.transpose(-1, -2) @ scaled, weights, count, tau, kappa)
-            determinant = spread.log().sum(dim=-1) + gone - d * left.log()
+            scaled = turned * spread.rsqrt().to(kind)[..., None]
+            gram = scaled.transpose(-1, -2) @ scaled
+            distance, gone, left = leave_out(gram, weights, count.to(kind), tau.to(kind), kappa.to(kind))
+            determinant = spread.log().sum(dim=-1).to(kind) + gone - d * left.log()
             rows.append((-0.5 * (distance + determinant[..., None]) * weights).sum(dim=(0, 2)))
     return torch.stack(rows)
 
@@ -385,12 +416,15 @@ def shared_likelihood(samples: Tensor, weights: Tensor, pictures: Sequence[tuple
                       whole: tuple[Tensor, Tensor, Tensor], white: Tensor) -> Tensor:  # fmt: skip
     """As `likelihoods`, under one Gaussian for all positions: k."""
     total = torch.zeros(weights.shape[1], dtype=samples.dtype)
+    middle = whole[1] / whole[0].clamp_min(1)  # what the samples are measured from
     for x, w, own in zip(samples, weights, pictures, strict=True):
         n, s, outer = (a - b for a, b in zip(whole, own, strict=True))
-        mean = s / n.clamp_min(1)
-        covariance = white @ (outer / n.clamp_min(1) - torch.outer(mean, mean)) @ white.T
-        root = torch.linalg.cholesky(covariance + 1e-4 * torch.eye(len(white)))
-        flat = (x - (white @ mean)[:, None]).permute(1, 0, 2).flatten(1)
+        if n < 1:  # it is the only picture, and nothing is left to judge it by
+            return total - math.inf
+        mean = s / n
+        covariance = white @ (outer / n - torch.outer(mean, mean)) @ white.T
+        root = torch.linalg.cholesky(ridged(covariance)).to(x.dtype)
+        flat = (x - (white @ (mean - middle)).to(x.dtype)[:, None]).permute(1, 0, 2).flatten(1)
         distance = torch.linalg.solve_triangular(root, flat, upper=False).square().sum(dim=0).reshape(w.shape)
         total += (-0.5 * (distance + 2 * root.diagonal().log().sum()) * w).sum(dim=1)
     return total
@@ -398,6 +432,7 @@ def shared_likelihood(samples: Tensor, weights: Tensor, pictures: Sequence[tuple
 
 def fit_gaussians(net: PatchStats) -> None:
     """Whiten by the common covariance, choose the shrinkage, and store every block's inverse root."""
+    net.looked = 0
     for branch in net.branches:
         work = branch.work
         n, total, outer = work["n"], work["sum"], work["outer"]
@@ -416,11 +451,12 @@ def fit_gaussians(net: PatchStats) -> None:
         gh, gw = work["size"]
         b = branch.block
         table = torch.zeros(len(PRIORS), len(n), dtype=n.dtype)
+        pictures = [own for _, _, own in work["samples"]]
         for part in torch.arange(len(n)).split(128):
-            samples = torch.stack([white @ (x[part].double() - common[:, None]) for x, _ in work["samples"]])
-            weights = torch.stack([w[part].double() for _, w in work["samples"]])
-            table[:-1, part] = likelihoods(samples, weights, n[part], shifted[part], moved[part])
-            table[-1, part] = shared_likelihood(samples + (white @ common)[:, None], weights, work["pictures"], everything, white)
+            samples = torch.stack([white.float() @ (x[part] - common.float()[:, None]) for x, _, _ in work["samples"]])
+            weights = torch.stack([w[part] for _, w, _ in work["samples"]])
+            table[:-1, part] = likelihoods(samples, weights, n[part], shifted[part], moved[part]).double()
+            table[-1, part] = shared_likelihood(samples, weights, pictures, everything, white).double()
         # Neighbouring blocks decide together, for one block's few samples are a noisy judge.
         best = smooth(table.reshape(1, -1, gh // b, gw // b))[0].flatten(1).argmax(dim=0)
         shared = best == len(PRIORS) - 1
@@ -429,13 +465,13 @@ def fit_gaussians(net: PatchStats) -> None:
         mean, scale = posterior(n, shifted, moved, tau)
         scale = scale + kappa[:, None, None] * torch.eye(d)
         free = freedom(n, tau[:, None]) + kappa
-        total_scale = moved.sum(dim=0) + 1e-4 * everything[0] * torch.eye(d)
+        total_scale = ridged(moved.sum(dim=0))
         mean = torch.where(shared[:, None, None], 0, mean)
         scale = torch.where(shared[:, None, None], total_scale, scale)
         free = torch.where(shared, everything[0], free)
         root = torch.linalg.cholesky(scale / free[:, None, None])
         factor = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False)
-        centre = torch.linalg.solve(white, mean) + common[:, None]
+        centre = torch.linalg.solve(white, mean) + common[:, None] + work["shift"].double()[:, None]
         branch.factor = factor.float()
         branch.centre = centre.reshape(gh // b, gw // b, d, b, b).permute(2, 0, 3, 1, 4).reshape(d, gh, gw).float().contiguous()
         widths = -2 * torch.linalg.slogdet(factor)[1]
@@ -443,23 +479,20 @@ def fit_gaussians(net: PatchStats) -> None:
         branch.known = (branch.from_blocks(n[:, None], (gh, gw))[0] > 0).float()
         branch.usual.fill_(float(d + (branch.width_of * branch.known).sum() / branch.known.sum().clamp_min(1)))
         branch.chosen = best.reshape(gh // b, gw // b)
-        branch.work = {"seen": 0, "count": n, "free": free, "tau": tau, "kappa": kappa, "shared": shared, "maps": [], "held": []}
+        branch.work = {"count": n, "free": free, "tau": tau, "kappa": kappa, "shared": shared, "maps": [], "held": []}
 
 
 # ---- 4: tails
 
 
-def look_at_distances(net: PatchStats, batch: Batch, kept: int) -> None:
-    """Keep the left-out distance maps of at most `kept` good pictures, evenly spread."""
-    pick = max(1, -(-net.seen // kept))
-    for branch, x in net.inputs(batch.clean.contiguous()):
+def look_at_distances(net: PatchStats, batch: Batch) -> None:
+    """Keep some good pictures' left-out maps."""
+    batch = share(net, batch, FEW)
+    if not len(batch.clean):
+        return
+    for branch, x in net.inputs(batch.clean):
         work = branch.work
-        chosen = [i for i in range(len(x)) if (work["seen"] + i) % pick == 0]
-        work["seen"] += len(x)
-        if not chosen:
-            continue
-        kept_batch = Batch(*(each[chosen] for each in batch))
-        features, valid = branch.features(x[chosen]), cell_valid(kept_batch, branch)
+        features, valid = branch.features(x), cell_valid(batch, branch)
         white = branch.whitened(features)
         weight = branch.to_blocks(valid[:, None])[:, 0]  # k n b
         held = white.permute(0, 2, 1, 3) * weight[:, :, None]
@@ -481,7 +514,7 @@ def fit_tails(net: PatchStats) -> None:
         branch.slopes.copy_(slopes)
         branch.tail.copy_(tail)
         branch.work = {}
-    net.seen = 0
+    net.seen = net.looked = 0
 
 
 def tail_of(ordered: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -517,9 +550,10 @@ def pareto(excess: Tensor) -> tuple[float, float]:
 def stages(net: PatchStats, config: Config) -> Sequence[Collect]:
     """Three looks at the good pictures."""
     return [
+        Collect("count", count, lambda module: None),
         Collect("filters", look_at_patches, learn_filters),
         Collect("Gaussians", look_at_features, fit_gaussians),
-        Collect("tails", lambda module, batch: look_at_distances(module, batch, config.kept), fit_tails),
+        Collect("tails", look_at_distances, fit_tails),
     ]
 
 
@@ -538,7 +572,7 @@ METHOD = Method(
     title="statistics of the good pictures alone: Gaussians at every position over learned filters, fitted in seconds",
     paper="after PaDiM, Defard et al., ICPR 2021, arXiv 2011.08785, with PCA filters in place of a pretrained network",
     profiles={"cpu": Config()},
-    tiny=Config(filters=4, side=5, kept=16),
+    tiny=Config(filters=4, side=5),
     build=PatchStats,
     stages=stages,
     forger=forger,
