@@ -63,9 +63,7 @@ def test_the_mask_is_about_as_large_as_the_drawn_size(name: str) -> None:
         forger = FORGERS[name](size=40.0, contrast=0.5, sharpness=1.0)
         if hasattr(forger, "count"):
             forger = replace(forger, count=1)
-        centre = np.zeros((160, 160), np.float32)
-        centre[60:100, 60:100] = 1.0
-        rows, columns = np.nonzero(forger(Sample(part(), centre), np.random.default_rng(seed)).mask)
+        rows, columns = np.nonzero(forger(Sample(part((240, 240))), np.random.default_rng(seed)).mask)
         extents.append(max(np.ptp(rows), np.ptp(columns)) + 1)
     assert 0.6 * 40 <= np.median(extents) <= 1.9 * 40, np.median(extents)
 
@@ -128,6 +126,15 @@ def test_a_prior_says_where(name: str) -> None:
         y, x = forged.drawn["centre"]
         assert 96 <= y <= 152
         assert 16 <= x <= 72
+
+
+@pytest.mark.parametrize("name", ["scratch", "crack", "stain", "dent", "noise"])
+def test_a_flaw_ends_where_the_part_ends(name: str) -> None:
+    prior = np.zeros((160, 160), np.float32)
+    prior[:, :80] = 1.0
+    for seed in range(10):
+        forged = FORGERS[name](size=60.0, contrast=0.5)(Sample(part(), prior), np.random.default_rng(seed))
+        assert not forged.mask[:, 84:].any()  # a soft line may bleed by its own blur
 
 
 def test_dents_turn_with_their_light() -> None:

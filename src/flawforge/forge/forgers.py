@@ -109,6 +109,17 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 
 
+PAPERS: dict[str, str] = {  # method -> the forger that its paper trains on
+    "draem": "perlin",
+    "sgsf": "saliency_perlin",
+    "anoseg": "hard_augment",
+    "isstad": "pixel_corrupt",
+    "cutswap": "cutswap",
+    "cutpaste": "cutpaste",
+    "nsa": "nsa",
+}
+
+
 def forger_from(name: str, **settings: Any) -> Forger:
     """The named forger with the given fields. ConfigError where the name or a field is unknown or out of bounds."""
     if name not in FORGERS:
@@ -135,7 +146,14 @@ def family(name: str) -> str:
 
 
 def default_mixture(method: str) -> Forger:
-    """The forger that a method trains on unless told otherwise."""
-    if method == "draem":
-        return Perlin()
-    return Mix((Perlin(), CutPaste()), (1.0, 1.0))
+    """The forger that a method trains on unless told otherwise: its paper's own, else a mixture over all families.
+
+    The general mixture is an assumption: half textures and pastes, which taught best in the papers read, half physical
+    flaws in equal parts.
+    """
+    if method in PAPERS:
+        return forger_from(PAPERS[method])
+    flaws = [forger_from(name) for name in FAMILIES["physical"]]
+    learnt = [forger_from(name) for name in ("perlin", "saliency_perlin", "cutpaste", "nsa")]
+    share = len(flaws) / len(learnt)
+    return Mix((*learnt, *flaws), (share,) * len(learnt) + (1.0,) * len(flaws))

@@ -30,7 +30,7 @@ class Scratch:
     tone       "lighter", "darker" or "either"
     mm_per_pixel  None: sizes are px
 
-    All amounts are ASSUMPTION. The line goes where Sample.prior points, if there is one.
+    All amounts are ASSUMPTION. The line goes where Sample.prior points, if there is one, and ends where that ends.
     """
 
     size: Range = (15.0, 120.0)
@@ -82,6 +82,7 @@ class Scratch:
                 line = line - np.float32(rim) * shapes.stroke(box, path + aside, widths, strength) * (1.0 - line)
             groove = np.where(np.abs(line) > np.abs(groove), line, groove)
         blur = (1.0 - m.sharpness) * width
+        groove = measure.on_part(sample.prior, box, groove)
         candidate, mask, sign = measure.tone(image, box, groove, m.contrast, self.tone, blur, rng)
         drawn = {**m.drawn, "width": width * (self.mm_per_pixel or 1.0), "centre": list(centre), "sign": sign, "rim": rim}
         return candidate, mask, drawn
@@ -129,7 +130,7 @@ class Crack:
     tone       "darker", "lighter" or "either"
     mm_per_pixel  None: sizes are px
 
-    All amounts are ASSUMPTION. The crack goes where Sample.prior points, if there is one.
+    All amounts are ASSUMPTION. The crack goes where Sample.prior points, if there is one, and ends where that ends.
     """
 
     size: Range = (20.0, 140.0)
@@ -170,6 +171,7 @@ class Crack:
             drawn_line = shapes.stroke(box, path, np.maximum(thick * at, 0.35), np.ones(len(path)))
             cover = np.maximum(cover, drawn_line)
         blur = (1.0 - m.sharpness) * width
+        cover = measure.on_part(sample.prior, box, cover)
         candidate, mask, sign = measure.tone(image, box, cover, m.contrast, self.tone, blur, rng)
         drawn = {**m.drawn, "width": width * (self.mm_per_pixel or 1.0), "centre": list(centre), "sign": sign}
         return candidate, mask, {**drawn, "branches": len(lines) - 1}

@@ -59,6 +59,11 @@ def take(
     return Measure(px, c, s, drawn)
 
 
+def on_part(prior: shapes.Coverage | None, box: tuple[slice, slice], cover: shapes.Coverage) -> shapes.Coverage:
+    """The coverage over the window where the prior says there is something to spoil: a flaw ends where the part ends."""
+    return cover if prior is None else np.asarray(cover * np.clip(2.0 * prior[box], 0.0, 1.0), np.float32)
+
+
 def sign_for(tone: str, mean: float, contrast: float, rng: np.random.Generator) -> int:
     """+1 (lighter) or -1 (darker); "either" is a coin, turned where the mean in [0, 1] leaves no room."""
     coin = 1 if rng.random() < 0.5 else -1

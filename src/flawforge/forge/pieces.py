@@ -296,6 +296,7 @@ class Noise:
         centre = shapes.place(image.shape[:2], sample.prior, rng)
         box = shapes.window(image.shape[:2], centre, m.size)
         cover = _patch(box, centre, m, rng)
+        cover = measure.on_part(sample.prior, box, cover[..., 0])[..., None]
         channels = 3 if not blend.is_grey(image) and rng.random() < self.colour else 1
         static = rng.standard_normal((*cover.shape[:2], channels), dtype=np.float32)
         grain = 3.0 * (1.0 - m.sharpness)

@@ -27,7 +27,7 @@ class Stain:
     tone       "darker", "lighter" or "either"
     mm_per_pixel  None: sizes are px
 
-    All amounts are ASSUMPTION. The stain goes where Sample.prior points, if there is one.
+    All amounts are ASSUMPTION. The stain goes where Sample.prior points, if there is one, and ends where that ends.
     """
 
     size: Range = (12.0, 80.0)
@@ -67,7 +67,7 @@ class Stain:
         clouds = blend.draw(rng, self.clouds)
         if clouds > 0.0:
             cover = cover * (1.0 - np.float32(clouds) * noise.octaves(depth.shape, rng, cells=3, count=2))
-        cover = np.asarray(cover / max(float(cover.max()), 1e-6), np.float32)
+        cover = measure.on_part(sample.prior, box, np.asarray(cover / max(float(cover.max()), 1e-6), np.float32))
         tint = np.ones(image.shape[2])
         if not blend.is_grey(image):
             tint = 1.0 - rng.uniform(0.0, self.tint, 3)
@@ -89,7 +89,7 @@ class Dent:
 
     Lambert's law for small slopes: the change is proportional to the slope along the light's direction. Where that is nearly
     nothing inside the outline (the floor, and the line between the flanks) the tone falls by 1.5 times `least_change`, so
-    that the mask is the whole dent. All amounts are ASSUMPTION; Sample.prior is where it goes, if there is one.
+    that the mask is the whole dent. All amounts are ASSUMPTION; Sample.prior is where it goes and ends, if there is one.
     """
 
     size: Range = (10.0, 60.0)
@@ -128,9 +128,9 @@ class Dent:
             shade = -shade
         shade = shade / np.float32(max(float(np.abs(shade).max()), 1e-6))
         under = blend.to_unit(image[box])
-        change = np.float32(m.contrast) * shade
+        change = measure.on_part(sample.prior, box, np.float32(m.contrast) * shade)
         least = np.float32(1.5 * self.least_change)
-        dull = (np.abs(change) < least) & (depth > 0.0)
+        dull = (np.abs(change) < least) & (measure.on_part(sample.prior, box, depth) > 0.0)
         room = under.mean(axis=2) > 2.0 * least
         change = np.where(dull, np.where(room, -least, least), change)
         part = blend.from_unit(under + change[..., None], image[box])
