@@ -16,7 +16,7 @@ import flawforge as ff
 from flawforge import fitting
 from flawforge.fitting import Request, promised_rates
 from flawforge.methods import METHODS
-from flawforge.types import CalibrationError, ConfigError, ImageError, ModelError, TrainingError
+from flawforge.types import CalibrationError, ConfigError, DataError, ImageError, ModelError, TrainingError
 
 TINY = dataclasses.asdict(METHODS["draem"].tiny)
 
@@ -175,6 +175,7 @@ def test_an_output_that_exists_is_refused_unread(washers: Path, tmp_path: Path) 
     with pytest.raises(ModelError, match="no checkpoint"):
         fitting.run(request(washers, tmp_path / "n"), resume=True)
     (tmp_path / "k.fitting").mkdir()
+    (tmp_path / "k.fitting" / "checkpoint.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="add --resume"):
         fitting.run(request(washers, tmp_path / "k"))
 
@@ -201,3 +202,17 @@ def test_forecast_is_measured(washers: Path, tmp_path: Path) -> None:
     assert forecast.minutes == pytest.approx(200 * forecast.seconds_per_step / 60)
     assert forecast.memory_bytes > 100 * 2**20
     assert "200 steps" in forecast.lines()[0]
+
+
+def test_a_fit_killed_before_its_first_checkpoint_can_start_anew(washers: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.fitting").mkdir()
+    with pytest.raises(ModelError, match="leave out --resume"):
+        fitting.run(request(washers, tmp_path / "m"), resume=True)
+    fitting.run(request(washers, tmp_path / "m"))
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_an_empty_texture_folder_is_refused(washers: Path, tmp_path: Path) -> None:
+    (tmp_path / "textures").mkdir()
+    with pytest.raises(DataError, match="holds no picture"):
+        fitting.run(request(washers, tmp_path / "m", textures=tmp_path / "textures"))

@@ -145,18 +145,28 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
         click.echo(f"  {line}")
     canvas = "{} x {} (h x w)".format(*plan.canvas)
     click.echo(f"  {len(plan.train)} to train on, {len(plan.held)} held back; canvas {canvas}")
-    for line in fitting.forecast(plan, fitting.load_pictures(plan)).lines():
+    pictures = fitting.load_pictures(plan)
+    for line in fitting.forecast(plan, pictures).lines():
         click.echo(f"  {line}")
     if dry_run:
         return None
     with _bar(request.method, 100, "%") as bar:
         bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"
 
+        stage = ""
+
         def on_tick(tick: Any) -> None:
+            nonlocal stage
+            if stage and tick.stage != stage:
+                bar.reset()
+            stage = tick.stage
+            bar.set_description_str(f"{request.method}: {stage}", False)
             bar.set_postfix_str(f"step {tick.step}, " + ", ".join(f"{k} {v:.4f}" for k, v in tick.losses.items()), False)
             bar.update(100 * tick.progress - bar.n)
 
-        inspector = fitting.run(request, resume=resume, made=plan, show=lambda line: bar.write(f"  {line}"), on_tick=on_tick)
+        inspector = fitting.run(
+            request, resume=resume, made=plan, pictures=pictures, show=lambda line: bar.write(f"  {line}"), on_tick=on_tick
+        )
     _say_promise(inspector.calibration)
     click.echo(f"model: {request.out}")
     return inspector

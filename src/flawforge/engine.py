@@ -202,13 +202,14 @@ def fit(
     run: Run,
     *,
     clean: Callable[[], Iterator[Batch]] | None = None,
+    clean_count: int = 0,
     on_tick: Callable[[Tick], None] | None = None,
     resume: bool = False,
 ) -> list[dict[str, Any]]:
     """Train `net` in place through its stages; returns the history (step, seconds, losses; about 200 rows a stage).
 
     batch(stage, step)  a numpy Batch, a pure function of its arguments and safe to call from several threads
-    clean()             goes once over all good pictures, for Collect stages
+    clean()             goes once over all good pictures, for Collect stages, in `clean_count` batches (0 = unknown)
     There is no argument through which test pictures could enter.
     Raises TrainingError: a loss that is not finite, a checkpoint of another run. KeyboardInterrupt saves a checkpoint first.
     """
@@ -222,7 +223,7 @@ def fit(
         if number < state.stage:
             continue
         if isinstance(stage, Collect):
-            _collect(net, stage, clean, fabric.device)
+            _collect(net, stage, clean, clean_count, fabric.device, on_tick)
         else:
             share = stage.share / sum(s.share for s in stages if isinstance(s, Train))
             part = Budget(steps=max(1, round(budget.steps * share))) if budget.steps else Budget(
@@ -254,13 +255,23 @@ def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _collect(net: nn.Module, stage: Collect, clean: Callable[[], Iterator[Batch]] | None, device: torch.device) -> None:
+def _collect(
+    net: nn.Module,
+    stage: Collect,
+    clean: Callable[[], Iterator[Batch]] | None,
+    clean_count: int,
+    device: torch.device,
+    on_tick: Callable[[Tick], None] | None,
+) -> None:
     if clean is None:
         raise TrainingError(f"Stage '{stage.name}' looks at every good picture, but no pass over them was given.")
     net.eval()
+    start = time.monotonic()
     with torch.no_grad():
-        for each in clean():
+        for done, each in enumerate(clean(), start=1):
             stage.visit(net, _to_tensors(each, device))
+            if on_tick:
+                on_tick(Tick(stage.name, done, done / clean_count if clean_count else 0.0, time.monotonic() - start, {}))
         stage.finish(net)
 
 

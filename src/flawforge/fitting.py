@@ -22,7 +22,7 @@ from safetensors.torch import save as tensors_to_bytes
 from flawforge import __version__, bundle, calibrate, card, config, data, engine, images, inspector
 from flawforge.listing import pictures_in
 from flawforge.methods import METHODS
-from flawforge.types import Batch, CalibrationError, ConfigError, DataError, ImageError, Mask, Method, ModelError, TrainingError
+from flawforge.types import Batch, CalibrationError, ConfigError, DataError, ImageError, Mask, Method, ModelError, Train, TrainingError
 
 FALSE_ALARM, REVIEW = 0.01, 0.05
 DEFAULT_MINUTES = 10.0
@@ -80,6 +80,9 @@ class Forecast:
     parameters: int
 
     def lines(self) -> list[str]:
+        """For people."""
+        if not self.steps:
+            return [f"forecast: no training steps, {self.memory_bytes / 2**30:.1f} GiB of memory or a little more"]
         return [
             f"forecast: {self.steps} steps of {self.seconds_per_step:.2f} s, {self.minutes:.1f} minutes, "
             f"{self.memory_bytes / 2**30:.1f} GiB of memory, {self.parameters / 1e6:.1f} M parameters"
@@ -200,18 +203,26 @@ def batches(plan: Plan, pictures: data.GoodPictures) -> Callable[[int, int], Bat
 
 
 def forecast(plan: Plan, pictures: data.GoodPictures, *, trial_steps: int = 2) -> Forecast:
-    """Train a throw-away copy for a few steps and measure. Memory is the process's size after them plus a tenth."""
+    """Train a throw-away copy for a few steps and measure. Memory is the process's size after them plus a tenth.
+
+    A method without training steps has nothing to time: zero steps, and the memory of the pictures alone.
+    """
     net = seeded(plan.method.build, plan.settings, plan.request.seed)
+    stages = [stage for stage in plan.method.stages(net, plan.settings) if isinstance(stage, Train)]
     seconds: list[float] = []
-    engine.fit(
-        net, plan.method.stages(net, plan.settings), batches(plan, pictures), engine.Budget(steps=trial_steps + 1),
-        engine.Run(seed=plan.request.seed, workers=0, precision=plan.settings.precision, device=plan.request.device),
-        clean=lambda: pictures.clean_batches(plan.settings.batch), on_tick=lambda tick: seconds.append(tick.seconds),
-    )  # fmt: skip
+    if stages:
+        engine.fit(
+            net, stages[:1], batches(plan, pictures), engine.Budget(steps=trial_steps + 1),
+            engine.Run(seed=plan.request.seed, workers=0, precision=plan.settings.precision, device=plan.request.device),
+            on_tick=lambda tick: seconds.append(tick.seconds),
+        )  # fmt: skip
+    memory = int(1.1 * psutil.Process().memory_info().rss)
+    parameters = sum(p.numel() for p in net.parameters())
+    if not seconds:
+        return Forecast(0.0, 0, 0.0, memory, parameters)
     per_step = max((seconds[-1] - seconds[0]) / max(len(seconds) - 1, 1), 1e-4)
     steps = plan.budget.steps or max(1, round(60 * (plan.budget.minutes or 0) / per_step))
-    resident = psutil.Process().memory_info().rss
-    return Forecast(per_step, steps, steps * per_step / 60, int(1.1 * resident), sum(p.numel() for p in net.parameters()))
+    return Forecast(per_step, steps, steps * per_step / 60, memory, parameters)
 
 
 def identity(plan: Plan) -> str:
@@ -233,7 +244,7 @@ def check_output(out: Path, resume: bool) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ModelError(f"{out} exists already; give another -o, or remove it first.")
     work = work_folder(out)
-    if work.exists() and not resume:
+    if (work / "checkpoint.safetensors").exists() and not resume:
         raise ModelError(f"{work} holds a fit that was not finished; add --resume to go on, or remove it to start anew.")
     if resume and not (work / "checkpoint.safetensors").is_file():
         raise ModelError(f"There is no checkpoint in {work} to resume from; leave out --resume to start the fit.")
@@ -244,16 +255,17 @@ def run(
     *,
     resume: bool = False,
     made: Plan | None = None,
+    pictures: data.GoodPictures | None = None,
     show: Show = lambda line: None,
     on_tick: Callable[[engine.Tick], None] | None = None,
 ) -> inspector.Inspector:
     """Fit, calibrate, save. Returns the inspector that `inspector.load(out)` would give.
 
-    Interrupted, it leaves `<out>.fitting/checkpoint.safetensors` for `resume`; on success only the model folder stays.
+    made, pictures: what `plan` and `load_pictures` gave, where they were called before. Interrupted, it leaves `<out>.fitting/checkpoint.safetensors` for `resume`; on success only the model folder stays.
     """
     check_output(request.out, resume)
     made = made or plan(request)
-    pictures = load_pictures(made)
+    pictures = pictures or load_pictures(made)
     work = work_folder(request.out)
     work.mkdir(parents=True, exist_ok=True)
     net = seeded(made.method.build, made.settings, request.seed)
@@ -265,7 +277,8 @@ def run(
     try:
         history = engine.fit(
             net, made.method.stages(net, made.settings), batches(made, pictures), made.budget, how,
-            clean=lambda: pictures.clean_batches(made.settings.batch), on_tick=on_tick, resume=resume,
+            clean=lambda: pictures.clean_batches(made.settings.batch), clean_count=-(-len(pictures) // made.settings.batch),
+            on_tick=on_tick, resume=resume,
         )  # fmt: skip
     except BaseException:
         if not how.checkpoint or not how.checkpoint.exists():
