@@ -1,27 +1,33 @@
 """Statistics of a product's own good pictures, in closed form: per-position Gaussians over learned PCA filters.
 
-The form is PaDiM's (Defard et al., ICPR 2021, arXiv 2011.08785: one Gaussian for every position, Mahalanobis distance) without
-its pretrained network; the filters are the leading principal components of the good pictures' own patches (as in PCANet, Chan et
-al., 2015, arXiv 1404.3606). Nothing is drawn at random and nothing is trained by gradient: four looks at the good pictures.
+The form is PaDiM's (Defard et al., ICPR 2021, arXiv 2011.08785: one Gaussian for every position) without its pretrained
+network; the filters are the leading principal components of the good pictures' patches (PCANet, Chan et al. 2015, arXiv
+1404.3606). Nothing is drawn at random and nothing is trained by gradient; every stage is one look at the good pictures.
 
-    step                    here                                                         source
-    1 filters               `look_at_patches`: PCA of side x side patches, a branch      PCANet
-    2 Gaussians             `look_at_features`, `posterior`: normal-inverse-Wishart      Gelman et al., Bayesian Data Analysis, 3.6
-                            posterior mean and scale; covariance pooled over a block
-    3 how much to shrink    `choose`: the likelihood of each good picture under the      Hoffbeck & Landgrebe 1996 (LOOC) and Theiler
-                            Gaussians without it, exact by the matrix inversion lemma    2012 for one sample; `leave_out` for a block
-    4 tails                 `look_at_distances`: empirical p-values of left-out good     Pickands 1975; Hosking & Wallis 1987 (closed
-                            distances, a generalised Pareto tail beyond them             form by weighted moments)
-    5 one map               harmonic mean of the branches' p-values, as surprise in      Wilson, PNAS 2019 (valid under dependence)
-                            nats: -log p; unbounded, so no two large defects tie
+    stage           here                                   what is ours
+    1 filters       `look_at_patches`, `learn_filters`     one layer; several scales of the picture and of `even_light` of it
+    2 Gaussians     `look_at_features`, `fit_gaussians`    covariance pooled over a block of positions; strengths of the
+                                                           priors chosen block by block: likelihood of left-out pictures
+    3 tails         `look_at_maps`, `fit_tails`            -2 log density instead of PaDiM's Mahalanobis distance, and its
+                                                           tail probability p among left-out good pictures
+    one map         `PatchStats.forward`                   the sum of the branches' -log p (Fisher 1932)
 
-A branch is one scale of one input: the picture itself or the picture with its illumination normalised. Its features are the log
-of the local mean of each |response| and the signed log of the local mean response. Position counts as much as the good pictures
-say: prior strength `tau` holds every position's mean to the common mean, `kappa` every block's covariance to the common one, and
-both are chosen by leave-one-out likelihood; where one shared Gaussian is likelier than any of these, it is taken (`facts`).
+A branch is one scale of one input: the picture itself or the picture with its illumination evened out. Its features are the
+log of the local mean of each |response| and the signed log of the local mean response. How much position counts is for the
+good pictures to say: `tau` holds a position's mean to the common mean, `kappa` a block's covariance to the common one, and
+where one Gaussian for all positions is likelier than any of these, it is taken. `facts` tells what was chosen.
 
-Memory of a fit, for a canvas of P pixels and d = 2 * filters: d^2 * 8 / 64 bytes per P (block moments) + d * 8 / 16 per P, and at
-most `kept` pictures' distances (4 / 16 bytes per P each) and sampled features; 256 x 256 pixels: below 60 MiB a fine branch.
+Density, not distance: against a defect that may look like anything, the best test is the density of good parts (Neyman and
+Pearson, with a flat alternative). The distance alone lacks the log-determinant, and calls every speck on a calm background
+stranger than a broken part. A sum of -log p is a p-value again only for independent branches; ours are not, so it is only an
+order, and the threshold comes from held-back good pictures as for every method. It has no ceiling: large defects never tie.
+
+Letterbox border: what lies there repeats the picture's edge, and filters that see it say nothing of the part. The network
+knows the border by that repetition (`border`) and calls it as strange as good parts usually are.
+
+Bounds: at most MANY pictures for the Gaussians and FEW for filters and tails, evenly spread over all, one batch at a time.
+Memory of a fit, per canvas pixel of a branch with a Gaussian every 4 pixels and d = 2 * filters features: d^2 / 8 bytes of
+moments, d * 8 bytes of kept features, 16 bytes of kept maps; 256 x 256 pixels, d = 28: 22 MiB, and 100 MiB for all six.
 """
 
 from __future__ import annotations
@@ -36,13 +42,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawforge.forge import FORGERS
+from flawforge.nn.gaussians import (
+    KNOTS,
+    PRIORS,
+    TAUS,
+    freedom,
+    leave_out,
+    likelihoods,
+    posterior,
+    ridged,
+    shared_likelihood,
+    tail_of,
+    whitener,
+)
 from flawforge.types import Batch, Collect, Evidence, Forger, Method, ScoreRule
 
-TAUS = (0.1, 4.0, 32.0, 256.0)  # prior strength of a mean, in pictures
-KAPPAS = (1.0, 8.0, 64.0, 512.0)  # prior strength of a covariance, in multiples of d samples
-PRIORS = (*((tau, kappa) for tau in TAUS for kappa in KAPPAS), (math.inf, math.inf))  # the last: one Gaussian for all
 MANY, FEW = 256, 64  # good pictures at most: for the Gaussians; for filters and tails (half of these choose the priors)
-KNOTS = (0.99, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # empirical tail probabilities; beyond the last, a Pareto tail
 
 
 @dataclass(frozen=True)
@@ -135,8 +150,10 @@ class Branch(nn.Module):
         margin = self.side // 2
         x = pool(images, self.scale)
         response = F.conv2d(F.pad(x, [margin] * 4, mode="reflect"), self.filters, stride=self.skip)
-        strength, mean = smooth(pool(response.abs(), self.stride // self.skip)), smooth(pool(response, self.stride // self.skip))
-        return torch.cat([torch.log(0.1 + strength / self.floor), mean.sign() * torch.log1p(10 * mean.abs() / self.floor)], dim=1)
+        cell = self.stride // self.skip
+        strength = smooth(pool(response.abs(), cell)) / self.floor
+        mean = smooth(pool(response, cell)) / self.floor
+        return torch.cat([torch.log(0.1 + strength), mean.sign() * torch.log1p(10 * mean.abs())], dim=1)
 
     def to_blocks(self, x: Tensor) -> Tensor:
         """n c gh gw -> blocks c n block^2."""
@@ -208,34 +225,43 @@ class PatchStats(nn.Module):
         self.branches = nn.ModuleList(Branch(config, scale, normalised) for normalised, scale in inputs)
         self.seen = self.looked = 0
 
+    def parts(self) -> list[Branch]:
+        """The branches, typed."""
+        return [branch for branch in self.branches if isinstance(branch, Branch)]
+
     def inputs(self, images: Tensor) -> list[tuple[Branch, Tensor]]:
         """Each branch with its input."""
-        even = even_light(images, self.light) if any(b.normalised for b in self.branches) else images
-        return [(branch, even if branch.normalised else images) for branch in self.branches]  # type: ignore[misc]
+        even = even_light(images, self.light) if any(b.normalised for b in self.parts()) else images
+        return [(branch, even if branch.normalised else images) for branch in self.parts()]
 
     def forward(self, images: Tensor) -> Evidence:
         images = images.contiguous()
         h, w = images.shape[-2:]
-        finest = min(branch.grid for branch in self.branches)  # type: ignore[type-var]
+        finest = min(branch.grid for branch in self.parts())
         maps, fill = [], border(images)
         for branch, x in self.inputs(images):
             surprise = branch.surprise(branch.strangeness(x, fill))[:, None]
             maps.append(F.interpolate(surprise, (h // finest, w // finest), mode="bilinear", align_corners=False))
-        together = torch.cat(maps, dim=1).sum(dim=1, keepdim=True)
-        surface = F.interpolate(together, (h, w), mode="bilinear", align_corners=False)[:, 0]
+        surface = F.interpolate(fuse(torch.cat(maps, dim=1)), (h, w), mode="bilinear", align_corners=False)[:, 0]
         return Evidence(surface, surface.flatten(1).amax(dim=1))
 
     def facts(self) -> list[str]:
         """What the good pictures decided, one sentence a branch."""
         lines = []
-        for branch in self.branches:
-            chosen: Tensor = branch.chosen  # type: ignore[assignment]
-            shares = [float((chosen == i).double().mean()) for i in range(len(PRIORS))]
+        for branch in self.parts():
+            shares = [float((branch.chosen == i).double().mean()) for i in range(len(PRIORS))]
             tau = sum(s for s, (t, _) in zip(shares, PRIORS, strict=True) if t <= 4)
             name = f"{'illumination-normalised' if branch.normalised else 'raw'} picture at 1/{branch.scale}"
-            lines.append(f"{name}: left-out good pictures are likeliest under a mean of its own at {tau:.0%} of the positions, "
-                         f"under one nearly or wholly common at {1 - tau:.0%} (one Gaussian for all at {shares[-1]:.0%})")  # fmt: skip
+            lines.append(
+                f"{name}: left-out good pictures are likeliest under a mean of its own at {tau:.0%} of the positions, "
+                f"under one nearly or wholly common at {1 - tau:.0%} (one Gaussian for all at {shares[-1]:.0%})"
+            )
         return lines
+
+
+def fuse(surprises: Tensor) -> Tensor:
+    """n branches gh gw of -log p -> n 1 gh gw, Fisher's sum: one strong branch counts, and several weak ones do."""
+    return surprises.sum(dim=1, keepdim=True)
 
 
 def border(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -299,18 +325,18 @@ def look_at_patches(net: PatchStats, batch: Batch) -> None:
 def learn_filters(net: PatchStats) -> None:
     """The leading principal components of each branch's patches."""
     net.looked = 0
-    for branch in net.branches:
+    for branch in net.parts():
         work = branch.work
         mean = work["sum"] / max(work["n"], 1)
         covariance = work["outer"] / max(work["n"], 1) - torch.outer(mean, mean)
         _, vectors = torch.linalg.eigh(covariance)
         branch.filters.copy_(vectors.flip(1).T[: branch.width].reshape(branch.filters.shape))
-        # A tenth of this is below the features' resolution; a constant picture has no contrast, so one grey level is the least.
+        # The features are blind below a tenth of this; a constant picture has no contrast, so one grey level is the least.
         branch.floor.fill_(max(float(covariance.diagonal().mean().clamp_min(0).sqrt()), 1 / 255))
         branch.work = {}
 
 
-# ---- 2 and 3: Gaussians
+# ---- 2: Gaussians
 
 
 def cell_valid(batch: Batch, branch: Branch) -> Tensor:
@@ -344,148 +370,73 @@ def look_at_features(net: PatchStats, batch: Batch) -> None:
             work.setdefault("samples", []).append((held[:, :, i], weight[:, i], own))
 
 
-def whitener(covariance: Tensor) -> Tensor:
-    """d d -> the symmetric inverse root of the covariance, with a floor under its eigenvalues."""
-    values, vectors = torch.linalg.eigh(covariance)
-    floor = 1e-3 * float(values.clamp_min(0).mean()) + 1e-6
-    return vectors @ torch.diag((values.clamp_min(0) + floor).rsqrt()) @ vectors.T
-
-
-def ridged(covariance: Tensor) -> Tensor:
-    """d d -> the same with a millionth of its mean variance on the diagonal, so that rounding cannot make it singular."""
-    return covariance + (1e-6 * covariance.diagonal().mean() + 1e-12) * torch.eye(len(covariance), dtype=covariance.dtype)
-
-
-def posterior(count: Tensor, total: Tensor, outer: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
-    """Normal-inverse-Wishart posterior of whitened data about a prior mean of zero, before the prior scale.
-
-    count k b; total k d b; outer k d d (over the block); tau k or 1. Returns means k d b, scale matrices k d d.
-    """
-    strength = count + tau[:, None]
-    mean = total / strength[:, None]
-    return mean, outer - torch.einsum("kdb,keb,kb->kde", mean, mean, strength)
-
-
-def freedom(count: Tensor, tau: Tensor) -> Tensor:
-    """Samples less those that the means cost, summed over the block: ... b, tau ... 1 -> ..."""
-    return (count - count / (count + tau)).sum(dim=-1)
-
-
-def leave_out(gram: Tensor, weight: Tensor, count: Tensor, tau: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared Mahalanobis distances of one picture's positions under the Gaussians of a block fitted without that picture.
-
-    With residuals R (d b) to the posterior means and L the posterior scale matrix of all pictures, leaving the picture out gives
-    L' = L - R C R', C = diag(strength / (strength - 1)), and R' L'^-1 R = (I - G C)^-1 G for the gram matrix G = R' L^-1 R
-    (matrix inversion lemma), so that no matrix of the features' size is inverted again.
-
-    gram ... b b; weight ... b, 1 = the picture has this position; count ... b; tau ... 1; kappa ... Returns distances ... b,
-    log det L'/L ..., and the degrees of freedom left ...
-    """
-    strength = count + tau
-    c = weight * strength / (strength - 1).clamp_min(1e-6)
-    inside = torch.eye(gram.shape[-1], dtype=gram.dtype) - gram * c[..., None, :]
-    solved = torch.linalg.solve(inside, gram)
-    left = kappa + freedom(count - weight, tau)
-    ratio = torch.where(weight > 0, c, torch.ones_like(c))
-    distance = left[..., None] * ratio.square() * solved.diagonal(dim1=-2, dim2=-1)
-    return distance.clamp_min(0), torch.linalg.slogdet(inside)[1], left
-
-
-def likelihoods(samples: Tensor, weights: Tensor, count: Tensor, total: Tensor, outer: Tensor) -> Tensor:
-    """Log-likelihood of left-out pictures, summed by block, under each of PRIORS but the last; constants dropped.
-
-    samples m k d b whitened, weights m k b; count k b, total k d b, outer k d d over all good pictures. Returns priors k.
-    """
-    d, kind = samples.shape[2], samples.dtype
-    rows = []
-    for tau in (torch.tensor([each], dtype=count.dtype) for each in TAUS):
-        mean, scale = posterior(count, total, outer, tau)
-        values, vectors = torch.linalg.eigh(scale)
-        turned = vectors.transpose(-1, -2).to(kind) @ ((samples - mean.to(kind)) * weights[:, :, None])
-        for kappa in (torch.tensor(d * each, dtype=count.dtype) for each in KAPPAS):
-            spread = values.clamp_min(0) + kappa
-            scaled = turned * spread.rsqrt().to(kind)[..., None]
-            gram = scaled.transpose(-1, -2) @ scaled
-            distance, gone, left = leave_out(gram, weights, count.to(kind), tau.to(kind), kappa.to(kind))
-            determinant = spread.log().sum(dim=-1).to(kind) + gone - d * left.log()
-            rows.append((-0.5 * (distance + determinant[..., None]) * weights).sum(dim=(0, 2)))
-    return torch.stack(rows)
-
-
-def shared_likelihood(samples: Tensor, weights: Tensor, pictures: Sequence[tuple[Tensor, Tensor, Tensor]],
-                      whole: tuple[Tensor, Tensor, Tensor], white: Tensor) -> Tensor:  # fmt: skip
-    """As `likelihoods`, under one Gaussian for all positions: k."""
-    total = torch.zeros(weights.shape[1], dtype=samples.dtype)
-    middle = whole[1] / whole[0].clamp_min(1)  # what the samples are measured from
-    for x, w, own in zip(samples, weights, pictures, strict=True):
-        n, s, outer = (a - b for a, b in zip(whole, own, strict=True))
-        if n < 1:  # it is the only picture, and nothing is left to judge it by
-            return total - math.inf
-        mean = s / n
-        covariance = white @ (outer / n - torch.outer(mean, mean)) @ white.T
-        root = torch.linalg.cholesky(ridged(covariance)).to(x.dtype)
-        flat = (x - (white @ (mean - middle)).to(x.dtype)[:, None]).permute(1, 0, 2).flatten(1)
-        distance = torch.linalg.solve_triangular(root, flat, upper=False).square().sum(dim=0).reshape(w.shape)
-        total += (-0.5 * (distance + 2 * root.diagonal().log().sum()) * w).sum(dim=1)
-    return total
-
-
 def fit_gaussians(net: PatchStats) -> None:
-    """Whiten by the common covariance, choose the shrinkage, and store every block's inverse root."""
+    """Whiten by the common covariance, choose the priors, and store every block's Gaussians."""
     net.looked = 0
-    for branch in net.branches:
+    for branch in net.parts():
         work = branch.work
         n, total, outer = work["n"], work["sum"], work["outer"]
-        d = outer.shape[-1]
-        everything = n.sum(), total.sum(dim=(0, 2)), outer.sum(dim=0)
-        common = everything[1] / everything[0].clamp_min(1)
+        whole = n.sum(), total.sum(dim=(0, 2)), outer.sum(dim=0)
+        common = whole[1] / whole[0].clamp_min(1)
         means = total / n[:, None].clamp_min(1)
         within = (outer - torch.einsum("kdb,keb,kb->kde", means, means, n)).sum(dim=0)
-        within = within / (n - 1).clamp_min(0).sum().clamp_min(1)
-        white = whitener(within)
-        # Everything in whitened coordinates about the common mean.
-        shifted = white @ (total - common[:, None] * n[:, None])
+        white = whitener(within / (n - 1).clamp_min(0).sum().clamp_min(1))
+        # The moments in whitened coordinates about the common mean, where every prior is a multiple of the identity.
         middle = torch.einsum("kd,e->kde", total.sum(dim=2), common)
-        moved = outer - middle - middle.transpose(1, 2) + torch.outer(common, common) * n.sum(dim=1)[:, None, None]
-        moved = white @ moved @ white.T
-        gh, gw = work["size"]
-        b = branch.block
-        table = torch.zeros(len(PRIORS), len(n), dtype=n.dtype)
-        pictures = [own for _, _, own in work["samples"]]
-        for part in torch.arange(len(n)).split(128):
-            samples = torch.stack([white.float() @ (x[part] - common.float()[:, None]) for x, _, _ in work["samples"]])
-            weights = torch.stack([w[part] for _, w, _ in work["samples"]])
-            table[:-1, part] = likelihoods(samples, weights, n[part], shifted[part], moved[part]).double()
-            table[-1, part] = shared_likelihood(samples, weights, pictures, everything, white).double()
-        # Neighbouring blocks decide together, for one block's few samples are a noisy judge.
-        best = smooth(table.reshape(1, -1, gh // b, gw // b))[0].flatten(1).argmax(dim=0)
-        shared = best == len(PRIORS) - 1
-        held = [torch.tensor([0.0 if math.isinf(p[i]) else p[i] for p in PRIORS], dtype=n.dtype)[best] for i in (0, 1)]
-        tau, kappa = held[0].clamp_min(TAUS[0]), held[1] * d
-        mean, scale = posterior(n, shifted, moved, tau)
-        scale = scale + kappa[:, None, None] * torch.eye(d)
-        free = freedom(n, tau[:, None]) + kappa
-        total_scale = ridged(moved.sum(dim=0))
-        mean = torch.where(shared[:, None, None], 0, mean)
-        scale = torch.where(shared[:, None, None], total_scale, scale)
-        free = torch.where(shared, everything[0], free)
-        root = torch.linalg.cholesky(scale / free[:, None, None])
-        factor = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False)
-        centre = torch.linalg.solve(white, mean) + common[:, None] + work["shift"].double()[:, None]
-        branch.factor = factor.float()
-        branch.centre = centre.reshape(gh // b, gw // b, d, b, b).permute(2, 0, 3, 1, 4).reshape(d, gh, gw).float().contiguous()
-        widths = -2 * torch.linalg.slogdet(factor)[1]
-        branch.width_of = branch.from_blocks(widths[:, None, None].expand(-1, 1, b * b), (gh, gw))[0].float().contiguous()
-        branch.known = (branch.from_blocks(n[:, None], (gh, gw))[0] > 0).float()
-        branch.usual.fill_(float(d + (branch.width_of * branch.known).sum() / branch.known.sum().clamp_min(1)))
-        branch.chosen = best.reshape(gh // b, gw // b)
-        branch.work = {"count": n, "free": free, "tau": tau, "kappa": kappa, "shared": shared, "maps": [], "held": []}
+        outer = outer - middle - middle.transpose(1, 2) + torch.outer(common, common) * n.sum(dim=1)[:, None, None]
+        moments = n, white @ (total - common[:, None] * n[:, None]), white @ outer @ white.T
+        best = best_priors(branch, moments, whole, white)
+        store(branch, moments, best, white, common + work["shift"].double())
 
 
-# ---- 4: tails
+def best_priors(branch: Branch, moments: tuple[Tensor, Tensor, Tensor], whole: tuple[Tensor, Tensor, Tensor],
+                white: Tensor) -> Tensor:  # fmt: skip
+    """k: which of PRIORS makes the left-out good pictures likeliest, each block deciding together with its neighbours."""
+    kept, common = branch.work["samples"], (whole[1] / whole[0].clamp_min(1)).float()
+    pictures = [own for _, _, own in kept]
+    rows = []
+    for part in torch.arange(len(moments[0]), device=white.device).split(128):
+        samples = torch.stack([white.float() @ (x[part] - common[:, None]) for x, _, _ in kept])
+        weights = torch.stack([w[part] for _, w, _ in kept])
+        own = likelihoods(samples, weights, *(each[part] for each in moments))
+        rows.append(torch.cat([own, shared_likelihood(samples, weights, pictures, whole, white)[None]]))
+    gh, gw = (side // branch.block for side in branch.work["size"])
+    # One block's few samples are a noisy judge.
+    return smooth(torch.cat(rows, dim=1).reshape(1, -1, gh, gw))[0].flatten(1).argmax(dim=0)
 
 
-def look_at_distances(net: PatchStats, batch: Batch) -> None:
+def store(branch: Branch, moments: tuple[Tensor, Tensor, Tensor], best: Tensor, white: Tensor, common: Tensor) -> None:
+    """Turn moments k .. and the index of each block's prior into the buffers that judging needs."""
+    n, _, outer = moments
+    d, b, (gh, gw) = len(white), branch.block, branch.work["size"]
+    shared = best == len(PRIORS) - 1
+    table = torch.tensor([(0, 0) if math.isinf(tau) else (tau, d * kappa) for tau, kappa in PRIORS], dtype=n.dtype,
+                         device=n.device)  # fmt: skip
+    tau, kappa = table[best].unbind(dim=1)
+    tau = tau.clamp_min(TAUS[0])
+    mean, scale = posterior(*moments, tau)
+    scale = scale + kappa[:, None, None] * torch.eye(d, dtype=n.dtype, device=n.device)
+    free = freedom(n, tau[:, None]) + kappa
+    mean = torch.where(shared[:, None, None], 0, mean)
+    scale = torch.where(shared[:, None, None], ridged(outer.sum(dim=0)), scale)
+    free = torch.where(shared, n.sum(), free)
+    root = torch.linalg.cholesky(scale / free[:, None, None])
+    factor = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False)
+    centre = torch.linalg.solve(white, mean) + common[:, None]
+    widths = -2 * torch.linalg.slogdet(factor)[1]
+    branch.factor = factor.float()
+    branch.centre = branch.from_blocks(centre, (gh, gw)).float().contiguous()
+    branch.width_of = branch.from_blocks(widths[:, None, None].expand(-1, 1, b * b), (gh, gw))[0].float().contiguous()
+    branch.known = (branch.from_blocks(n[:, None], (gh, gw))[0] > 0).float()
+    branch.usual.fill_(float(d + (branch.width_of * branch.known).sum() / branch.known.sum().clamp_min(1)))
+    branch.chosen = best.reshape(gh // b, gw // b)
+    branch.work = {"count": n, "free": free, "tau": tau, "kappa": kappa, "shared": shared, "maps": [], "held": []}
+
+
+# ---- 3: tails
+
+
+def look_at_maps(net: PatchStats, batch: Batch) -> None:
     """Keep some good pictures' left-out maps."""
     batch = share(net, batch, FEW)
     if not len(batch.clean):
@@ -507,9 +458,9 @@ def look_at_distances(net: PatchStats, batch: Batch) -> None:
 
 def fit_tails(net: PatchStats) -> None:
     """The tail of each branch's left-out good strangeness, over all positions."""
-    for branch in net.branches:
+    for branch in net.parts():
         maps, held = torch.cat(branch.work["maps"]), torch.cat(branch.work["held"])
-        knots, slopes, tail = tail_of(maps[held > 0].double().sort().values)
+        knots, slopes, tail = tail_of(maps[held > 0].double().cpu().sort().values)
         branch.knots.copy_(knots)
         branch.slopes.copy_(slopes)
         branch.tail.copy_(tail)
@@ -517,43 +468,13 @@ def fit_tails(net: PatchStats) -> None:
     net.seen = net.looked = 0
 
 
-def tail_of(ordered: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Ascending samples -> (knots, slopes of -log p between them, (scale, shape) of the Pareto tail beyond the last).
-
-    The shape is held to [0.01, 0.5]: below 0 the tail would end and large defects tie.
-    """
-    n = len(ordered)
-    if n == 0:
-        ordered, n = torch.zeros(1, dtype=torch.float64), 1
-    knots = ordered[[min(n - 1, int(n * (1 - p))) for p in KNOTS]].clone()
-    for i in range(1, len(knots)):  # equal samples (constant pictures) still leave an increasing curve
-        knots[i] = max(float(knots[i]), float(knots[i - 1]) + 1e-2)
-    nats = -torch.tensor(KNOTS, dtype=torch.float64).log()
-    beyond = ordered[ordered > knots[-1]] - knots[-1]
-    scale, shape = pareto(beyond) if len(beyond) >= 10 else (float(knots[-1] - knots[-2]) / math.log(2), 0.1)
-    return knots, nats.diff() / knots.diff(), torch.tensor([scale, shape])
-
-
-def pareto(excess: Tensor) -> tuple[float, float]:
-    """(scale, shape) of the generalised Pareto law by probability-weighted moments (Hosking & Wallis 1987, eq. 4).
-
-    excess: ascending, above 0.
-    """
-    n = len(excess)
-    above = 1 - (torch.arange(1, n + 1, dtype=torch.float64) - 0.35) / n
-    first, second = float(excess.mean()), float((above * excess).mean())
-    gap = max(first - 2 * second, 1e-9)
-    shape = min(max(2 - first / gap, 0.01), 0.5)
-    return max(first * (1 - shape), 1e-6), shape
-
-
 def stages(net: PatchStats, config: Config) -> Sequence[Collect]:
-    """Three looks at the good pictures."""
+    """Four looks at the good pictures, the first only to count them."""
     return [
         Collect("count", count, lambda module: None),
         Collect("filters", look_at_patches, learn_filters),
         Collect("Gaussians", look_at_features, fit_gaussians),
-        Collect("tails", look_at_distances, fit_tails),
+        Collect("tails", look_at_maps, fit_tails),
     ]
 
 
