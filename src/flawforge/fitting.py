@@ -22,7 +22,18 @@ from safetensors.torch import save as tensors_to_bytes
 from flawforge import __version__, bundle, calibrate, card, config, data, engine, images, inspector
 from flawforge.listing import pictures_in
 from flawforge.methods import METHODS
-from flawforge.types import Batch, CalibrationError, ConfigError, DataError, ImageError, Mask, Method, ModelError, Train, TrainingError
+from flawforge.types import (
+    Batch,
+    CalibrationError,
+    ConfigError,
+    DataError,
+    ImageError,
+    Mask,
+    Method,
+    ModelError,
+    Train,
+    TrainingError,
+)
 
 FALSE_ALARM, REVIEW = 0.01, 0.05
 DEFAULT_MINUTES = 10.0
@@ -132,9 +143,7 @@ def _budget(request: Request, settings: Any, pictures: int) -> engine.Budget:
     return engine.Budget(minutes=DEFAULT_MINUTES)
 
 
-def promised_rates(
-    n: int, false_alarm: float | None, review: float | None
-) -> tuple[tuple[float, float], tuple[str, ...]]:
+def promised_rates(n: int, false_alarm: float | None, review: float | None) -> tuple[tuple[float, float], tuple[str, ...]]:
     """The two rates to promise from n held-back pictures, and what to tell the user.
 
     A rate that was asked for is kept or refused (CalibrationError, before any training). A default that n pictures
@@ -261,7 +270,8 @@ def run(
 ) -> inspector.Inspector:
     """Fit, calibrate, save. Returns the inspector that `inspector.load(out)` would give.
 
-    made, pictures: what `plan` and `load_pictures` gave, where they were called before. Interrupted, it leaves `<out>.fitting/checkpoint.safetensors` for `resume`; on success only the model folder stays.
+    made, pictures: what `plan` and `load_pictures` gave, where they were called before.
+    Interrupted, it leaves `<out>.fitting/checkpoint.safetensors` for `resume`; on success only the model folder stays.
     """
     check_output(request.out, resume)
     made = made or plan(request)
