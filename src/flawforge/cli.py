@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import errno
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import click
 
 from flawforge import __version__
-from flawforge.types import ConfigError, Decision, FlawforgeError, ModelError
+from flawforge.types import ConfigError, Decision, FlawforgeError
 
 MAX_PIXELS = 100_000_000  # as images.MAX_PIXELS; repeated so that --help need not import OpenCV (a test compares them)
 
@@ -220,90 +218,24 @@ def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str, o
         raise ConfigError("--overlays was given without a folder to write to; add -o FOLDER.")
     import dataclasses
 
+    from flawforge import rows
     from flawforge.inspector import inspect_paths, load
 
     inspector = dataclasses.replace(load(model, device=device), max_pixels=max_pixels)
-    files = _pictures(paths)
+    files = rows.pictures_of(paths)
     failed: list[tuple[Path, str]] = []
-    with _results(out, form) as (write, folder), _bar("inspecting", len(files), "picture") as bar:
+    with rows.open_results(out, form) as (write, folder), _bar("inspecting", len(files), "picture") as bar:
         for result in inspect_paths(inspector, files):
             bar.update()
             if isinstance(result, Decision):
-                write(_row(result, inspector.about["model_id"]))
+                write(rows.row(result, inspector.about["model_id"]))
                 if overlays and folder is not None:
-                    _write_overlay(folder, result, inspector, max_pixels)
+                    rows.write_overlay(folder, result, inspector, max_pixels)
             else:
                 failed.append(result)
                 bar.write(f"skipped: {result[1]}", file=sys.stderr)
     if failed:
         _fail(f"{len(failed)} of {len(files)} files could not be judged; they are named above, the rest is done.")
-
-
-def _pictures(paths: Sequence[Path]) -> list[Path]:
-    from flawforge.listing import pictures_in
-
-    files: list[Path] = []
-    for path in paths:
-        files += pictures_in(path) if path.is_dir() else [path]
-    return files
-
-
-@contextmanager
-def _results(out: Path | None, form: str) -> Iterator[tuple[Callable[[dict[str, Any]], None], Path | None]]:
-    """A row writer to standard output, or to a new folder that appears when all is done."""
-    from flawforge.files import new_folder
-
-    if out is None:
-        yield _row_writer(sys.stdout, form), None
-        return
-    try:
-        with new_folder(out) as folder, (folder / f"results.{form}").open("w", newline="", encoding="utf-8") as file:
-            yield _row_writer(file, form), folder
-    except FileExistsError as error:
-        raise ModelError(f"{out} exists already; give another -o, or remove it first.") from error
-
-
-def _row_writer(file: Any, form: str) -> Callable[[dict[str, Any]], None]:
-    writer: Any = None
-
-    def write(row: dict[str, Any]) -> None:
-        nonlocal writer
-        if form == "jsonl":
-            file.write(json.dumps(row) + "\n")
-            return
-        if writer is None:
-            writer = csv.DictWriter(file, list(row))
-            writer.writeheader()
-        writer.writerow(row | {"regions": json.dumps(row["regions"])})
-
-    return write
-
-
-def _row(decision: Decision, model_id: str) -> dict[str, Any]:
-    """The result fields that other people's scripts rely on."""
-    import dataclasses
-
-    return {
-        "image_path": decision.image_path, "pred_score": decision.pred_score, "p_value": decision.p_value,
-        "verdict": decision.verdict, "pred_label": decision.pred_label, "threshold": decision.threshold,
-        "regions": [dataclasses.asdict(region) for region in decision.regions], "model_id": model_id,
-        "seconds": round(decision.seconds, 4),
-    }  # fmt: skip
-
-
-def _write_overlay(folder: Path, decision: Decision, inspector: Any, max_pixels: int) -> None:
-    import hashlib
-
-    from flawforge.images import read_picture, write_image
-    from flawforge.overlays import overlay, scale_of
-
-    path = Path(decision.image_path)
-    pixels = read_picture(path, max_pixels=max_pixels).pixels
-    # Pictures of one name from two folders must not overwrite each other.
-    tag = hashlib.sha256(str(path.parent).encode()).hexdigest()[:6]
-    drawn = overlay(pixels, decision, scale_of(inspector.calibration))
-    (folder / "overlays").mkdir(exist_ok=True)
-    write_image(folder / "overlays" / f"{decision.verdict}-{path.stem}-{tag}.jpg", drawn)
 
 
 @main.command()

@@ -1,0 +1,41 @@
+"""Results that survive a stop half way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flawforge.rows import open_results, pictures_of
+from flawforge.types import ModelError
+
+ROW = {"image_path": "a.png", "pred_score": 1.0, "regions": [{"x": 1}]}
+
+
+def test_ctrl_c_keeps_the_finished_rows(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_results(tmp_path / "out", "csv") as (write, _):
+        write(ROW)
+        raise KeyboardInterrupt
+    assert (tmp_path / "out" / "results.csv").read_text().splitlines()[1].startswith("a.png,1.0")
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space"), open_results(tmp_path / "out", "csv") as (write, _):
+        write(ROW)
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(ModelError, match="exists already"), open_results(tmp_path, "csv"):
+        pass
+    assert (tmp_path / "a.txt").read_text() == "mine"
+
+
+def test_folders_are_searched_and_files_taken_as_given(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("b.png", "sub/a.jpg", "note.txt", ".hidden.png"):
+        (tmp_path / name).write_bytes(b"x")
+    found = pictures_of([tmp_path / "note.txt", tmp_path])
+    assert [path.name for path in found] == ["note.txt", "b.png", "a.jpg"]
