@@ -167,6 +167,15 @@ def test_distance_is_scipys_with_the_stored_mean_and_covariance() -> None:
         assert float(squared[row, column]) == pytest.approx(expected, rel=1e-3)
 
 
+def test_spread_is_the_scale_that_makes_the_distances_likeliest() -> None:
+    branch = fitted(pictures(6)).branches[0]
+    widths, d, n = branch.width_of.clone(), 2 * TINY.filters, 4000
+    squared = torch.from_numpy(stats.chi2(d, scale=3.0).rvs((n, 8, 8), random_state=np.random.default_rng(0))).float()
+    patchstats.widen(branch, squared, torch.ones_like(squared))
+    np.testing.assert_allclose(branch.spread.numpy(), 3.0, rtol=0.03)
+    np.testing.assert_allclose((branch.width_of - widths).numpy(), d * np.log(3.0), rtol=0.03)  # |cS| = c^d |S|
+
+
 def test_a_forged_spot_is_the_strangest_place() -> None:
     net = fitted(pictures(12))
     bad = pictures(1, seed=0)[0].copy()

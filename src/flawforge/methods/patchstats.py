@@ -8,7 +8,8 @@ network; the filters are the leading principal components of the good pictures' 
     1 filters       `look_at_patches`, `learn_filters`     one layer; several scales of the picture and of `even_light` of it
     2 Gaussians     `look_at_features`, `fit_gaussians`    covariance pooled over a block of positions; strengths of the
                                                            priors chosen block by block: likelihood of left-out pictures
-    3 tails         `look_at_maps`, `fit_tails`            -2 log density instead of PaDiM's Mahalanobis distance, and its
+    3 tails         `look_at_maps`, `widen`, `fit_tails`   a scale for every position's covariance, from left-out distances;
+                                                           -2 log density instead of PaDiM's Mahalanobis distance, and its
                                                            tail probability p among left-out good pictures
     one map         `PatchStats.forward`                   the sum of the branches' -log p (Fisher 1932)
 
@@ -57,6 +58,7 @@ from flawforge.nn.gaussians import (
 )
 from flawforge.types import Batch, Collect, Evidence, Forger, Method, ScoreRule
 
+WEIGHT = 4  # pictures by which a position's spread is held to its Gaussian's
 MANY, FEW = 256, 64  # good pictures at most: for the Gaussians; for filters and tails (half of these choose the priors)
 
 
@@ -117,6 +119,7 @@ class Branch(nn.Module):
     factor: Tensor
     width_of: Tensor
     known: Tensor
+    spread: Tensor
     usual: Tensor
     knots: Tensor
     slopes: Tensor
@@ -137,6 +140,7 @@ class Branch(nn.Module):
         self.register_buffer("factor", torch.zeros(0, d, d))
         self.register_buffer("width_of", torch.zeros(0, 0))  # log-determinant of each position's covariance
         self.register_buffer("known", torch.zeros(0, 0))  # 1 = some good picture has this position
+        self.register_buffer("spread", torch.ones(0, 0))  # how much wider left-out good pictures lie than the Gaussian
         self.register_buffer("usual", torch.zeros(1))
         self.register_buffer("knots", torch.zeros(len(KNOTS)))
         self.register_buffer("slopes", torch.zeros(len(KNOTS) - 1))
@@ -189,7 +193,7 @@ class Branch(nn.Module):
     def finished(self, squared: Tensor, told: Tensor) -> Tensor:
         """Distances n gh gw -> strangeness; a position without evidence is as strange as good pictures usually are."""
         told = told * self.known
-        return smooth(((squared + self.width_of) * told + self.usual * (1 - told))[:, None])[:, 0]
+        return smooth(((squared / self.spread + self.width_of) * told + self.usual * (1 - told))[:, None])[:, 0]
 
     def surprise(self, strangeness: Tensor) -> Tensor:
         """-> -log of its tail probability among left-out good pictures; increasing and unbounded."""
@@ -203,7 +207,7 @@ class Branch(nn.Module):
 
 def _resize_buffers(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
     """The grid's buffers take the canvas's size, which is known only from the good pictures or from the file."""
-    for name in ("centre", "factor", "width_of", "known", "chosen"):
+    for name in ("centre", "factor", "width_of", "known", "spread", "chosen"):
         if prefix + name in state:
             setattr(module, name, torch.empty_like(state[prefix + name]))
 
@@ -428,7 +432,7 @@ def store(branch: Branch, moments: tuple[Tensor, Tensor, Tensor], best: Tensor, 
     branch.centre = branch.from_blocks(centre, (gh, gw)).float().contiguous()
     branch.width_of = branch.from_blocks(widths[:, None, None].expand(-1, 1, b * b), (gh, gw))[0].float().contiguous()
     branch.known = (branch.from_blocks(n[:, None], (gh, gw))[0] > 0).float()
-    branch.usual.fill_(float(d + (branch.width_of * branch.known).sum() / branch.known.sum().clamp_min(1)))
+    branch.spread = torch.ones_like(branch.known)
     branch.chosen = best.reshape(gh // b, gw // b)
     branch.work = {"count": n, "free": free, "tau": tau, "kappa": kappa, "shared": shared, "maps": [], "held": []}
 
@@ -452,20 +456,35 @@ def look_at_maps(net: PatchStats, batch: Batch) -> None:
         distance, _, _ = leave_out(gram, weight, work["count"][:, None].float(), tau, kappa)
         distance = torch.where(work["shared"][:, None, None], white.square().sum(dim=1), distance)
         distance = branch.from_blocks(distance, (features.shape[-2], features.shape[-1]))
-        work["maps"].append(branch.finished(distance, valid))
+        work["maps"].append(distance)
         work["held"].append(valid)
 
 
 def fit_tails(net: PatchStats) -> None:
     """The tail of each branch's left-out good strangeness, over all positions."""
     for branch in net.parts():
-        maps, held = torch.cat(branch.work["maps"]), torch.cat(branch.work["held"])
+        squared, held = torch.cat(branch.work["maps"]), torch.cat(branch.work["held"])
+        widen(branch, squared, held)
+        maps = branch.finished(squared, held)
         knots, slopes, tail = tail_of(maps[held > 0].double().cpu().sort().values)
         branch.knots.copy_(knots)
         branch.slopes.copy_(slopes)
         branch.tail.copy_(tail)
         branch.work = {}
     net.seen = net.looked = 0
+
+
+def widen(branch: Branch, squared: Tensor, held: Tensor) -> None:
+    """Scale every position's covariance to the left-out distances n gh gw: a Gaussian's likeliest scale is their mean over d.
+
+    Neighbours help, and WEIGHT pictures hold it to 1.
+    """
+    d = 2.0 * branch.width
+    sums = smooth(torch.stack([(squared * held).sum(dim=0) / d, held.sum(dim=0)])[:, None])[:, 0]
+    branch.spread = (sums[0] + WEIGHT) / (sums[1] + WEIGHT)
+    branch.width_of = branch.width_of + d * branch.spread.log()
+    typical = ((d + branch.width_of) * branch.known).sum() / branch.known.sum().clamp_min(1)
+    branch.usual.fill_(float(typical))
 
 
 def stages(net: PatchStats, config: Config) -> Sequence[Collect]:
