@@ -13,9 +13,9 @@ import numpy as np
 
 from flawforge import __version__
 from flawforge.data import Entry
-from flawforge.files import new_folder, write_atomically
+from flawforge.files import new_folder
 from flawforge.forge import FORGERS, forger_from
-from flawforge.images import read_picture, write_image
+from flawforge.images import read_picture
 from flawforge.realism import Realism, realism
 from flawforge.saliency import Background, Saliency, background_of, saliency
 from flawforge.types import ConfigError, DataError, Forged, Forger, Image, Mask, Sample
@@ -79,9 +79,9 @@ def forge_preview(
             row_of_table = realism(made, seed)
             table[name] = row_of_table._asdict()
             sheet = contact_sheet(name, made[:ON_SHEET], row_of_table)
-            write_image(draft / f"{name}.jpg", sheet)
+            _save(draft / f"{name}.jpg", sheet)
         written = {"made_by": f"flawforge {__version__}", "seed": seed, "realism": table, "forgeries": rows}
-        write_atomically(draft / "forgeries.json", (json.dumps(written, indent=1) + "\n").encode())
+        (draft / "forgeries.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return written
 
 
@@ -186,8 +186,8 @@ def _alike(other: Image, good: Image) -> Image:
 
 
 def _written(draft: Path, stem: str, forged: Forged) -> dict[str, Any]:
-    write_image(draft / "pictures" / f"{stem}.png", forged.image)
-    write_image(draft / "masks" / f"{stem}.png", forged.mask)
+    _save(draft / "pictures" / f"{stem}.png", _eight(forged.image))
+    _save(draft / "masks" / f"{stem}.png", forged.mask.astype(np.uint8) * np.uint8(255))
     return {
         "picture": f"pictures/{stem}.png",
         "mask": f"masks/{stem}.png",
@@ -195,6 +195,12 @@ def _written(draft: Path, stem: str, forged: Forged) -> dict[str, Any]:
         "forged_pixels": int(np.count_nonzero(forged.mask)),
         "drawn": dict(forged.drawn),
     }
+
+
+def _save(path: Path, array: Image) -> None:
+    """h w or h w 3 uint8, by the suffix. Not flushed one by one: the folder takes its name only when all are written."""
+    encoded = cv2.imencode(path.suffix, array if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_RGB2BGR))[1]
+    path.write_bytes(encoded.tobytes())
 
 
 def contact_sheet(name: str, made: Sequence[tuple[Image, Forged]], row: Realism | None = None, columns: int = 2) -> Image:
