@@ -267,7 +267,8 @@ def test_a_full_disk_gets_one_sentence_and_nothing_half_written(washers: Path, t
         pytest.skip("unshare -rm is not permitted here")
     (tmp_path / "disk").mkdir()
     command = " ".join([*FLAWFORGE, "fit", str(washers), "-o", f"{tmp_path}/disk/m", "--steps", "3", *SMALL])
-    script = f"mount -t tmpfs -o size=200k none {tmp_path}/disk && {{ {command}; code=$?; ls -A {tmp_path}/disk; exit $code; }}"
+    disk = tmp_path / "disk"
+    script = f"mount -t tmpfs -o size=200k none {disk} && {{ {command}; code=$?; ls -A {disk}; exit $code; }}"
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "The disk is full" in done.stderr.strip().splitlines()[-1]

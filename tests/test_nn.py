@@ -72,7 +72,8 @@ def test_focal_loss_by_its_formula(gamma: float) -> None:
     target = torch.tensor([[1.0, 0.0, 1.0]]).view(1, 1, 1, 3)
     p = 1 / (1 + np.exp(-logit.numpy().ravel()))
     right = np.where(target.numpy().ravel() == 1, p, 1 - p)
-    np.testing.assert_allclose(focal_map(logit, target, gamma).numpy().ravel(), -((1 - right) ** gamma) * np.log(right), rtol=1e-5)
+    expected = -((1 - right) ** gamma) * np.log(right)
+    np.testing.assert_allclose(focal_map(logit, target, gamma).numpy().ravel(), expected, rtol=1e-5)
 
 
 def test_what_is_not_valid_never_counts() -> None:

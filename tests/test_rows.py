@@ -12,17 +12,21 @@ from flawforge.types import ModelError
 ROW = {"image_path": "a.png", "pred_score": 1.0, "regions": [{"x": 1}]}
 
 
-def test_ctrl_c_keeps_the_finished_rows(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), open_results(tmp_path / "out", "csv") as (write, _):
+def _stopped_by(error: BaseException, out: Path) -> None:
+    with open_results(out, "csv") as (write, _):
         write(ROW)
-        raise KeyboardInterrupt
+        raise error
+
+
+def test_ctrl_c_keeps_the_finished_rows(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _stopped_by(KeyboardInterrupt(), tmp_path / "out")
     assert (tmp_path / "out" / "results.csv").read_text().splitlines()[1].startswith("a.png,1.0")
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space"), open_results(tmp_path / "out", "csv") as (write, _):
-        write(ROW)
-        raise OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space"):
+        _stopped_by(OSError(28, "No space left on device"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

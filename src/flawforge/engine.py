@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -213,8 +214,10 @@ def fit(
     There is no argument through which test pictures could enter.
     Raises TrainingError: a loss that is not finite, a checkpoint of another run. KeyboardInterrupt saves a checkpoint first.
     """
-    fabric = Fabric(accelerator=torch_device(run.device), devices=1, precision=run.precision)  # type: ignore[arg-type]
-    state, tensors, groups = State(), {}, []
+    fabric = Fabric(accelerator=torch_device(run.device), devices=1, precision=run.precision)
+    state = State()
+    tensors: dict[str, Tensor] = {}
+    groups: list[Any] = []
     if resume and run.checkpoint and run.checkpoint.exists():
         state, tensors, groups = _restore(run.checkpoint, run.identity)
         net.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("net.")})
@@ -228,7 +231,7 @@ def fit(
             share = stage.share / sum(s.share for s in stages if isinstance(s, Train))
             part = Budget(steps=max(1, round(budget.steps * share))) if budget.steps else Budget(
                 minutes=(budget.minutes or 0) * share)  # fmt: skip
-            _train(fabric, net, stage, lambda step, s=number: batch(s, step), part, run, state, tensors, groups, on_tick)
+            _train(fabric, net, stage, partial(batch, number), part, run, state, tensors, groups, on_tick)
         state.stage, state.step, state.seconds, tensors, groups = number + 1, 0, 0.0, {}, []
     net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     net.eval()

@@ -75,7 +75,9 @@ def test_a_picture_is_judged_alone_whatever_stands_beside_it(model: Path) -> Non
     np.testing.assert_allclose(network(others)[0][0], alone[0], rtol=1e-4, atol=1e-4)
 
 
-def test_the_same_seed_gives_the_same_model_and_the_loaded_one_judges_alike(model: Path, washers: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_model_and_the_loaded_one_judges_alike(
+    model: Path, washers: Path, tmp_path: Path
+) -> None:
     again = fitted(METHODS[model.name], washers, tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
     picture = next((washers / "test" / "good").iterdir())
@@ -137,6 +139,9 @@ def test_golden_output_of_the_tiny_net(method: Method) -> None:
 
 
 if __name__ == "__main__":
-    trained = {name: method for name, method in METHODS.items()
-               if all(isinstance(stage, Train) for stage in method.stages(method.build(method.tiny), method.tiny))}  # fmt: skip
-    GOLDEN.write_text(json.dumps({name: golden_of(method) for name, method in trained.items()}, indent=1) + "\n")
+    trained = {}
+    for name, method in METHODS.items():
+        if all(isinstance(stage, Train) for stage in method.stages(method.build(method.tiny), method.tiny)):
+            trained[name] = method
+    golden = {name: golden_of(method) for name, method in trained.items()}
+    GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
