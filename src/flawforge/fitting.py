@@ -346,7 +346,7 @@ def _content(plan: Plan, net: Any, history: list[dict[str, Any]], seconds: float
             "forger": str(plan.method.forger(plan.settings)), "torch": torch.__version__, "cpus": os.cpu_count(),
         },
         "data_report": plan.report.as_dict(),
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *getattr(net, "facts", list)()],  # what a method decided from the good pictures, in words
         "history": history,
     }  # fmt: skip
     tensors = tensors_to_bytes({key: value.contiguous() for key, value in net.state_dict().items()})
