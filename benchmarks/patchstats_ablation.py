@@ -3,9 +3,10 @@
     FLAWFORGE_DATA=/data OMP_NUM_THREADS=1 python benchmarks/patchstats_ablation.py [VARIANT ...]
 
 "as shipped" is the method; "all" lacks only the scale of every position's covariance (`widen`), and every other variant
-departs from "all" in the one thing that names it. Settings are the same for all products and nothing is chosen by these numbers' labels. A fifth of the good training pictures
-is held back as `fit` would. Pixel figures are taken at every second pixel of every second row. `cpu_seconds` is what the fit
-cost on one thread, without reading the pictures; `fit_seconds` is the same by the clock, on a machine that may be shared.
+departs from "all" in the one thing that names it. Settings are the same for all products and nothing is chosen by these
+numbers' labels. A fifth of the good training pictures is held back as `fit` would. Pixel figures are taken at every second
+pixel of every second row. `cpu_seconds` is what the fit cost on one thread, without reading the pictures; `fit_seconds` is
+the same by the clock, on a machine that may be shared.
 """
 
 from __future__ import annotations

@@ -475,7 +475,7 @@ def fit_tails(net: PatchStats) -> None:
 
 
 def widen(branch: Branch, squared: Tensor, held: Tensor) -> None:
-    """Scale every position's covariance to the left-out distances n gh gw: a Gaussian's likeliest scale is their mean over d.
+    """Scale every position's covariance to the left-out distances n gh gw: the likeliest scale is their mean over d.
 
     Neighbours help, and WEIGHT pictures hold it to 1.
     """
