@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import flawforge
-from flawforge import cli, images
+from flawforge import cli, fitting, images
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "flawforge"
@@ -96,3 +96,4 @@ def test_every_module_says_what_it_is() -> None:
 
 def test_cli_repeats_the_picture_limit_truly() -> None:
     assert cli.MAX_PIXELS == images.MAX_PIXELS
+    assert cli.METHOD == fitting.METHOD

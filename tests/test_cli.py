@@ -23,7 +23,7 @@ from flawforge.cli import main
 from flawforge.methods import METHODS
 
 TINY = [text for key, value in vars(METHODS["draem"].tiny).items() for text in ("--set", f"{key}={value}")]
-SMALL = ["--size", "64", *TINY]
+SMALL = ["--size", "64", "--method", "draem", *TINY]
 FLAWFORGE = [sys.executable, "-m", "flawforge"]
 
 
@@ -90,7 +90,7 @@ def test_dry_run_forecasts_and_writes_nothing(washers: Path, tmp_path: Path) -> 
 
 def test_settings_file_and_flags(washers: Path, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text("batch = 2\nsegment_width = 4\nreconstruct_width = 4\nprecision = '32-true'\n")
-    result = call("fit", washers, "-o", tmp_path / "m", "--steps", 2, "--size", 64, "--config", tmp_path / "s.toml",
+    result = call("fit", washers, "-o", tmp_path / "m", "--steps", 2, "--size", 64, "--method", "draem", "--config", tmp_path / "s.toml",
                   "--set", "batch=3")  # fmt: skip
     assert result.exit_code == 0, result.output
     settings = json.loads((tmp_path / "m" / "config.json").read_text())["settings"]
@@ -291,7 +291,7 @@ def test_forge_writes_a_contact_sheet(washers: Path, tmp_path: Path) -> None:
 
 
 def test_the_demo_runs_end_to_end(tmp_path: Path) -> None:
-    process = spawn("demo", "-o", tmp_path / "d", "--minutes", 0.03, env={**os.environ, "HOME": str(tmp_path)})
+    process = spawn("demo", "-o", tmp_path / "d", "--good", 20, env={**os.environ, "HOME": str(tmp_path)})
     output, _ = process.communicate(timeout=280)
     assert process.returncode == 0, output
     assert (tmp_path / "d" / "report.html").exists()

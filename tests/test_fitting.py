@@ -22,7 +22,7 @@ TINY = dataclasses.asdict(METHODS["draem"].tiny)
 
 
 def request(data: Path, out: Path, **options: Any) -> Request:
-    return Request(data, out, **({"steps": 3, "size": 64, "settings": TINY} | options))
+    return Request(data, out, **({"method": "draem", "steps": 3, "size": 64, "settings": TINY} | options))
 
 
 def weights(folder: Path) -> str:
@@ -54,7 +54,7 @@ def test_held_back_pictures_are_not_trained_on(washers: Path, tmp_path: Path) ->
 
 
 def test_fit_in_memory_then_save_then_load(washers: Path, tmp_path: Path) -> None:
-    inspector = ff.fit(washers, steps=2, size=64, settings=TINY)
+    inspector = ff.fit(washers, method="draem", steps=2, size=64, settings=TINY)
     picture = next((washers / "test" / "good").iterdir())
     inspector.save(tmp_path / "m")
     assert ff.load(tmp_path / "m")(picture).pred_score == inspector(picture).pred_score

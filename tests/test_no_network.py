@@ -32,7 +32,7 @@ def test_the_namespace_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_demo_without_network(tmp_path: Path) -> None:
-    done = alone("-m", "flawforge", "demo", "-o", "demo", "--minutes", "0.02", cwd=tmp_path)
+    done = alone("-m", "flawforge", "demo", "-o", "demo", "--good", "20", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "data:image/" in page
@@ -41,6 +41,6 @@ def test_demo_without_network(tmp_path: Path) -> None:
 
 
 def test_fit_without_network(tmp_path: Path, washers: Path) -> None:
-    done = alone("-m", "flawforge", "fit", str(washers), "-o", "model", "--steps", "2", "--size", "64", cwd=tmp_path)
+    done = alone("-m", "flawforge", "fit", str(washers), "-o", "model", "--method", "draem", "--steps", "2", "--size", "64", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model" / "manifest.json").is_file()

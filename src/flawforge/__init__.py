@@ -1,7 +1,7 @@
 """flawforge: train on good parts, forge the flaws, find the real ones.
 
     import flawforge as ff
-    inspector = ff.fit("parts/good", method="draem", minutes=10)
+    inspector = ff.fit("parts/good")
     decision = inspector("part.png")
     inspector.save("models/part");  inspector = ff.load("models/part")
 

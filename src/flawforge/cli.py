@@ -14,7 +14,8 @@ import click
 from flawforge import __version__
 from flawforge.types import ConfigError, Decision, FlawforgeError
 
-MAX_PIXELS = 100_000_000  # as images.MAX_PIXELS; repeated so that --help need not import OpenCV (a test compares them)
+METHOD = "patchstats"  # as fitting.METHOD; both are repeated so that --help imports neither OpenCV nor torch (tested)
+MAX_PIXELS = 100_000_000  # as images.MAX_PIXELS
 
 
 class _Group(click.Group):
@@ -95,9 +96,9 @@ def _counter(label: str) -> Iterator[Callable[[int, int], None]]:
 @main.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model folder to write; must not exist.")
-@click.option("--method", default="draem", show_default=True, help="See `flawforge methods`.")
+@click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
 @click.option("--profile", default="", help="A method's settings by name, such as cpu or paper. [default: cpu]")
-@click.option("--minutes", type=float, help="Training time. [default: 10, or the profile's own schedule]")
+@click.option("--minutes", type=float, help="Training time, for methods that train. [default: 10, or the profile's schedule]")
 @click.option("--steps", type=int, help="Training steps instead of minutes; repeatable to the bit.")
 @click.option("--size", default=256, show_default=True, help="Working size: a canvas of about SIZE x SIZE pixels.")
 @click.option("--roi", type=click.Path(path_type=Path), help="Mask picture, white = judged.")
@@ -359,9 +360,12 @@ def doctor() -> None:
 @main.command()
 @click.option("-o", "--out", default=Path("flawforge-demo"), show_default=True, type=click.Path(path_type=Path),
               help="Folder to write; must not exist.")  # fmt: skip
-@click.option("--minutes", default=1.5, show_default=True, help="Training time.")
+@click.option("--good", default=495, show_default=True, help="Good parts to learn from; a fifth is held back, and 99 of "
+              "those promise 1 %.")  # fmt: skip
+@click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
+@click.option("--minutes", default=1.5, show_default=True, help="Training time, for methods that train.")
 @_seed
-def demo(out: Path, minutes: float, seed: int) -> None:
+def demo(out: Path, good: int, method: str, minutes: float, seed: int) -> None:
     """Render sample parts, fit, calibrate, evaluate and report; no network, no data needed."""
     from flawforge.fitting import Request, check_output
     from flawforge.report import write_report
@@ -369,9 +373,9 @@ def demo(out: Path, minutes: float, seed: int) -> None:
 
     check_output(out, resume=False)
     with _counter("rendering washers") as show:
-        write_demo_parts(out / "parts", seed=seed, progress=show)
+        write_demo_parts(out / "parts", good=good, seed=seed, progress=show)
     model = out / "model"
-    inspector = _fit(Request(out / "parts", model, minutes=minutes, seed=seed))
+    inspector = _fit(Request(out / "parts", model, method=method, minutes=minutes, seed=seed))
     result = _evaluate(inspector, model, out / "parts", seed)
     for line in _result_lines(result):
         click.echo(line)

@@ -37,6 +37,7 @@ from flawforge.types import (
 
 FALSE_ALARM, REVIEW = 0.01, 0.05
 DEFAULT_MINUTES = 10.0
+METHOD = "patchstats"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Request:
 
     data: Path
     out: Path
-    method: str = "draem"
+    method: str = METHOD
     profile: str = ""
     minutes: float | None = None
     steps: int | None = None
@@ -93,7 +94,7 @@ class Forecast:
     def lines(self) -> list[str]:
         """For people."""
         if not self.steps:
-            return [f"forecast: no training steps, {self.memory_bytes / 2**30:.1f} GiB of memory or a little more"]
+            return [f"forecast: no training steps, so neither --minutes nor --steps bounds it; {self.memory_bytes / 2**30:.1f} GiB of memory or a little more"]
         return [
             f"forecast: {self.steps} steps of {self.seconds_per_step:.2f} s, {self.minutes:.1f} minutes, "
             f"{self.memory_bytes / 2**30:.1f} GiB of memory, {self.parameters / 1e6:.1f} M parameters"
