@@ -86,6 +86,17 @@ def test_every_method_has_its_page(name: str) -> None:
     assert f"docs/methods/{name}.md" in README.read_text()
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_functions_that_a_method_page_names_are_there(name: str) -> None:
+    source = "".join(path.read_text() for part in ("methods", "nn") for path in (ROOT / "src/flawforge" / part).glob("*.py"))
+    page = (ROOT / "docs" / "methods" / f"{name}.md").read_text().partition("<!-- settings")[0]
+    cells = [line.split(" | ")[-2] for line in page.splitlines() if line.count(" | ") >= 2]
+    named = {word.split(".")[-1] for cell in cells for word in re.findall(r"`([\w.]+)`", cell)}
+    assert len(named) >= 5
+    for word in named:
+        assert re.search(rf"^\s*(def|class) {word}\b", source, re.MULTILINE), f"{name}.md names {word}"
+
+
 def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
