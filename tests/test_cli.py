@@ -90,8 +90,8 @@ def test_dry_run_forecasts_and_writes_nothing(washers: Path, tmp_path: Path) -> 
 
 def test_settings_file_and_flags(washers: Path, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text("batch = 2\nsegment_width = 4\nreconstruct_width = 4\nprecision = '32-true'\n")
-    result = call("fit", washers, "-o", tmp_path / "m", "--steps", 2, "--size", 64, "--method", "draem", "--config", tmp_path / "s.toml",
-                  "--set", "batch=3")  # fmt: skip
+    options = ("--steps", 2, "--size", 64, "--method", "draem", "--config", tmp_path / "s.toml", "--set", "batch=3")
+    result = call("fit", washers, "-o", tmp_path / "m", *options)
     assert result.exit_code == 0, result.output
     settings = json.loads((tmp_path / "m" / "config.json").read_text())["settings"]
     assert (settings["batch"], settings["segment_width"]) == (3, 4)

@@ -41,6 +41,20 @@ def test_demo_without_network(tmp_path: Path) -> None:
 
 
 def test_fit_without_network(tmp_path: Path, washers: Path) -> None:
-    done = alone("-m", "flawforge", "fit", str(washers), "-o", "model", "--method", "draem", "--steps", "2", "--size", "64", cwd=tmp_path)
+    done = alone(
+        "-m",
+        "flawforge",
+        "fit",
+        str(washers),
+        "-o",
+        "model",
+        "--method",
+        "draem",
+        "--steps",
+        "2",
+        "--size",
+        "64",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model" / "manifest.json").is_file()

@@ -116,6 +116,7 @@ def missing(
         (bool(evaluation) and not (evaluation or {}).get("pictures"), "The evaluation kept no scores per picture.",
          f"flawforge evaluate {name} DATA"),
         (not config.get("data_report"), "No check of the training pictures was kept.", "flawforge fit DATA -o NEW_MODEL"),
-        (not config.get("history"), "No training losses were kept.", "flawforge fit DATA -o NEW_MODEL"),
+        (not config.get("history") and bool((config.get("training") or {}).get("steps", 1)),
+         "No training losses were kept.", "flawforge fit DATA -o NEW_MODEL"),
     ]  # fmt: skip
     return [{"what": what, "command": command} for absent, what, command in parts if absent]

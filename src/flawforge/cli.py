@@ -98,7 +98,7 @@ def _counter(label: str) -> Iterator[Callable[[int, int], None]]:
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model folder to write; must not exist.")
 @click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
 @click.option("--profile", default="", help="A method's settings by name, such as cpu or paper. [default: cpu]")
-@click.option("--minutes", type=float, help="Training time, for methods that train. [default: 10, or the profile's schedule]")
+@click.option("--minutes", type=float, help="Training time, where a method trains. [default: 10, or its schedule]")
 @click.option("--steps", type=int, help="Training steps instead of minutes; repeatable to the bit.")
 @click.option("--size", default=256, show_default=True, help="Working size: a canvas of about SIZE x SIZE pixels.")
 @click.option("--roi", type=click.Path(path_type=Path), help="Mask picture, white = judged.")
@@ -160,7 +160,8 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
                 bar.reset()
             stage = tick.stage
             bar.set_description_str(f"{request.method}: {stage}", False)
-            bar.set_postfix_str(f"step {tick.step}, " + ", ".join(f"{k} {v:.4f}" for k, v in tick.losses.items()), False)
+            losses = [f"{name} {value:.4f}" for name, value in tick.losses.items()]
+            bar.set_postfix_str(", ".join([f"step {tick.step}", *losses]), False)
             bar.update(100 * tick.progress - bar.n)
 
         inspector = fitting.run(
@@ -310,11 +311,13 @@ def report(model: Path, out: Path) -> None:
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
 @click.option("--forger", "forgers", multiple=True, metavar="NAME", help="See `flawforge forgers`. [default: all]")
 @click.option("--count", default=16, show_default=True, help="Forgeries per forger.")
+@click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to forge textures from.")
 @_seed
-def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, seed: int) -> None:
+def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, textures: Path | None, seed: int) -> None:
     """Forge defects into DATA's good pictures: pictures, masks and a contact sheet per forger."""
     from flawforge.data import good_entries, read_entries
     from flawforge.forge import FORGERS
+    from flawforge.listing import textures_in
     from flawforge.preview import forge_preview
 
     with _bar("forging", len(forgers) or len(FORGERS), "forger") as bar:
@@ -323,7 +326,10 @@ def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, seed: int
             bar.set_postfix_str(name)
             bar.update()
 
-        forge_preview(good_entries(read_entries(data)), out, forgers or None, count=count, seed=seed, progress=turn)
+        forge_preview(
+            good_entries(read_entries(data)), out, forgers or None,
+            count=count, seed=seed, textures=textures_in(textures), progress=turn,
+        )  # fmt: skip
     click.echo(f"forgeries: {out}")
 
 

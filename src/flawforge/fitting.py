@@ -20,13 +20,12 @@ import torch
 from safetensors.torch import save as tensors_to_bytes
 
 from flawforge import __version__, bundle, calibrate, card, config, data, engine, images, inspector
-from flawforge.listing import pictures_in
+from flawforge.listing import textures_in
 from flawforge.methods import METHODS
 from flawforge.types import (
     Batch,
     CalibrationError,
     ConfigError,
-    DataError,
     ImageError,
     Mask,
     Method,
@@ -94,7 +93,10 @@ class Forecast:
     def lines(self) -> list[str]:
         """For people."""
         if not self.steps:
-            return [f"forecast: no training steps, so neither --minutes nor --steps bounds it; {self.memory_bytes / 2**30:.1f} GiB of memory or a little more"]
+            return [
+                "forecast: no training steps, so neither --minutes nor --steps bounds it; "
+                f"{self.memory_bytes / 2**30:.1f} GiB of memory or a little more"
+            ]
         return [
             f"forecast: {self.steps} steps of {self.seconds_per_step:.2f} s, {self.minutes:.1f} minutes, "
             f"{self.memory_bytes / 2**30:.1f} GiB of memory, {self.parameters / 1e6:.1f} M parameters"
@@ -193,11 +195,7 @@ def seeded(build: Callable[[Any], Any], settings: Any, seed: int) -> Any:
 def load_pictures(plan: Plan) -> data.GoodPictures:
     """The training pictures on the canvas, with textures and the region of interest."""
     request = plan.request
-    textures: tuple[Path, ...] = ()
-    if request.textures is not None:
-        textures = tuple(pictures_in(request.textures))
-        if not textures:
-            raise DataError(f"--textures {request.textures} holds no picture; give a folder of pictures, or leave it out.")
+    textures = textures_in(request.textures)
     return data.GoodPictures(plan.train, plan.canvas, roi=plan.roi, textures=textures, max_pixels=request.max_pixels)
 
 

@@ -146,6 +146,16 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def textures_in(folder: Path | None) -> tuple[Path, ...]:
+    """The pictures of --textures, in and below `folder`; none where it was not given. DataError where it holds none."""
+    if folder is None:
+        return ()
+    found = tuple(pictures_in(folder))
+    if not found:
+        raise DataError(f"--textures {folder} holds no picture; give a folder of pictures, or leave it out.")
+    return found
+
+
 def _left_aside(others: int) -> list[str]:
     return [f"left aside, since by name no {FORMATS}: {_number(others, 'file')}"] if others else []
 
