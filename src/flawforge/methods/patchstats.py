@@ -59,7 +59,7 @@ from flawforge.nn.gaussians import (
 from flawforge.types import Batch, Collect, Evidence, Forger, Method, ScoreRule
 
 WEIGHT = 4  # pictures by which a position's spread is held to its Gaussian's
-MANY, FEW = 256, 64  # good pictures at most: for the Gaussians; for filters and tails (half of these choose the priors)
+MANY, FEW = 192, 64  # good pictures at most: for the Gaussians; for filters and tails (half of these choose the priors)
 
 
 @dataclass(frozen=True)
@@ -312,9 +312,10 @@ def look_at_patches(net: PatchStats, batch: Batch) -> None:
     batch = share(net, batch, FEW)
     if not len(batch.clean):
         return
+    fill = border(batch.clean)
     for branch, x in net.inputs(batch.clean):
         x = pool(x, branch.scale)
-        valid = cell_valid(batch, branch)
+        valid = cell_valid(batch, fill, branch)
         step = branch.stride * (2 if branch.scale == 1 else 1)
         valid = valid[..., :: step // branch.stride, :: step // branch.stride]
         for picture, held in zip(x, valid, strict=True):
@@ -343,9 +344,9 @@ def learn_filters(net: PatchStats) -> None:
 # ---- 2: Gaussians
 
 
-def cell_valid(batch: Batch, branch: Branch) -> Tensor:
+def cell_valid(batch: Batch, fill: tuple[Tensor, Tensor], branch: Branch) -> Tensor:
     """n gh gw, 1 where any of the cell's pixels is judged and the filters see only the picture."""
-    return F.max_pool2d(batch.valid.contiguous(), branch.grid)[:, 0] * branch.told(border(batch.clean.contiguous()))
+    return F.max_pool2d(batch.valid.contiguous(), branch.grid)[:, 0] * branch.told(fill)
 
 
 def look_at_features(net: PatchStats, batch: Batch) -> None:
@@ -357,17 +358,23 @@ def look_at_features(net: PatchStats, batch: Batch) -> None:
     # Among those, every so many are kept: at most half of FEW.
     done, step = -(-first // every(net, MANY)), -(-min(net.seen, MANY) // (FEW // 2))
     kept = [i for i in range(len(batch.clean)) if (done + i) % step == 0]
+    fill = border(batch.clean)
     for branch, x in net.inputs(batch.clean):
         features, work = branch.features(x), branch.work
         # Any constant near the mean keeps the sums small; float64, for some directions hardly vary at all.
         shift = work.setdefault("shift", features.mean(dim=(0, 2, 3)))
-        weight = branch.to_blocks(cell_valid(batch, branch)[:, None])[:, 0]  # k n b
+        weight = branch.to_blocks(cell_valid(batch, fill, branch)[:, None])[:, 0]  # k n b
         held = branch.to_blocks(features - shift[:, None, None]) * weight[:, None]  # k d n b
         exact = held.double()
         work["size"] = features.shape[-2:]
-        work["n"] = work.get("n", 0) + weight.sum(dim=1).double()
-        work["sum"] = work.get("sum", 0) + exact.sum(dim=2)
-        work["outer"] = work.get("outer", 0) + torch.bmm(exact.flatten(2), exact.flatten(2).transpose(1, 2))
+        flat = exact.flatten(2)
+        if "n" not in work:
+            work |= {"n": weight.new_zeros(weight.shape[0], weight.shape[2]).double(),
+                     "sum": exact.new_zeros(*exact.shape[:2], exact.shape[3]),
+                     "outer": exact.new_zeros(flat.shape[0], flat.shape[1], flat.shape[1])}  # fmt: skip
+        work["n"] += weight.sum(dim=1)
+        work["sum"] += exact.sum(dim=2)
+        work["outer"].baddbmm_(flat, flat.transpose(1, 2))
         for i in kept:
             each = exact[:, :, i]
             own = weight[:, i].double().sum(), each.sum(dim=(0, 2)), torch.einsum("kdb,keb->de", each, each)
@@ -445,9 +452,10 @@ def look_at_maps(net: PatchStats, batch: Batch) -> None:
     batch = share(net, batch, FEW)
     if not len(batch.clean):
         return
+    fill = border(batch.clean)
     for branch, x in net.inputs(batch.clean):
         work = branch.work
-        features, valid = branch.features(x), cell_valid(batch, branch)
+        features, valid = branch.features(x), cell_valid(batch, fill, branch)
         white = branch.whitened(features)
         weight = branch.to_blocks(valid[:, None])[:, 0]  # k n b
         held = white.permute(0, 2, 1, 3) * weight[:, :, None]
