@@ -127,6 +127,13 @@ def test_shared_likelihood_is_the_brute_force_one() -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
 
 
+def test_a_share_is_even_and_never_too_many() -> None:
+    for among in (1, 5, 64, 65, 206, 610):
+        kept = [i for i in range(among) if patchstats.spaced(i, among, 64)]
+        assert len(kept) == min(among, 64)
+        assert max(np.diff(kept), default=1) - min(np.diff(kept), default=1) <= 1
+
+
 def test_whitener_makes_the_covariance_the_identity() -> None:
     x = np.random.default_rng(0).standard_normal((500, 4)) @ np.random.default_rng(1).standard_normal((4, 4))
     covariance = torch.from_numpy(np.cov(x.T))

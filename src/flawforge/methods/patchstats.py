@@ -227,7 +227,7 @@ class PatchStats(nn.Module):
         self.light = config.light
         inputs = [(True, s) for s in config.normalised] + [(False, s) for s in config.raw]
         self.branches = nn.ModuleList(Branch(config, scale, normalised) for normalised, scale in inputs)
-        self.seen = self.looked = 0
+        self.seen = self.looked = self.used = 0  # pictures in all, in this look, and of these looked at
 
     def parts(self) -> list[Branch]:
         """The branches, typed."""
@@ -295,14 +295,14 @@ def count(net: PatchStats, batch: Batch) -> None:
     net.seen += len(batch.clean)
 
 
-def every(net: PatchStats, most: int) -> int:
-    """One picture in how many is looked at, so that at most `most` are."""
-    return max(1, -(-net.seen // most))
+def spaced(place: int, among: int, most: int) -> bool:
+    """Whether the picture at `place` is one of at most `most`, evenly spread over `among`."""
+    return among <= most or place * most % among < most
 
 
 def share(net: PatchStats, batch: Batch, most: int) -> Batch:
     """The pictures of this batch that are among at most `most`, evenly spread over all."""
-    kept = [i for i in range(len(batch.clean)) if (net.looked + i) % every(net, most) == 0]
+    kept = [i for i in range(len(batch.clean)) if spaced(net.looked + i, net.seen, most)]
     net.looked += len(batch.clean)
     return Batch(*(each[kept].contiguous() for each in batch))
 
@@ -351,13 +351,11 @@ def cell_valid(batch: Batch, fill: tuple[Tensor, Tensor], branch: Branch) -> Ten
 
 def look_at_features(net: PatchStats, batch: Batch) -> None:
     """Sum features and outer products by block, and keep some pictures' features to choose the priors by."""
-    first = net.looked
     batch = share(net, batch, MANY)
     if not len(batch.clean):
         return
-    # Among those, every so many are kept: at most half of FEW.
-    done, step = -(-first // every(net, MANY)), -(-min(net.seen, MANY) // (FEW // 2))
-    kept = [i for i in range(len(batch.clean)) if (done + i) % step == 0]
+    kept = [i for i in range(len(batch.clean)) if spaced(net.used + i, min(net.seen, MANY), FEW // 2)]
+    net.used += len(batch.clean)
     fill = border(batch.clean)
     for branch, x in net.inputs(batch.clean):
         features, work = branch.features(x), branch.work
@@ -479,7 +477,7 @@ def fit_tails(net: PatchStats) -> None:
         branch.slopes.copy_(slopes)
         branch.tail.copy_(tail)
         branch.work = {}
-    net.seen = net.looked = 0
+    net.seen = net.looked = net.used = 0
 
 
 def widen(branch: Branch, squared: Tensor, held: Tensor) -> None:
