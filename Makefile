@@ -17,15 +17,18 @@ help:
 	@echo "make bench   measure on real pictures: FLAWFORGE_DATA=folder make bench (hours)"
 	@echo "make clean   remove .venv and what the tools left behind"
 
-# .venv/.ready is the pyproject.toml that .venv was built from: a change installs again, a newer time stamp does not.
+# .venv/.ready is what .venv was built from: pyproject.toml down to the tools' settings. A new dependency installs again;
+# a new time stamp or lint rule does not.
+BUILT_FROM := sed '/^\[tool\.ruff\]/,$$d' pyproject.toml
+
 venv:
-	@cmp -s pyproject.toml .venv/.ready || { \
+	@$(BUILT_FROM) | cmp -s - .venv/.ready || { \
 	  set -e; \
 	  echo "building .venv (once; this needs pip's index or wheels)"; \
 	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
 	  $(PIP) "$(TORCH)"; \
 	  $(PIP) --editable ".[dev]"; \
-	  cp pyproject.toml .venv/.ready; \
+	  $(BUILT_FROM) > .venv/.ready; \
 	}
 
 demo: venv
