@@ -380,3 +380,22 @@ def test_the_cache_limit_holds(tmp_path):
 
     assert held(30 * each) > 29 * each
     assert held(4 * each) < 6 * each
+
+
+def test_the_prior_is_asked_once_per_picture_and_reaches_the_forger(tmp_path):
+    asked, seen = [], []
+    for index in range(2):
+        write_image(tmp_path / f"{index}.png", noise(index, 40, 60))
+
+    def prior(picture):
+        asked.append(picture.shape)
+        return picture[..., 0].astype(np.float32) / 255
+
+    def forger(sample, rng):
+        seen.append(np.array_equal(sample.prior, sample.image[..., 0].astype(np.float32) / 255))
+        return top_row(sample, rng)
+
+    pictures = GoodPictures([Entry(tmp_path / "0.png"), Entry(tmp_path / "1.png")], (64, 64), prior=prior)
+    pictures.batch(forger, 0, 0, 12, forge_share=1.0)
+    assert seen == [True] * 12
+    assert asked == [(43, 64, 3)] * 2

@@ -15,8 +15,9 @@ from PIL import Image
 import flawforge as ff
 from flawforge import fitting
 from flawforge.fitting import Request, promised_rates
+from flawforge.forge import FORGERS
 from flawforge.methods import METHODS
-from flawforge.types import CalibrationError, ConfigError, DataError, ImageError, ModelError, TrainingError
+from flawforge.types import CalibrationError, ConfigError, DataError, Forged, ImageError, ModelError, Sample, TrainingError
 
 TINY = dataclasses.asdict(METHODS["draem"].tiny)
 
@@ -216,3 +217,19 @@ def test_an_empty_texture_folder_is_refused(washers: Path, tmp_path: Path) -> No
     (tmp_path / "textures").mkdir()
     with pytest.raises(DataError, match="holds no picture"):
         fitting.run(request(washers, tmp_path / "m", textures=tmp_path / "textures"))
+
+
+def test_a_method_whose_forger_wants_saliency_gets_it(washers: Path, tmp_path: Path) -> None:
+    plan = fitting.plan(request(washers, tmp_path / "m"))
+    salient = dataclasses.replace(plan, method=dataclasses.replace(plan.method, prior="foreground"))
+    seen = []
+
+    def forger(sample: Sample, rng: np.random.Generator) -> Forged:
+        assert sample.prior is not None
+        seen.append(float(sample.prior.mean()))
+        return FORGERS["perlin"]()(sample, rng)
+
+    fitting.load_pictures(salient).batch(forger, 0, 0, 4, forge_share=1.0)
+    assert len(seen) == 4
+    assert all(0 < mean <= 1 for mean in seen)
+    assert fitting.load_pictures(plan)._prior is None

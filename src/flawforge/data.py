@@ -6,11 +6,12 @@ listing.py says which pictures there are and check.py looks at them; their names
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from flawforge.check import DataReport, check_data, in_threads
 from flawforge.decode import MAX_PIXELS, as_picture, read_picture
@@ -125,6 +126,7 @@ class GoodPictures:
         *,
         roi: Mask | None = None,
         textures: Sequence[Path | Image] = (),
+        prior: Callable[[Image], NDArray[np.float32]] | None = None,
         cache_bytes: int = CACHE_BYTES,
         max_pixels: int = MAX_PIXELS,
         threads: int = 2,
@@ -133,6 +135,7 @@ class GoodPictures:
 
         roi          h w bool at the pictures' own size (or their proportions); True = look here
         textures     paths or h w 3 arrays of any size, read when first drawn, shrunk to about the canvas
+        prior        picture h w 3 -> saliency h w in [0, 1], asked once per picture when it is first forged; None = no prior
         cache_bytes  the most to hold; pictures beyond it are decoded again whenever they are drawn
 
         DataError where no picture is left or the roi is empty; ImageError where the roi's proportions do not fit.
@@ -144,6 +147,8 @@ class GoodPictures:
         self._valid: dict[Placement, Mask] = {}
         self._textures = tuple(textures)
         self._texture_cache: dict[int, Image | None] = {}
+        self._prior = prior
+        self._prior_cache: dict[int, NDArray[np.float32]] = {}
         kept: list[Entry] = []
         skipped: list[tuple[Path, str]] = []
         self.deep, room = False, cache_bytes
@@ -234,8 +239,10 @@ class GoodPictures:
         small = min(placement.height, placement.width) < SMALLEST
         part = np.s_[:, :] if small else placement.inner
         valid = self.valid(index)[part]
+        image = np.ascontiguousarray(self.picture(index)[part])
         sample = Sample(
-            image=np.ascontiguousarray(self.picture(index)[part]),
+            image=image,
+            prior=self._prior_of(index, image),
             other=None if other is None else np.ascontiguousarray(self.picture(other)[part]),
             texture=None if texture is None else self._texture(texture),
         )
@@ -253,6 +260,13 @@ class GoodPictures:
         cut = np.count_nonzero(mask) < np.count_nonzero(forged.mask)
         image = np.where(mask[..., None], forged.image, sample.image) if cut else forged.image
         return pad(np.ascontiguousarray(image[placement.inner]) if small else image, placement), whole
+
+    def _prior_of(self, index: int, image: Image) -> NDArray[np.float32] | None:
+        if self._prior is None:
+            return None
+        if index not in self._prior_cache:  # two threads may both compute it: the same map twice
+            self._prior_cache[index] = self._prior(image)
+        return self._prior_cache[index]
 
     def _texture(self, drawn: int) -> Image:
         """The texture drawn, or the next one that can be read. DataError where none can."""

@@ -22,10 +22,12 @@ from safetensors.torch import save as tensors_to_bytes
 from flawforge import __version__, bundle, calibrate, card, config, data, engine, images, inspector
 from flawforge.listing import textures_in
 from flawforge.methods import METHODS
+from flawforge.saliency import background_of, saliency
 from flawforge.types import (
     Batch,
     CalibrationError,
     ConfigError,
+    Image,
     ImageError,
     Mask,
     Method,
@@ -37,6 +39,7 @@ from flawforge.types import (
 FALSE_ALARM, REVIEW = 0.01, 0.05
 DEFAULT_MINUTES = 10.0
 METHOD = "patchstats"
+BACKGROUND_FROM = 24
 
 
 @dataclass(frozen=True)
@@ -193,10 +196,23 @@ def seeded(build: Callable[[Any], Any], settings: Any, seed: int) -> Any:
 
 
 def load_pictures(plan: Plan) -> data.GoodPictures:
-    """The training pictures on the canvas, with textures and the region of interest."""
+    """The training pictures on the canvas, with textures, the region of interest and the saliency that the forger wants."""
     request = plan.request
-    textures = textures_in(request.textures)
-    return data.GoodPictures(plan.train, plan.canvas, roi=plan.roi, textures=textures, max_pixels=request.max_pixels)
+    return data.GoodPictures(
+        plan.train, plan.canvas, roi=plan.roi, textures=textures_in(request.textures), prior=_prior(plan),
+        max_pixels=request.max_pixels,
+    )  # fmt: skip
+
+
+def _prior(plan: Plan) -> Callable[[Image], Any] | None:
+    """Picture -> saliency of the kind that the method's forger wants, its background learnt from good pictures."""
+    kind = plan.method.prior
+    if not kind:
+        return None
+    step = max(1, len(plan.train) // BACKGROUND_FROM)
+    some = (images.read_picture(entry.path, max_pixels=plan.request.max_pixels).pixels for entry in plan.train[::step])
+    background = background_of(some) if kind == "foreground" else None
+    return lambda picture: saliency(picture, kind, background=background).map
 
 
 def batches(plan: Plan, pictures: data.GoodPictures) -> Callable[[int, int], Batch]:

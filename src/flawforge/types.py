@@ -183,6 +183,7 @@ class Method:
     stages    (net, config) -> how it trains
     forger    config -> the forger it trains on
     score     config -> how its map becomes a score
+    prior     kind of saliency that its forger looks at, as `saliency.saliency` names them; "" = none
     """
 
     name: str
@@ -194,6 +195,7 @@ class Method:
     stages: Callable[[Any, Any], Sequence[Train | Collect]]
     forger: Callable[[Any], Forger]
     score: Callable[[Any], ScoreRule]
+    prior: str = ""
 
 
 @dataclass(frozen=True)
