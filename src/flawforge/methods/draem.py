@@ -13,7 +13,7 @@ forged one; the second sees both and marks the forged pixels.
 Profile `paper` keeps the published sizes (97.4 M parameters) and schedule (Adam 1e-4, batch 8, 700 epochs, x 0.2 at 80 %
 and 90 %, as in the released code). Profile `cpu` is our reconstruction for two cores; what differs and why:
 
-    half resolution (`stride` 2) and an eighth / a quarter of the widths     2.9 M parameters, about 25 pictures a second
+    half resolution (`stride` 2) and an eighth / a quarter of the widths     2.9 M parameters, about 20 pictures a second
     SSIM on 2 x 2 means                                                     SSIM would otherwise cost a third of a step
     AdamW 2e-3, warm-up and cosine to zero over the budget                  the published schedule needs GPU-hours
     map = logit instead of probability                                      a probability saturates; ties cannot be ranked
