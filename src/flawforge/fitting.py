@@ -305,22 +305,22 @@ def run(
             clean=lambda: pictures.clean_batches(made.settings.batch), clean_count=-(-len(pictures) // made.settings.batch),
             on_tick=on_tick, resume=resume,
         )  # fmt: skip
+        trained = time.monotonic() - started
+        show(f"calibrating on {len(made.held)} held-back good pictures")
+        content = _content(made, net, history, trained)
+        uncalibrated = inspector.from_content(content, bundle.numpy_network(net, torch.device("cpu")))
+        calibration, skipped = calibrate_on(uncalibrated, [entry.path for entry in made.held], *made.rates)
+        for _, reason in skipped:
+            show(f"skipped: {reason}")
+        content = dataclasses.replace(content, calibration=calibration)
+        content = dataclasses.replace(content, card=card.model_card(content))
+        if request.out.exists():
+            request.out.rmdir()
+        bundle.write(request.out, content)
     except BaseException:
         if not how.checkpoint or not how.checkpoint.exists():
             shutil.rmtree(work, ignore_errors=True)
         raise
-    trained = time.monotonic() - started
-    show(f"calibrating on {len(made.held)} held-back good pictures")
-    content = _content(made, net, history, trained)
-    uncalibrated = inspector.from_content(content, bundle.numpy_network(net, torch.device("cpu")))
-    calibration, skipped = calibrate_on(uncalibrated, [entry.path for entry in made.held], *made.rates)
-    for _, reason in skipped:
-        show(f"skipped: {reason}")
-    content = dataclasses.replace(content, calibration=calibration)
-    content = dataclasses.replace(content, card=card.model_card(content))
-    if request.out.exists():
-        request.out.rmdir()
-    bundle.write(request.out, content)
     shutil.rmtree(work, ignore_errors=True)
     return inspector.from_content(content, uncalibrated.network)
 
