@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from flawforge.methods.draem import PAPER, Config, Draem, cosine_schedule, reconstruction_losses, step_schedule
-from flawforge.nn.losses import focal_map, masked_mean, ssim_map
+from flawforge.methods.draem import PAPER, Config, Draem, step_schedule
+from flawforge.nn.losses import focal_map, masked_mean, reconstruction_losses, ssim_map
+from flawforge.nn.schedules import cosine_schedule, drops
 from flawforge.nn.unet import Autoencoder, UNet
 
 
@@ -30,6 +31,16 @@ def test_shapes(stride: int) -> None:
     x = torch.rand(2, 3, 64, 128)
     assert Autoencoder(3, 2, stride)(x).shape == x.shape
     assert UNet(3, 2, 2, stride)(x).shape == (2, 2, 64, 128)
+
+
+def test_the_autoencoder_shows_its_decoder_finest_first() -> None:
+    net = Autoencoder(3, 2, 2).eval()
+    x = torch.rand(2, 3, 64, 128)
+    picture, features = net.decode(x)
+    torch.testing.assert_close(picture, net(x))
+    assert [tuple(each.shape[1:]) for each in features] == [
+        (2, 32, 64), (2, 16, 32), (4, 8, 16), (8, 4, 8), (16, 2, 4)
+    ]  # fmt: skip
 
 
 def test_sizes_that_the_net_cannot_halve_are_padded_and_cut_back() -> None:
@@ -90,6 +101,8 @@ def test_what_is_not_valid_never_counts() -> None:
 
 def test_schedules() -> None:
     assert [step_schedule(p) for p in (0, 0.79, 0.8, 0.9, 1)] == pytest.approx([1, 1, 0.2, 0.04, 0.04])
+    falling = drops(0.1, (0.5, 0.7, 0.9))
+    assert [falling(p) for p in (0, 0.49, 0.5, 0.7, 0.9, 1)] == pytest.approx([1, 1, 0.1, 0.01, 0.001, 0.001])
     assert cosine_schedule(0.03) == pytest.approx(1)
     assert cosine_schedule(1.0) == pytest.approx(0)
     assert cosine_schedule(0.0) > 0

@@ -5,7 +5,7 @@ ICCV 2021, arXiv 2108.07610, and the authors' released code. The first net is tr
 forged one; the second sees both and marks the forged pixels.
 
     paper section                     here
-    3.1 reconstructive sub-network    nn.unet.Autoencoder, `reconstruction_losses` (eq. 1-3: L2 + SSIM)
+    3.1 reconstructive sub-network    nn.unet.Autoencoder, nn.losses.reconstruction_losses (eq. 1-3: L2 + SSIM)
     3.2 discriminative sub-network    nn.unet.UNet on concat(reconstruction, picture), `segmentation_loss` (focal)
     3.3 simulated anomalies           forge.perlin
     3.4 detection                     `score_rule`: maximum of the 21 x 21 mean of the map
@@ -23,7 +23,6 @@ and 90 %, as in the released code). Profile `cpu` is our reconstruction for two 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -34,7 +33,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawforge.forge import FORGERS
-from flawforge.nn.losses import focal_map, masked_mean, ssim_map
+from flawforge.nn.losses import focal_map, masked_mean, reconstruction_losses
+from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.unet import Autoencoder, UNet, initialise
 from flawforge.types import Batch, Evidence, Forger, Method, ScoreRule, Train, Turn
 
@@ -96,16 +96,6 @@ class Draem(nn.Module):
         return Evidence(surface, surface.flatten(1).amax(dim=1))
 
 
-def reconstruction_losses(picture: Tensor, clean: Tensor, valid: Tensor, stride: int) -> dict[str, Tensor]:
-    """L2 and 1 - SSIM between the reconstruction and the good picture (eq. 1 and 2), over valid pixels."""
-    losses = {"l2": masked_mean((picture - clean) ** 2, valid)}
-    if stride > 1:
-        picture, clean = F.avg_pool2d(picture, stride), F.avg_pool2d(clean, stride)
-        valid = F.avg_pool2d(valid, stride).floor()
-    losses["ssim"] = masked_mean(1.0 - ssim_map(picture, clean), valid)
-    return losses
-
-
 def segmentation_loss(logit: Tensor, mask: Tensor, valid: Tensor, gamma: float) -> Tensor:
     """Focal loss of the marked pixels (eq. 4), over valid pixels."""
     return masked_mean(focal_map(logit, mask, gamma), valid)
@@ -116,13 +106,6 @@ def loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
     picture, logit = net.reconstruct_and_segment(batch.forged)
     losses = reconstruction_losses(picture.float(), batch.clean, batch.valid, config.ssim_stride)
     return losses | {"focal": segmentation_loss(logit.float(), batch.mask, batch.valid, config.focal_gamma)}
-
-
-def cosine_schedule(progress: float, warm_up: float = 0.03) -> float:
-    """Linear warm-up, then a cosine to zero at the end of the budget (ours)."""
-    if progress < warm_up:
-        return max(progress / warm_up, 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * min((progress - warm_up) / (1 - warm_up), 1.0)))
 
 
 def step_schedule(progress: float) -> float:

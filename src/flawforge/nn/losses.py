@@ -47,3 +47,16 @@ def focal_map(logit: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     """
     cross = F.binary_cross_entropy_with_logits(logit.float(), target, reduction="none")
     return (1.0 - torch.exp(-cross)) ** gamma * cross
+
+
+def reconstruction_losses(picture: Tensor, clean: Tensor, valid: Tensor, stride: int = 1) -> dict[str, Tensor]:
+    """L2 and 1 - SSIM between a reconstruction and the good picture, over valid pixels (DRAEM, eq. 1 and 2).
+
+    `picture`, `clean`: n 3 h w in [0, 1]; `valid`: n 1 h w; `stride` 2 takes SSIM on 2 x 2 means, which is much cheaper.
+    """
+    losses = {"l2": masked_mean((picture - clean) ** 2, valid)}
+    if stride > 1:
+        picture, clean = F.avg_pool2d(picture, stride), F.avg_pool2d(clean, stride)
+        valid = F.avg_pool2d(valid, stride).floor()
+    losses["ssim"] = masked_mean(1.0 - ssim_map(picture, clean), valid)
+    return losses

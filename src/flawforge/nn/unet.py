@@ -52,13 +52,19 @@ class Autoencoder(nn.Module):
         self.up = nn.ModuleList(nn.Sequential(conv_bn_relu(i, i), double_conv(i, i, o)) for i, o in rises)
         self.out = nn.Conv2d(b, folded, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def decode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """-> (the output, the decoder's features: finest first, the bottleneck last)."""
         x = self.fold(x)
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
+        features = [x]
         for block in self.up:
             x = block(upsample(x))
-        return self.unfold(self.out(x))
+            features.insert(0, x)
+        return self.unfold(self.out(x)), features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(x)[0]
 
 
 class UNet(nn.Module):
@@ -85,6 +91,11 @@ class UNet(nn.Module):
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
             seen.append(x)
+        return self.climb(seen)
+
+    def climb(self, seen: list[Tensor]) -> Tensor:
+        """The encoder's features, finest first -> logits."""
+        x = seen[-1]
         for rise, merge, skip in zip(self.rise, self.merge, reversed(seen[:-1]), strict=True):
             x = merge(torch.cat([rise(upsample(x)), skip], dim=1))
         return self.unfold(self.out(x))
