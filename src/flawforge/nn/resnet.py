@@ -182,7 +182,8 @@ def load_weights(net: ResNet, path: Path) -> None:
     """Fill the trunk from a safetensors file in torchvision's or timm's naming, any one prefix, the classifier ignored.
 
     Where the net has more input channels than the file, the extra ones start at zero, so that the first answers are the
-    file's. A net with fewer stages than the file takes the first ones. The net is untouched unless all fits. Raises ModelError.
+    file's. A net with fewer stages than the file takes the first ones. The net is untouched unless all fits.
+    Raises ModelError.
     """
     tensors = _stripped(_read(path), path)
     target = net.state_dict()
