@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from flawforge import bundle, data, engine, fitting, images, inspector, metrics
-from flawforge.methods import patchstats
+from flawforge.nn import patchstats
 from record import record
 
 RESULTS = Path(__file__).parent / "results" / "patchstats_ablation.csv"
@@ -40,9 +40,10 @@ def harmonic(surprises: torch.Tensor) -> torch.Tensor:
     return surprises.logsumexp(dim=1, keepdim=True) - math.log(surprises.shape[1])
 
 
-def distance(self: patchstats.Branch, squared: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+def distance(self: patchstats.Branch, squared: torch.Tensor, told: torch.Tensor,
+             gaussians: patchstats.Gaussians) -> torch.Tensor:  # fmt: skip
     d = 2.0 * self.width
-    told = told * self.known
+    told = told * gaussians.known
     return patchstats.smooth((squared * told + d * (1 - told))[:, None])[:, 0]
 
 

@@ -14,11 +14,11 @@ from scipy.spatial.distance import mahalanobis
 from torch import Tensor
 
 from flawforge import engine, fitting, inspector
-from flawforge.methods import METHODS, patchstats
-from flawforge.nn import gaussians
+from flawforge.methods import METHODS
+from flawforge.nn import gaussians, patchstats
 from flawforge.types import Batch
 
-TINY = patchstats.METHOD.tiny
+TINY = METHODS["patchstats"].tiny
 
 
 def pictures(n: int, size: int = 32, seed: int = 0) -> np.ndarray:
@@ -42,7 +42,7 @@ def fitted(clean: np.ndarray, valid: np.ndarray | None = None, size: int = 4) ->
         raise AssertionError("nothing here is trained on forged pictures")
 
     run = engine.Run(device="cpu")
-    engine.fit(net, patchstats.stages(net, TINY), never, engine.Budget(steps=1), run, clean=lambda: iter(batches()))
+    engine.fit(net, patchstats.looks(), never, engine.Budget(steps=1), run, clean=lambda: iter(batches()))
     return net
 
 
@@ -166,7 +166,7 @@ def test_distance_is_scipys_with_the_stored_mean_and_covariance() -> None:
     branch = net.branches[0]
     x = net.inputs(torch.from_numpy(pictures(1, seed=5)))[0][1]
     features = branch.features(x)
-    squared = branch.from_blocks(branch.whitened(features).square().sum(dim=1), features.shape[-2:])[0]
+    squared = branch.from_blocks(branch.whitened(features, branch.gaussians()).square().sum(dim=1), features.shape[-2:])[0]
     for row, column in ((0, 0), (3, 5), (7, 7)):
         factor = branch.factor[(row // 2) * 4 + column // 2].double().numpy()
         here = np.s_[..., row, column]
@@ -248,7 +248,6 @@ def test_the_main_road_fits_saves_and_loads_to_the_bit(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
     for i, picture in enumerate(pictures(8, size=48)):
         cv2.imwrite(str(tmp_path / "good" / f"{i}.png"), np.uint8(picture.transpose(1, 2, 0) * 255))
-    assert METHODS["patchstats"] is patchstats.METHOD
     made = fitting.fit(tmp_path / "good", method="patchstats", out=tmp_path / "model", size=64, settings={"filters": 4})
     loaded = inspector.load(tmp_path / "model")
     path = tmp_path / "good" / "0.png"

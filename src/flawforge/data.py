@@ -296,11 +296,13 @@ class GoodPictures:
 
     def _empty(self, size: int) -> Batch:
         three, one = (size, 3, *self.canvas), (size, 1, *self.canvas)
-        return Batch(*(np.empty(shape, dtype=np.float32) for shape in (three, three, one, one)))
+        forged, clean, mask, valid = (np.empty(shape, dtype=np.float32) for shape in (three, three, one, one))
+        return Batch(forged, clean, mask, valid, np.zeros(size, dtype=np.int64))
 
     def _fill(self, batch: Batch, place: int, index: int, forged: tuple[Image, Mask] | None) -> None:
         to_planes(self.picture(index), batch.clean[place])
         batch.valid[place, 0] = self.valid(index)
+        batch.index[place] = index
         if forged is None:
             batch.forged[place] = batch.clean[place]
             batch.mask[place] = 0.0

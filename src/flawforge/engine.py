@@ -178,9 +178,11 @@ def _restore_optimisers(
 
 
 def _to_tensors(batch: Batch, device: torch.device) -> Batch:
-    def move(array: Any) -> Tensor:
+    def move(array: Any) -> Tensor | None:
+        if array is None:
+            return None
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
-        return tensor.contiguous(memory_format=torch.channels_last)
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
     return Batch(*map(move, batch))
 

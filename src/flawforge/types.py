@@ -100,12 +100,14 @@ class Batch(NamedTuple):
     clean   n 3 h w float32 in [0, 1], the same pictures before forging
     mask    n 1 h w float32, 1 = forged pixel
     valid   n 1 h w float32, 1 = a pixel of the picture, 0 = letterbox border or outside the region of interest
+    index   n int64, each picture's place among the good pictures that are trained on; None = not known
     """
 
     forged: Any
     clean: Any
     mask: Any
     valid: Any
+    index: Any = None
 
 
 class Evidence(NamedTuple):

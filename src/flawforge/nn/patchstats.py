@@ -1,0 +1,589 @@
+"""Statistics of a product's own good pictures, in closed form: per-position Gaussians over learned PCA filters.
+
+The form is PaDiM's (Defard et al., ICPR 2021, arXiv 2011.08785: one Gaussian for every position) without its pretrained
+network; the filters are the leading principal components of the good pictures' patches (PCANet, Chan et al. 2015, arXiv
+1404.3606). Nothing is drawn at random and nothing is trained by gradient; every stage is one look at the good pictures.
+
+    stage           here                                   what is ours
+    1 filters       `look_at_patches`, `learn_filters`     one layer; several scales of the picture and of `even_light` of it
+    2 Gaussians     `look_at_features`, `fit_gaussians`    covariance pooled over a block of positions; strengths of the
+                                                           priors chosen block by block: likelihood of left-out pictures
+    3 tails         `look_at_maps`, `widen`, `fit_tails`   a scale for every position's covariance, from left-out distances;
+                                                           -2 log density instead of PaDiM's Mahalanobis distance, and its
+                                                           tail probability p among left-out good pictures
+    one map         `PatchStats.forward`                   the sum of the branches' -log p (Fisher 1932)
+
+A branch is one scale of one input: the picture itself or the picture with its illumination evened out. Its features are the
+log of the local mean of each |response| and the signed log of the local mean response. How much position counts is for the
+good pictures to say: `tau` holds a position's mean to the common mean, `kappa` a block's covariance to the common one, and
+where one Gaussian for all positions is likelier than any of these, it is taken. `facts` tells what was chosen.
+
+Density, not distance: against a defect that may look like anything, the best test is the density of good parts (Neyman and
+Pearson, with a flat alternative). The distance alone lacks the log-determinant, and calls every speck on a calm background
+stranger than a broken part. A sum of -log p is a p-value again only for independent branches; ours are not, so it is only an
+order, and the threshold comes from held-back good pictures as for every method. It has no ceiling: large defects never tie.
+
+Letterbox border: what lies there repeats the picture's edge, and filters that see it say nothing of the part. The network
+knows the border by that repetition (`border`) and calls it as strange as good parts usually are.
+
+Bounds: at most MANY pictures for the Gaussians and FEW for filters and tails, evenly spread over all, one batch at a time.
+Memory of a fit, per canvas pixel of a branch with a Gaussian every 4 pixels and d = 2 * filters features: d^2 / 8 bytes of
+moments, d * 8 bytes of kept features, 16 bytes of kept maps; 256 x 256 pixels, d = 28: 22 MiB, and 100 MiB for all six.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.nn.gaussians import (
+    KNOTS,
+    PRIORS,
+    TAUS,
+    freedom,
+    leave_out,
+    likelihoods,
+    posterior,
+    ridged,
+    shared_likelihood,
+    tail_of,
+    whitener,
+)
+from flawforge.types import Batch, Collect, Evidence
+
+WEIGHT = 4  # pictures by which a position's spread is held to its Gaussian's
+MANY, FEW = 192, 64  # good pictures at most: for the Gaussians; for filters and tails (half of these choose the priors)
+
+
+class Form(Protocol):
+    """What a method's config must say of its statistics; `methods.patchstats.Config` tells what each means."""
+
+    @property
+    def normalised(self) -> tuple[int, ...]: ...
+    @property
+    def raw(self) -> tuple[int, ...]: ...
+    @property
+    def filters(self) -> int: ...
+    @property
+    def side(self) -> int: ...
+    @property
+    def cell(self) -> int: ...
+    @property
+    def block(self) -> int: ...
+    @property
+    def light(self) -> int: ...
+
+
+def even_light(images: Tensor, window: int) -> Tensor:
+    """n 3 h w -> the same, less the wide local mean, over the wide local deviation + 0.05 (so that noise is not blown up).
+
+    The illumination is wide, so it is measured on 4 x 4 means; h and w are multiples of 4.
+    """
+
+    def wide(x: Tensor) -> Tensor:
+        side = max(window // 8, 1)
+        return F.avg_pool2d(pool(x, 4), 2 * side + 1, 1, side, count_include_pad=False)
+
+    def full(x: Tensor) -> Tensor:
+        return F.interpolate(x, images.shape[-2:], mode="bilinear", align_corners=False)
+
+    mean = wide(images)
+    variance = (wide(images.square()) - mean.square()).mean(dim=1, keepdim=True).clamp_min(0)
+    return (images - full(mean)) * full(1 / (variance.sqrt() + 0.05))
+
+
+def pool(x: Tensor, side: int) -> Tensor:
+    """n c h w -> means over side x side cells. (torch's own pooling takes several times as long on few channels.)"""
+    if side == 1:
+        return x
+    n, c, h, w = x.shape
+    rows = x.reshape(n, c, h // side, side, w).mean(dim=3)
+    columns = rows[..., ::side]
+    for i in range(1, side):
+        columns = columns + rows[..., i::side]
+    return columns / side
+
+
+class Gaussians(NamedTuple):
+    """One for every position. centre d gh gw; factor blocks d d, whitening; width_of gh gw, log-determinant; known gh gw."""
+
+    centre: Tensor
+    factor: Tensor
+    width_of: Tensor
+    known: Tensor
+
+
+class Branch(nn.Module):
+    """One scale of one input: filters, Gaussians on a grid, and the tail of good distances."""
+
+    filters: Tensor
+    floor: Tensor
+    centre: Tensor
+    factor: Tensor
+    width_of: Tensor
+    known: Tensor
+    spread: Tensor
+    usual: Tensor
+    knots: Tensor
+    slopes: Tensor
+    tail: Tensor
+    chosen: Tensor
+    fold_centre: Tensor
+    fold_factor: Tensor
+    fold_width_of: Tensor
+    fold_known: Tensor
+
+    def __init__(self, form: Form, scale: int, normalised: bool, folds: int = 0) -> None:
+        super().__init__()
+        self.scale, self.normalised, self.side, self.block = scale, normalised, form.side, form.block
+        self.folds = folds
+        self.grid = max(form.cell, 2 * scale)  # canvas pixels between Gaussians
+        self.stride = self.grid // scale  # the same in this scale's own pixels
+        self.skip = 2 if self.stride >= 4 else 1  # every second response says as much of a cell of four
+        self.width = form.filters
+        d = 2 * form.filters
+        self.register_buffer("filters", torch.zeros(form.filters, 3, form.side, form.side))
+        self.register_buffer("floor", torch.ones(1))  # a response below this is noise
+        self.register_buffer("centre", torch.zeros(d, 0, 0))
+        self.register_buffer("factor", torch.zeros(0, d, d))
+        self.register_buffer("width_of", torch.zeros(0, 0))  # log-determinant of each position's covariance
+        self.register_buffer("known", torch.zeros(0, 0))  # 1 = some good picture has this position
+        self.register_buffer("spread", torch.ones(0, 0))  # how much wider left-out good pictures lie than the Gaussian
+        self.register_buffer("usual", torch.zeros(1))
+        self.register_buffer("knots", torch.zeros(len(KNOTS)))
+        self.register_buffer("slopes", torch.zeros(len(KNOTS) - 1))
+        self.register_buffer("tail", torch.tensor([1.0, 0.1]))  # scale, shape
+        self.register_buffer("chosen", torch.zeros(0, 0, dtype=torch.int64))
+        if folds:  # the same Gaussians without the good pictures of one fold each; `forget_folds` empties them
+            self.register_buffer("fold_centre", torch.zeros(0, d, 0, 0))
+            self.register_buffer("fold_factor", torch.zeros(0, 0, d, d))
+            self.register_buffer("fold_width_of", torch.zeros(0, 0, 0))
+            self.register_buffer("fold_known", torch.zeros(0, 0, 0))
+        self.register_load_state_dict_pre_hook(_resize_buffers)
+        self.work: dict[str, Any] = {}
+
+    def features(self, images: Tensor) -> Tensor:
+        """n 3 h w of this branch's input -> n d gh gw."""
+        margin = self.side // 2
+        x = pool(images, self.scale)
+        response = F.conv2d(F.pad(x, [margin] * 4, mode="reflect"), self.filters, stride=self.skip)
+        cell = self.stride // self.skip
+        strength = smooth(pool(response.abs(), cell)) / self.floor
+        mean = smooth(pool(response, cell)) / self.floor
+        return torch.cat([torch.log(0.1 + strength), mean.sign() * torch.log1p(10 * mean.abs())], dim=1)
+
+    def to_blocks(self, x: Tensor) -> Tensor:
+        """n c gh gw -> blocks c n block^2."""
+        n, c, gh, gw = x.shape
+        b = self.block
+        x = x.reshape(n, c, gh // b, b, gw // b, b).permute(2, 4, 1, 0, 3, 5)
+        return x.reshape((gh // b) * (gw // b), c, n, b * b)
+
+    def from_blocks(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """blocks n block^2 -> n gh gw."""
+        (gh, gw), b = size, self.block
+        x = x.reshape(gh // b, gw // b, -1, b, b).permute(2, 0, 3, 1, 4)
+        return x.reshape(-1, gh, gw)
+
+    def gaussians(self, fold: int | None = None) -> Gaussians:
+        """Those of all good pictures, or of all but one fold's."""
+        if fold is None:
+            return Gaussians(self.centre, self.factor, self.width_of, self.known)
+        return Gaussians(self.fold_centre[fold], self.fold_factor[fold], self.fold_width_of[fold], self.fold_known[fold])
+
+    def whitened(self, features: Tensor, gaussians: Gaussians) -> Tensor:
+        """n d gh gw -> blocks d n block^2, whose squared length is the Mahalanobis distance."""
+        residual = self.to_blocks(features - gaussians.centre)
+        blocks, d, n, b = residual.shape
+        return torch.bmm(gaussians.factor, residual.reshape(blocks, d, n * b)).reshape(blocks, d, n, b)
+
+    def told(self, fill: tuple[Tensor, Tensor]) -> Tensor:
+        """Rows n h and columns n w of the letterbox border -> n gh gw, 1 where the filters see only the picture."""
+        reach = self.side // 2 * self.scale
+        rows, columns = (F.max_pool1d(F.max_pool1d(each, 2 * reach + 1, 1, reach), self.grid) for each in fill)
+        return (1 - rows)[:, :, None] * (1 - columns)[:, None]
+
+    def strangeness(self, images: Tensor, fill: tuple[Tensor, Tensor], folds: Sequence[int] | None = None) -> Tensor:
+        """n 3 h w -> -2 log density under each position's Gaussian, n gh gw, constants dropped, smoothed over neighbours."""
+        features, told = self.features(images), self.told(fill)
+        if folds is None:
+            return self._strangeness(features, told, self.gaussians())
+        found = torch.empty_like(features[:, 0])
+        for fold in sorted(set(folds)):
+            own = [i for i, each in enumerate(folds) if each == fold]
+            found[own] = self._strangeness(features[own], told[own], self.gaussians(fold))
+        return found
+
+    def _strangeness(self, features: Tensor, told: Tensor, gaussians: Gaussians) -> Tensor:
+        squared = self.whitened(features, gaussians).square().sum(dim=1)
+        return self.finished(self.from_blocks(squared, (features.shape[-2], features.shape[-1])), told, gaussians)
+
+    def finished(self, squared: Tensor, told: Tensor, gaussians: Gaussians) -> Tensor:
+        """Distances n gh gw -> strangeness; a position without evidence is as strange as good pictures usually are."""
+        told = told * gaussians.known
+        return smooth(((squared / self.spread + gaussians.width_of) * told + self.usual * (1 - told))[:, None])[:, 0]
+
+    def surprise(self, strangeness: Tensor) -> Tensor:
+        """-> -log of its tail probability among left-out good pictures; increasing and unbounded."""
+        x = strangeness
+        body = -math.log(KNOTS[0]) + self.slopes[0] * (x.clamp(max=self.knots[1]) - self.knots[0])
+        for i in range(1, len(KNOTS) - 1):
+            body = body + self.slopes[i] * (x.clamp(max=self.knots[i + 1]) - self.knots[i]).clamp_min(0)
+        beyond = (x - self.knots[-1]).clamp_min(0)
+        return body + torch.log1p(self.tail[1] * beyond / self.tail[0]) / self.tail[1]
+
+
+FOLDS = ("fold_centre", "fold_factor", "fold_width_of", "fold_known")
+SIZED = ("centre", "factor", "width_of", "known", "spread", "chosen", *FOLDS)
+
+
+def _resize_buffers(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """The grid's buffers take the canvas's size, which is known only from the good pictures or from the file."""
+    for name in SIZED:
+        if prefix + name in state:
+            setattr(module, name, torch.empty_like(state[prefix + name]))
+
+
+def smooth(maps: Tensor) -> Tensor:
+    """n c gh gw -> the same, binomial mean over 3 x 3."""
+    x = F.pad(maps, [1] * 4, mode="replicate")
+    x = 0.25 * x[..., :-2, :] + 0.5 * x[..., 1:-1, :] + 0.25 * x[..., 2:, :]
+    return 0.25 * x[..., :-2] + 0.5 * x[..., 1:-1] + 0.25 * x[..., 2:]
+
+
+class PatchStats(nn.Module):
+    """All branches. n 3 h w in [0, 1] on the canvas it was fitted on.
+
+    folds  0, or how many parts the good pictures are dealt into (picture i into part i % folds): `surprises` can then judge
+           a good picture by Gaussians that never saw it, as a guide for training must, until `forget_folds`
+    """
+
+    def __init__(self, form: Form, folds: int = 0) -> None:
+        super().__init__()
+        self.folds = folds
+        self.light = form.light
+        inputs = [(True, s) for s in form.normalised] + [(False, s) for s in form.raw]
+        self.branches = nn.ModuleList(Branch(form, scale, normalised, folds) for normalised, scale in inputs)
+        self.seen = self.looked = self.used = 0  # pictures in all, in this look, and of these looked at
+
+    def parts(self) -> list[Branch]:
+        """The branches, typed."""
+        return [branch for branch in self.branches if isinstance(branch, Branch)]
+
+    def inputs(self, images: Tensor) -> list[tuple[Branch, Tensor]]:
+        """Each branch with its input."""
+        even = even_light(images, self.light) if any(b.normalised for b in self.parts()) else images
+        return [(branch, even if branch.normalised else images) for branch in self.parts()]
+
+    def surprises(self, images: Tensor, folds: Sequence[int] | None = None) -> Tensor:
+        """n 3 h w -> every branch's -log p on the finest grid, n branches gh gw.
+
+        folds  for each picture the part of the good pictures whose Gaussians may not judge it; None = those of all judge
+        """
+        images = images.contiguous()
+        h, w = images.shape[-2:]
+        finest = min(branch.grid for branch in self.parts())
+        maps, fill = [], border(images)
+        for branch, x in self.inputs(images):
+            surprise = branch.surprise(branch.strangeness(x, fill, folds))[:, None]
+            maps.append(F.interpolate(surprise, (h // finest, w // finest), mode="bilinear", align_corners=False))
+        return torch.cat(maps, dim=1)
+
+    def forward(self, images: Tensor) -> Evidence:
+        return evidence_of(fuse(self.surprises(images)), images.shape[-2:])
+
+    def forget_folds(self) -> None:
+        """Drop what only training needs."""
+        for branch in self.parts():
+            for name in FOLDS:
+                setattr(branch, name, getattr(branch, name)[:0].clone())
+
+    def facts(self) -> list[str]:
+        """What the good pictures decided, one sentence a branch."""
+        lines = []
+        for branch in self.parts():
+            shares = [float((branch.chosen == i).double().mean()) for i in range(len(PRIORS))]
+            tau = sum(s for s, (t, _) in zip(shares, PRIORS, strict=True) if t <= 4)
+            name = f"{'illumination-normalised' if branch.normalised else 'raw'} picture at 1/{branch.scale}"
+            lines.append(
+                f"{name}: left-out good pictures are likeliest under a mean of its own at {tau:.0%} of the positions, "
+                f"under one nearly or wholly common at {1 - tau:.0%} (one Gaussian for all at {shares[-1]:.0%})"
+            )
+        return lines
+
+
+def evidence_of(coarse: Tensor, size: Sequence[int]) -> Evidence:
+    """n 1 gh gw -> the map at size (h, w), and its maximum."""
+    surface = F.interpolate(coarse, (size[0], size[1]), mode="bilinear", align_corners=False)[:, 0]
+    return Evidence(surface, surface.flatten(1).amax(dim=1))
+
+
+def fuse(surprises: Tensor) -> Tensor:
+    """n branches gh gw of -log p -> n 1 gh gw, Fisher's sum: one strong branch counts, and several weak ones do."""
+    return surprises.sum(dim=1, keepdim=True)
+
+
+def border(images: Tensor) -> tuple[Tensor, Tensor]:
+    """n 3 h w -> rows n h and columns n w, 1 on the letterbox border: at the canvas's sides, equal to their inner neighbour.
+
+    A real picture whose outermost rows are equal to the bit (a saturated background) loses nothing that could be strange.
+    """
+
+    def along(same: Tensor) -> Tensor:
+        """n h - 1, True = as the next one -> n h."""
+        differs = 1 - same.to(images.dtype)
+        end = torch.ones_like(differs[:, :1])
+        before = torch.cat([differs, end], dim=1).cumsum(dim=1).eq(0)
+        after = torch.cat([end, differs], dim=1).flip(1).cumsum(dim=1).flip(1).eq(0)
+        return torch.logical_or(before, after).to(images.dtype)
+
+    rows = along((images[..., 1:, :] - images[..., :-1, :]).abs().amax(dim=(1, 3)).eq(0))
+    columns = along((images[..., 1:] - images[..., :-1]).abs().amax(dim=(1, 2)).eq(0))
+    return rows, columns
+
+
+# ---- 1: filters
+
+
+def count(net: PatchStats, batch: Batch) -> None:
+    """Know how many good pictures there are, so that later looks can take an even share of them."""
+    net.seen += len(batch.clean)
+
+
+def spaced(place: int, among: int, most: int) -> bool:
+    """Whether the picture at `place` is one of at most `most`, evenly spread over `among`."""
+    return among <= most or place * most % among < most
+
+
+def share(net: PatchStats, batch: Batch, most: int) -> tuple[Batch, list[int]]:
+    """The pictures of this batch that are among at most `most`, evenly spread over all; and their places among all."""
+    kept = [i for i in range(len(batch.clean)) if spaced(net.looked + i, net.seen, most)]
+    places = [net.looked + i for i in kept]
+    net.looked += len(batch.clean)
+    return Batch(*(None if each is None else each[kept].contiguous() for each in batch)), places
+
+
+def look_at_patches(net: PatchStats, batch: Batch) -> None:
+    """Sum patches and their outer products."""
+    batch, _ = share(net, batch, FEW)
+    if not len(batch.clean):
+        return
+    fill = border(batch.clean)
+    for branch, x in net.inputs(batch.clean):
+        x = pool(x, branch.scale)
+        valid = cell_valid(batch, fill, branch)
+        step = branch.stride * (2 if branch.scale == 1 else 1)
+        valid = valid[..., :: step // branch.stride, :: step // branch.stride]
+        for picture, held in zip(x, valid, strict=True):
+            patches = F.unfold(F.pad(picture[None], [branch.side // 2] * 4, mode="reflect"), branch.side, stride=step)[0]
+            patches = patches[:, held.flatten() > 0]
+            work = branch.work
+            work["n"] = work.get("n", 0) + patches.shape[1]
+            work["sum"] = work.get("sum", 0) + patches.double().sum(dim=1)
+            work["outer"] = work.get("outer", 0) + (patches @ patches.T).double()
+
+
+def learn_filters(net: PatchStats) -> None:
+    """The leading principal components of each branch's patches."""
+    net.looked = 0
+    for branch in net.parts():
+        work = branch.work
+        mean = work["sum"] / max(work["n"], 1)
+        covariance = work["outer"] / max(work["n"], 1) - torch.outer(mean, mean)
+        _, vectors = torch.linalg.eigh(covariance)
+        branch.filters.copy_(vectors.flip(1).T[: branch.width].reshape(branch.filters.shape))
+        # The features are blind below a tenth of this; a constant picture has no contrast, so one grey level is the least.
+        branch.floor.fill_(max(float(covariance.diagonal().mean().clamp_min(0).sqrt()), 1 / 255))
+        branch.work = {}
+
+
+# ---- 2: Gaussians
+
+
+def cell_valid(batch: Batch, fill: tuple[Tensor, Tensor], branch: Branch) -> Tensor:
+    """n gh gw, 1 where any of the cell's pixels is judged and the filters see only the picture."""
+    return F.max_pool2d(batch.valid.contiguous(), branch.grid)[:, 0] * branch.told(fill)
+
+
+def look_at_features(net: PatchStats, batch: Batch) -> None:
+    """Sum features and outer products by block, and keep some pictures' features to choose the priors by."""
+    batch, places = share(net, batch, MANY)
+    if not len(batch.clean):
+        return
+    kept = [i for i in range(len(batch.clean)) if spaced(net.used + i, min(net.seen, MANY), FEW // 2)]
+    net.used += len(batch.clean)
+    fill = border(batch.clean)
+    for branch, x in net.inputs(batch.clean):
+        features, work = branch.features(x), branch.work
+        # Any constant near the mean keeps the sums small; float64, for some directions hardly vary at all.
+        shift = work.setdefault("shift", features.mean(dim=(0, 2, 3)))
+        weight = branch.to_blocks(cell_valid(batch, fill, branch)[:, None])[:, 0]  # k n b
+        held = branch.to_blocks(features - shift[:, None, None]) * weight[:, None]  # k d n b
+        exact = held.double()
+        work["size"] = features.shape[-2:]
+        parts = max(net.folds, 1)
+        if "n" not in work:
+            k, d, _, b = exact.shape
+            work |= {"n": exact.new_zeros(parts, k, b), "sum": exact.new_zeros(parts, k, d, b),
+                     "outer": exact.new_zeros(parts, k, d, d)}  # fmt: skip
+        for part in range(parts):
+            own = [i for i, place in enumerate(places) if place % parts == part]
+            if own:
+                flat = exact[:, :, own].flatten(2)
+                work["n"][part] += weight[:, own].sum(dim=1)
+                work["sum"][part] += exact[:, :, own].sum(dim=2)
+                work["outer"][part].baddbmm_(flat, flat.transpose(1, 2))
+        for i in kept:
+            each = exact[:, :, i]
+            alone = weight[:, i].double().sum(), each.sum(dim=(0, 2)), torch.einsum("kdb,keb->de", each, each)
+            work.setdefault("samples", []).append((held[:, :, i], weight[:, i], alone))
+
+
+def fit_gaussians(net: PatchStats) -> None:
+    """Whiten by the common covariance, choose the priors, and store every block's Gaussians."""
+    net.looked = 0
+    for branch in net.parts():
+        work = branch.work
+        parts = work["n"], work["sum"], work["outer"]
+        n, total, outer = (each.sum(dim=0) for each in parts)
+        whole = n.sum(), total.sum(dim=(0, 2)), outer.sum(dim=0)
+        common = whole[1] / whole[0].clamp_min(1)
+        means = total / n[:, None].clamp_min(1)
+        within = (outer - torch.einsum("kdb,keb,kb->kde", means, means, n)).sum(dim=0)
+        white = whitener(within / (n - 1).clamp_min(0).sum().clamp_min(1))
+        moments = whiten_moments((n, total, outer), white, common)
+        best = best_priors(branch, moments, whole, white)
+        shift = common + work["shift"].double()
+        gaussians, kept = posterior_gaussians(branch, moments, best, white, shift)
+        branch.centre, branch.factor, branch.width_of, branch.known = gaussians
+        branch.spread = torch.ones_like(branch.known)
+        branch.chosen = best.reshape(branch.work["size"][0] // branch.block, -1)
+        if net.folds:
+            without = [
+                posterior_gaussians(branch, whiten_moments(left, white, common), best, white, shift)[0]
+                for left in ((n - a, total - b, outer - c) for a, b, c in zip(*parts, strict=True))
+            ]
+            for name, each in zip(FOLDS, zip(*without, strict=True), strict=True):
+                setattr(branch, name, torch.stack(each))
+        branch.work = kept | {"maps": [], "held": []}
+
+
+def whiten_moments(moments: tuple[Tensor, Tensor, Tensor], white: Tensor, common: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Moments k .. in whitened coordinates about the common mean, where every prior is a multiple of the identity."""
+    n, total, outer = moments
+    middle = torch.einsum("kd,e->kde", total.sum(dim=2), common)
+    outer = outer - middle - middle.transpose(1, 2) + torch.outer(common, common) * n.sum(dim=1)[:, None, None]
+    return n, white @ (total - common[:, None] * n[:, None]), white @ outer @ white.T
+
+
+def best_priors(branch: Branch, moments: tuple[Tensor, Tensor, Tensor], whole: tuple[Tensor, Tensor, Tensor],
+                white: Tensor) -> Tensor:  # fmt: skip
+    """k: which of PRIORS makes the left-out good pictures likeliest, each block deciding together with its neighbours."""
+    kept, common = branch.work["samples"], (whole[1] / whole[0].clamp_min(1)).float()
+    pictures = [own for _, _, own in kept]
+    rows = []
+    for part in torch.arange(len(moments[0]), device=white.device).split(128):
+        samples = torch.stack([white.float() @ (x[part] - common[:, None]) for x, _, _ in kept])
+        weights = torch.stack([w[part] for _, w, _ in kept])
+        own = likelihoods(samples, weights, *(each[part] for each in moments))
+        rows.append(torch.cat([own, shared_likelihood(samples, weights, pictures, whole, white)[None]]))
+    gh, gw = (side // branch.block for side in branch.work["size"])
+    # One block's few samples are a noisy judge.
+    return smooth(torch.cat(rows, dim=1).reshape(1, -1, gh, gw))[0].flatten(1).argmax(dim=0)
+
+
+def posterior_gaussians(branch: Branch, moments: tuple[Tensor, Tensor, Tensor], best: Tensor, white: Tensor,
+                        shift: Tensor) -> tuple[Gaussians, dict[str, Tensor]]:  # fmt: skip
+    """Whitened moments k .. and the index of each block's prior -> the Gaussians, and what `look_at_maps` needs besides."""
+    n, _, outer = moments
+    d, b, (gh, gw) = len(white), branch.block, branch.work["size"]
+    shared = best == len(PRIORS) - 1
+    table = torch.tensor([(0, 0) if math.isinf(tau) else (tau, d * kappa) for tau, kappa in PRIORS], dtype=n.dtype,
+                         device=n.device)  # fmt: skip
+    tau, kappa = table[best].unbind(dim=1)
+    tau = tau.clamp_min(TAUS[0])
+    mean, scale = posterior(*moments, tau)
+    scale = scale + kappa[:, None, None] * torch.eye(d, dtype=n.dtype, device=n.device)
+    free = freedom(n, tau[:, None]) + kappa
+    mean = torch.where(shared[:, None, None], 0, mean)
+    scale = torch.where(shared[:, None, None], ridged(outer.sum(dim=0)), scale)
+    free = torch.where(shared, n.sum(), free).clamp_min(1e-6)
+    root = torch.linalg.cholesky(scale / free[:, None, None])
+    factor = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False)
+    centre = torch.linalg.solve(white, mean) + shift[:, None]
+    widths = -2 * torch.linalg.slogdet(factor)[1]
+    gaussians = Gaussians(
+        branch.from_blocks(centre, (gh, gw)).float().contiguous(),
+        factor.float(),
+        branch.from_blocks(widths[:, None, None].expand(-1, 1, b * b), (gh, gw))[0].float().contiguous(),
+        (branch.from_blocks(n[:, None], (gh, gw))[0] > 0).float(),
+    )
+    return gaussians, {"count": n, "free": free, "tau": tau, "kappa": kappa, "shared": shared}
+
+
+# ---- 3: tails
+
+
+def look_at_maps(net: PatchStats, batch: Batch) -> None:
+    """Keep some good pictures' left-out maps."""
+    batch, _ = share(net, batch, FEW)
+    if not len(batch.clean):
+        return
+    fill = border(batch.clean)
+    for branch, x in net.inputs(batch.clean):
+        work = branch.work
+        features, valid = branch.features(x), cell_valid(batch, fill, branch)
+        white = branch.whitened(features, branch.gaussians())
+        weight = branch.to_blocks(valid[:, None])[:, 0]  # k n b
+        held = white.permute(0, 2, 1, 3) * weight[:, :, None]
+        gram = (held.transpose(-1, -2) @ held) / work["free"][:, None, None, None].float()
+        tau, kappa = work["tau"][:, None, None].float(), work["kappa"][:, None].float()
+        distance, _, _ = leave_out(gram, weight, work["count"][:, None].float(), tau, kappa)
+        distance = torch.where(work["shared"][:, None, None], white.square().sum(dim=1), distance)
+        distance = branch.from_blocks(distance, (features.shape[-2], features.shape[-1]))
+        work["maps"].append(distance)
+        work["held"].append(valid)
+
+
+def fit_tails(net: PatchStats) -> None:
+    """The tail of each branch's left-out good strangeness, over all positions."""
+    for branch in net.parts():
+        squared, held = torch.cat(branch.work["maps"]), torch.cat(branch.work["held"])
+        widen(branch, squared, held)
+        maps = branch.finished(squared, held, branch.gaussians())
+        knots, slopes, tail = tail_of(maps[held > 0].double().cpu().sort().values)
+        branch.knots.copy_(knots)
+        branch.slopes.copy_(slopes)
+        branch.tail.copy_(tail)
+        branch.work = {}
+    net.seen = net.looked = net.used = 0
+
+
+def widen(branch: Branch, squared: Tensor, held: Tensor) -> None:
+    """Scale every position's covariance to the left-out distances n gh gw: the likeliest scale is their mean over d.
+
+    Neighbours help, and WEIGHT pictures hold it to 1.
+    """
+    d = 2.0 * branch.width
+    sums = smooth(torch.stack([(squared * held).sum(dim=0) / d, held.sum(dim=0)])[:, None])[:, 0]
+    branch.spread = (sums[0] + WEIGHT) / (sums[1] + WEIGHT)
+    branch.width_of = branch.width_of + d * branch.spread.log()
+    if branch.folds:
+        branch.fold_width_of = branch.fold_width_of + d * branch.spread.log()
+    typical = ((d + branch.width_of) * branch.known).sum() / branch.known.sum().clamp_min(1)
+    branch.usual.fill_(float(typical))
+
+
+def looks() -> list[Collect]:
+    """Four looks at the good pictures, the first only to count them."""
+    return [
+        Collect("count", count, lambda module: None),
+        Collect("filters", look_at_patches, learn_filters),
+        Collect("Gaussians", look_at_features, fit_gaussians),
+        Collect("tails", look_at_maps, fit_tails),
+    ]
