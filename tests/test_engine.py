@@ -142,6 +142,24 @@ def test_a_loss_that_is_not_finite_stops_with_every_loss_named() -> None:
         fit(Line(), [stage(bad)], batch, Budget(steps=3), Run())
 
 
+def test_a_detached_value_is_shown_and_not_learnt_from() -> None:
+    def square(net: Any, one: Batch) -> torch.Tensor:
+        loss: torch.Tensor = ((net(one.forged) - 1) ** 2).mean()
+        return loss
+
+    def told(net: Any, one: Batch) -> dict[str, torch.Tensor]:
+        loss = square(net, one)
+        return {"square": loss, "accuracy": 1e6 * (loss.detach() < 0.5).float()}
+
+    plain, shown = Line(), Line()
+    fit(plain, [stage(lambda net, one: {"square": square(net, one)})], batch, Budget(steps=5), Run())
+    history = fit(shown, [stage(told)], batch, Budget(steps=5), Run())
+    assert weights(shown) == weights(plain)
+    assert {row["losses"]["accuracy"] for row in history} <= {0.0, 1e6}
+    with pytest.raises(TrainingError, match=r"Turn 'all' returned no loss with a gradient \(size\)"):
+        fit(Line(), [stage(lambda net, one: {"size": square(net, one).detach()})], batch, Budget(steps=1), Run())
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     run = Run(checkpoint=tmp_path / "c.safetensors", checkpoint_every=0.0, identity="a")
     fit(Line(), [stage()], batch, Budget(steps=2), run)

@@ -59,7 +59,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Tick:
-    """One training step as people may want to see it: `progress` in [0, 1], `seconds` so far, each loss by its name."""
+    """One training step as people may want to see it: `progress` in [0, 1], `seconds` so far, each loss by its name.
+
+    A turn may return values beside its losses, detached (a critic's accuracy); they stand here too.
+    """
 
     stage: str
     step: int
@@ -345,8 +348,12 @@ def _steps(
 
 def _turn(fabric: Fabric, net: Any, turn: Any, optimiser: Any, batch: Batch) -> dict[str, float]:
     losses = turn.loss(net, batch)
+    learnt = [value for value in losses.values() if value.requires_grad]  # the others are only shown
+    if not learnt:
+        names = ", ".join(losses)
+        raise TrainingError(f"Turn '{turn.name}' returned no loss with a gradient ({names}); return at least one.")
     optimiser.zero_grad()
-    fabric.backward(sum(losses.values()))
+    fabric.backward(sum(learnt))
     optimiser.step()
     return {name: float(value.detach()) for name, value in losses.items()}
 

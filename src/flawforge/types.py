@@ -142,7 +142,8 @@ class Turn:
 
     parameters  net -> the parameters this turn moves
     optimiser   parameters -> torch optimiser
-    loss        (net, batch) -> {name: scalar tensor}; their sum is minimised, each is shown by name
+    loss        (net, batch) -> {name: scalar tensor}; their sum is minimised, each is shown by name;
+                one without a gradient (`detach()`) is shown alone, such as a critic's accuracy
     schedule    progress in [0, 1] -> factor on the optimiser's learning rate
     """
 
