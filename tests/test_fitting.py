@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import flawforge as ff
 from flawforge import fitting
 from flawforge.fitting import Request, promised_rates
 from flawforge.forge import FORGERS
 from flawforge.methods import METHODS
-from flawforge.types import CalibrationError, ConfigError, DataError, Forged, ImageError, ModelError, Sample, TrainingError
+from flawforge.types import (
+    CalibrationError,
+    ConfigError,
+    DataError,
+    Forged,
+    ImageError,
+    Init,
+    ModelError,
+    Sample,
+    TrainingError,
+)
 
 TINY = dataclasses.asdict(METHODS["draem"].tiny)
 
@@ -233,3 +246,63 @@ def test_a_method_whose_forger_wants_saliency_gets_it(washers: Path, tmp_path: P
     assert len(seen) == 4
     assert all(0 < mean <= 1 for mean in seen)
     assert fitting.load_pictures(plan)._prior is None
+
+
+def _whole_net(net: Any, config: Any, init: Init) -> list[str]:
+    try:
+        net.load_state_dict(dict(init.tensors))
+    except RuntimeError as error:
+        raise ModelError(f"The weights do not fit ({str(error).splitlines()[0]}); give others.") from error
+    return [f"started from {init.about.get('method', 'a file')}"]
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """draem as a method that can start from a whole net of its kind."""
+    monkeypatch.setitem(METHODS, "draem", dataclasses.replace(METHODS["draem"], start=_whole_net))
+
+
+@pytest.mark.usefixtures("starts")
+def test_a_fit_starts_from_a_model_or_a_file_and_says_so(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    fitting.run(request(washers, tmp_path / "plain"))
+    assert json.loads((tmp_path / "plain" / "config.json").read_text())["init"] is None
+    outside = Path(shutil.copy(tiny_model / "model.safetensors", tmp_path / "outside.safetensors"))
+    for name, init, known in (("folder", tiny_model, "draem"), ("file", outside, "a file")):
+        model = fitting.run(request(washers, tmp_path / name, init=init))
+        recorded = json.loads((tmp_path / name / "config.json").read_text())["init"]
+        assert recorded["sha256"] == weights(tiny_model)
+        assert recorded.get("method", "a file") == known
+        assert f"started from {known}" in model.content.config["notes"]
+        assert f"started from {known}" in (tmp_path / name / "README.md").read_text()
+    assert weights(tmp_path / "folder") == weights(tmp_path / "file") != weights(tmp_path / "plain")
+    again = ff.fit(washers, method="draem", steps=3, size=64, settings=TINY, init=str(outside))
+    assert again.content.tensors == (tmp_path / "file" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("starts")
+def test_a_run_is_not_resumed_from_another_start(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    names = set()
+    for init in (None, tiny_model, Path(shutil.copy(tiny_model / "model.safetensors", tmp_path / "outside.safetensors"))):
+        names.add(fitting.identity(fitting.plan(request(washers, tmp_path / "m", init=init))))
+    assert len(names) == 3
+
+
+@pytest.mark.usefixtures("starts")
+def test_what_cannot_be_started_from_is_refused(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "net.pth").write_bytes(b"\x80\x04.")
+    (tmp_path / "torn.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes()[:200])
+    save_file({"other": torch.zeros(3)}, tmp_path / "other.safetensors")
+    before = sorted(tmp_path.iterdir())
+    for init, error, words in (
+        ("none", ConfigError, "no such file"),
+        ("net.pth", ConfigError, "pickle can run code"),
+        ("empty", ModelError, "not a flawforge model folder"),
+        ("torn.safetensors", ModelError, "cannot be read"),
+        ("other.safetensors", ModelError, "do not fit"),
+    ):
+        with pytest.raises(error, match=words):
+            fitting.run(request(washers, tmp_path / "m", init=tmp_path / init))
+    with pytest.raises(ConfigError, match=r"--init was given, but method patchstats .*draem.* leave out --init"):
+        fitting.run(Request(washers, tmp_path / "m", method="patchstats", init=tiny_model))
+    assert sorted(tmp_path.iterdir()) == before

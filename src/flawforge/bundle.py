@@ -19,7 +19,7 @@ import numpy as np
 from flawforge import images
 from flawforge.calibrate import Calibration, calibration_from_dict
 from flawforge.files import new_folder, write_atomically
-from flawforge.types import FlawforgeError, Mask, ModelError
+from flawforge.types import ConfigError, FlawforgeError, Init, Mask, ModelError
 
 FORMAT = 1
 FILES = ("config.json", "model.safetensors", "calibration.json", "README.md")
@@ -153,6 +153,31 @@ def _content(folder: Path, data: Mapping[str, bytes]) -> Content:
     except (FlawforgeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(DAMAGED.format(folder=folder, why=f"its settings do not fit together: {error}")) from error
     return Content(config, data["model.safetensors"], calibration, data["README.md"].decode(), roi)
+
+
+def read_init(path: Path) -> Init:
+    """Weights to start a fit from: a model folder of ours, or a .safetensors file from anywhere.
+
+    Raises ConfigError for anything else (a pickle is never opened), ModelError for a damaged folder or file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if path.is_dir():
+        content = read(path)
+        data, about = content.tensors, dict(content.config)
+    elif path.suffix == ".safetensors" and path.is_file():
+        data, about = path.read_bytes(), {}
+    else:
+        why = "there is no such file or folder" if not path.exists() else "it is neither"
+        raise ConfigError(
+            f"--init was given as {path} ({why}); give a flawforge model folder or a .safetensors file "
+            "(other checkpoints must be converted first, because a pickle can run code)."
+        )
+    try:
+        return Init(load(data), about, hashlib.sha256(data).hexdigest())
+    except SafetensorError as error:
+        raise ModelError(f"The weights {path} cannot be read ({error}); download or convert them again.") from error
 
 
 def torch_network(content: Content, device: str = "auto") -> Callable[[Any], tuple[Any, Any]]:

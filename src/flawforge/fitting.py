@@ -29,6 +29,7 @@ from flawforge.types import (
     ConfigError,
     Image,
     ImageError,
+    Init,
     Mask,
     Method,
     ModelError,
@@ -55,6 +56,7 @@ class Request:
     size: int = 256
     roi: Path | None = None
     textures: Path | None = None
+    init: Path | None = None
     false_alarm: float | None = None
     review: float | None = None
     holdout: float | str = 0.2
@@ -81,6 +83,7 @@ class Plan:
     rates: tuple[float, float]
     roi: Mask | None
     notes: tuple[str, ...]
+    init: Init | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     if profile not in method.profiles:
         raise ConfigError(f"Profile '{profile}' was given; method {method.name} has {', '.join(method.profiles)}.")
     settings = config.override(method.profiles[profile], request.settings)
+    init = _init(request, method)
     listing = data.read_listing(request.data)
     report = data.check_data(data.good_entries(listing.entries), max_pixels=request.max_pixels, progress=progress,
                              notes=listing.notes)  # fmt: skip
@@ -131,7 +135,19 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     roi = read_roi(request.roi, report.all_sizes(), request.max_pixels)
     canvas = images.choose_canvas(report.all_sizes(), request.size)
     budget = _budget(request, settings, len(train))
-    return Plan(request, method, settings, report, train, held, canvas, budget, rates, roi, notes)
+    return Plan(request, method, settings, report, train, held, canvas, budget, rates, roi, notes, init)
+
+
+def _init(request: Request, method: Method) -> Init | None:
+    if request.init is None:
+        return None
+    if method.start is None:
+        able = ", ".join(each.name for each in METHODS.values() if each.start) or "none so far"
+        raise ConfigError(
+            f"--init was given, but method {method.name} starts from nothing but its pictures (methods that can start from "
+            f"other weights: {able}); leave out --init."
+        )
+    return bundle.read_init(request.init)
 
 
 def _method(name: str) -> Method:
@@ -195,6 +211,17 @@ def seeded(build: Callable[[Any], Any], settings: Any, seed: int) -> Any:
         return build(settings)
 
 
+def new_net(plan: Plan) -> tuple[Any, tuple[str, ...]]:
+    """The net before training, with the weights of --init in it, and what the method says of those.
+
+    Raises ModelError where the weights do not fit the method's settings.
+    """
+    net = seeded(plan.method.build, plan.settings, plan.request.seed)
+    if plan.init is None or plan.method.start is None:
+        return net, ()
+    return net, tuple(plan.method.start(net, plan.settings, plan.init))
+
+
 def load_pictures(plan: Plan) -> data.GoodPictures:
     """The training pictures on the canvas, with textures, the region of interest and the saliency that the forger wants."""
     request = plan.request
@@ -231,7 +258,7 @@ def forecast(plan: Plan, pictures: data.GoodPictures, *, trial_steps: int = 2) -
 
     A method without training steps has nothing to time: zero steps, and the memory of the pictures alone.
     """
-    net = seeded(plan.method.build, plan.settings, plan.request.seed)
+    net, _ = new_net(plan)
     stages = [stage for stage in plan.method.stages(net, plan.settings) if isinstance(stage, Train)]
     seconds: list[float] = []
     if stages:
@@ -250,11 +277,12 @@ def forecast(plan: Plan, pictures: data.GoodPictures, *, trial_steps: int = 2) -
 
 
 def identity(plan: Plan) -> str:
-    """What makes a checkpoint belong to a run: settings, seed, budget, canvas and the training files by size and name."""
+    """What makes a checkpoint belong to a run: settings, seed, budget, canvas, --init, training files by size and name."""
     request = plan.request
     files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
     facts = [request.method, dataclasses.asdict(plan.settings), request.seed, request.steps, request.minutes, plan.canvas,
-             str(request.holdout), bool(request.roi), str(request.textures), files]  # fmt: skip
+             str(request.holdout), bool(request.roi), str(request.textures), files,
+             plan.init and [plan.init.sha256, plan.init.about]]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -291,9 +319,9 @@ def run(
     check_output(request.out, resume)
     made = made or plan(request)
     pictures = pictures or load_pictures(made)
+    net, started_from = new_net(made)
     work = work_folder(request.out)
     work.mkdir(parents=True, exist_ok=True)
-    net = seeded(made.method.build, made.settings, request.seed)
     how = engine.Run(
         seed=request.seed, workers=request.workers, precision=made.settings.precision, device=request.device,
         checkpoint=work / "checkpoint.safetensors", checkpoint_every=request.checkpoint_every, identity=identity(made),
@@ -307,7 +335,7 @@ def run(
         )  # fmt: skip
         trained = time.monotonic() - started
         show(f"calibrating on {len(made.held)} held-back good pictures")
-        content = _content(made, net, history, trained)
+        content = _content(made, net, history, trained, started_from)
         uncalibrated = inspector.from_content(content, bundle.numpy_network(net, torch.device("cpu")))
         calibration, skipped = calibrate_on(uncalibrated, [entry.path for entry in made.held], *made.rates)
         for _, reason in skipped:
@@ -342,8 +370,14 @@ def calibrate_on(
     return calibrate.calibrate(scores, false_alarm, review=review, peaks=peaks), skipped
 
 
-def _content(plan: Plan, net: Any, history: list[dict[str, Any]], seconds: float) -> bundle.Content:
+def _content(
+    plan: Plan, net: Any, history: list[dict[str, Any]], seconds: float, started_from: tuple[str, ...]
+) -> bundle.Content:
     request = plan.request
+    init = None
+    if plan.init is not None:
+        known = {key: plan.init.about.get(key) for key in ("method", "profile", "seed", "canvas")} if plan.init.about else {}
+        init = {"path": str(request.init), "sha256": plan.init.sha256} | known
     settings = {
         "format": bundle.FORMAT,
         "method": request.method,
@@ -360,8 +394,10 @@ def _content(plan: Plan, net: Any, history: list[dict[str, Any]], seconds: float
             "steps": history[-1]["step"] if history else 0, "minutes": request.minutes, "threads": torch.get_num_threads(),
             "forger": str(plan.method.forger(plan.settings)), "torch": torch.__version__, "cpus": os.cpu_count(),
         },
+        "init": init,
         "data_report": plan.report.as_dict(),
-        "notes": [*plan.notes, *getattr(net, "facts", list)()],  # what a method decided from the good pictures, in words
+        # `facts`: what a method decided from the good pictures, in words
+        "notes": [*plan.notes, *started_from, *getattr(net, "facts", list)()],
         "history": history,
     }  # fmt: skip
     tensors = tensors_to_bytes({key: value.contiguous() for key, value in net.state_dict().items()})
@@ -399,7 +435,7 @@ def fit(source: str | Path, *, out: str | Path | None = None, **options: Any) ->
     for key in options:
         if key not in known:
             raise ConfigError(f"fit was given '{key}'; allowed are out, {', '.join(known)}.")
-    for key in ("roi", "textures"):
+    for key in ("roi", "textures", "init"):
         if options.get(key) is not None:
             options[key] = Path(options[key])
     if out is not None:

@@ -174,6 +174,20 @@ class Collect:
 
 
 @dataclass(frozen=True)
+class Init:
+    """What a fit may start from (--init): another model's weights, or weights from outside.
+
+    tensors  name -> torch tensor, as the file names them
+    about    the config.json of the model folder; empty for a file of outside weights
+    sha256   of the file that held the tensors
+    """
+
+    tensors: Mapping[str, Any]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
 class Method:
     """One paper, as a record. The registry is {name: Method}.
 
@@ -187,6 +201,8 @@ class Method:
     forger    config -> the forger it trains on
     score     config -> how its map becomes a score
     prior     kind of saliency that its forger looks at, as `saliency.saliency` names them; "" = none
+    start     (net, config, init) -> notes for people: puts weights from --init into the net, before `stages` is asked;
+              raises ModelError where they do not fit; None = the method starts from nothing else
     """
 
     name: str
@@ -199,6 +215,7 @@ class Method:
     forger: Callable[[Any], Forger]
     score: Callable[[Any], ScoreRule]
     prior: str = ""
+    start: Callable[[Any, Any, Init], Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)
