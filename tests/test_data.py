@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -162,7 +163,7 @@ def test_holdout_sentences(entries, groups, holdout, error, sentence):
 def test_batch_shapes_ranges_and_meaning(tmp_path):
     pictures = GoodPictures(on_disk(tmp_path), (64, 64))
     batch = pictures.batch(invert_square, seed=0, step=0, size=24, forge_share=0.5)
-    assert [part.shape for part in batch] == [(24, 3, 64, 64)] * 2 + [(24, 1, 64, 64)] * 2 + [(24,)]
+    assert [part.shape for part in batch] == [(24, 3, 64, 64)] * 2 + [(24, 1, 64, 64)] * 2 + [(24,)] * 2
     assert all(part.dtype == np.float32 for part in batch[:4])
     assert batch.clean.min() >= 0
     assert batch.clean.max() <= 1
@@ -399,3 +400,45 @@ def test_the_prior_is_asked_once_per_picture_and_reaches_the_forger(tmp_path):
     pictures.batch(forger, 0, 0, 12, forge_share=1.0)
     assert seen == [True] * 12
     assert asked == [(43, 64, 3)] * 2
+
+
+def test_a_batch_names_each_pictures_class(tmp_path):
+    """0 = left good; a forger that says nothing makes class 1, one that says "class" makes that."""
+    pictures = GoodPictures(on_disk(tmp_path), (32, 64))
+
+    def classes(sample, rng):
+        forged = invert_square(sample, rng)
+        kind = 2 + int(forged.mask[:, : forged.mask.shape[1] // 2].any())
+        return dataclasses.replace(forged, drawn={"class": kind})
+
+    batch = pictures.batch(classes, 0, 0, 40, forge_share=0.5)
+    forged = batch.mask.any(axis=(1, 2, 3))
+    assert batch.kind.dtype == np.int64
+    assert set(batch.kind) == {0, 2, 3}
+    np.testing.assert_array_equal(batch.kind > 0, forged)
+    np.testing.assert_array_equal(batch.kind[forged] - 2, batch.mask[forged][..., :32].any(axis=(1, 2, 3)))
+    assert set(pictures.batch(invert_square, 0, 0, 40).kind) == {0, 1}
+    assert set(next(pictures.clean_batches(3)).kind) == {0}
+
+
+def test_maps_by_index_reach_the_forger_without_the_border(tmp_path):
+    """A picture of 64 x 32 stands in the middle of a canvas of 64 x 64; the maps are the canvas's, of any size."""
+    for index in range(2):
+        write_image(tmp_path / f"{index}.png", noise(index, 64, 32))
+    pictures = GoodPictures([Entry(tmp_path / "0.png"), Entry(tmp_path / "1.png")], (64, 64))
+    seen = []
+
+    def forger(sample, rng):
+        seen.append(sample)
+        return invert_square(sample, rng)
+
+    across = np.linspace(0, 1, 64, dtype=np.float32) * np.ones((64, 1), np.float32)
+    pictures.follow(lambda index: None if index else (across, np.full((4, 4), 0.25, np.float32)))
+    batch = pictures.batch(forger, 0, 0, 12, forge_share=1.0)
+    assert {sample.prior is None for sample in seen} == {False, True}
+    for sample, index in zip(seen, batch.index, strict=True):
+        assert (sample.prior is None) == bool(index)
+        if sample.prior is not None:
+            assert sample.prior.shape == (*sample.image.shape[:2], 2) == (64, 32, 2)
+            np.testing.assert_allclose(sample.prior[..., 0], across[:, 16:48], atol=1e-6)
+            assert (sample.prior[..., 1] == 0.25).all()

@@ -22,6 +22,7 @@ from flawforge.forge import FORGERS
 from flawforge.methods import METHODS
 from flawforge.types import (
     CalibrationError,
+    Collect,
     ConfigError,
     DataError,
     Forged,
@@ -29,6 +30,7 @@ from flawforge.types import (
     Init,
     ModelError,
     Sample,
+    Train,
     TrainingError,
 )
 
@@ -306,3 +308,25 @@ def test_what_cannot_be_started_from_is_refused(washers: Path, tiny_model: Path,
     with pytest.raises(ConfigError, match=r"--init was given, but method patchstats .*draem.* leave out --init"):
         fitting.run(Request(washers, tmp_path / "m", method="patchstats", init=tiny_model))
     assert sorted(tmp_path.iterdir()) == before
+def test_a_stage_may_have_a_forger_of_its_own_and_maps_come_from_the_network(washers: Path, tmp_path: Path) -> None:
+    plan = fitting.plan(request(washers, tmp_path / "m"))
+    plan = dataclasses.replace(plan, method=dataclasses.replace(plan.method, prior="network"))
+    seen: list[Sample] = []
+
+    def own(sample: Sample, rng: np.random.Generator) -> Forged:
+        seen.append(sample)
+        return FORGERS["perlin"]()(sample, rng)
+
+    class Net:
+        def priors(self, index: int) -> list[Any]:
+            return [np.full((8, 8), index / 100, np.float32)]
+
+    stages = [Train("one", []), Collect("look", lambda net, batch: None, lambda net: None), Train("two", [], forger=own)]
+    pictures = fitting.load_pictures(plan)
+    batch = fitting.batches(plan, pictures, Net(), stages)
+    batch(0, 0)
+    assert not seen
+    forged = batch(2, 0)
+    assert len(seen) == (forged.kind > 0).sum() > 0
+    index = forged.index[forged.kind > 0]
+    np.testing.assert_allclose([s.prior.mean() for s in seen if s.prior is not None], index / 100, atol=1e-6)

@@ -149,6 +149,7 @@ class GoodPictures:
         self._texture_cache: dict[int, Image | None] = {}
         self._prior = prior
         self._prior_cache: dict[int, NDArray[np.float32]] = {}
+        self._priors: Callable[[int], Sequence[NDArray[np.float32]] | None] | None = None
         kept: list[Entry] = []
         skipped: list[tuple[Path, str]] = []
         self.deep, room = False, cache_bytes
@@ -229,8 +230,8 @@ class GoodPictures:
 
     def _forge(
         self, forger: Forger, rng: np.random.Generator, index: int, other: int | None, texture: int | None
-    ) -> tuple[Image, Mask] | None:
-        """A forged canvas and its mask; None where the picture is left good.
+    ) -> tuple[Image, Mask, int] | None:
+        """A forged canvas, its mask and its class; None where the picture is left good.
 
         Forged on the placed part alone; the border is laid round it again, as it would be round a real flaw.
         """
@@ -242,7 +243,7 @@ class GoodPictures:
         image = np.ascontiguousarray(self.picture(index)[part])
         sample = Sample(
             image=image,
-            prior=self._prior_of(index, image),
+            prior=self._prior_of(index, image, part),
             other=None if other is None else np.ascontiguousarray(self.picture(other)[part]),
             texture=None if texture is None else self._texture(texture),
         )
@@ -259,9 +260,24 @@ class GoodPictures:
         whole[part] = mask
         cut = np.count_nonzero(mask) < np.count_nonzero(forged.mask)
         image = np.where(mask[..., None], forged.image, sample.image) if cut else forged.image
-        return pad(np.ascontiguousarray(image[placement.inner]) if small else image, placement), whole
+        kind = int(forged.drawn.get("class", 1))
+        return pad(np.ascontiguousarray(image[placement.inner]) if small else image, placement), whole, kind
 
-    def _prior_of(self, index: int, image: Image) -> NDArray[np.float32] | None:
+    def follow(self, priors: Callable[[int], Sequence[NDArray[np.float32]] | None]) -> None:
+        """From now on the forger sees what `priors` says of the picture with this index: maps of the whole canvas, or None.
+
+        While a stage trains the answer must stay the same, else batches were no longer a pure function.
+        """
+        self._priors = priors
+
+    def _prior_of(self, index: int, image: Image, part: tuple[slice, slice]) -> NDArray[np.float32] | None:
+        """h w, or h w k, of this part of the canvas."""
+        if self._priors is not None:
+            maps = self._priors(index)
+            if maps is None:
+                return None
+            size = self.canvas[::-1]
+            return np.stack([cv2.resize(each, size, interpolation=cv2.INTER_LINEAR)[part] for each in maps], axis=2)
         if self._prior is None:
             return None
         if index not in self._prior_cache:  # two threads may both compute it: the same map twice
@@ -297,12 +313,13 @@ class GoodPictures:
     def _empty(self, size: int) -> Batch:
         three, one = (size, 3, *self.canvas), (size, 1, *self.canvas)
         forged, clean, mask, valid = (np.empty(shape, dtype=np.float32) for shape in (three, three, one, one))
-        return Batch(forged, clean, mask, valid, np.zeros(size, dtype=np.int64))
+        return Batch(forged, clean, mask, valid, np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64))
 
-    def _fill(self, batch: Batch, place: int, index: int, forged: tuple[Image, Mask] | None) -> None:
+    def _fill(self, batch: Batch, place: int, index: int, forged: tuple[Image, Mask, int] | None) -> None:
         to_planes(self.picture(index), batch.clean[place])
         batch.valid[place, 0] = self.valid(index)
         batch.index[place] = index
+        batch.kind[place] = 0 if forged is None else forged[2]
         if forged is None:
             batch.forged[place] = batch.clean[place]
             batch.mask[place] = 0.0

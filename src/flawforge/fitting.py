@@ -26,6 +26,7 @@ from flawforge.saliency import background_of, saliency
 from flawforge.types import (
     Batch,
     CalibrationError,
+    Collect,
     ConfigError,
     Image,
     ImageError,
@@ -234,7 +235,7 @@ def load_pictures(plan: Plan) -> data.GoodPictures:
 def _prior(plan: Plan) -> Callable[[Image], Any] | None:
     """Picture -> saliency of the kind that the method's forger wants, its background learnt from good pictures."""
     kind = plan.method.prior
-    if not kind:
+    if kind in ("", "network"):
         return None
     step = max(1, len(plan.train) // BACKGROUND_FROM)
     some = (images.read_picture(entry.path, max_pixels=plan.request.max_pixels).pixels for entry in plan.train[::step])
@@ -242,13 +243,23 @@ def _prior(plan: Plan) -> Callable[[Image], Any] | None:
     return lambda picture: saliency(picture, kind, background=background).map
 
 
-def batches(plan: Plan, pictures: data.GoodPictures) -> Callable[[int, int], Batch]:
-    """(stage, step) -> batch, a pure function."""
+def batches(
+    plan: Plan, pictures: data.GoodPictures, net: Any = None, stages: Sequence[Train | Collect] = ()
+) -> Callable[[int, int], Batch]:
+    """(stage, step) -> batch, a pure function.
+
+    net     where the method's forger looks at maps that the network has made
+    stages  where some have a forger of their own
+    """
     forger, settings = plan.method.forger(plan.settings), plan.settings
+    own = {place: stage.forger for place, stage in enumerate(stages) if isinstance(stage, Train) and stage.forger}
+    if plan.method.prior == "network":
+        pictures.follow(net.priors)
 
     def batch(stage: int, step: int) -> Batch:
         # Stages draw from streams far apart, so a second stage does not see the first one's forgeries again.
-        return pictures.batch(forger, plan.request.seed, stage * 2**32 + step, settings.batch, settings.forge_share)
+        drawn = own.get(stage, forger)
+        return pictures.batch(drawn, plan.request.seed, stage * 2**32 + step, settings.batch, settings.forge_share)
 
     return batch
 
@@ -263,7 +274,7 @@ def forecast(plan: Plan, pictures: data.GoodPictures, *, trial_steps: int = 2) -
     seconds: list[float] = []
     if stages:
         engine.fit(
-            net, stages[:1], batches(plan, pictures), engine.Budget(steps=trial_steps + 1),
+            net, stages[:1], batches(plan, pictures, net, stages), engine.Budget(steps=trial_steps + 1),
             engine.Run(seed=plan.request.seed, workers=0, precision=plan.settings.precision, device=plan.request.device),
             on_tick=lambda tick: seconds.append(tick.seconds),
         )  # fmt: skip
@@ -327,9 +338,10 @@ def run(
         checkpoint=work / "checkpoint.safetensors", checkpoint_every=request.checkpoint_every, identity=identity(made),
     )  # fmt: skip
     started = time.monotonic()
+    stages = made.method.stages(net, made.settings)
     try:
         history = engine.fit(
-            net, made.method.stages(net, made.settings), batches(made, pictures), made.budget, how,
+            net, stages, batches(made, pictures, net, stages), made.budget, how,
             clean=lambda: pictures.clean_batches(made.settings.batch), clean_count=-(-len(pictures) // made.settings.batch),
             on_tick=on_tick, resume=resume,
         )  # fmt: skip

@@ -63,7 +63,7 @@ class Sample:
     """What a forger may look at.
 
     image    h w c good picture, c in {1, 3}; uint8 or float32 in [0, 1]
-    prior    h w float32 in [0, 1], saliency; None = not computed
+    prior    h w float32 in [0, 1], saliency, or h w k of k levels, finest first; None = not computed
     other    another good picture of the same shape and dtype; None = there is none
     texture  h' w' c picture of any size (from --textures), same dtype; None = the forger makes its own
     """
@@ -81,7 +81,7 @@ class Forged:
     image  same shape and dtype as the sample's image
     mask   h w bool, exact to the pixel; all False only where the forger leaves the picture good on purpose
     kind   the forger's name
-    drawn  the parameters that were drawn, JSON-able
+    drawn  the parameters that were drawn, JSON-able; where there is a "class" (1, 2, ..), the batch's `kind` takes it
     """
 
     image: Image
@@ -101,6 +101,7 @@ class Batch(NamedTuple):
     mask    n 1 h w float32, 1 = forged pixel
     valid   n 1 h w float32, 1 = a pixel of the picture, 0 = letterbox border or outside the region of interest
     index   n int64, each picture's place among the good pictures that are trained on; None = not known
+    kind    n int64, 0 = left good, else the class that its forger says, 1 where it says none; None = not known
     """
 
     forged: Any
@@ -108,6 +109,7 @@ class Batch(NamedTuple):
     mask: Any
     valid: Any
     index: Any = None
+    kind: Any = None
 
 
 class Evidence(NamedTuple):
@@ -156,12 +158,18 @@ class Turn:
 
 @dataclass(frozen=True)
 class Train:
-    """A stage that learns by gradient. `frozen`: submodules that stay in eval mode; `share`: its part of the budget."""
+    """A stage that learns by gradient.
+
+    frozen  submodules that stay in eval mode
+    share   its part of the budget
+    forger  what this stage is taught with; None = the method's forger
+    """
 
     name: str
     turns: Sequence[Turn]
     frozen: Sequence[str] = ()
     share: float = 1.0
+    forger: Forger | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +208,9 @@ class Method:
     stages    (net, config) -> how it trains
     forger    config -> the forger it trains on
     score     config -> how its map becomes a score
-    prior     kind of saliency that its forger looks at, as `saliency.saliency` names them; "" = none
+    prior     kind of saliency that its forger looks at, as `saliency.saliency` names them; "" = none; "network" = maps that
+              the network itself has made in a Collect stage: its method `priors(index)` gives those of one good picture, a
+              sequence of maps h' w' float32 in [0, 1] of any size, finest first, or None while there are none
     start     (net, config, init) -> notes for people: puts weights from --init into the net, before `stages` is asked;
               raises ModelError where they do not fit; None = the method starts from nothing else
     """
