@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check bench docs clean
+.PHONY: help venv demo test check bench docs wheels clean
 
 help:
 	@echo "make demo    render sample parts, fit, judge, report: open flawforge-demo/report.html"
@@ -15,11 +15,12 @@ help:
 	@echo "make check   lint, types, and the direction of the imports"
 	@echo "make docs    write the generated pages of docs/ and the table of README.md"
 	@echo "make bench   measure on real pictures: FLAWFORGE_DATA=folder make bench (hours)"
+	@echo "make wheels  build dist/: flawforge and flawforge-runtime, to carry to a machine without internet"
 	@echo "make clean   remove .venv and what the tools left behind"
 
-# .venv/.ready is what .venv was built from: pyproject.toml down to the tools' settings. A new dependency installs again;
-# a new time stamp or lint rule does not.
-BUILT_FROM := sed '/^\[tool\.ruff\]/,$$d' pyproject.toml
+# .venv/.ready is what .venv was built from: pyproject.toml down to the tools' settings, and the two files beside it. A new
+# dependency installs again; a new time stamp or lint rule does not.
+BUILT_FROM := { sed '/^\[tool\.ruff\]/,$$d' pyproject.toml; cat setup.py runtime/pyproject.toml; }
 
 venv:
 	@$(BUILT_FROM) | cmp -s - .venv/.ready || { \
@@ -28,6 +29,7 @@ venv:
 	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
 	  $(PIP) "$(TORCH)"; \
 	  $(PIP) --editable ".[dev]"; \
+	  $(PIP) --no-deps --editable ./runtime; \
 	  $(BUILT_FROM) > .venv/.ready; \
 	}
 
@@ -53,5 +55,9 @@ bench: venv
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/readme_table.py
 
+# FLAWFORGE_RELEASE: the wheel names flawforge-runtime by version, not by this folder.
+wheels: venv
+	FLAWFORGE_RELEASE=1 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ./runtime
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache flawforge-demo
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache flawforge-demo

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from flawforge import data, fitting, images, metrics
+from flawforge import data, fitting, metrics
 from flawforge.forge import FORGERS
 from flawforge.types import Sample
+from flawforge_runtime import images
 from record import record
 
 PROOF = ("cutpaste", "nsa", "scratch", "stain", "missing", "dent")

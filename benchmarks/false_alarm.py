@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge.calibrate import calibrate, rank
+from flawforge_runtime.calibrate import calibrate, rank
 from record import record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "false_alarm.csv"
@@ -75,8 +75,8 @@ def good_scores(model: Path, data: str) -> NDArray[np.float64]:
     if cache.exists():
         with np.load(cache) as kept:
             return np.asarray(kept["scores"], np.float64)
-    from flawforge.inspector import load
     from flawforge.listing import pictures_in
+    from flawforge.loading import load
 
     inspector = load(model)
     scores = np.array([inspector(path).pred_score for path in pictures_in(folder)])
@@ -86,7 +86,7 @@ def good_scores(model: Path, data: str) -> NDArray[np.float64]:
 
 def _model_id(model: Path) -> str:
     """The model folder's own id: it changes with the weights."""
-    from flawforge import bundle
+    from flawforge_runtime import bundle
 
     return bundle.read(model).model_id
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from flawforge.data import good_entries, read_entries
 from flawforge.forge import FAMILIES, FORGERS
-from flawforge.images import read_picture
 from flawforge.realism import realism
 from flawforge.saliency import background_of, saliency
 from flawforge.types import Sample
+from flawforge_runtime.images import read_picture
 from record import record
 
 LONGEST = 512

@@ -24,8 +24,9 @@ from unittest import mock
 import numpy as np
 import torch
 
-from flawforge import bundle, data, engine, fitting, images, inspector, metrics
+from flawforge import data, engine, fitting, loading, metrics
 from flawforge.nn import patchstats
+from flawforge_runtime import images, inspector
 from record import record
 
 RESULTS = Path(__file__).parent / "results" / "patchstats_ablation.csv"
@@ -90,7 +91,7 @@ def run(variant: str, name: str, root: Path) -> None:
         )  # fmt: skip
         clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
         judge = inspector.Inspector(
-            bundle.numpy_network(net, torch.device("cpu")), plan.canvas, plan.method.score(plan.settings)
+            loading.numpy_network(net, torch.device("cpu")), plan.canvas, plan.method.score(plan.settings)
         )
         scores, labels, maps, masks, peaks, seconds = [], [], [], [], [], []
         for entry in (each for each in data.read_entries(root / name) if each.split == "test"):

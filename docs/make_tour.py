@@ -13,10 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from flawforge.images import read_mask, read_picture, write_image
-from flawforge.inspector import load
+from flawforge.loading import load
 from flawforge.overlays import overlay, scale_of
 from flawforge.washers import KINDS
+from flawforge_runtime.images import read_mask, read_picture, write_image
 
 PICTURE = Path(__file__).resolve().parent / "tour.jpg"
 SIDE, NUMBER = 190, 3  # px of one picture; which picture of each kind: chosen once, not by its result

@@ -7,16 +7,25 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import flawforge
-from flawforge import cli, fitting, images
+import flawforge_runtime
+from flawforge import cli, fitting
+from flawforge_runtime import images
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "flawforge"
-MODULES = sorted(each.name for each in pkgutil.walk_packages(flawforge.__path__, "flawforge."))
+RUNTIME = ROOT / "runtime" / "src" / "flawforge_runtime"
+FILES = [(source, path) for source in (SOURCE, RUNTIME) for path in source.rglob("*.py")]
+MODULES = sorted(
+    each.name
+    for room in (flawforge, flawforge_runtime)
+    for each in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
+)
 WITH_TORCH = ("flawforge.nn", "flawforge.methods", "flawforge.engine", "flawforge.fitting")
 
 
@@ -39,21 +48,35 @@ def test_imports_keep_their_contracts() -> None:
 
 
 def test_the_nouns_and_the_file_writer_import_nothing_of_ours() -> None:
-    for name in ("types", "files"):
-        tree = ast.parse((SOURCE / f"{name}.py").read_text())
-        for node in ast.walk(tree):
-            assert not (isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("flawforge")))
+    for path in (RUNTIME / "types.py", RUNTIME / "files.py", SOURCE / "types.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = (node.module or "") if isinstance(node, ast.ImportFrom) and not node.level else ""
+            above = path.parent == SOURCE and module == "flawforge_runtime.types"
+            assert above or not module.startswith("flawforge"), path
+
+
+def test_this_tree_is_what_is_tested() -> None:
+    """`pip install -e .` alone copies the runtime; a change of it would then go untested."""
+    for room, source in ((flawforge, SOURCE), (flawforge_runtime, RUNTIME)):
+        assert Path(str(room.__file__)).parent == source, "run: pip install --no-deps -e . -e ./runtime (or: make venv)"
+
+
+def test_the_two_distributions_have_one_version_and_one_licence() -> None:
+    projects = [tomllib.loads((ROOT / part / "pyproject.toml").read_text())["project"] for part in (".", "runtime")]
+    versions = {flawforge.__version__, flawforge_runtime.__version__, *(each["version"] for each in projects)}
+    assert len(versions) == 1
+    assert (ROOT / "runtime" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 def test_no_folder_deeper_than_two_and_no_name_that_says_nothing() -> None:
-    for path in SOURCE.rglob("*.py"):
-        assert len(path.relative_to(SOURCE).parts) <= 2, path
+    for source, path in FILES:
+        assert len(path.relative_to(source).parts) <= 2, path
         assert path.stem not in ("utils", "util", "common", "helpers", "helper", "base", "misc", "core", "tools"), path
 
 
 def test_files_stay_readable() -> None:
     """A room is split at 450 lines; a paper's one file may be longer, until a second paper needs a part of it."""
-    lines = {path: len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
+    lines = {path: len(path.read_text().splitlines()) for _, path in FILES}
     long = {str(path): n for path, n in lines.items() if n > (600 if path.parent.name == "methods" else 450)}
     assert not long
 
@@ -66,13 +89,27 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_only_the_learning_rooms_load_torch() -> None:
-    """A runtime without torch will share all the others."""
+    """Looking at data, evaluating and reporting need none."""
     free = [name for name in MODULES if not name.startswith(WITH_TORCH)]
-    assert {"flawforge.inspector", "flawforge.bundle", "flawforge.data", "flawforge.report"} <= set(free)
+    assert {"flawforge.loading", "flawforge.data", "flawforge.report"} <= set(free)
     code = "import importlib\n" + "\n".join(
         f"importlib.import_module({name!r})\nassert 'torch' not in sys.modules, {name!r}" for name in free
     )
     assert "cv2" in loaded_after(code)
+
+
+def test_the_runtime_judges_without_flawforge_and_torch() -> None:
+    judge = """
+import numpy as np
+from flawforge_runtime import bundle
+from flawforge_runtime.calibrate import calibrate
+from flawforge_runtime.inspector import Inspector
+from flawforge_runtime.types import ScoreRule
+network = lambda batch: (batch.mean(axis=1), batch.mean(axis=(1, 2, 3)))
+decision = Inspector(network, (32, 32), ScoreRule(), calibrate([0.1, 0.2, 0.3], 0.25))(np.full((40, 40, 3), 255, np.uint8))
+assert decision.verdict == "NG"
+"""
+    assert not loaded_after(judge) & {"flawforge", "torch", "lightning_fabric", "scipy", "sklearn", "pydantic"}
 
 
 def test_the_learning_rooms_do_load_torch() -> None:

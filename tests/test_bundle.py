@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flawforge import bundle, inspector
+from flawforge import loading
 from flawforge.types import ModelError
+from flawforge_runtime import bundle
 
 
 @pytest.fixture
@@ -30,9 +31,9 @@ def test_the_files_are_the_promised_ones_and_none_is_a_pickle(model: Path) -> No
 
 def test_load_save_load_judges_to_the_bit(model: Path, tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    first = inspector.load(model)
+    first = loading.load(model)
     first.save(tmp_path / "again")
-    again = inspector.load(tmp_path / "again")
+    again = loading.load(tmp_path / "again")
     assert again(picture).pred_score == first(picture).pred_score
     np.testing.assert_array_equal(again(picture).anomaly_map, first(picture).anomaly_map)
     assert again.about == first.about
@@ -75,14 +76,14 @@ def test_a_damaged_folder_gets_one_sentence(model: Path, name: str) -> None:
     damage, words = DAMAGES[name]
     damage(model)
     with pytest.raises(ModelError, match=words) as caught:
-        inspector.load(model)
+        loading.load(model)
     assert "\n" not in str(caught.value)
     assert str(model) in str(caught.value)
 
 
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such folder"):
-        inspector.load(tmp_path / "none")
+        loading.load(tmp_path / "none")
 
 
 def test_settings_and_weights_that_do_not_fit(model: Path, tmp_path: Path) -> None:
@@ -91,11 +92,11 @@ def test_settings_and_weights_that_do_not_fit(model: Path, tmp_path: Path) -> No
     odd = dataclasses.replace(content, config={**content.config, "settings": settings})
     bundle.write(tmp_path / "odd", odd)
     with pytest.raises(ModelError, match="weights do not fit"):
-        inspector.load(tmp_path / "odd")
+        loading.load(tmp_path / "odd")
     unknown = dataclasses.replace(content, config={**content.config, "method": "magic"})
     bundle.write(tmp_path / "unknown", unknown)
     with pytest.raises(ModelError, match="'magic' is unknown"):
-        inspector.load(tmp_path / "unknown")
+        loading.load(tmp_path / "unknown")
 
 
 def test_a_region_of_interest_comes_back(model: Path, tmp_path: Path) -> None:

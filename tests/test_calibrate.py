@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flawforge.calibrate import calibrate, calibration_from_dict, pictures_needed, rank, strictest_rate
 from flawforge.types import CalibrationError
+from flawforge_runtime.calibrate import calibrate, calibration_from_dict, pictures_needed, rank, strictest_rate
 
 
 @pytest.mark.parametrize("n", range(1, 201))

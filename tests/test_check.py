@@ -11,8 +11,8 @@ import pytest
 from PIL import Image as Pillow
 
 from flawforge.check import check_data, in_threads
-from flawforge.images import write_image
 from flawforge.listing import Entry, good_entries, read_listing
+from flawforge_runtime.images import write_image
 
 RNG = np.random.default_rng(3)
 

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawforge.data import GoodPictures, split_holdout
-from flawforge.images import letterbox, write_image
 from flawforge.listing import Entry
 from flawforge.types import Batch, ConfigError, DataError, Forged, ImageError, Sample
+from flawforge_runtime.images import letterbox, write_image
 
 
 def entries_named(*names: str, split: str = "train") -> tuple[Entry, ...]:

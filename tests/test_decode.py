@@ -13,8 +13,8 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from flawforge.decode import ALPHA_DROPPED, FIRST_FRAME, MAX_PIXELS, as_picture, read_picture
 from flawforge.types import ImageError
+from flawforge_runtime.decode import ALPHA_DROPPED, FIRST_FRAME, MAX_PIXELS, as_picture, read_picture
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from flawforge.decode import read_picture
 from flawforge.duplicates import SIDE, join, near_duplicates, thumbnail
 from flawforge.listing import good_entries, read_entries
+from flawforge_runtime.decode import read_picture
 
 SHARED = cv2.GaussianBlur(np.random.default_rng(99).random((200, 200)), (0, 0), 5)
 

@@ -14,11 +14,12 @@ import pytest
 from numpy.typing import NDArray
 
 from flawforge import evaluate as ev
-from flawforge import images, intervals, metrics
-from flawforge.calibrate import calibrate
-from flawforge.inspector import Inspector
+from flawforge import intervals, metrics
 from flawforge.listing import Entry, read_entries
 from flawforge.types import CalibrationError, DataError, ImageError, ScoreRule
+from flawforge_runtime import images
+from flawforge_runtime.calibrate import calibrate
+from flawforge_runtime.inspector import Inspector
 
 SIZE = (32, 32)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flawforge.forge import FORGERS
-from flawforge.images import read_picture
+from flawforge_runtime.images import read_picture
 
 ROOT = Path(__file__).resolve().parent.parent
 STALE = "is not what the code draws; run: .venv/bin/python docs/make_gallery.py"

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flawforge.images import (
+from flawforge.types import ConfigError, ImageError
+from flawforge_runtime.images import (
     choose_canvas,
     letterbox,
     mask_on_canvas,
@@ -22,7 +23,6 @@ from flawforge.images import (
     valid_mask,
     write_image,
 )
-from flawforge.types import ConfigError, ImageError
 
 SIDES = st.integers(1, 400)
 CANVASES = st.tuples(st.integers(1, 6), st.integers(1, 6)).map(lambda c: (c[0] * 32, c[1] * 32))

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawforge.calibrate import calibrate
-from flawforge.inspector import (
+from flawforge.loading import load
+from flawforge.types import CalibrationError, Decision, ImageError, ScoreRule
+from flawforge_runtime.calibrate import calibrate
+from flawforge_runtime.inspector import (
     Inspector,
     find_regions,
     fit_roi,
     inspect_paths,
-    load,
     picture_score,
     smooth,
     to_network,
 )
-from flawforge.types import CalibrationError, Decision, ImageError, ScoreRule
 
 
 def brightness(batch: Any) -> tuple[Any, Any]:

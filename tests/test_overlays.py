@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawforge.calibrate import calibrate
 from flawforge.overlays import AT_THRESHOLD, DEFECT, MARKED, Scale, outline, overlay, scale_of
 from flawforge.types import ConfigError, Decision
+from flawforge_runtime.calibrate import calibrate
 
 SCALE = Scale(low=1.0, threshold=3.0)
 

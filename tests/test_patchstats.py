@@ -13,7 +13,7 @@ from scipy import stats
 from scipy.spatial.distance import mahalanobis
 from torch import Tensor
 
-from flawforge import engine, fitting, inspector
+from flawforge import engine, fitting, loading
 from flawforge.methods import METHODS
 from flawforge.nn import gaussians, patchstats
 from flawforge.types import Batch
@@ -249,7 +249,7 @@ def test_the_main_road_fits_saves_and_loads_to_the_bit(tmp_path: Path) -> None:
     for i, picture in enumerate(pictures(8, size=48)):
         cv2.imwrite(str(tmp_path / "good" / f"{i}.png"), np.uint8(picture.transpose(1, 2, 0) * 255))
     made = fitting.fit(tmp_path / "good", method="patchstats", out=tmp_path / "model", size=64, settings={"filters": 4})
-    loaded = inspector.load(tmp_path / "model")
+    loaded = loading.load(tmp_path / "model")
     path = tmp_path / "good" / "0.png"
     one, other = made(path), loaded(path)
     assert one.pred_score == other.pred_score

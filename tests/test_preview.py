@@ -11,12 +11,12 @@ import pytest
 
 from flawforge import realism as realism_room
 from flawforge.forge import FORGERS, Mix, forger_from
-from flawforge.images import read_mask, read_picture, write_image
 from flawforge.listing import Entry
 from flawforge.preview import contact_sheet, forge_preview, remake
 from flawforge.realism import border_ratio, realism
 from flawforge.types import ConfigError, DataError, Forged, ImageError, Sample
 from flawforge.washers import render_good
+from flawforge_runtime.images import read_mask, read_picture, write_image
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawforge.forge import family
-from flawforge.images import write_image
 from flawforge.proof import KINDS, Forgery, Recipe, defect_size, held_out_kinds, measured_forgers, proof_pictures
 from flawforge.types import ConfigError, DataError, Image
 from flawforge.washers import render_good
+from flawforge_runtime.images import write_image
 
 GOODS = [render_good(index, size=96) for index in range(5)]
 QUICK = Recipe(kinds=("scratch", "stain"), contrasts=(0.3,), count=7)

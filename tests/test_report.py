@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom
 
-from flawforge import bundle, evaluate, images, intervals, report, washers
+from flawforge import evaluate, intervals, report, washers
 from flawforge.answer import chance_of_alarms
-from flawforge.calibrate import calibrate, rank
 from flawforge.check import DataReport, check_data
-from flawforge.inspector import Inspector, Network
 from flawforge.listing import read_entries
 from flawforge.types import ConfigError, ModelError, ScoreRule
+from flawforge_runtime import bundle, images
+from flawforge_runtime.calibrate import calibrate, rank
+from flawforge_runtime.inspector import Inspector, Network
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 SIZE = 128

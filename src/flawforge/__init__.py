@@ -17,8 +17,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "fit": "flawforge.fitting",
-    "load": "flawforge.inspector",
-    "Inspector": "flawforge.inspector",
+    "load": "flawforge.loading",
+    "Inspector": "flawforge_runtime.inspector",
     "Decision": "flawforge.types",
     "Region": "flawforge.types",
     "FlawforgeError": "flawforge.types",

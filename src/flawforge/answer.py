@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from flawforge.calibrate import Calibration, pictures_needed, rank, strictest_rate
 from flawforge.charts import percent
+from flawforge_runtime.calibrate import Calibration, pictures_needed, rank, strictest_rate
 
 Facts = dict[str, Any]
 

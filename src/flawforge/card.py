@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from flawforge.bundle import Content
-from flawforge.calibrate import pictures_needed
+from flawforge_runtime.bundle import Content
+from flawforge_runtime.calibrate import pictures_needed
 
 TEMPLATE = """# {method} model `{model_id}`
 

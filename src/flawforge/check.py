@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge.decode import MAX_PIXELS, read_picture
 from flawforge.duplicates import join, near_duplicates, thumbnail
 from flawforge.listing import Entry
 from flawforge.types import ImageError
+from flawforge_runtime.decode import MAX_PIXELS, read_picture
 
 SMALL_RANGE = 0.25  # a 14-bit camera in a 16-bit file reaches 0.25, a 12-bit one 0.0625
 

@@ -223,7 +223,8 @@ def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str, o
     import dataclasses
 
     from flawforge import rows
-    from flawforge.inspector import inspect_paths, load
+    from flawforge.loading import load
+    from flawforge_runtime.inspector import inspect_paths
 
     inspector = dataclasses.replace(load(model, device=device), max_pixels=max_pixels)
     files = rows.pictures_of(paths)
@@ -254,7 +255,7 @@ def evaluate(model: Path, data: Path, json_file: Path | None, seed: int, device:
     Nothing is fitted on them; the thresholds are the model's own.
     """
     from flawforge.evaluate import write_json
-    from flawforge.inspector import load
+    from flawforge.loading import load
 
     inspector = load(model, device=device)
     result = _evaluate(inspector, model, data, seed)

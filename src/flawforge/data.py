@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawforge.check import DataReport, check_data, in_threads
-from flawforge.decode import MAX_PIXELS, as_picture, read_picture
 from flawforge.duplicates import join
 from flawforge.forge.blend import SMALLEST
-from flawforge.images import Placement, letterbox, mask_on_canvas, pad, to_planes, valid_mask
 from flawforge.listing import Entry, Listing, good_entries, read_entries, read_listing
 from flawforge.types import Batch, ConfigError, DataError, Forger, Image, ImageError, Mask, Sample
+from flawforge_runtime.decode import MAX_PIXELS, as_picture, read_picture
+from flawforge_runtime.images import Placement, letterbox, mask_on_canvas, pad, to_planes, valid_mask
 
 __all__ = [
     "DataReport",

@@ -29,8 +29,8 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from flawforge.config import torch_device
-from flawforge.files import write_atomically
 from flawforge.types import Batch, Collect, ConfigError, Train, TrainingError
+from flawforge_runtime.files import write_atomically
 
 CHECKPOINT_FORMAT = 1
 

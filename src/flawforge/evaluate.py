@@ -19,13 +19,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge import images, intervals, metrics
-from flawforge.calibrate import Calibration
-from flawforge.files import new_folder, write_atomically
+from flawforge import intervals, metrics
 from flawforge.intervals import Estimate
 from flawforge.listing import Entry
 from flawforge.overlays import Drawn, overlay, scale_of
 from flawforge.types import CalibrationError, DataError, Decision, ImageError, Map, Mask
+from flawforge_runtime import images
+from flawforge_runtime.calibrate import Calibration
+from flawforge_runtime.files import new_folder, write_atomically
 
 POOLED = 400_000_000  # pixels; above it every second row and column is pooled, so that memory stays below about 6 GB
 OWN_GRID = "the picture's own size"

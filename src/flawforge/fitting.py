@@ -19,7 +19,7 @@ import psutil
 import torch
 from safetensors.torch import save as tensors_to_bytes
 
-from flawforge import __version__, bundle, calibrate, card, config, data, engine, images, inspector
+from flawforge import __version__, card, config, data, engine, loading
 from flawforge.listing import textures_in
 from flawforge.methods import METHODS
 from flawforge.saliency import background_of, saliency
@@ -37,6 +37,7 @@ from flawforge.types import (
     Train,
     TrainingError,
 )
+from flawforge_runtime import bundle, calibrate, images, inspector
 
 FALSE_ALARM, REVIEW = 0.01, 0.05
 DEFAULT_MINUTES = 10.0
@@ -148,7 +149,7 @@ def _init(request: Request, method: Method) -> Init | None:
             f"--init was given, but method {method.name} starts from nothing but its pictures (methods that can start from "
             f"other weights: {able}); leave out --init."
         )
-    return bundle.read_init(request.init)
+    return loading.read_init(request.init)
 
 
 def _method(name: str) -> Method:
@@ -322,7 +323,7 @@ def run(
     show: Show = lambda line: None,
     on_tick: Callable[[engine.Tick], None] | None = None,
 ) -> inspector.Inspector:
-    """Fit, calibrate, save. Returns the inspector that `inspector.load(out)` would give.
+    """Fit, calibrate, save. Returns the inspector that `loading.load(out)` would give.
 
     made, pictures: what `plan` and `load_pictures` gave, where they were called before.
     Interrupted, it leaves `<out>.fitting/checkpoint.safetensors` for `resume`; on success only the model folder stays.
@@ -348,7 +349,7 @@ def run(
         trained = time.monotonic() - started
         show(f"calibrating on {len(made.held)} held-back good pictures")
         content = _content(made, net, history, trained, started_from)
-        uncalibrated = inspector.from_content(content, bundle.numpy_network(net, torch.device("cpu")))
+        uncalibrated = inspector.from_content(content, loading.numpy_network(net, torch.device("cpu")))
         calibration, skipped = calibrate_on(uncalibrated, [entry.path for entry in made.held], *made.rates)
         for _, reason in skipped:
             show(f"skipped: {reason}")
@@ -423,7 +424,7 @@ def recalibrate(
 
     Returns the calibration and notes for people. Raises DataError, CalibrationError, ModelError.
     """
-    model = inspector.load(folder, device=device)
+    model = loading.load(folder, device=device)
     if model.content is None:
         raise ModelError(f"{folder} was opened without its content; open it with flawforge.load.")
     listing = data.read_listing(good)

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from flawforge.images import FORMATS, SUFFIXES
 from flawforge.types import DataError
+from flawforge_runtime.images import FORMATS, SUFFIXES
 
 GOOD_FOLDERS = ("good", "ok")
 LABELS = {"0": 0, "good": 0, "ok": 0, "normal": 0, "1": 1, "defect": 1, "defective": 1, "ng": 1, "anomalous": 1}

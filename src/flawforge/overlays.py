@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge.calibrate import Calibration
 from flawforge.types import ConfigError, Decision, Image, Map, Mask
+from flawforge_runtime.calibrate import Calibration
 
 Drawn = NDArray[np.uint8]  # h w 3 RGB
 

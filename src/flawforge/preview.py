@@ -13,12 +13,12 @@ import numpy as np
 
 from flawforge import __version__
 from flawforge.data import Entry
-from flawforge.files import new_folder
 from flawforge.forge import FORGERS, forger_from
-from flawforge.images import read_picture
 from flawforge.realism import Realism, realism
 from flawforge.saliency import Background, Saliency, background_of, saliency
 from flawforge.types import ConfigError, DataError, Forged, Forger, Image, Mask, Sample
+from flawforge_runtime.files import new_folder
+from flawforge_runtime.images import read_picture
 
 CELL = 176  # px, the longer side of one picture on a contact sheet
 ON_SHEET = 12  # forgeries shown per sheet

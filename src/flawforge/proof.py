@@ -23,9 +23,9 @@ import numpy as np
 
 from flawforge.forge import FAMILIES, FORGERS, family, forger_from
 from flawforge.forge.blend import SMALLEST
-from flawforge.images import MAX_PIXELS, read_picture
 from flawforge.saliency import Background, background_of, saliency
 from flawforge.types import ConfigError, DataError, Image, ImageError, Mask, Sample
+from flawforge_runtime.images import MAX_PIXELS, read_picture
 
 KINDS = ("scratch", "crack", "stain", "dent", "blob", "missing")  # assumption: what a plant asks for first
 CONTRASTS = (0.1, 0.3)  # of the full range: faint and plain; assumption

@@ -16,11 +16,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from flawforge import answer, bundle, charts
+from flawforge import answer, charts
 from flawforge.answer import Facts
 from flawforge.charts import percent
-from flawforge.files import write_atomically
 from flawforge.types import ConfigError, ModelError
+from flawforge_runtime import bundle
+from flawforge_runtime.files import write_atomically
 
 METRICS = {
     "image.auroc": ("Pictures: AUROC", "chance that a defective picture scores above a good one"),

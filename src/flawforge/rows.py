@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flawforge.files import new_folder
-from flawforge.images import read_picture, write_image
 from flawforge.listing import pictures_in
 from flawforge.overlays import overlay, scale_of
 from flawforge.types import Decision, ModelError
+from flawforge_runtime.files import new_folder
+from flawforge_runtime.images import read_picture, write_image
 
 
 def pictures_of(paths: Sequence[Path]) -> list[Path]:

@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge.files import write_atomically
 from flawforge.types import ConfigError, Image, Map
+from flawforge_runtime.files import write_atomically
 
 KINDS = ("spectral", "foreground", "layercam", "ones")
 GUARD = (0.05, 0.8)  # share of the picture above 0.5 outside which a saliency is no object

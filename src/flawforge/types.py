@@ -1,16 +1,7 @@
-"""The nouns that every room of flawforge shares. Imports nothing of ours, and no torch.
+"""The nouns that every room of flawforge shares. Imports no torch.
 
-Data flows one way: images -> forge -> method -> Evidence(map, score) -> calibrated Decision -> report.
-
-Errors, all one sentence that says what was given, what is allowed and what to do:
-
-    FlawforgeError
-    +-- ImageError        a file that is no picture we can read
-    +-- DataError         a folder or CSV that is no data set
-    +-- ConfigError       an option or setting outside its bounds
-    +-- CalibrationError  a promise that the pictures at hand cannot carry
-    +-- ModelError        a model folder that is damaged, foreign or newer
-    +-- TrainingError     a fit that cannot go on
+Data flows one way: images -> forge -> method -> Evidence(map, score) -> calibrated Decision -> report. The nouns of judging
+and the errors are those of flawforge_runtime, which has no torch; they can be had from here as well.
 """
 
 from __future__ import annotations
@@ -22,41 +13,50 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flawforge_runtime.types import (
+    CalibrationError,
+    ConfigError,
+    DataError,
+    Decision,
+    FlawforgeError,
+    Image,
+    ImageError,
+    Map,
+    Mask,
+    ModelError,
+    Region,
+    ScoreRule,
+    TrainingError,
+)
+
 if TYPE_CHECKING:
     import torch
 
-Image = NDArray[Any]  # h w c, c in {1, 3}; uint8 in [0, 255] or float32 in [0, 1]
-Mask = NDArray[np.bool_]  # h w
-Map = NDArray[np.float32]  # h w, unbounded, higher = stranger
-
-
-class FlawforgeError(Exception):
-    """Base of every error that flawforge raises on purpose; its text is one sentence for a person."""
-
-
-class ImageError(FlawforgeError):
-    """A file or array that is no picture we can read."""
-
-
-class DataError(FlawforgeError):
-    """A folder or CSV that is no usable data set."""
-
-
-class ConfigError(FlawforgeError):
-    """An option or setting outside its bounds."""
-
-
-class CalibrationError(FlawforgeError):
-    """A false-alarm rate that the held-back good pictures cannot promise."""
-
-
-class ModelError(FlawforgeError):
-    """A model folder that is damaged, truncated, foreign or of a newer format."""
-
-
-class TrainingError(FlawforgeError):
-    """A fit that cannot go on: a loss that is not finite, a run that cannot be resumed."""
-
+__all__ = [
+    "Batch",
+    "CalibrationError",
+    "Collect",
+    "ConfigError",
+    "DataError",
+    "Decision",
+    "Evidence",
+    "FlawforgeError",
+    "Forged",
+    "Forger",
+    "Image",
+    "ImageError",
+    "Init",
+    "Map",
+    "Mask",
+    "Method",
+    "ModelError",
+    "Region",
+    "Sample",
+    "ScoreRule",
+    "Train",
+    "TrainingError",
+    "Turn",
+]
 
 @dataclass(frozen=True)
 class Sample:
@@ -121,21 +121,6 @@ class Evidence(NamedTuple):
 
     map: torch.Tensor
     score: torch.Tensor
-
-
-@dataclass(frozen=True)
-class ScoreRule:
-    """How judging turns a map into one score per picture, in numpy, over the valid pixels only.
-
-    reduce  "max": the highest value of the smoothed map; "top": the mean of its highest `top` share;
-            "network": the score that the method itself returns
-    smooth  side in canvas pixels of the mean filter laid over the map first; 1 = none
-    top     share of the valid pixels in (0, 1], used by "top"
-    """
-
-    reduce: str = "max"
-    smooth: int = 1
-    top: float = 0.001
 
 
 @dataclass(frozen=True)
@@ -226,39 +211,3 @@ class Method:
     score: Callable[[Any], ScoreRule]
     prior: str = ""
     start: Callable[[Any, Any, Init], Sequence[str]] | None = None
-
-
-@dataclass(frozen=True)
-class Region:
-    """One connected marked region in the picture's own pixels; `peak` is the map's highest value in it."""
-
-    x: int
-    y: int
-    w: int
-    h: int
-    area: int
-    peak: float
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The judgement on one picture. A higher `pred_score` is stranger.
-
-    anomaly_map  h w float32 at the picture's own size
-    pred_mask    h w bool at the picture's own size
-    p_value      share of good pictures expected to be at least this strange, in (0, 1]
-    verdict      "OK" | "REVIEW" | "NG"; pred_label is True for NG
-    threshold    the score above which the verdict is NG
-    """
-
-    image_path: str
-    pred_score: float
-    p_value: float
-    verdict: str
-    pred_label: bool
-    threshold: float
-    anomaly_map: Map
-    pred_mask: Mask
-    regions: tuple[Region, ...]
-    seconds: float
-    notes: tuple[str, ...] = ()

@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge.files import new_folder
 from flawforge.steel import INNER, OUTER, SOUND, Damage, Field, Scene, develop, distances, make_scene, shade, step, tone
 from flawforge.types import ConfigError, DataError, Mask
+from flawforge_runtime.files import new_folder
 
 KINDS = ("scratch", "dent", "stain", "chip")
 

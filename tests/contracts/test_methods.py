@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from flawforge import engine, fitting, inspector
+from flawforge import engine, fitting, loading
 from flawforge.config import settings_from_dict
 from flawforge.methods import METHODS
 from flawforge.types import Evidence, Forged, Method, Sample, ScoreRule, Train
+from flawforge_runtime import inspector
 
 METHOD = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
 
@@ -57,7 +58,7 @@ def test_it_forges_what_it_trains_on(method: Method) -> None:
 
 
 def test_evidence_has_one_type_and_the_pictures_shape(model: Path) -> None:
-    network = inspector.load(model).network
+    network = loading.load(model).network
     maps, scores = network(pictures(3))
     assert maps.shape == (3, 64, 64)
     assert scores.shape == (3,)
@@ -66,7 +67,7 @@ def test_evidence_has_one_type_and_the_pictures_shape(model: Path) -> None:
 
 
 def test_a_picture_is_judged_alone_whatever_stands_beside_it(model: Path) -> None:
-    network = inspector.load(model).network
+    network = loading.load(model).network
     batch = pictures(4)
     alone = np.concatenate([network(batch[i : i + 1])[0] for i in range(4)])
     np.testing.assert_allclose(network(batch)[0], alone, rtol=1e-4, atol=1e-4)
@@ -81,13 +82,13 @@ def test_the_same_seed_gives_the_same_model_and_the_loaded_one_judges_alike(
     again = fitted(METHODS[model.name], washers, tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
     picture = next((washers / "test" / "good").iterdir())
-    loaded = inspector.load(model)(picture)
+    loaded = loading.load(model)(picture)
     np.testing.assert_array_equal(loaded.anomaly_map, again(picture).anomaly_map)
     assert loaded.pred_score == again(picture).pred_score
 
 
 def test_pictures_of_any_size_are_judged_at_their_own(model: Path) -> None:
-    judge = inspector.load(model)
+    judge = loading.load(model)
     for h, w in ((1, 1), (31, 90), (200, 64), (640, 480)):
         decision = judge(np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8))
         assert decision.anomaly_map.shape == (h, w)

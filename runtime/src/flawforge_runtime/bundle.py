@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from flawforge import images
-from flawforge.calibrate import Calibration, calibration_from_dict
-from flawforge.files import new_folder, write_atomically
-from flawforge.types import ConfigError, FlawforgeError, Init, Mask, ModelError
+from flawforge_runtime import images
+from flawforge_runtime.calibrate import Calibration, calibration_from_dict
+from flawforge_runtime.files import new_folder, write_atomically
+from flawforge_runtime.types import FlawforgeError, Mask, ModelError
 
 FORMAT = 1
 FILES = ("config.json", "model.safetensors", "calibration.json", "README.md")
@@ -153,66 +151,3 @@ def _content(folder: Path, data: Mapping[str, bytes]) -> Content:
     except (FlawforgeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(DAMAGED.format(folder=folder, why=f"its settings do not fit together: {error}")) from error
     return Content(config, data["model.safetensors"], calibration, data["README.md"].decode(), roi)
-
-
-def read_init(path: Path) -> Init:
-    """Weights to start a fit from: a model folder of ours, or a .safetensors file from anywhere.
-
-    Raises ConfigError for anything else (a pickle is never opened), ModelError for a damaged folder or file.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    if path.is_dir():
-        content = read(path)
-        data, about = content.tensors, dict(content.config)
-    elif path.suffix == ".safetensors" and path.is_file():
-        data, about = path.read_bytes(), {}
-    else:
-        why = "there is no such file or folder" if not path.exists() else "it is neither"
-        raise ConfigError(
-            f"--init was given as {path} ({why}); give a flawforge model folder or a .safetensors file "
-            "(other checkpoints must be converted first, because a pickle can run code)."
-        )
-    try:
-        return Init(load(data), about, hashlib.sha256(data).hexdigest())
-    except SafetensorError as error:
-        raise ModelError(f"The weights {path} cannot be read ({error}); download or convert them again.") from error
-
-
-def torch_network(content: Content, device: str = "auto") -> Callable[[Any], tuple[Any, Any]]:
-    """The model's network as a callable on numpy arrays; always float32, so that an export can match it.
-
-    n 3 h w float32 in [0, 1] -> (map n h w, score n). Raises ModelError for an unknown method or foreign weights.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    from flawforge.config import settings_from_dict, torch_device
-    from flawforge.methods import METHODS
-
-    name = content.config["method"]
-    if name not in METHODS:
-        raise ModelError(f"The model's method '{name}' is unknown here; known are {', '.join(METHODS)}; update flawforge.")
-    net = METHODS[name].build(settings_from_dict(type(METHODS[name].tiny), content.config["settings"]))
-    try:
-        net.load_state_dict(load(content.tensors))
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"The model's weights do not fit its settings ({reason}); fit again.") from error
-    return numpy_network(net, torch.device(torch_device(device)))
-
-
-def numpy_network(net: Any, device: Any) -> Callable[[Any], tuple[Any, Any]]:
-    """Wrap a torch detector in eval mode as numpy -> numpy."""
-    import torch
-
-    net.to(device).eval()
-
-    def network(batch: Any) -> tuple[Any, Any]:
-        with torch.inference_mode():
-            evidence = net(torch.from_numpy(np.ascontiguousarray(batch)).to(device))
-        return evidence.map.float().cpu().numpy(), evidence.score.float().cpu().numpy()
-
-    return network

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from flawforge.types import Image, ImageError
+from flawforge_runtime.types import Image, ImageError
 
 MAX_PIXELS = 100_000_000
 FORMATS = "PNG, JPEG, BMP, TIFF or WebP"

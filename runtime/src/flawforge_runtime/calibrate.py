@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from flawforge.types import CalibrationError
+from flawforge_runtime.types import CalibrationError
 
 
 def strictest_rate(n: int) -> float:

@@ -16,9 +16,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge import bundle, images
-from flawforge.calibrate import Calibration
-from flawforge.types import CalibrationError, Decision, FlawforgeError, Image, ImageError, Map, Mask, Region, ScoreRule
+from flawforge_runtime import bundle, images
+from flawforge_runtime.calibrate import Calibration
+from flawforge_runtime.types import (
+    CalibrationError,
+    Decision,
+    FlawforgeError,
+    Image,
+    ImageError,
+    Map,
+    Mask,
+    Region,
+    ScoreRule,
+)
 
 Network = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
@@ -190,12 +200,6 @@ def inspect_paths(inspector: Inspector, paths: Iterable[Path]) -> Iterator[Decis
             if isinstance(error, CalibrationError):
                 raise
             yield path, str(error)
-
-
-def load(folder: str | Path, *, device: str = "auto") -> Inspector:
-    """Open a model folder, verify its hashes, and give the Inspector. Raises ModelError."""
-    content = bundle.read(Path(folder))
-    return from_content(content, bundle.torch_network(content, device))
 
 
 def from_content(content: bundle.Content, network: Network) -> Inspector:

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge.decode import FORMATS, MAX_PIXELS, SUFFIXES, Picture, as_picture, read_picture
-from flawforge.files import write_atomically
-from flawforge.types import ConfigError, Image, ImageError, Map, Mask
+from flawforge_runtime.decode import FORMATS, MAX_PIXELS, SUFFIXES, Picture, as_picture, read_picture
+from flawforge_runtime.files import write_atomically
+from flawforge_runtime.types import ConfigError, Image, ImageError, Map, Mask
 
 __all__ = [
     "FORMATS",
