@@ -196,17 +196,18 @@ class GoodPictures:
         size: int,
         forge_share: float = 0.5,
         out: Batch | None = None,
+        among: Sequence[int] | None = None,
     ) -> Batch:
         """`size` pictures drawn with replacement, each forged with probability `forge_share`; numpy, as types.Batch.
 
         Picture i of the batch depends on (seed, step, i) alone. Where the forged mask misses the region of interest
         altogether the forger draws again, at most REDRAWS times; outside `valid` nothing is ever forged.
-        `out`, a batch of the same size that is no longer needed, is overwritten and returned: it saves the allocation.
+        `among`: places of the pictures that may be drawn; None = all. `out`, a batch of the same size that is no longer needed, is overwritten and returned: it saves the allocation.
         """
         batch = self._empty(size) if out is None else out
         for place in range(size):
             rng = np.random.default_rng([seed, step, place])
-            index = int(rng.integers(len(self)))
+            index = int(rng.integers(len(self)) if among is None else among[int(rng.integers(len(among)))])
             other = (index + 1 + int(rng.integers(len(self) - 1))) % len(self) if len(self) > 1 else None
             texture = int(rng.integers(len(self._textures))) if self._textures else None
             forge = rng.random() < forge_share

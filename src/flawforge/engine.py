@@ -29,7 +29,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from flawforge.config import torch_device
-from flawforge.types import Batch, Collect, ConfigError, Train, TrainingError
+from flawforge.types import Batch, Collect, ConfigError, Prove, Stage, Train, TrainingError
 from flawforge_runtime.files import write_atomically
 
 CHECKPOINT_FORMAT = 1
@@ -101,6 +101,7 @@ class State:
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    looked: float = 0.0  # seconds that Collect stages took: they count against a budget in minutes
 
 
 def step_seed(seed: int, stage: int, step: int) -> int:
@@ -139,7 +140,7 @@ def _pack(net: nn.Module, optimisers: Sequence[torch.optim.Optimizer], state: St
             tensors |= {f"optimiser.{number}.{parameter}.{slot}": torch.as_tensor(v) for slot, v in slots.items()}
     about = {
         "format": CHECKPOINT_FORMAT, "identity": identity, "threads": torch.get_num_threads(), "stage": state.stage,
-        "step": state.step, "seconds": state.seconds, "history": state.history, "groups": groups,
+        "step": state.step, "seconds": state.seconds, "history": state.history, "looked": state.looked, "groups": groups,
     }  # fmt: skip
     contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     return tensors_to_bytes(contiguous, metadata={"flawforge": json.dumps(about)})
@@ -163,7 +164,7 @@ def _restore(path: Path, identity: str) -> tuple[State, dict[str, Tensor], list[
             f"The checkpoint {path} belongs to a run with other data or settings; give the settings it was started with, "
             "or delete its folder and fit again without --resume."
         )
-    state = State(about["stage"], about["step"], about["seconds"], about["history"])
+    state = State(about["stage"], about["step"], about["seconds"], about["history"], about["looked"])
     return state, tensors, about["groups"]
 
 
@@ -202,7 +203,7 @@ def _check_finite(losses: dict[str, float], stage: str, step: int) -> None:
 
 def fit(
     net: nn.Module,
-    stages: Sequence[Train | Collect],
+    stages: Sequence[Stage],
     batch: Callable[[int, int], Batch],
     budget: Budget,
     run: Run,
@@ -210,12 +211,14 @@ def fit(
     clean: Callable[[], Iterator[Batch]] | None = None,
     clean_count: int = 0,
     on_tick: Callable[[Tick], None] | None = None,
+    after: Callable[[Stage], None] | None = None,
     resume: bool = False,
 ) -> list[dict[str, Any]]:
     """Train `net` in place through its stages; returns the history (step, seconds, losses; about 200 rows a stage).
 
     batch(stage, step)  a numpy Batch, a pure function of its arguments and safe to call from several threads
     clean()             goes once over all good pictures, for Collect stages, in `clean_count` batches (0 = unknown)
+    after(stage)        called when a stage that leaves the net usable is done
     There is no argument through which test pictures could enter.
     Raises TrainingError: a loss that is not finite, a checkpoint of another run. KeyboardInterrupt saves a checkpoint first.
     """
@@ -231,16 +234,34 @@ def fit(
         if number < state.stage:
             continue
         if isinstance(stage, Collect):
+            start = time.monotonic()
             _collect(net, stage, clean, clean_count, fabric.device, on_tick)
+            state.looked += time.monotonic() - start
+        elif isinstance(stage, Prove):
+            _prove(net, stage, partial(batch, number), run.workers, fabric.device, on_tick)
         else:
-            share = stage.share / sum(s.share for s in stages if isinstance(s, Train))
-            part = Budget(steps=max(1, round(budget.steps * share))) if budget.steps else Budget(
-                minutes=(budget.minutes or 0) * share)  # fmt: skip
+            part = _part(stage, stages, budget, state.looked)
             _train(fabric, net, stage, partial(batch, number), part, run, state, tensors, groups, on_tick)
         state.stage, state.step, state.seconds, tensors, groups = number + 1, 0, 0.0, {}, []
+        if isinstance(stage, Collect) and stage.usable:
+            if run.checkpoint:
+                write_atomically(run.checkpoint, _pack(net, [], state, run.identity))
+            if after:
+                after(stage)
     net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     net.eval()
     return state.history
+
+
+def _part(stage: Train, stages: Sequence[Stage], budget: Budget, looked: float) -> Budget:
+    """A Train stage's part of the budget. Steps are shared among Train stages; minutes leave room for the others as well."""
+    trains = sum(each.share for each in stages if isinstance(each, Train))
+    if budget.steps:
+        return Budget(steps=max(1, round(budget.steps * stage.share / trains)))
+    minutes = budget.minutes or 0.0
+    proofs = sum(each.share for each in stages if isinstance(each, Prove))
+    left = max(minutes * (1 - proofs) - looked / 60, minutes / 10)
+    return Budget(minutes=left * stage.share / trains)
 
 
 @contextmanager
@@ -283,6 +304,20 @@ def _collect(
         stage.finish(net)
 
 
+def _prove(
+    net: nn.Module, stage: Prove, batch: Callable[[int], Batch], workers: int, device: torch.device,
+    on_tick: Callable[[Tick], None] | None,
+) -> None:  # fmt: skip
+    net.eval()
+    start = time.monotonic()
+    with torch.no_grad(), closing(prefetch(batch, 0, workers)) as source:
+        for done in range(1, stage.batches + 1):
+            stage.visit(net, _to_tensors(next(source), device))
+            if on_tick:
+                on_tick(Tick(stage.name, done, done / stage.batches, time.monotonic() - start, {}))
+        stage.finish(net)
+
+
 def _train(
     fabric: Fabric, net: nn.Module, stage: Train, batch: Callable[[int], Batch], budget: Budget, run: Run, state: State,
     tensors: dict[str, Tensor], groups: list[Any], on_tick: Callable[[Tick], None] | None,
@@ -291,7 +326,7 @@ def _train(
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group.setdefault("initial_lr", group["lr"])  # the schedule multiplies this one, also after a resume
-    if tensors:
+    if groups:
         _restore_optimisers(optimisers, tensors, groups)
     wrapped, *ready = fabric.setup(net, *optimisers)
     for name in getattr(net, "forward_methods", ()):

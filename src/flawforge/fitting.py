@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from flawforge.types import (
     Mask,
     Method,
     ModelError,
+    Prove,
+    Stage,
     Train,
     TrainingError,
 )
@@ -245,22 +248,26 @@ def _prior(plan: Plan) -> Callable[[Image], Any] | None:
 
 
 def batches(
-    plan: Plan, pictures: data.GoodPictures, net: Any = None, stages: Sequence[Train | Collect] = ()
+    plan: Plan, pictures: data.GoodPictures, net: Any = None, stages: Sequence[Stage] = ()
 ) -> Callable[[int, int], Batch]:
     """(stage, step) -> batch, a pure function.
 
     net     where the method's forger looks at maps that the network has made
-    stages  where some have a forger of their own
+    stages  where some have a forger of their own, or may see some pictures only; a Prove stage's pictures are all forged
     """
     forger, settings = plan.method.forger(plan.settings), plan.settings
-    own = {place: stage.forger for place, stage in enumerate(stages) if isinstance(stage, Train) and stage.forger}
+    among = [each.draw(len(pictures)) if not isinstance(each, Collect) and each.draw else None for each in stages]
     if plan.method.prior == "network":
         pictures.follow(net.priors)
 
     def batch(stage: int, step: int) -> Batch:
         # Stages draw from streams far apart, so a second stage does not see the first one's forgeries again.
-        drawn = own.get(stage, forger)
-        return pictures.batch(drawn, plan.request.seed, stage * 2**32 + step, settings.batch, settings.forge_share)
+        each = stages[stage] if stages else None
+        own = forger if each is None or isinstance(each, Collect) else each.forger or forger
+        return pictures.batch(
+            own, plan.request.seed, stage * 2**32 + step, settings.batch,
+            1.0 if isinstance(each, Prove) else settings.forge_share, among=among[stage] if stages else None,
+        )  # fmt: skip
 
     return batch
 
@@ -271,13 +278,15 @@ def forecast(plan: Plan, pictures: data.GoodPictures, *, trial_steps: int = 2) -
     A method without training steps has nothing to time: zero steps, and the memory of the pictures alone.
     """
     net, _ = new_net(plan)
-    stages = [stage for stage in plan.method.stages(net, plan.settings) if isinstance(stage, Train)]
+    stages = list(plan.method.stages(net, plan.settings))
+    first = next((number for number, stage in enumerate(stages) if isinstance(stage, Train)), None)
     seconds: list[float] = []
-    if stages:
+    if first is not None:
         engine.fit(
-            net, stages[:1], batches(plan, pictures, net, stages), engine.Budget(steps=trial_steps + 1),
+            net, stages[: first + 1], batches(plan, pictures, net, stages), engine.Budget(steps=trial_steps + 1),
             engine.Run(seed=plan.request.seed, workers=0, precision=plan.settings.precision, device=plan.request.device),
-            on_tick=lambda tick: seconds.append(tick.seconds),
+            clean=lambda: islice(pictures.clean_batches(plan.settings.batch), 1),
+            on_tick=lambda tick: seconds.append(tick.seconds) if tick.stage == stages[first].name else None,
         )  # fmt: skip
     memory = int(1.1 * psutil.Process().memory_info().rss)
     parameters = sum(p.numel() for p in net.parameters())
@@ -305,11 +314,12 @@ def work_folder(out: Path) -> Path:
 
 def check_output(out: Path, resume: bool) -> None:
     """Refuse, before any work, a model folder that exists, and a started fit unless it is to be resumed."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ModelError(f"{out} exists already; give another -o, or remove it first.")
     work = work_folder(out)
     if (work / "checkpoint.safetensors").exists() and not resume:
         raise ModelError(f"{work} holds a fit that was not finished; add --resume to go on, or remove it to start anew.")
+    early = resume and (out / "manifest.json").is_file()  # what a method saves before it trains
+    if out.exists() and not early and not (out.is_dir() and not any(out.iterdir())):
+        raise ModelError(f"{out} exists already; give another -o, or remove it first.")
     if resume and not (work / "checkpoint.safetensors").is_file():
         raise ModelError(f"There is no checkpoint in {work} to resume from; leave out --resume to start the fit.")
 
@@ -340,30 +350,42 @@ def run(
     )  # fmt: skip
     started = time.monotonic()
     stages = made.method.stages(net, made.settings)
-    try:
-        history = engine.fit(
-            net, stages, batches(made, pictures, net, stages), made.budget, how,
-            clean=lambda: pictures.clean_batches(made.settings.batch), clean_count=-(-len(pictures) // made.settings.batch),
-            on_tick=on_tick, resume=resume,
-        )  # fmt: skip
-        trained = time.monotonic() - started
+
+    def save(history: list[dict[str, Any]], notes: Sequence[str] = ()) -> inspector.Inspector:
+        """Calibrate the net as it stands and write the model folder, over an earlier one of this fit."""
         show(f"calibrating on {len(made.held)} held-back good pictures")
-        content = _content(made, net, history, trained, started_from)
+        content = _content(made, net, history, time.monotonic() - started, started_from, notes)
         uncalibrated = inspector.from_content(content, loading.numpy_network(net, torch.device("cpu")))
         calibration, skipped = calibrate_on(uncalibrated, [entry.path for entry in made.held], *made.rates)
         for _, reason in skipped:
             show(f"skipped: {reason}")
         content = dataclasses.replace(content, calibration=calibration)
         content = dataclasses.replace(content, card=card.model_card(content))
-        if request.out.exists():
-            request.out.rmdir()
-        bundle.write(request.out, content)
+        if request.out.exists() and any(request.out.iterdir()):
+            bundle.rewrite(request.out, content)
+        else:
+            if request.out.exists():
+                request.out.rmdir()
+            bundle.write(request.out, content)
+        return inspector.from_content(content, uncalibrated.network)
+
+    def save_early(stage: Stage) -> None:
+        save([], [f"saved after stage '{stage.name}', before training; training replaces it"])
+        show(f"{request.out} can be used already; training goes on and replaces it when it is done")
+
+    try:
+        history = engine.fit(
+            net, stages, batches(made, pictures, net, stages), made.budget, how,
+            clean=lambda: pictures.clean_batches(made.settings.batch), clean_count=-(-len(pictures) // made.settings.batch),
+            on_tick=on_tick, after=save_early, resume=resume,
+        )  # fmt: skip
+        fitted = save(history)
     except BaseException:
         if not how.checkpoint or not how.checkpoint.exists():
             shutil.rmtree(work, ignore_errors=True)
         raise
     shutil.rmtree(work, ignore_errors=True)
-    return inspector.from_content(content, uncalibrated.network)
+    return fitted
 
 
 def calibrate_on(
@@ -384,7 +406,8 @@ def calibrate_on(
 
 
 def _content(
-    plan: Plan, net: Any, history: list[dict[str, Any]], seconds: float, started_from: tuple[str, ...]
+    plan: Plan, net: Any, history: list[dict[str, Any]], seconds: float, started_from: tuple[str, ...],
+    notes: Sequence[str] = (),
 ) -> bundle.Content:
     request = plan.request
     init = None
@@ -410,7 +433,7 @@ def _content(
         "init": init,
         "data_report": plan.report.as_dict(),
         # `facts`: what a method decided from the good pictures, in words
-        "notes": [*plan.notes, *started_from, *getattr(net, "facts", list)()],
+        "notes": [*plan.notes, *started_from, *notes, *getattr(net, "facts", list)()],
         "history": history,
     }  # fmt: skip
     tensors = tensors_to_bytes({key: value.contiguous() for key, value in net.state_dict().items()})

@@ -117,10 +117,12 @@ class Evidence(NamedTuple):
 
     map    n h w float32
     score  n float32; a method without a detector of its own returns its map's maximum
+    score_map  n h w float32, the map that the picture's score is read from where that is not `map`; None = it is
     """
 
     map: torch.Tensor
     score: torch.Tensor
+    score_map: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,9 @@ class Turn:
     schedule: Callable[[float], float]
 
 
+Draw = Callable[[int], Sequence[int]]
+
+
 @dataclass(frozen=True)
 class Train:
     """A stage that learns by gradient.
@@ -148,6 +153,7 @@ class Train:
     frozen  submodules that stay in eval mode
     share   its part of the budget
     forger  what this stage is taught with; None = the method's forger
+    draw    number of good pictures -> places of those that it may train on; None = all
     """
 
     name: str
@@ -155,15 +161,41 @@ class Train:
     frozen: Sequence[str] = ()
     share: float = 1.0
     forger: Forger | None = None
+    draw: Draw | None = None
 
 
 @dataclass(frozen=True)
 class Collect:
-    """A stage that looks once at every good picture, without gradients: visit(net, batch) each, then finish(net)."""
+    """A stage that looks once at every good picture, without gradients: visit(net, batch) each, then finish(net).
+
+    usable  the net judges once this stage is done, so `fit` calibrates and saves it before it goes on
+    """
 
     name: str
     visit: Callable[[Any, Batch], None]
     finish: Callable[[Any], None]
+    usable: bool = False
+
+
+@dataclass(frozen=True)
+class Prove:
+    """A stage that looks at forged pictures, without gradients: visit(net, batch) `batches` times, then finish(net).
+
+    forger  fakes every picture; of families that no Train stage has seen
+    draw    as in Train: here the pictures that no Train stage has seen
+    share   the part of a budget in minutes that is left free for it
+    """
+
+    name: str
+    forger: Forger
+    batches: int
+    visit: Callable[[Any, Batch], None]
+    finish: Callable[[Any], None]
+    draw: Draw | None = None
+    share: float = 0.1
+
+
+Stage = Train | Collect | Prove
 
 
 @dataclass(frozen=True)
@@ -206,7 +238,7 @@ class Method:
     profiles: Mapping[str, Any]
     tiny: Any
     build: Callable[[Any], Any]
-    stages: Callable[[Any, Any], Sequence[Train | Collect]]
+    stages: Callable[[Any, Any], Sequence[Stage]]
     forger: Callable[[Any], Forger]
     score: Callable[[Any], ScoreRule]
     prior: str = ""
