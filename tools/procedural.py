@@ -23,9 +23,10 @@ def unit(field: NDArray[np.floating]) -> Field:
     return ((field - field.mean()) / (field.std() + 1e-6)).astype(np.float32)
 
 
-def fractal(rng: np.random.Generator, product: np.random.Generator) -> Draw:
+def fractal(product: np.random.Generator) -> Draw:
     """Noise of a random spectral slope, isotropic or stretched: cast iron, plaster, brushed metal."""
-    slope, stretch, turn = product.uniform(0.3, 2.2), np.exp(product.uniform(0, 3) * (product.random() < 0.5)), product.uniform(0, np.pi)
+    slope, turn = product.uniform(0.3, 2.2), product.uniform(0, np.pi)
+    stretch = np.exp(product.uniform(0, 3) * (product.random() < 0.5))
 
     def draw(rng: np.random.Generator, size: tuple[int, int]) -> Field:
         h, w = size
@@ -37,7 +38,7 @@ def fractal(rng: np.random.Generator, product: np.random.Generator) -> Draw:
     return draw
 
 
-def band(rng: np.random.Generator, product: np.random.Generator) -> Draw:
+def band(product: np.random.Generator) -> Draw:
     """Noise of one grain size, soft or cut hard: granite, leather, orange peel, rust."""
     small, ratio, hard = np.exp(product.uniform(0, 1.8)), product.uniform(1.3, 3), product.random() < 0.5
     level = product.uniform(-0.5, 1.2)
@@ -50,15 +51,17 @@ def band(rng: np.random.Generator, product: np.random.Generator) -> Draw:
     return draw
 
 
-def weave(rng: np.random.Generator, product: np.random.Generator) -> Draw:
+def weave(product: np.random.Generator) -> Draw:
     """Crossed or single gratings, slightly bent: cloth, grid, machining marks, tiles."""
     periods, turn = np.exp(product.uniform(1.3, 3.6, 2)), product.uniform(0, np.pi)
-    single, bend, sharp, jitter = product.random() < 0.4, product.uniform(0, 0.35), product.uniform(0.5, 4), product.uniform(0, 0.4)
+    single, bend = product.random() < 0.4, product.uniform(0, 0.35)
+    sharp, jitter = product.uniform(0.5, 4), product.uniform(0, 0.4)
 
     def draw(rng: np.random.Generator, size: tuple[int, int]) -> Field:
         h, w = size
         y, x = np.mgrid[:h, :w].astype(np.float32)
-        sway = cv2.GaussianBlur(rng.standard_normal((2, h, w)).astype(np.float32).transpose(1, 2, 0), (0, 0), 20) * 20 * bend
+        noise = rng.standard_normal((2, h, w)).astype(np.float32).transpose(1, 2, 0)
+        sway = cv2.GaussianBlur(noise, (0, 0), 20) * 20 * bend
         phase = rng.uniform(0, 2 * np.pi, 2)
         u = (x * np.cos(turn) + y * np.sin(turn) + sway[..., 0] * periods[0] / 2) * 2 * np.pi / periods[0] + phase[0]
         v = (-x * np.sin(turn) + y * np.cos(turn) + sway[..., 1] * periods[1] / 2) * 2 * np.pi / periods[1] + phase[1]
@@ -68,7 +71,7 @@ def weave(rng: np.random.Generator, product: np.random.Generator) -> Draw:
     return draw
 
 
-def cells(rng: np.random.Generator, product: np.random.Generator) -> Draw:
+def cells(product: np.random.Generator) -> Draw:
     """Distance to the nearest of random points: pores, foam, grains, hammered sheet."""
     spacing, edges = np.exp(product.uniform(2, 3.6)), product.random() < 0.5
 
@@ -83,12 +86,13 @@ def cells(rng: np.random.Generator, product: np.random.Generator) -> Draw:
     return draw
 
 
-def plain(rng: np.random.Generator, product: np.random.Generator) -> Draw:
+def plain(product: np.random.Generator) -> Draw:
     """Almost nothing: plastic, paint, glass."""
     wide = np.exp(product.uniform(3, 4.5))
 
     def draw(rng: np.random.Generator, size: tuple[int, int]) -> Field:
-        small = rng.standard_normal((max(2, int(size[0] / wide) + 2), max(2, int(size[1] / wide) + 2))).astype(np.float32)
+        coarse = (int(size[0] / wide) + 2, int(size[1] / wide) + 2)
+        small = rng.standard_normal(coarse).astype(np.float32)
         return unit(cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)) * np.float32(0.3)
 
     return draw
@@ -117,7 +121,7 @@ class Material:
 
 def material(product: np.random.Generator, grey: bool) -> Material:
     """Any surface."""
-    kinds = [KINDS[i](product, product) for i in product.integers(0, len(KINDS), product.integers(1, 3))]
+    kinds = [KINDS[i](product) for i in product.integers(0, len(KINDS), product.integers(1, 3))]
     colour = np.full(3, product.uniform(0.1, 0.9)) if grey else product.uniform(0.08, 0.92, 3)
     tint = np.ones(3) if grey or product.random() < 0.7 else product.uniform(0.3, 1, 3)
     depth = float(np.exp(product.uniform(np.log(0.01), np.log(0.16))))
@@ -138,7 +142,8 @@ def outline(product: np.random.Generator, size: int) -> NDArray[np.float32]:
         sides = product.integers(3, 9)
         reach = radius * np.cos(np.pi / sides) / np.cos((angle % (2 * np.pi / sides)) - np.pi / sides)
     else:
-        reach = radius * (1 + 0.15 * sum(product.normal() / k * np.cos(k * angle + product.uniform(0, 6)) for k in range(2, 6)))
+        waves = sum(product.normal() / k * np.cos(k * angle + product.uniform(0, 6)) for k in range(2, 6))
+        reach = radius * (1 + 0.15 * waves)
     turn = product.uniform(0, 2 * np.pi)
     points = np.stack([reach * np.cos(angle), reach * np.sin(angle)], axis=1)
     return (points @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])).astype(np.float32)
@@ -197,11 +202,15 @@ def product(seed: int, size: int = 256) -> Product:
         reach = 0.08 if i == 0 else 0.25
         corners = outline(rng, size) * (1.0 if i == 0 else rng.uniform(0.25, 0.7))
         place = size / 2 + rng.uniform(-reach, reach, 2) * size
-        pieces.append((corners, place.astype(np.float32), material(rng, grey), float(rng.normal(0, 0.2) * (rng.random() < 0.5))))
+        rim = float(rng.normal(0, 0.2) * (rng.random() < 0.5))
+        pieces.append((corners, place.astype(np.float32), material(rng, grey), rim))
     loose = rng.random() < 0.3
     return Product(
         size, material(rng, grey), tuple(pieces),
-        shift=float(rng.uniform(2, 8) if loose else rng.uniform(0, 1.5)), turn=float(rng.uniform(1, 5) if loose else rng.uniform(0, 0.8)),
-        gain=float(rng.uniform(0, 0.08)), slope=float(rng.uniform(0, 0.1)), noise=float(np.exp(rng.uniform(np.log(0.003), np.log(0.03)))),
-        blur=float(rng.uniform(0.4, 1.2) * (rng.random() < 0.7)), grey=grey, wander=float(rng.uniform(0, 2) * (rng.random() < 0.2)),
+        shift=float(rng.uniform(2, 8) if loose else rng.uniform(0, 1.5)),
+        turn=float(rng.uniform(1, 5) if loose else rng.uniform(0, 0.8)),
+        gain=float(rng.uniform(0, 0.08)), slope=float(rng.uniform(0, 0.1)),
+        noise=float(np.exp(rng.uniform(np.log(0.003), np.log(0.03)))),
+        blur=float(rng.uniform(0.4, 1.2) * (rng.random() < 0.7)), grey=grey,
+        wander=float(rng.uniform(0, 2) * (rng.random() < 0.2)),
     )  # fmt: skip
