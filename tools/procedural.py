@@ -1,8 +1,8 @@
 """Procedurally drawn products: endless good pictures of parts and surfaces that nobody photographed.
 
 A product is what its pictures share (layout, colours, kinds of texture); each picture is a new specimen of it under its own
-light, shift, turn and noise. Everything follows from numpy generators, so the pictures that the head start was trained on can
-be drawn again. No photograph and no part of one is used.
+light, shift, turn and noise. Everything follows from numpy generators, so the pictures that the head start was trained on
+can be drawn again. No photograph and no part of one is used.
 """
 
 from __future__ import annotations

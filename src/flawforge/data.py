@@ -202,7 +202,8 @@ class GoodPictures:
 
         Picture i of the batch depends on (seed, step, i) alone. Where the forged mask misses the region of interest
         altogether the forger draws again, at most REDRAWS times; outside `valid` nothing is ever forged.
-        `among`: places of the pictures that may be drawn; None = all. `out`, a batch of the same size that is no longer needed, is overwritten and returned: it saves the allocation.
+        `among`: places of the pictures that may be drawn; None = all.
+        `out`, a batch of the same size that is no longer needed, is overwritten and returned: it saves the allocation.
         """
         batch = self._empty(size) if out is None else out
         for place in range(size):

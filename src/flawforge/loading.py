@@ -46,10 +46,10 @@ def read_init(path: Path) -> Init:
         raise ModelError(f"The weights {path} cannot be read ({error}); download or convert them again.") from error
 
 
-def torch_network(content: bundle.Content, device: str = "auto") -> Callable[[Any], tuple[Any, Any]]:
+def torch_network(content: bundle.Content, device: str = "auto") -> Callable[[Any], tuple[Any, ...]]:
     """The model's network as a callable on numpy arrays; always float32, so that an export can match it.
 
-    n 3 h w float32 in [0, 1] -> (map n h w, score n). Raises ModelError for an unknown method or foreign weights.
+    n 3 h w float32 in [0, 1] -> (map n h w, score n), and the score's own map where there is one. Raises ModelError for an unknown method or foreign weights.
     """
     import torch
     from safetensors import SafetensorError
@@ -70,15 +70,15 @@ def torch_network(content: bundle.Content, device: str = "auto") -> Callable[[An
     return numpy_network(net, torch.device(torch_device(device)))
 
 
-def numpy_network(net: Any, device: Any) -> Callable[[Any], tuple[Any, Any]]:
-    """Wrap a torch detector in eval mode as numpy -> numpy."""
+def numpy_network(net: Any, device: Any) -> Callable[[Any], tuple[Any, ...]]:
+    """Wrap a torch detector in eval mode as numpy -> numpy: map, score and, where there is one, the score's own map."""
     import torch
 
     net.to(device).eval()
 
-    def network(batch: Any) -> tuple[Any, Any]:
+    def network(batch: Any) -> tuple[Any, ...]:
         with torch.inference_mode():
             evidence = net(torch.from_numpy(np.ascontiguousarray(batch)).to(device))
-        return evidence.map.float().cpu().numpy(), evidence.score.float().cpu().numpy()
+        return tuple(each.float().cpu().numpy() for each in evidence if each is not None)
 
     return network

@@ -1,7 +1,8 @@
 """Picture in, Decision out: the one inference path that the command line, evaluation, export and service share.
 
 Everything around the network call is numpy and OpenCV: the network is any callable from n 3 h w float32 arrays to
-(map n h w, score n), so a runtime without torch judges with the same code.
+(map n h w, score n), so a runtime without torch judges with the same code. A network may give a third array, n h w: the map
+that a picture's score is read from where that is not the map that marks the pixels.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from flawforge_runtime.types import (
     ScoreRule,
 )
 
-Network = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+Network = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]]
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,11 @@ class Inspector:
         if not valid.any():
             raise ImageError("The region of interest leaves no pixel of the picture to judge; give a larger one.")
         batch = to_network(pixels)
-        maps, scores = self.network(batch)
-        if not (np.isfinite(maps).all() and np.isfinite(scores).all()):
+        maps, scores, *others = self.network(batch)
+        if not all(np.isfinite(each).all() for each in (maps, scores, *others)):
             raise ImageError("The network gave a value that is not finite for this picture; check picture and model.")
-        score, (row, column) = picture_score(maps[0], float(scores[0]), valid, self.rule)
+        ground = others[0] if others else maps
+        score, (row, column) = picture_score(ground[0], float(scores[0]), valid, self.rule)
         own_map = images.restore(maps[0], placement)
         if own_roi is not None:
             # Outside the region of interest nothing is judged: the map takes its lowest value there.
