@@ -16,7 +16,7 @@ in `stages`, which runs for a fit alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -179,13 +179,21 @@ def initialise(net: nn.Module) -> None:
 
 
 def load_weights(net: ResNet, path: Path) -> None:
-    """Fill the trunk from a safetensors file in torchvision's or timm's naming, any one prefix, the classifier ignored.
+    """`put_weights` from a safetensors file. Raises ModelError."""
+    put_weights(net, _read(path), str(path))
+
+
+def put_weights(net: ResNet, tensors: Mapping[str, Tensor], path: str, prefer: str = "") -> None:
+    """Fill the trunk from tensors in torchvision's or timm's naming, any one prefix, the classifier ignored.
+
+    path    what to call their source in an error
+    prefer  the prefix to take where there are several trunks
 
     Where the net has more input channels than the file, the extra ones start at zero, so that the first answers are the
     file's. A net with fewer stages than the file takes the first ones. The net is untouched unless all fits.
     Raises ModelError.
     """
-    tensors = _stripped(_read(path), path)
+    tensors = _stripped(tensors, path, prefer)
     target = net.state_dict()
     spare = tuple(f"layer{i}." for i in range(len(net.layers) + 1, 5))
     left = [k for k in tensors if k not in target and not k.startswith((*CLASSIFIERS, *spare))]
@@ -223,10 +231,19 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _stripped(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def classifier(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Weight classes d and bias of the linear layer that torchvision and timm call fc; None where there is none."""
+    for key, weight in tensors.items():
+        if key.endswith("fc.weight") and weight.ndim == 2 and key[:-6] + "bias" in tensors:
+            return weight.float(), tensors[key[:-6] + "bias"].float()
+    return None
+
+
+def _stripped(tensors: Mapping[str, Tensor], path: str, prefer: str) -> dict[str, Tensor]:
     """The tensors under the one prefix that holds a residual trunk, without it."""
     mark = "layer1.0.conv1.weight"
     prefixes = [key[: -len(mark)] for key in tensors if key.endswith(mark)]
+    prefixes = [prefer] if prefer in prefixes else prefixes
     if len(prefixes) != 1:
         held = f"{len(prefixes)} residual networks" if prefixes else "no residual network"
         raise ModelError(

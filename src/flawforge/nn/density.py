@@ -1,0 +1,273 @@
+"""How dense good pictures are where a network's features put a picture or a place of it. Fitted by one look, no gradients.
+
+    here                source
+    `PictureDensity`    CutPaste (Li et al., CVPR 2021) section 2.3: one Gaussian of pooled features, 0.5 (f - m)' S^-1
+                        (f - m); shrinkage makes S invertible: Ledoit & Wolf, J. Multivariate Analysis 88 (2004)
+    `PlaceDensity`      PaDiM (Defard et al., ICPR 2021) and CutPaste section 4.2: a Gaussian for every place of an aligned
+                        product, one for all places of any other; which of the two, and how strongly a place's own mean and
+                        covariance are held to the common ones, the good pictures decide (`nn.gaussians`)
+    `spread`            CutPaste section A.5: a transposed convolution with a Gaussian kernel, after FCDD (Liznerski, 2021)
+
+Both say in words what they found (`fact`). Letters in shapes: d features, k places, m pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.nn.gaussians import PRIORS, TAUS, freedom, likelihoods, posterior, ridged, shared_likelihood, whitener
+
+BANK = 2048  # pooled features that are kept at most, for neighbours and for the covariance
+JUDGES = 32  # good pictures at most that choose between Gaussians
+PLACES = 256  # places at most by which they choose
+MARGIN = 0.01  # nats a picture and place by which Gaussians of their own must be likelier than one for all (assumption)
+
+
+def resized(module: nn.Module, names: tuple[str, ...]) -> None:
+    """Let these buffers take whatever size a file of weights has for them."""
+
+    def hook(own: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+        for name in names:
+            if prefix + name in state:
+                setattr(own, name, torch.empty_like(state[prefix + name]))
+
+    module.register_load_state_dict_pre_hook(hook)
+
+
+class PictureDensity(nn.Module):
+    """How strange one pooled feature vector is.
+
+    how         "gaussian": half the squared Mahalanobis distance under a Ledoit-Wolf covariance;
+                "nearest": mean Euclidean distance to the `neighbours` nearest good pictures
+    unit        scale every vector to length 1 first (not in CutPaste; in a public code of it)
+    """
+
+    centre: Tensor
+    factor: Tensor
+    bank: Tensor
+    shrinkage: Tensor
+
+    def __init__(self, dims: int, how: Literal["gaussian", "nearest"] = "gaussian", unit: bool = False,
+                 neighbours: int = 3) -> None:  # fmt: skip
+        super().__init__()
+        self.how, self.unit, self.neighbours = how, unit, neighbours
+        self.register_buffer("centre", torch.zeros(dims))
+        self.register_buffer("factor", torch.eye(dims))
+        self.register_buffer("shrinkage", torch.zeros(1))  # by which the covariance was drawn to a multiple of 1
+        self.register_buffer("bank", torch.zeros(0, dims))
+        resized(self, ("bank",))
+        self.seen: list[Tensor] = []
+
+    def look(self, features: Tensor) -> None:
+        """n d of good pictures; called once for every batch."""
+        self.seen.append(self._scaled(features.float()).cpu())
+
+    def finish(self) -> None:
+        """Fit to all that was seen."""
+        from sklearn.covariance import ledoit_wolf
+
+        found = torch.cat(self.seen)
+        if len(found) > BANK:
+            found = found[torch.arange(BANK) * len(found) // BANK]
+        exact = found.double()
+        shrinkage = 1.0
+        covariance = torch.eye(found.shape[1], dtype=torch.float64)
+        if len(found) > 1:
+            shrunk, shrinkage = ledoit_wolf(exact.numpy())
+            covariance = ridged(torch.from_numpy(shrunk))
+        root = torch.linalg.cholesky(covariance)
+        device = self.centre.device
+        self.factor.copy_(torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=torch.float64), upper=False))
+        self.centre.copy_(exact.mean(dim=0))
+        self.shrinkage.fill_(float(shrinkage))
+        self.bank = found.to(device) if self.how == "nearest" else found[:0].to(device)
+        self.seen = []
+
+    def forward(self, features: Tensor) -> Tensor:
+        """n d -> n, higher = stranger."""
+        x = self._scaled(features.float())
+        if self.how == "nearest":
+            apart = (x[:, None] - self.bank).square().sum(dim=2)  # differences, not products: a picture is judged alone
+            near = apart.topk(min(self.neighbours, len(self.bank)), dim=1, largest=False).values
+            return near.clamp_min(1e-12).sqrt().mean(dim=1)
+        return 0.5 * F.linear(x - self.centre, self.factor).square().sum(dim=1)
+
+    def fact(self) -> str:
+        """What was fitted, in one sentence's words."""
+        if self.how == "nearest":
+            return f"pictures are judged by their {self.neighbours} nearest among {len(self.bank)} good ones"
+        return f"pictures are judged by one Gaussian, its covariance shrunk by {float(self.shrinkage):.0%} (Ledoit-Wolf)"
+
+    def _scaled(self, features: Tensor) -> Tensor:
+        return F.normalize(features, dim=1) if self.unit else features
+
+
+class PlaceDensity(nn.Module):
+    """How strange the features at each place of a grid are.
+
+    dims    features d; their covariances cost places * d * d floats in a fit and in the model
+    keep    "auto": the good pictures decide; "places": a Gaussian for every place; "shared": one for all
+    surprise  "density": -2 log density up to a constant; "distance": the squared Mahalanobis distance alone, as published
+
+    A place that no good picture shows (a letterbox border) is as strange as good places usually are.
+    """
+
+    centre: Tensor
+    factor: Tensor
+    width: Tensor
+    known: Tensor
+    usual: Tensor
+    chosen: Tensor
+
+    def __init__(self, dims: int, keep: Literal["auto", "places", "shared"] = "auto",
+                 surprise: Literal["density", "distance"] = "density") -> None:  # fmt: skip
+        super().__init__()
+        self.keep, self.surprise = keep, surprise
+        self.register_buffer("centre", torch.zeros(dims, 1, 1))
+        self.register_buffer("factor", torch.eye(dims)[None])
+        self.register_buffer("width", torch.zeros(1))
+        self.register_buffer("known", torch.ones(1, 1))
+        self.register_buffer("usual", torch.zeros(1))
+        self.register_buffer("chosen", torch.zeros(3))  # shared?, tau, kappa
+        resized(self, ("centre", "factor", "width", "known"))
+        self.work: dict[str, Any] = {}
+
+    def look(self, features: Tensor, valid: Tensor | None = None) -> None:
+        """n d gh gw of good pictures, and n gh gw, 1 = a place to learn from; called once for every batch."""
+        n, _, gh, gw = features.shape
+        flat = features.float().flatten(2).permute(2, 1, 0)  # k d n
+        weight = features.new_ones(n, gh, gw) if valid is None else valid.to(features)
+        weight = weight.flatten(1).T.float()  # k n
+        work = self.work
+        shift = work.setdefault("shift", flat.mean(dim=(0, 2)))  # near the mean, so that the sums stay small
+        flat = (flat - shift[:, None]) * weight[:, None]
+        exact = flat.double()
+        work["size"] = (gh, gw)
+        work["n"] = work.get("n", 0) + weight.double().sum(dim=1)
+        work["sum"] = work.get("sum", 0) + exact.sum(dim=2)
+        work["outer"] = work.get("outer", 0) + exact @ exact.transpose(1, 2)
+        for i in range(n):
+            self._keep(flat[..., i].clone(), weight[:, i].clone())
+
+    def _keep(self, sample: Tensor, weight: Tensor) -> None:
+        """At most JUDGES pictures, evenly spread over all, however many there will be: where there are too many, every
+        second goes and from then on every second that comes."""
+        work = self.work
+        kept, step, came = work.setdefault("kept", []), work.get("step", 1), work.get("came", 0)
+        work["came"] = came + 1
+        if came % step:
+            return
+        kept.append((sample, weight))
+        if len(kept) > JUDGES:
+            del kept[1::2]
+            work["step"] = 2 * step
+
+    def finish(self) -> None:
+        """Choose and fit."""
+        work = self.work
+        n, total, outer, (gh, gw) = work["n"], work["sum"], work["outer"], work["size"]
+        whole = n.sum(), total.sum(dim=0), outer.sum(dim=0)
+        common = whole[1] / whole[0].clamp_min(1)
+        means = total / n[:, None].clamp_min(1)
+        within = (outer - torch.einsum("kd,ke,k->kde", means, means, n)).sum(dim=0)
+        white = whitener(within / (n - 1).clamp_min(0).sum().clamp_min(1))
+        middle = torch.einsum("kd,e->kde", total, common)
+        about = outer - middle - middle.transpose(1, 2) + torch.outer(common, common) * n[:, None, None]
+        moments = n[:, None], (white @ (total - common * n[:, None]).T).T[..., None], white @ about @ white.T
+        best = self._best(moments, whole, white, common)
+        shared = best == len(PRIORS) - 1
+        if shared:
+            moments = n.sum()[None, None], torch.zeros_like(moments[1][:1]), moments[2].sum(dim=0)[None]
+            mean, scale = posterior(*moments, moments[0].new_tensor([1e-6]))
+            covariance = ridged(scale[0] / moments[0].sum().clamp_min(1))[None]
+        else:
+            tau, kappa = (moments[0].new_tensor([v]) for v in (max(PRIORS[best][0], TAUS[0]), len(white) * PRIORS[best][1]))
+            mean, scale = posterior(*moments, tau)
+            free = freedom(moments[0], tau) + kappa
+            held = scale + kappa * torch.eye(len(white), dtype=scale.dtype, device=scale.device)
+            covariance = held / free[:, None, None]
+        root = torch.linalg.cholesky(covariance)
+        factor = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False)
+        centre = torch.linalg.solve(white, mean[..., 0].T).T + common + work["shift"].double()  # k d
+        self.factor = factor.float().contiguous()
+        self.width = (-2 * torch.linalg.slogdet(factor)[1]).float()
+        self.centre = centre.T.float().reshape(-1, *((1, 1) if shared else (gh, gw))).contiguous()
+        self.known = (n.reshape(gh, gw) > 0).float()
+        self.chosen.copy_(torch.tensor([float(shared), 0 if shared else PRIORS[best][0], 0 if shared else PRIORS[best][1]]))
+        levels = len(white) + (self.width if self.surprise == "density" else 0 * self.width)
+        self.usual.fill_(float((levels * self.known.flatten()).sum() / self.known.sum().clamp_min(1)))
+        self.work = {}
+
+    def _best(self, moments: tuple[Tensor, Tensor, Tensor], whole: tuple[Tensor, Tensor, Tensor], white: Tensor,
+              common: Tensor) -> int:  # fmt: skip
+        """Which of PRIORS makes left-out good pictures likeliest, all places together; the last is one Gaussian for all."""
+        last = len(PRIORS) - 1
+        if self.keep == "shared":
+            return last
+        count = len(moments[0])
+        part = torch.arange(min(count, PLACES), device=white.device) * count // min(count, PLACES)
+        kept = self.work["kept"]
+        about = common.float()
+        samples = torch.stack([(white.float() @ (x[part] - about * w[part, None]).T).T[..., None] for x, w in kept])
+        weights = torch.stack([w[part, None] for _, w in kept])
+        pictures = [(w.double().sum(), x.double().sum(dim=0), x.double().T @ x.double()) for x, w in kept]
+        own = likelihoods(samples, weights, *(each[part] for each in moments)).sum(dim=1)
+        if self.keep == "places":
+            return int(own.argmax())
+        all_alike = shared_likelihood(samples, weights, pictures, whole, white).sum() + MARGIN * weights.sum()
+        return int(torch.cat([own, all_alike[None]]).argmax())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """n d gh gw -> n gh gw, higher = stranger."""
+        n, _, gh, gw = features.shape
+        rest = (features.float() - self.centre).flatten(2)  # n d k
+        if len(self.factor) == 1:
+            squared = torch.matmul(self.factor[0], rest).square().sum(dim=1)
+        else:
+            squared = torch.bmm(self.factor, rest.permute(2, 1, 0)).square().sum(dim=1).T
+        strange = squared + self.width if self.surprise == "density" else squared
+        strange = strange.reshape(n, gh, gw)
+        return strange * self.known + self.usual * (1 - self.known)
+
+    def fact(self) -> str:
+        """What was chosen, in one sentence's words."""
+        shared, tau, kappa = self.chosen.tolist()
+        how = "under which left-out good pictures are likeliest" if self.keep == "auto" else "as asked"
+        if shared:
+            return f"places are judged by one Gaussian for all of them, {how}"
+        return (
+            f"places are judged by a Gaussian each, {how}; a mean is held to the common one by {tau:g} pictures, "
+            f"a covariance by {kappa:g} times as many samples as features"
+        )
+
+
+def spread(grid: Tensor, stride: int, side: int, sigma: float) -> Tensor:
+    """n gh gw, each value that of a window of `side` px, `stride` px apart -> n h w, h = (gh - 1) * stride + side.
+
+    Every value is laid out as a Gaussian of `sigma` px; divided by the Gaussians' sum, so that a window at the edge, which
+    has fewer neighbours, is no darker (ours).
+    """
+    x = torch.arange(side, dtype=grid.dtype, device=grid.device) - (side - 1) / 2
+    bell = torch.exp(-x.square() / (2 * sigma**2))
+    bell = bell / bell.sum()
+    tall, wide = bell.view(1, 1, side, 1), bell.view(1, 1, 1, side)
+
+    def laid(values: Tensor) -> Tensor:
+        return F.conv_transpose2d(F.conv_transpose2d(values, tall, stride=(stride, 1)), wide, stride=(1, stride))
+
+    return (laid(grid[:, None]) / laid(torch.ones_like(grid[:1, None])))[:, 0]
+
+
+def centred(grid: Tensor, stride: int, side: int, sigma: float, size: tuple[int, int]) -> Tensor:
+    """As `spread`, for cells of `stride` px that tile the picture: the window of `side` px lies about each cell's middle.
+
+    n gh gw -> n h w, cut to `size`. side >= stride, and both even or both odd.
+    """
+    over = (side - stride) // 2
+    whole = spread(grid, stride, side, sigma)
+    return whole[:, over : over + size[0], over : over + size[1]]

@@ -1,0 +1,201 @@
+"""Features learnt by telling good pictures from forged ones: CutPaste, CutSwap, and whoever wants such features.
+
+Li, Sohn, Yoon, Pfister: "CutPaste: self-supervised learning for anomaly detection and localization", CVPR 2021, arXiv
+2104.04015, sections 2.2 and A.1, A.2 and A.5.
+
+    here            paper
+    `Pretext`       ResNet, global mean, an MLP head; the head's size is not given (public codes: layers of 512, then 128)
+    `told_apart`    cross-entropy {normal, one class for each kind of forgery}
+    `varied`        random translation and colour jitter of every input; amounts not given
+    `classifying`   SGD, momentum 0.9, L2, one cosine cycle; a warm-up over the first 3 % is ours
+    `crops`         the patch model is trained on crops
+    `windows`       and read at every window of the picture
+    `Labelled`      which class a forgery is of
+
+Every forged picture comes with its own good one (`Batch.clean`), so a batch holds both, as in the paper.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.nn.resnet import ResNet, imagenet, pooled
+from flawforge.nn.schedules import cosine_schedule
+from flawforge.types import Batch, Forged, Forger, Sample, Turn
+
+
+class Pretext(nn.Module):
+    """A residual trunk and a head that names the class of a picture.
+
+    variant  of the trunk, a name in `resnet.VARIANTS`
+    classes  of the head's answer; 0 is good
+    hidden   widths of the head's layers, each linear, batch norm, ReLU
+    stem     of the trunk
+    """
+
+    def __init__(self, variant: str, classes: int, hidden: Sequence[int] = (512, 128),
+                 stem: Literal["full", "small"] = "full") -> None:  # fmt: skip
+        super().__init__()
+        self.trunk = ResNet(variant, stem=stem)
+        layers: list[nn.Module] = []
+        inputs = self.trunk.widths[-1]
+        for width in hidden:
+            layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
+            inputs = width
+        self.head = nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+    def levels(self, images: Tensor) -> tuple[Tensor, ...]:
+        """n 3 h w in [0, 1] -> the outputs of the trunk's stages."""
+        return self.trunk(imagenet(images))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """n 3 h w in [0, 1] -> n d, the last stage's mean."""
+        return pooled(self.levels(images))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """n 3 h w in [0, 1] -> n classes."""
+        return self.head(self.pooled(images))
+
+
+# ---- training
+
+
+def told_apart(logits: Tensor, kind: Tensor) -> Tensor:
+    """Cross-entropy of n classes-wide logits; a kind beyond the head's classes counts as its last."""
+    return F.cross_entropy(logits.float(), kind.clamp_max(logits.shape[1] - 1))
+
+
+def either(logits: Tensor, kind: Tensor) -> Tensor:
+    """Cross-entropy of good against any forged class, whatever their number: for forgeries that belong to none of them."""
+    logits = logits.float()
+    forged = logits[:, 1:].logsumexp(dim=1)
+    return F.binary_cross_entropy_with_logits(forged - logits[:, 0], (kind > 0).to(logits.dtype))
+
+
+def pair(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The good pictures of a batch and what was forged from them: 2n 3 h w, and their kinds 2n."""
+    return torch.cat([batch.clean, batch.forged]), torch.cat([torch.zeros_like(batch.kind), batch.kind])
+
+
+def varied(images: Tensor, shift: float, jitter: float) -> Tensor:
+    """Every picture moved by up to `shift` of its side either way (its edge repeated) and its colours jittered.
+
+    n 3 h w in [0, 1] -> the same. jitter: brightness, contrast and saturation each by a factor within 1 +- jitter. Draws
+    from torch's generator.
+    """
+    n, _, h, w = images.shape
+    reach = [round(shift * side) for side in (h, w)]
+    if any(reach):
+        moves = torch.stack([torch.randint(-r, r + 1, (n,)) for r in reach], dim=1).tolist()
+        rows, columns = (torch.arange(side, device=images.device) for side in (h, w))
+        moved = [
+            image.index_select(1, (rows + dy).clamp(0, h - 1)).index_select(2, (columns + dx).clamp(0, w - 1))
+            for image, (dy, dx) in zip(images, moves, strict=True)
+        ]
+        images = torch.stack(moved)
+    if jitter:
+        bright, contrast, colour = (1 + jitter * (2 * torch.rand(3, n, 1, 1, 1) - 1)).to(images)
+        images = images * bright
+        images = images.mean(dim=(1, 2, 3), keepdim=True).lerp(images, contrast)
+        images = images.mean(dim=1, keepdim=True).lerp(images, colour).clamp(0, 1)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def classifying(name: str, part: Callable[[Any], nn.Module], loss: Callable[[Any, Batch], dict[str, Tensor]], *,
+                rate: float, decay: float) -> Turn:  # fmt: skip
+    """A turn that trains `part(net)` by SGD with momentum 0.9 on `loss(net, batch)`."""
+
+    def optimiser(parameters: Sequence[Any]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+
+    return Turn(name, lambda net: list(part(net).parameters()), optimiser, loss, cosine_schedule)
+
+
+# ---- crops and windows
+
+
+def crops(batch: Batch, side: int, most: int, least: float = 0.01) -> tuple[Tensor, Tensor]:
+    """Crops of forged pictures, m 3 side side with m <= most, and 1 where a share of at least `least` of the crop is forged.
+
+    The crops tile each picture from a random corner on. As many good ones as forged ones are taken where there are; those of
+    which only a trace is forged, or less than half is judged, are left out. Draws from torch's generator.
+    """
+    h, w = batch.forged.shape[-2:]
+    side = min(side, h, w)
+    top, left = (int(torch.randint(min(side, over + 1), (1,))) for over in (h - side, w - side))
+
+    def tiles(x: Tensor) -> Tensor:
+        x = x[..., top:, left:].unfold(2, side, side).unfold(3, side, side)  # n c gh gw side side
+        return x.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+
+    share = tiles(batch.mask).mean(dim=(1, 2, 3))
+    judged = tiles(batch.valid).mean(dim=(1, 2, 3)) >= 0.5
+    forged = torch.nonzero(judged & (share >= least))[:, 0].cpu()
+    good = torch.nonzero(judged & (share == 0))[:, 0].cpu()
+    forged, good = (x[torch.randperm(len(x))][: max(most // 2, 1)] for x in (forged, good))
+    kept = torch.cat([good, forged]).to(batch.forged.device)
+    kind = torch.cat([torch.zeros(len(good)), torch.ones(len(forged))]).long().to(kept.device)
+    return tiles(batch.forged)[kept].contiguous(memory_format=torch.channels_last), kind
+
+
+def windows(images: Tensor, side: int, step: int) -> tuple[Tensor, tuple[int, int]]:
+    """Every window of `side` px, `step` px apart: n c h w -> (n * gh * gw) c side side, and (gh, gw).
+
+    The picture's lower and right edge is repeated where the windows would not reach it.
+    """
+    h, w = images.shape[-2:]
+    below, right = (max(side - size, 0) + -max(size - side, 0) % step for size in (h, w))
+    if below or right:
+        images = F.pad(images, (0, right, 0, below), mode="replicate")
+    cut = images.unfold(2, side, step).unfold(3, side, step)  # n c gh gw side side
+    gh, gw = cut.shape[2], cut.shape[3]
+    return cut.permute(0, 2, 3, 1, 4, 5).flatten(0, 2), (gh, gw)
+
+
+def from_windows(values: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(n * gh * gw) d -> n d gh gw."""
+    gh, gw = grid
+    return values.reshape(-1, gh, gw, values.shape[1]).permute(0, 3, 1, 2)
+
+
+def on_one_grid(levels: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+    """Stage outputs n c_i h_i w_i -> n sum(c_i) gh gw: averaged where finer than the grid, interpolated where coarser."""
+    brought = []
+    for level in levels:
+        h, w = level.shape[-2:]
+        if h > grid[0] and h % grid[0] == 0 and w % grid[1] == 0:
+            level = F.avg_pool2d(level, (h // grid[0], w // grid[1]))
+        elif (h, w) != grid:
+            level = F.interpolate(level, grid, mode="bilinear", align_corners=False)
+        brought.append(level)
+    return torch.cat(brought, dim=1)
+
+
+# ---- forging
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A forger that says which class each forgery is of: 1 + the place of what it drew under `key` in `values`.
+
+    A forgery without that key (a fallback) stays class 1.
+    """
+
+    forger: Forger
+    key: str
+    values: tuple[Any, ...]
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
+        forged = self.forger(sample, rng)
+        drawn: Mapping[str, Any] = forged.drawn
+        if drawn.get(self.key) not in self.values:
+            return forged
+        return dataclasses.replace(forged, drawn={**drawn, "class": 1 + self.values.index(drawn[self.key])})
