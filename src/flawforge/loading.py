@@ -49,7 +49,8 @@ def read_init(path: Path) -> Init:
 def torch_network(content: bundle.Content, device: str = "auto") -> Callable[[Any], tuple[Any, ...]]:
     """The model's network as a callable on numpy arrays; always float32, so that an export can match it.
 
-    n 3 h w float32 in [0, 1] -> (map n h w, score n), and the score's own map where there is one. Raises ModelError for an unknown method or foreign weights.
+    n 3 h w float32 in [0, 1] -> (map n h w, score n), and the score's own map where there is one. Raises
+    ModelError for an unknown method or foreign weights.
     """
     import torch
     from safetensors import SafetensorError
