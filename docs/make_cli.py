@@ -21,6 +21,7 @@ EXAMPLES = {
         "flawforge fit parts -o bracket --roi face.png --false-alarm 0.02 --holdout 'batch7*'",
         "flawforge fit parts -o bracket --steps 2000 --set batch=4",
         "flawforge fit parts -o bracket --minutes 10 --resume",
+        "flawforge fit parts -o bracket --method isstad --init clamp",
         "flawforge fit parts -o bracket --dry-run",
     ],
     "calibrate": ["flawforge calibrate bracket new/good --false-alarm 0.02 --review 0.1"],

@@ -103,8 +103,8 @@ def _counter(label: str) -> Iterator[Callable[[int, int], None]]:
 @click.option("--size", default=256, show_default=True, help="Working size: a canvas of about SIZE x SIZE pixels.")
 @click.option("--roi", type=click.Path(path_type=Path), help="Mask picture, white = judged.")
 @click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to forge textures from.")
-@click.option("--init", type=click.Path(path_type=Path), help="Start from a model folder or a .safetensors file of outside "
-              "weights, for methods that can.")  # fmt: skip
+@click.option("--init", type=click.Path(path_type=Path), help="Start from a model folder, a .safetensors file of outside "
+              "weights, or timm:NAME, for methods that can.")  # fmt: skip
 @_rates
 @click.option("--holdout", default="0.2", show_default=True, help="Share of good pictures held back for calibration, or a "
               "file name pattern such as 'batch7*'.")  # fmt: skip

@@ -22,14 +22,18 @@ def load(folder: str | Path, *, device: str = "auto") -> Inspector:
 
 
 def read_init(path: Path) -> Init:
-    """Weights to start a fit from: a model folder of ours, or a .safetensors file from anywhere.
+    """Weights to start a fit from: a model folder of ours, a .safetensors file from anywhere, or timm:NAME.
 
+    timm:NAME needs the extra "timm", which fetches the weights where it has none at hand: the one place in flawforge that
+    may use a network, and only when it is asked by that name.
     Raises ConfigError for anything else (a pickle is never opened), ModelError for a damaged folder or file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    if path.is_dir():
+    if str(path).startswith("timm:"):
+        data, about = _timm_weights(str(path)[len("timm:") :]), {}
+    elif path.is_dir():
         content = bundle.read(path)
         data, about = content.tensors, dict(content.config)
     elif path.suffix == ".safetensors" and path.is_file():
@@ -37,13 +41,34 @@ def read_init(path: Path) -> Init:
     else:
         why = "there is no such file or folder" if not path.exists() else "it is neither"
         raise ConfigError(
-            f"--init was given as {path} ({why}); give a flawforge model folder or a .safetensors file "
+            f"--init was given as {path} ({why}); give a flawforge model folder, a .safetensors file or timm:NAME "
             "(other checkpoints must be converted first, because a pickle can run code)."
         )
     try:
         return Init(load(data), about, hashlib.sha256(data).hexdigest())
     except SafetensorError as error:
         raise ModelError(f"The weights {path} cannot be read ({error}); download or convert them again.") from error
+
+
+def _timm_weights(name: str) -> bytes:
+    """The pretrained weights of timm's model `name`, as the bytes of a safetensors file."""
+    from safetensors.torch import save
+
+    try:
+        import timm
+    except ImportError as error:
+        raise ConfigError(
+            f"--init was given as timm:{name}, but timm is not installed; pip install 'flawforge[timm]', or give a "
+            ".safetensors file."
+        ) from error
+    try:
+        net = timm.create_model(name, pretrained=True)
+    except (RuntimeError, ValueError, OSError) as error:  # an unknown name, or no network and nothing cached
+        raise ConfigError(
+            f"timm cannot give the weights of '{name}' ({str(error).splitlines()[0]}); give one of its pretrained models, "
+            "or a .safetensors file."
+        ) from error
+    return save({key: value.contiguous() for key, value in net.state_dict().items()})
 
 
 def torch_network(content: bundle.Content, device: str = "auto") -> Callable[[Any], tuple[Any, ...]]:

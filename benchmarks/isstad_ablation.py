@@ -1,0 +1,126 @@
+"""What each part of ISSTAD buys, one factor at a time from the cpu profile.
+
+    FLAWFORGE_DATA=... python benchmarks/isstad_ablation.py [--data mvtec_bottle magnetic_tile] [--minutes 10 | --steps N]
+        [--seeds 0 1 2] [--variant NAME ...] [--set KEY=VALUE ...] [--forged-only]
+
+One row per product, variant and seed in results/isstad_ablation.csv, written as soon as it is known; rows that are there
+already are not measured again, so a stopped run goes on where it was. Every variant has the same minutes, or with --steps
+the same number of steps (then a busy machine changes nothing).
+
+"product" is the method as it ships; the other scores (SCORES) are read off the same trained net, so they cost no training.
+"stage 2 on another's encoder" starts with --init from a "product" model of another product and has only stage 2's part of
+the budget; what that saves is in `train_seconds`.
+
+`forged_...`: on the held-back good pictures and forged copies of them, by families that training never used (paste and
+physical; training corrupts); settings may be chosen by these. The other figures are those of the labelled test pictures;
+nothing may be chosen by them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from draem_ablation import judge
+from flawforge import config, data, evaluate, fitting, loading
+from flawforge.methods import METHODS
+from flawforge_runtime import inspector
+from record import read, record
+
+RESULTS = Path(__file__).resolve().parent / "results" / "isstad_ablation.csv"
+KEY = ("data", "variant", "minutes", "steps_asked", "settings", "seed")
+SCORES = ("product", "probability", "error", "sum", "release")
+TRAINED: dict[str, dict[str, Any]] = {
+    "identity target": {"target": "identity"},
+    "no stage 1, encoder trained": {"masked_share": 0.0, "freeze": False},
+    "no stage 1, encoder frozen as drawn": {"masked_share": 0.0},
+    "encoder trained in stage 2 too": {"freeze": False},
+    "old corruption": {"corruption": "old"},
+    "classifier on the last block only": {"supervise": "last"},
+}
+INIT = "stage 2 on another's encoder"
+VARIANTS = (*SCORES, *TRAINED, INIT)
+DONOR = "kolektorsdd"  # gives its encoder to the others
+
+
+def scored_by(model: inspector.Inspector, combine: str) -> inspector.Inspector:
+    """The same weights with another score; the thresholds are the old score's, so only threshold-free figures hold."""
+    assert model.content is not None
+    settings = model.content.config["settings"] | {"combine": combine}
+    method = METHODS[model.content.config["method"]]
+    rule = method.score(config.settings_from_dict(type(method.tiny), settings))
+    about = dict(model.content.config) | {"settings": settings, "score_rule": dataclasses.asdict(rule)}
+    content = dataclasses.replace(model.content, config=about)
+    return inspector.from_content(content, loading.torch_network(content))
+
+
+def fitted(root: Path, folder: Path, settings: dict[str, Any], seed: int, budget: dict[str, Any], init: Path | None) -> Any:
+    request = fitting.Request(root, folder, method="isstad", seed=seed, settings=settings, init=init, **budget)
+    plan = fitting.plan(request)
+    return plan, fitting.run(request, made=plan)
+
+
+def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, options: argparse.Namespace) -> dict[str, Any]:
+    row: dict[str, Any] = judge(model, plan.held, plan.request.seed)
+    if not options.forged_only:
+        entries = [entry for entry in data.read_entries(root) if entry.split == "test"]
+        found = evaluate.evaluate(model, entries, bootstrap=0)
+        row["image_auroc"] = found["image"]["auroc"]["value"]
+        names = ("auroc", "ap", "aupro_0.3", "peak_on_defect")
+        row |= {f"pixel_{name}": found["pixel"][name]["value"] for name in names if found["pixel"]}
+    return row
+
+
+def measure(variants: list[str], name: str, seed: int, options: argparse.Namespace) -> Any:
+    """(variant, figures) for variants that share one trained net: all SCORES, or one of the others."""
+    root, given = Path(os.environ["FLAWFORGE_DATA"]), config.parse_pairs(options.set)
+    budget: dict[str, Any] = {"steps": options.steps} if options.steps else {"minutes": options.minutes}
+    with tempfile.TemporaryDirectory() as folder:
+        init = None
+        if variants == [INIT]:
+            init = Path(folder) / "donor"
+            fitted(root / DONOR, init, given, seed, budget, None)
+            share = 1.0 - given.get("masked_share", METHODS["isstad"].profiles["cpu"].masked_share)
+            budget = {"steps": round(options.steps * share)} if options.steps else {"minutes": options.minutes * share}
+        settings = {**TRAINED.get(variants[0], {}), **given}
+        plan, model = fitted(root / name, Path(folder) / "model", settings, seed, budget, init)
+        training = model.about["training"]
+        for variant in variants:
+            judged = scored_by(model, variant) if variant in SCORES else model
+            cost = {"train_seconds": training["seconds"], "steps": training["steps"]}
+            yield variant, {**cost, **figures(judged, plan, root / name, options)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=["mvtec_bottle", "magnetic_tile"])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings in every variant")
+    parser.add_argument("--forged-only", action="store_true", help="leave the test pictures alone")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    scores = [variant for variant in options.variant if variant in SCORES]
+    groups = [scores, *([variant] for variant in options.variant if variant not in SCORES)]
+    for seed in options.seeds:
+        for name in options.data:
+            for group in groups:
+                minutes = "" if options.steps else f"{options.minutes:g}"
+                rest = (minutes, str(options.steps or ""), " ".join(sorted(options.set)), str(seed))
+                there = {tuple(row.get(key, "") for key in KEY) for row in read(options.out)[1]}
+                missing = [variant for variant in group if (name, variant, *rest) not in there]
+                if not missing:
+                    continue
+                for variant, row in measure(missing, name, seed, options):
+                    record(options.out, {**dict(zip(KEY, (name, variant, *rest), strict=True)), **row})
+                    print(name, variant, seed, {k: round(float(v), 3) for k, v in row.items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
