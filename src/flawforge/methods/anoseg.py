@@ -1,0 +1,502 @@
+"""AnoSeg: mark the anomaly directly, with an adversary, knowing where each pixel is; then a detector that reuses the map.
+
+Song, Kong, Park, Kim, Kang: "AnoSeg: Anomaly segmentation network using self-supervised learning", arXiv 2110.03396. Known
+to us from a re-typing of sections 3, A and B and their figures; docs/methods/anoseg.md says line by line what is known,
+measured from a figure, or assumed. No reference implementation exists. The paper's map is 1 = normal: `normal` below is that
+map, Evidence is the other way round.
+
+    paper                                  here
+    fig. 3   hard augmentation             forge.hard_augment, `forger`
+    fig. 4   coordinate channels           `coordinates`
+    tab. 6   generator, two decoders       `Maker`: nn.resnet on 5 channels, `Decoder` twice
+    tab. 6   discriminator                 `Critic`
+    3.2      L_Seg, L_Re, L_Adv            `segmentation_loss`, `rebuild_loss`, `adversarial_loss`
+    3.4, A   detector on the frozen net    `Detector`, `classification_loss`, `feature_loss`
+    3.4      image score, alpha, beta      `detector_score`
+
+Every step sees each of its pictures twice, good and forged: x_Seg = {x_Nor, x_Ano}, half and half.
+
+Profile `paper` keeps the published layers. Profile `cpu` is ours: an encoder of half and decoders of a fifth of the width,
+made at half resolution; the map's decoder sees the encoder's finer stages (`skips`); the critic is held back by spectral
+norm and by a lower rate; the map is a logit. The losses are the same. The page says how each of these was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt, Interval
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from flawforge.forge import FORGERS
+from flawforge.nn.losses import masked_mean
+from flawforge.nn.resnet import ResNet, imagenet
+from flawforge.nn.schedules import cosine_schedule, drops
+from flawforge.types import Batch, Evidence, Forger, Method, ScoreRule, Train, TrainingError, Turn
+
+Share = Annotated[float, Interval(ge=0, le=1)]
+Weight = Annotated[float, Ge(0)]
+
+ALIVE = 0.6  # a share below this, where chance is 0.5, is a collapse
+SATURATED = 0.99  # a critic that is right more often than this teaches nothing
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of AnoSeg; the comments give the paper's value, or "unknown" and what `paper` assumes."""
+
+    encoder_width: Annotated[int, Ge(1)] = 32  # 64 (ResNet-18)
+    decoder_width: Annotated[int, Ge(1)] = 24  # 128
+    critic_width: Annotated[int, Ge(1)] = 16  # 64
+    picture_stride: Literal[1, 2, 4] = 4  # 1; 4 = the picture's decoder ends at a quarter of the resolution, unfolded
+    map_stride: Literal[1, 2, 4] = 2  # 1; the same of the map's decoder
+    skips: bool = True  # False; True = the map's decoder sees the encoder's stages of strides 16, 8 and 4
+    coordinates: bool = True  # True
+    critic_side: Literal[32, 64, 128, 256] = 128  # 256, the pictures' own side; others are resized to it
+    critic_norm: Literal["batch", "spectral"] = "spectral"  # "batch"
+    critic_rate: Annotated[float, Gt(0)] = 0.5  # unknown: 1; the critic's learning rate as a multiple of the maker's
+    forging: Literal["hard", "rotate_permute", "cutpaste"] = "hard"  # "hard"; the others leave out jitter, or all three
+    masked: bool = True  # True; False = forged pixels are rebuilt like any other
+    segment: Annotated[float, Gt(0)] = 1.0  # unknown: 1
+    rebuild: Weight = 1.0  # unknown: 1
+    adversarial: Weight = 0.1  # unknown: 0.1; 0 = no critic
+    score: Literal["detector", "top"] = "detector"  # "detector"; "top" = mean of the map's highest `top`, and no detector
+    detector_share: Annotated[float, Interval(gt=0, lt=1)] = 0.25  # unknown: 0.5; the detector's part of the budget
+    detector_adversarial: Weight = 1.0  # unknown: 1
+    detector_features: Weight = 1.0  # unknown: 1
+    detector_rebuild: Annotated[float, Gt(0)] = 1.0  # unknown: 1
+    class_head: bool = False  # False (the formula shares D); True = the classification has its own output
+    alpha: Weight = 1.0  # 1
+    beta: Weight = 0.1  # 0.1
+    batch: Annotated[int, Ge(2)] = 4  # unknown: 8; so many good pictures and as many forgeries of them
+    forge_share: Share = 1.0  # 1: every picture is seen good and forged
+    epochs: Annotated[float, Ge(0)] = 0.0  # unknown: 500; 0 = the budget is given in minutes or steps
+    learning_rate: Annotated[float, Gt(0)] = 1e-3  # unknown: 1e-4
+    schedule: Literal["cosine", "flat"] = "cosine"  # unknown: "flat"
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # unknown: "32-true"
+    check_every: Annotated[int, Ge(0)] = 20  # ours: steps between looks for a collapse; 0 = never look
+    patience: Annotated[int, Ge(1)] = 300  # ours: steps before a collapse may stop the fit
+    evidence: Literal["logit", "probability"] = "logit"  # "probability"
+    smooth: Annotated[int, Ge(1)] = 5  # unknown: 4; mean filter on the map before it becomes a score
+    top: Annotated[float, Interval(gt=0, le=1)] = 0.001  # ours
+
+
+PAPER = Config(encoder_width=64, decoder_width=128, critic_width=64, picture_stride=1, map_stride=1, skips=False,
+               critic_side=256, critic_norm="batch", critic_rate=1.0, detector_share=0.5, epochs=1000, learning_rate=1e-4,
+               schedule="flat", precision="32-true", batch=8, evidence="probability", smooth=4)  # fmt: skip
+TINY = Config(encoder_width=4, decoder_width=2, critic_width=2, critic_side=32, learning_rate=5e-3,
+              precision="32-true", smooth=3)  # fmt: skip
+
+
+def coordinates(images: Tensor) -> Tensor:
+    """n c h w -> n 2 h w: the row and the column of each pixel, from -1 to 1 (fig. 4)."""
+    n, _, h, w = images.shape
+    rows = torch.linspace(-1, 1, h, dtype=images.dtype, device=images.device).view(1, 1, h, 1).expand(n, 1, h, w)
+    columns = torch.linspace(-1, 1, w, dtype=images.dtype, device=images.device).view(1, 1, 1, w).expand(n, 1, h, w)
+    return torch.cat([rows, columns], dim=1)
+
+
+class Decoder(nn.Module):
+    """Table 6: five times a 3 x 3 convolution and a doubling one, then two convolutions; no activation at the end.
+
+    x n `inputs` h/32 w/32, finer: the encoder's outputs at strides 16, 8, 4 or nothing -> n `outputs` h w.
+    Of `stride` 2 or 4, the last one or two doublings are left out and the output unfolded instead.
+    """
+
+    def __init__(self, inputs: int, width: int, outputs: int, stride: int, finer: Sequence[int] = ()) -> None:
+        super().__init__()
+        widths = [4 * width, 2 * width, width, width, width][: 6 - stride.bit_length()]
+        skips = [0, *finer, *[0] * 5]
+        self.refine, self.rise = nn.ModuleList(), nn.ModuleList()
+        for i, wide in enumerate(widths):
+            self.refine.append(_conv_bn_relu(nn.Conv2d(inputs + skips[i], wide, 3, 1, 1, bias=False), wide))
+            self.rise.append(_conv_bn_relu(nn.ConvTranspose2d(wide, wide, 4, 2, 1, bias=False), wide))
+            inputs = wide
+        last = nn.Conv2d(inputs + skips[len(widths)], width, 3, 1, 1, bias=False)
+        self.end = nn.Sequential(_conv_bn_relu(last, width), nn.Conv2d(width, outputs * stride * stride, 3, 1, 1))
+        self.unfold, self.skips = nn.PixelShuffle(stride), len(finer)
+
+    def forward(self, x: Tensor, finer: Sequence[Tensor] = ()) -> Tensor:
+        for i, (refine, rise) in enumerate(zip(self.refine, self.rise, strict=True)):
+            x = rise(refine(x))
+            if i < self.skips:
+                x = torch.cat([x, finer[i]], dim=1)
+        unfolded: Tensor = self.unfold(self.end(x))
+        return unfolded
+
+
+def _conv_bn_relu(layer: nn.Module, width: int) -> nn.Sequential:
+    return nn.Sequential(layer, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+
+class Maker(nn.Module):
+    """Table 6's generator: a ResNet-18, a decoder for the picture and, unless `extra` is a map already, one for the map.
+
+    images n 3 h w in [0, 1], extra n e h w -> (picture n 3 h w in [0, 1], logit of "normal" n 1 h w or None); any h, w.
+    """
+
+    def __init__(self, extra: int, marks: bool, config: Config) -> None:
+        super().__init__()
+        self.encoder = ResNet("resnet18", channels=3 + extra, width=config.encoder_width)
+        deep, width = self.encoder.widths[-1], config.decoder_width
+        finer = self.encoder.widths[2::-1] if config.skips else ()
+        self.picture = Decoder(deep, width, 3, config.picture_stride)
+        self.mark = Decoder(deep, width, 1, config.map_stride, finer) if marks else None
+
+    def forward(self, images: Tensor, extra: Tensor) -> tuple[Tensor, Tensor | None]:
+        h, w = images.shape[-2:]
+        x = torch.cat([imagenet(images), extra], dim=1)
+        if h % 32 or w % 32:
+            x = F.pad(x, (0, -w % 32, 0, -h % 32), mode="replicate")
+        *finer, deep = self.encoder(x)
+        picture = self.picture(deep)[..., :h, :w].float().sigmoid()
+        if self.mark is None:
+            return picture, None
+        return picture, self.mark(deep, finer[::-1])[..., :h, :w].float()
+
+
+class Critic(nn.Module):
+    """Table 6's discriminator: halvings from `side` down to one number, on a picture and its map of what is normal.
+
+    picture n 3 h w, normal n 1 h w, both in [0, 1] -> (logit n `outputs`, features n f: the layer before, 2 x 2 places).
+    """
+
+    def __init__(self, config: Config, outputs: int = 1) -> None:
+        super().__init__()
+        self.side = config.critic_side
+        width, halvings = config.critic_width, config.critic_side.bit_length() - 1
+        widths = [width, 2 * width, 4 * width, *[8 * width] * (halvings - 5), 2 * width]
+        layers: list[nn.Module] = []
+        for i, (inputs, wide) in enumerate(zip([4, *widths], widths, strict=False)):
+            batch = config.critic_norm == "batch" and i > 0
+            layers += [self._halve(inputs, wide, config, bias=not batch)]
+            layers += [nn.BatchNorm2d(wide)] if batch else []
+            layers += [nn.LeakyReLU(0.2)]
+        self.features, self.last = nn.Sequential(*layers), self._halve(widths[-1], outputs, config)
+
+    @staticmethod
+    def _halve(inputs: int, outputs: int, config: Config, bias: bool = True) -> nn.Module:
+        layer = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=bias)
+        return spectral_norm(layer) if config.critic_norm == "spectral" else layer
+
+    def forward(self, picture: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.cat([picture, normal], dim=1)
+        if x.shape[-2:] != (self.side, self.side):
+            x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", align_corners=False)
+        features = self.features(x)
+        return self.last(features).float().flatten(1), features.float().flatten(1)
+
+
+class Watch(nn.Module):
+    """Running means that tell a living fit from a collapsed one; buffers, so that a resumed fit goes on with them.
+
+    critic    share of pairs that the stage's critic tells right; 1.0 = saturated, nothing to be learnt from it
+    outlined  share of forged pictures whose map is higher inside the outline than outside; 0.5 = it says nothing
+    caught    share of forged pictures whose score is above their own good picture's; 0.5 = it says nothing
+    steps     of the stage so far
+    """
+
+    critic: Tensor
+    outlined: Tensor
+    caught: Tensor
+    steps: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("critic", "outlined", "caught", "steps"):
+            self.register_buffer(name, torch.zeros(()))
+
+    def see(self, name: str, value: Tensor, decay: float) -> None:
+        """Move the running mean; the first value is taken as it is."""
+        buffer = self.get_buffer(name)
+        buffer.copy_(torch.where(buffer == 0, value, decay * buffer + (1 - decay) * value))
+
+
+class AnoSeg(nn.Module):
+    """Generator, critic, and the detector with its own. n 3 h w in [0, 1], any h and w -> Evidence."""
+
+    forward_methods = ("made", "judged", "detector_made", "detector_judged", "look")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.maker = Maker(2 if config.coordinates else 0, True, config)
+        self.critic = Critic(config) if config.adversarial else None
+        with_detector = config.score == "detector"
+        self.detector = Maker(1, False, config) if with_detector else None
+        self.detector_critic = Critic(config, 2 if config.class_head else 1) if with_detector else None
+        self.watch, self.detector_watch = Watch(), Watch()
+        self.left: tuple[Tensor, ...] = ()  # from the maker's turn to the critic's; empty between steps
+
+    def mark(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Rebuilt picture n 3 h w in [0, 1], and the logit of "normal" n 1 h w."""
+        picture, logit = self.maker(images, coordinates(images) if self.config.coordinates else images[:, :0])
+        return picture, logit
+
+    def forward(self, images: Tensor) -> Evidence:
+        _, logit = self.mark(images)
+        surface = -logit[:, 0]
+        if self.config.evidence == "probability":
+            surface = surface.sigmoid()
+        if self.detector is None or self.detector_critic is None:
+            return Evidence(surface, surface.flatten(1).amax(dim=1))
+        normal = logit.sigmoid()
+        picture, _ = self.detector(images, normal)
+        _, good = self.detector_critic(images, torch.ones_like(normal))
+        _, found = self.detector_critic(picture, normal)
+        return Evidence(surface, detector_score(good, found, images, picture, self.config))
+
+    def made(self, x: Tensor, normal: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rebuilt picture, map of what is normal, and the critic's logit of the two, without gradient for its weights."""
+        picture, logit = self.mark(x)
+        found = logit.sigmoid()
+        if self.critic is None:
+            return picture, found, None
+        pair = _inside(picture, found, x, normal, valid)
+        self.left = (pair[0].detach(), pair[1].detach())
+        with _still(self.critic):
+            return picture, found, self.critic(*pair)[0]
+
+    def judged(self, x: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """The critic's logits of the real pairs (x, A), and of the pairs that the maker's turn of this step has left."""
+        assert self.critic is not None
+        fake, self.left = self.left, ()
+        return self.critic(x, normal)[0], self.critic(*fake)[0]
+
+    def detector_made(self, good: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rebuilt x_Nor, the critic's logit of the made pair, and its features of the made and of the real pair."""
+        assert self.detector is not None
+        assert self.detector_critic is not None
+        ones = torch.ones_like(valid)
+        with torch.no_grad():
+            normal = self.mark(good)[1].sigmoid()
+        picture, _ = self.detector(good, normal)
+        pair = _inside(picture, normal, good, ones, valid)
+        self.left = (pair[0].detach(), pair[1].detach())
+        with _still(self.detector_critic):
+            fake, found = self.detector_critic(*pair)
+            _, wanted = self.detector_critic(good, ones)
+        return picture, fake, found, wanted
+
+    def detector_judged(self, good: Tensor, forged: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The detector's critic on (x_Nor, ones), on the pair made of x_Nor, and on (x_Ano, A_Ano): n `outputs` each."""
+        assert self.detector_critic is not None
+        fake, self.left = self.left, ()
+        pairs = ((good, torch.ones_like(mask)), fake, (forged, 1 - mask))
+        real, made, anomalous = (self.detector_critic(*pair)[0] for pair in pairs)
+        return real, made, anomalous
+
+    @torch.no_grad()
+    def look(self, good: Tensor, forged: Tensor, mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """(outlined, caught) as `Watch` has them, of good pictures and their forgeries judged as by the finished model."""
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        evidence = self(torch.cat([good, forged]))
+        for module, training in modes.items():
+            module.training = training
+        surface = evidence.map[len(good) :, None]
+        inside = (surface * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1)
+        around = valid * (1 - mask)
+        outside = (surface * around).sum((1, 2, 3)) / around.sum((1, 2, 3)).clamp_min(1)
+        good_score, forged_score = evidence.score.chunk(2)
+        return _share_above(inside, outside), _share_above(forged_score, good_score)
+
+    def facts(self) -> list[str]:
+        """What the fit found out about itself, for the model's notes."""
+        told = [f"the map was higher inside the outline for {float(self.watch.outlined):.0%} of the last forgeries"]
+        if self.critic is not None:
+            told.append(f"the critic was right about {float(self.watch.critic):.0%} of the last pairs")
+        if self.detector is not None:
+            caught, critic = float(self.detector_watch.caught), float(self.detector_watch.critic)
+            told.append(f"the detector scored {caught:.0%} of the last forgeries above their good pictures")
+            told.append(f"its critic was right about {critic:.0%} of the last pairs")
+        return ["; ".join(told)]
+
+
+def _share_above(a: Tensor, b: Tensor) -> Tensor:
+    """Share of places where a is above b; a tie is half of one, so that a constant gets 0.5."""
+    return ((a > b).float() + 0.5 * (a == b).float()).mean()
+
+
+def _inside(picture: Tensor, normal: Tensor, x: Tensor, real: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """A made pair as the critic may see it: where nothing is judged it is the real one, so that no border gives it away."""
+    return picture * valid + x * (1 - valid), normal * valid + real * (1 - valid)
+
+
+@contextmanager
+def _still(module: nn.Module) -> Iterator[None]:
+    """Gradients pass through the module and stay out of its weights, which saves a third of its work."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+def segmentation_loss(found: Tensor, normal: Tensor, valid: Tensor) -> Tensor:
+    """L_Seg = E || A - A_hat ||_1, n 1 h w in [0, 1], over valid pixels."""
+    return masked_mean((found - normal).abs(), valid)
+
+
+def rebuild_loss(picture: Tensor, x: Tensor, normal: Tensor, valid: Tensor) -> Tensor:
+    """L_Re = E || x A - x_hat A ||_1 / E || A ||_1 with the true A: a forged pixel never enters. n 3 h w, n 1 h w."""
+    return masked_mean((picture - x).abs(), normal * valid)
+
+
+def adversarial_loss(logit: Tensor, real: bool) -> Tensor:
+    """-log D where `real`, else -log(1 - D), of logits: L_Adv's two parts for the critic, and its non-saturating maker's."""
+    return F.softplus(-logit if real else logit).mean()
+
+
+def classification_loss(real: Tensor, anomalous: Tensor, forged: Tensor) -> Tensor:
+    """L_cls: (x_Nor, ones) is normal, (x_Ano, A_Ano) is not; `forged` n is 1 where the picture was truly forged."""
+    told = F.softplus(anomalous) * forged
+    return adversarial_loss(real, True) + told.sum() / forged.sum().clamp_min(1)
+
+
+def feature_loss(found: Tensor, wanted: Tensor) -> Tensor:
+    """L_fea = E || f(x, ones) - f(x_hat, A_hat) ||^2, features n f; the mean over f, so that no width changes its weight."""
+    return (found - wanted).square().mean()
+
+
+def detector_score(good: Tensor, found: Tensor, images: Tensor, picture: Tensor, config: Config) -> Tensor:
+    """alpha MSE(f(x, ones), f(x_hat, A_hat)) + beta MSE(x, x_hat), n (section 3.4); higher = stranger."""
+    features = (good - found).square().mean(dim=1)
+    return config.alpha * features + config.beta * (images - picture).square().flatten(1).mean(dim=1)
+
+
+def pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """x_Seg and A_Seg of 2n: the good pictures with ones, then their forgeries with 0 inside the outline; and `valid`."""
+    normal = 1 - torch.cat([torch.zeros_like(batch.mask), batch.mask])
+    return torch.cat([batch.clean, batch.forged]), normal, torch.cat([batch.valid, batch.valid])
+
+
+def _told(real: Tensor, *fakes: Tensor) -> Tensor:
+    right = [(real > 0).float().mean(), *((fake < 0).float().mean() for fake in fakes)]
+    return torch.stack(right).mean().detach()
+
+
+def critic_losses(net: Any, batch: Batch) -> dict[str, Tensor]:
+    """max_D of L_Adv, and how often the critic is right."""
+    real, fake = net.judged(*pairs(batch)[:2])
+    accuracy = _told(real, fake)
+    net.watch.see("critic", accuracy, 0.98)
+    return {"critic": adversarial_loss(real, True) + adversarial_loss(fake, False), "critic accuracy": accuracy}
+
+
+def maker_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
+    """L_Seg, L_Re and min_G of L_Adv by their weights. Raises TrainingError where the map has collapsed."""
+    x, normal, valid = pairs(batch)
+    picture, found, fake = net.made(x, normal, valid)
+    losses = {"segment": config.segment * segmentation_loss(found, normal, valid)}
+    if config.rebuild:
+        wanted = normal if config.masked else torch.ones_like(normal)
+        losses["rebuild"] = config.rebuild * rebuild_loss(picture, x, wanted, valid)
+    if fake is not None:
+        losses["adversarial"] = config.adversarial * adversarial_loss(fake, True)
+    return losses | _watched(net, net.watch, batch, config, "outlined")
+
+
+def detector_critic_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
+    """max_D of L_Adv^AD on normal pictures, and L_cls. With `class_head`, the second output is the classifier's."""
+    real, fake, anomalous = net.detector_judged(batch.clean, batch.forged, batch.mask)
+    forged = batch.mask.flatten(1).amax(dim=1)
+    accuracy = _told(real[:, :1], fake[:, :1])
+    net.detector_watch.see("critic", accuracy, 0.98)
+    return {
+        "critic": adversarial_loss(real[:, :1], True) + adversarial_loss(fake[:, :1], False),
+        "classes": classification_loss(real[:, -1], anomalous[:, -1], forged),
+        "critic accuracy": accuracy,
+    }
+
+
+def detector_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
+    """min_G of L_Adv^AD, L_fea and the rebuild loss on normal pictures. Raises TrainingError where the score collapsed."""
+    picture, fake, found, wanted = net.detector_made(batch.clean, batch.valid)
+    ones = torch.ones_like(batch.mask)
+    losses = {"rebuild": config.detector_rebuild * rebuild_loss(picture, batch.clean, ones, batch.valid)}
+    if config.detector_adversarial:
+        losses["adversarial"] = config.detector_adversarial * adversarial_loss(fake, True)
+    if config.detector_features:
+        losses["features"] = config.detector_features * feature_loss(found, wanted)
+    return losses | _watched(net, net.detector_watch, batch, config, "caught")
+
+
+def _watched(net: Any, watch: Watch, batch: Batch, config: Config, name: str) -> dict[str, Tensor]:
+    """Look every `check_every` steps; the share of `name`. TrainingError where, after `patience` steps, it is chance."""
+    if config.check_every and int(watch.steps) % config.check_every == 0:
+        for each, value in zip(("outlined", "caught"), net.look(*_looked_at(batch)), strict=True):
+            watch.see(each, value, 0.8)
+        share, critic = float(watch.get_buffer(name)), float(watch.critic)
+        if int(watch.steps) >= config.patience and share < ALIVE:
+            what, do = ("map", "outlines") if name == "outlined" else ("detector's score", "catches")
+            cure = "critic_norm=spectral or a lower critic_rate" if critic > SATURATED else "a lower learning_rate"
+            raise TrainingError(
+                f"Training stopped because the {what} has collapsed: it {do} {100 * share:.0f} of 100 forgeries, where 50 "
+                f"is chance, and its critic is right about {critic:.0%} of the pairs; set {cure} with --set, and fit again."
+            )
+    watch.steps += 1
+    return {name: watch.get_buffer(name).clone()}
+
+
+def _looked_at(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return batch.clean, batch.forged, batch.mask, batch.valid
+
+
+def stages(net: AnoSeg, config: Config) -> Sequence[Train]:
+    """The map's net in turns with its critic; then the detector in turns with its own, the map's net frozen."""
+    schedule = cosine_schedule if config.schedule == "cosine" else drops(1.0, ())
+
+    def turn(name: str, part: str, loss: Any, factor: float = 1.0) -> Turn:
+        def optimiser(parameters: Sequence[Any]) -> torch.optim.Optimizer:
+            return torch.optim.Adam(parameters, lr=config.learning_rate * factor, betas=(0.5, 0.999))
+
+        return Turn(name, lambda module: list(module.get_submodule(part).parameters()), optimiser, loss, schedule)
+
+    first = [turn("maker", "maker", partial(maker_losses, config=config))]
+    if config.adversarial:
+        first.append(turn("critic", "critic", critic_losses, config.critic_rate))
+    if config.score != "detector":
+        return [Train("mark", first)]
+    second = [
+        turn("detector", "detector", partial(detector_losses, config=config)),
+        turn("critic", "detector_critic", partial(detector_critic_losses, config=config), config.critic_rate),
+    ]
+    frozen = ("maker", "critic") if config.adversarial else ("maker",)
+    share = config.detector_share
+    return [Train("mark", first, share=1 - share), Train("detect", second, frozen, share=share)]
+
+
+def forger(config: Config) -> Forger:
+    """Figure 3's hard augmentation, or less of it for the ablation."""
+    made: Forger = {
+        "hard": FORGERS["hard_augment"](),
+        "rotate_permute": FORGERS["hard_augment"](jitter=(0.0, 0.0, 0.0, 0.0)),
+        "cutpaste": FORGERS["hard_augment"](chance=0.0),
+    }[config.forging]
+    return made
+
+
+def score_rule(config: Config) -> ScoreRule:
+    """Section 3.4's score by the net itself; or the mean of the map's highest values."""
+    return ScoreRule("network" if config.score == "detector" else "top", config.smooth, config.top)
+
+
+METHOD = Method(
+    name="anoseg",
+    title="segmentation with an adversary and coordinates, then a detector that reuses the map",
+    paper="Song et al., arXiv 2110.03396, from a re-typing: docs/methods/anoseg.md says what is known; `cpu` is narrower",
+    profiles={"cpu": Config(), "paper": PAPER},
+    tiny=TINY,
+    build=AnoSeg,
+    stages=stages,
+    forger=forger,
+    score=score_rule,
+)
