@@ -3,4 +3,4 @@
 from flawforge.methods import anoseg, draem, isstad, patchstats
 from flawforge.types import Method
 
-METHODS: dict[str, Method] = {method.name: method for method in (anoseg.METHOD, draem.METHOD, isstad.METHOD, patchstats.METHOD)}
+METHODS: dict[str, Method] = {module.METHOD.name: module.METHOD for module in (anoseg, draem, isstad, patchstats)}
