@@ -30,6 +30,10 @@ EXAMPLES = {
         "flawforge inspect bracket today -o judged --overlays --format jsonl",
     ],
     "evaluate": ["flawforge evaluate bracket parts --json bracket.json"],
+    "pod": [
+        "flawforge pod bracket parts --json pod.json",
+        "flawforge pod bracket new/good --kind scratch --contrast 0.2 --sizes 0.2 5 --scale 0.05",
+    ],
     "report": ["flawforge report bracket -o bracket.html"],
     "forge": ["flawforge forge parts/good -o forged --forger perlin --forger scratch --count 8"],
     "methods": ["flawforge methods"],

@@ -7,8 +7,6 @@ F1-max, which by its definition picks its own threshold and is an upper bound.
 from __future__ import annotations
 
 import itertools
-import json
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +20,10 @@ from numpy.typing import NDArray
 from flawforge import intervals, metrics
 from flawforge.intervals import Estimate
 from flawforge.listing import Entry
-from flawforge.overlays import Drawn, overlay, scale_of
+from flawforge.overlays import Drawn, overlay, save_album, scale_of
 from flawforge.types import CalibrationError, DataError, Decision, ImageError, Map, Mask
 from flawforge_runtime import images
 from flawforge_runtime.calibrate import Calibration
-from flawforge_runtime.files import new_folder, write_atomically
 
 POOLED = 400_000_000  # pixels; above it every second row and column is pooled, so that memory stays below about 6 GB
 OWN_GRID = "the picture's own size"
@@ -282,23 +279,6 @@ def save_evaluation(folder: Path, result: Mapping[str, Any], overlays: Sequence[
     The JSON is `result` with one more key, "overlays": {"file", "group", "path", "kind", "score", "p_value",
     "verdict"} each. An older evaluation is replaced. OSError (a full disk) passes through. Returns the new folder.
     """
-    target, draft_name = Path(folder) / "evaluation", Path(folder) / ".evaluation.new"
-    shutil.rmtree(draft_name, ignore_errors=True)  # left by a run that was killed
-    with new_folder(draft_name) as draft:
-        index = []
-        for number, one in enumerate(overlays):
-            name = f"{number:02d}_{one.group}.webp"
-            images.write_image(draft / name, one.image)
-            facts = {key: one.row[key] for key in ("path", "kind", "score", "p_value", "verdict")}
-            index.append({"file": name, "group": one.group, **facts})
-        write_json(draft / "evaluation.json", {**result, "overlays": index})
-    if target.exists():
-        shutil.rmtree(target)
-    draft_name.rename(target)
-    return target
-
-
-def write_json(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a result as indented JSON, atomically; ValueError for a value that JSON has no word for."""
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, f"{text}\n".encode())
+    keys = ("path", "kind", "score", "p_value", "verdict")
+    pictures = [(one.group, {key: one.row[key] for key in keys}, one.image) for one in overlays]
+    return save_album(Path(folder), "evaluation", result, pictures)

@@ -21,8 +21,10 @@ import torch
 from safetensors.torch import save as tensors_to_bytes
 
 from flawforge import __version__, card, config, data, engine, loading
+from flawforge.forge import names_in
 from flawforge.listing import textures_in
 from flawforge.methods import METHODS
+from flawforge.pod import fingerprint
 from flawforge.saliency import background_of, saliency
 from flawforge.types import (
     Batch,
@@ -428,7 +430,9 @@ def _content(
         "training": {
             "pictures": len(plan.train), "held_back": len(plan.held), "seconds": round(seconds, 1),
             "steps": history[-1]["step"] if history else 0, "minutes": request.minutes, "threads": torch.get_num_threads(),
-            "forger": str(plan.method.forger(plan.settings)), "torch": torch.__version__, "cpus": os.cpu_count(),
+            "forger": str(plan.method.forger(plan.settings)), "forgers": list(trained_on(plan, net)),
+            "fingerprints": sorted(fingerprint(entry.path) for entry in plan.train),
+            "torch": torch.__version__, "cpus": os.cpu_count(),
         },
         "init": init,
         "data_report": plan.report.as_dict(),
@@ -438,6 +442,13 @@ def _content(
     }  # fmt: skip
     tensors = tensors_to_bytes({key: value.contiguous() for key, value in net.state_dict().items()})
     return bundle.Content(settings, tensors, None, "", plan.roi)
+
+
+def trained_on(plan: Plan, net: Any) -> tuple[str, ...]:
+    """The forgers that the training stages use, so that a proof can hold their families out; none without training."""
+    stages = [each for each in plan.method.stages(net, plan.settings) if isinstance(each, Train)]
+    used = [each.forger or plan.method.forger(plan.settings) for each in stages]
+    return tuple(dict.fromkeys(name for forger in used for name in names_in(forger)))
 
 
 def recalibrate(

@@ -7,7 +7,11 @@ is brightest well above it. A good part therefore looks calm beside a bad one.
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -16,6 +20,8 @@ from numpy.typing import NDArray
 
 from flawforge.types import ConfigError, Decision, Image, Map, Mask
 from flawforge_runtime.calibrate import Calibration
+from flawforge_runtime.files import new_folder, write_atomically
+from flawforge_runtime.images import write_image
 
 Drawn = NDArray[np.uint8]  # h w 3 RGB
 
@@ -105,3 +111,33 @@ def _shrink(array: NDArray[Any], to: tuple[int, int]) -> NDArray[Any]:
 def _shrink_mask(mask: Mask, to: tuple[int, int]) -> Mask:
     """A pixel stays marked where any part of it was, so that a hairline does not vanish in a thumbnail."""
     return np.asarray(_shrink(mask.astype(np.float32), to) > 0)
+
+
+def save_album(
+    folder: Path, name: str, result: Mapping[str, Any], pictures: Sequence[tuple[str, Mapping[str, Any], Drawn]] = ()
+) -> Path:
+    """Write `folder`/`name`: `name`.json and pictures as WebP; all of it or, where it fails, nothing new.
+
+    pictures  (group, facts, picture) each
+    The JSON is `result` with one more key, "overlays": {"file", "group", and the facts} each. An older album of the name is
+    replaced. OSError (a full disk) passes through. Returns the new folder.
+    """
+    target, draft_name = Path(folder) / name, Path(folder) / f".{name}.new"
+    shutil.rmtree(draft_name, ignore_errors=True)  # left by a run that was killed
+    with new_folder(draft_name) as draft:
+        index = []
+        for number, (group, facts, picture) in enumerate(pictures):
+            file = f"{number:02d}_{group}.webp"
+            write_image(draft / file, picture)
+            index.append({"file": file, "group": group, **facts})
+        write_json(draft / f"{name}.json", {**result, "overlays": index})
+    if target.exists():
+        shutil.rmtree(target)
+    draft_name.rename(target)
+    return target
+
+
+def write_json(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a result as indented JSON, atomically; ValueError for a value that JSON has no word for."""
+    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())

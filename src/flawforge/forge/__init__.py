@@ -1,5 +1,5 @@
 """The forge: seeded ways to fake a defect on a good picture. Names live in `forgers`; this file loads nothing else."""
 
-from flawforge.forge.forgers import FAMILIES, FORGERS, Mix, Pipe, default_mixture, family, forger_from
+from flawforge.forge.forgers import FAMILIES, FORGERS, Mix, Pipe, default_mixture, family, forger_from, names_in
 
-__all__ = ["FAMILIES", "FORGERS", "Mix", "Pipe", "default_mixture", "family", "forger_from"]
+__all__ = ["FAMILIES", "FORGERS", "Mix", "Pipe", "default_mixture", "family", "forger_from", "names_in"]

@@ -145,6 +145,15 @@ def family(name: str) -> str:
     raise ConfigError(f"forger {name!r} is unknown; it must be one of {', '.join(FORGERS)}.")
 
 
+def names_in(forger: Any) -> tuple[str, ...]:
+    """The names of FORGERS that a forger is made of: of a mixture its parts, else its own; none for a foreign function."""
+    parts = getattr(forger, "forgers", ())
+    if parts:
+        return tuple(dict.fromkeys(name for part in parts for name in names_in(part)))
+    name = getattr(forger, "name", "")
+    return (name,) if name in FORGERS else ()
+
+
 def default_mixture(method: str) -> Forger:
     """The forger that a method trains on unless told otherwise: its paper's own, else a mixture over all families.
 

@@ -1,0 +1,176 @@
+"""The proof of a model: what is a hit, what is said where nothing is reached, and that the order of pictures is nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from flawforge import loading, pod
+from flawforge.cli import main
+from flawforge.forge import Mix, Pipe, forger_from, names_in
+from flawforge.proof import Recipe
+from flawforge.types import CalibrationError, ConfigError, DataError, Mask
+from flawforge.washers import render_good
+from flawforge_runtime.calibrate import calibrate
+from flawforge_runtime.images import as_picture, write_image
+from flawforge_runtime.inspector import Inspector
+from flawforge_runtime.types import Decision, Region, ScoreRule
+
+GOODS = [render_good(index, size=96) for index in range(8)]
+RECIPE = Recipe(("stain", "scratch"), (0.1, 0.4), count=16)
+
+
+def network(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distance to the mean good picture: a real detector for washers that always lie alike."""
+    maps = np.abs(batch - MEAN).mean(axis=1)
+    return maps, maps.max(axis=(1, 2))
+
+
+MEAN = np.stack(GOODS).astype(np.float32).transpose(0, 3, 1, 2).mean(axis=0)[None] / 255
+
+
+def inspector(rate: float = 0.2) -> Inspector:
+    bare = Inspector(network, (96, 96), ScoreRule("max", smooth=3))
+    judged = [bare.judge(as_picture(good)) for good in GOODS]
+    return bare.with_calibration(calibrate([j.score for j in judged], rate, peaks=[j.peak for j in judged]))
+
+
+@pytest.fixture(scope="module")
+def proved() -> tuple[dict[str, Any], list[pod.Shown]]:
+    return pod.prove(inspector(), GOODS, RECIPE)
+
+
+def test_the_result_is_the_one_that_scripts_rely_on(proved: tuple[dict[str, Any], list[pod.Shown]]) -> None:
+    result = json.loads(json.dumps(proved[0], allow_nan=False))
+    assert set(result["false_alarm"]) >= {"promised", "measured"}
+    assert set(result["forgers"]) >= {"trained_on", "proved_with"}
+    assert [(row["kind"], row["contrast"]) for row in result["curves"]] == [
+        ("stain", 0.1), ("stain", 0.4), ("scratch", 0.1), ("scratch", 0.4),
+    ]  # fmt: skip
+    for row in result["curves"]:
+        assert row["unit"] == "px"
+        assert row["n"] == len([t for t in result["trials"] if (t["kind"], t["contrast"]) == (row["kind"], row["contrast"])])
+        assert row["hits"] == sum(b[2] for b in row["bins"])
+        assert row["n"] == sum(b[3] for b in row["bins"])
+        for size, value, low, high in row["points"]:
+            assert row["smallest"] <= size <= row["largest"] * (1 + 1e-9)
+            assert 0 <= low <= value <= high <= 1
+        assert (row["a90_95"] is None) == bool(row["why"])
+    plain = {(row["kind"], row["contrast"]): row["hits"] for row in result["curves"]}
+    assert plain["stain", 0.4] > plain["stain", 0.1]  # it is a detector of tone
+
+
+def test_the_order_of_the_pictures_changes_no_curve(proved: tuple[dict[str, Any], list[pod.Shown]]) -> None:
+    turned, _ = pod.prove(inspector(), GOODS[::-1], RECIPE)
+    assert turned["curves"] == proved[0]["curves"]
+    assert turned["false_alarm"] == proved[0]["false_alarm"]
+
+
+def test_sizes_in_millimetres_are_the_same_sizes(proved: tuple[dict[str, Any], list[pod.Shown]]) -> None:
+    scaled, _ = pod.prove(inspector(), GOODS, RECIPE, scale=0.05)
+    for mm, px in zip(scaled["curves"], proved[0]["curves"], strict=True):
+        assert mm["unit"] == "mm"
+        for key in ("a50", "a90", "smallest", "largest"):
+            assert mm[key] == (None if px[key] is None else pytest.approx(0.05 * px[key], rel=1e-6))
+
+
+def test_pictures_that_were_calibrated_on_prove_no_rate(proved: tuple[dict[str, Any], list[pod.Shown]]) -> None:
+    assert proved[0]["false_alarm"]["calibrated_on"] == len(GOODS)
+    assert proved[0]["false_alarm"]["measured"] == {"value": None, "low": None, "high": None}
+    others = [render_good(index, size=96) for index in range(8, 12)]
+    fresh, _ = pod.prove(inspector(), others, Recipe(("stain",), (0.4,), count=2))
+    assert (fresh["false_alarm"]["n"], fresh["false_alarm"]["calibrated_on"]) == (4, 0)
+
+
+def decision(mask: Mask, verdict: str = "NG", regions: tuple[Region, ...] = ()) -> Decision:
+    return Decision("", 1.0, 0.1, verdict, verdict == "NG", 0.5, mask.astype(np.float32), mask, regions, 0.0)
+
+
+def test_a_reject_that_points_elsewhere_is_no_hit() -> None:
+    defect, here, away = (np.zeros((128, 128), bool) for _ in range(3))
+    defect[60:64, 60:64] = True
+    away[10:20, 10:20] = True
+    here[65, 60] = True  # 2 px off: a 64th of the side
+    assert pod.touches(decision(here), defect)
+    assert not pod.touches(decision(np.roll(here, 2, axis=0)), defect)
+    assert not pod.touches(decision(away), defect)
+    nothing = np.zeros((128, 128), bool)
+    assert pod.touches(decision(nothing, regions=(Region(61, 61, 1, 1, 1, 1.0),)), defect)
+    assert not pod.touches(decision(nothing, regions=(Region(5, 5, 1, 1, 1, 1.0),)), defect)
+    assert not pod.touches(decision(nothing), defect)
+
+
+@pytest.mark.parametrize(("verdict", "pointed", "hit"), [("NG", True, True), ("NG", False, False), ("REVIEW", True, False)])
+def test_a_hit_is_a_reject_that_points(verdict: str, pointed: bool, hit: bool) -> None:
+    assert pod.Trial("stain", 0.1, 9.0, 0, 1.0, verdict, pointed).hit is hit
+
+
+@dataclass(frozen=True)
+class Blind:
+    """Judges as an Inspector, and never marks anything."""
+
+    calibration: Any = field(default_factory=lambda: calibrate([0.0] * 19, 0.05))
+    about: Mapping[str, Any] = field(default_factory=dict)
+    roi: Mask | None = None
+
+    def __call__(self, picture: Any, image_path: str = "") -> Decision:
+        return decision(np.zeros(picture.shape[:2], bool), "OK")
+
+
+def test_a_blind_model_reaches_nothing_and_says_so() -> None:
+    result, shown = pod.prove(Blind(), GOODS[:2], Recipe(("stain",), (0.3,), count=12))
+    row = result["curves"][0]
+    assert (row["a50"], row["a90"], row["a90_95"], row["hits"]) == (None, None, None, 0)
+    assert row["why"]
+    assert {each.group for each in shown} == {"hardest_good", "missed"}
+
+
+def test_refusals() -> None:
+    with pytest.raises(CalibrationError, match="no thresholds"):
+        pod.prove(Inspector(network, (96, 96), ScoreRule()), GOODS)
+    with pytest.raises(ConfigError, match="millimetres of one pixel"):
+        pod.prove(inspector(), GOODS, scale=0.0)
+
+
+def test_names_in_a_mixture() -> None:
+    assert names_in(forger_from("perlin")) == ("perlin",)
+    assert names_in(Mix((forger_from("stain"), Pipe((forger_from("perlin"), forger_from("stain")))))) == ("stain", "perlin")
+    assert names_in(lambda sample, rng: None) == ()
+
+
+def test_forgers_of_a_model_from_before_they_were_written_down() -> None:
+    assert pod.forgers_of({"training": {"steps": 0, "forger": "Perlin(beta=1)"}}) == ()
+    assert pod.forgers_of({"training": {"steps": 9, "forger": "Perlin(beta=1)"}}) == ("perlin",)
+    assert pod.forgers_of({"training": {"steps": 9, "forger": "Perlin()", "forgers": ["nsa"]}}) == ("nsa",)
+
+
+def test_the_command_leaves_training_pictures_out_and_the_report_finds_its_files(tmp_path: Path) -> None:
+    folder, model, run = tmp_path / "good", tmp_path / "model", CliRunner()
+    folder.mkdir()
+    for index in range(12):
+        write_image(folder / f"{index:02d}.png", render_good(index, size=64))
+    tiny = ["--size", "64", "--holdout", "0.5", "--set", "filters=4", "--set", "side=5"]
+    done = run.invoke(main, ["fit", str(folder), "-o", str(model), *tiny], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    options = ["--count", "3", "--kind", "stain", "--contrast", "0.4", "--json", str(tmp_path / "pod.json")]
+    done = run.invoke(main, ["pod", str(model), str(folder), *options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "6 pictures that the model was trained on are left out, 6 remain" in done.output
+    result = json.loads((tmp_path / "pod.json").read_text())
+    assert result["goods"] == result["false_alarm"]["calibrated_on"] == 6
+    assert result["forgers"]["trained_on"] == []
+    kept = json.loads((model / "proof" / "proof.json").read_text())
+    assert kept["curves"] == result["curves"]
+    assert all((model / "proof" / row["file"]).is_file() for row in kept["overlays"])
+    loaded = loading.load(model)
+    train = [p for p in sorted(folder.iterdir()) if pod.fingerprint(p) in loaded.content.config["training"]["fingerprints"]]
+    assert len(train) == 6
+    with pytest.raises(DataError, match="were trained on"):
+        pod.unseen(train, loaded.content.config)
