@@ -66,8 +66,8 @@ def main() -> None:
     for name in arguments.variant or VARIANTS:
         batch = VARIANTS[name].get("batch", 8)
         with tempfile.TemporaryDirectory() as folder:
-            request = fitting.Request(source, Path(folder) / "m", steps=arguments.pictures // batch, seed=arguments.seed,
-                                      settings=VARIANTS[name])  # fmt: skip
+            request = fitting.Request(source, Path(folder) / "m", method="draem", steps=arguments.pictures // batch,
+                                      seed=arguments.seed, settings=VARIANTS[name])  # fmt: skip
             plan = fitting.plan(request)
             inspector = fitting.run(request, made=plan)
         found = judge(inspector, plan.held, arguments.seed)

@@ -101,7 +101,7 @@ def test_every_parameter_learns(method: Method) -> None:
     net = fitting.seeded(method.build, method.tiny, 0)
     before = {name: value.clone() for name, value in net.named_parameters()}
     stages = method.stages(net, method.tiny)
-    if not all(isinstance(stage, Train) for stage in stages):
+    if not isinstance(stages[-1], Train):
         pytest.skip("this method collects statistics")
     rng = np.random.default_rng(0)
 
@@ -112,7 +112,8 @@ def test_every_parameter_learns(method: Method) -> None:
         mask = (rng.random((4, 1, 64, 64)) > 0.5).astype(np.float32)
         return Batch(np.where(mask > 0, 1 - clean, clean), clean, mask, np.ones_like(mask))
 
-    engine.fit(net, stages, batch, engine.Budget(steps=3 * len(stages)), engine.Run(workers=0))
+    engine.fit(net, stages, batch, engine.Budget(steps=3 * len(stages)), engine.Run(workers=0),
+               clean=lambda: (batch(0, step) for step in range(2)))  # fmt: skip
     still = [name for name, value in net.named_parameters() if torch.equal(value, before[name])]
     assert still == []
 
@@ -131,7 +132,7 @@ def golden_of(method: Method) -> dict[str, Any]:
 
 @METHOD
 def test_golden_output_of_the_tiny_net(method: Method) -> None:
-    if not all(isinstance(stage, Train) for stage in method.stages(method.build(method.tiny), method.tiny)):
+    if not isinstance(method.stages(method.build(method.tiny), method.tiny)[-1], Train):
         pytest.skip("this method is empty before it has collected")
     stored = json.loads(GOLDEN.read_text())[method.name]
     found = golden_of(method)
@@ -142,7 +143,7 @@ def test_golden_output_of_the_tiny_net(method: Method) -> None:
 if __name__ == "__main__":
     trained = {}
     for name, method in METHODS.items():
-        if all(isinstance(stage, Train) for stage in method.stages(method.build(method.tiny), method.tiny)):
+        if isinstance(method.stages(method.build(method.tiny), method.tiny)[-1], Train):
             trained[name] = method
     golden = {name: golden_of(method) for name, method in trained.items()}
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")

@@ -1,0 +1,329 @@
+"""SGSF: defects forged where the part is, and a segmenter guided by features of good pictures.
+
+Xing, Sun, Li: "Self-supervised guided segmentation framework for unsupervised anomaly detection", arXiv 2209.12440 (SGSF),
+and its journal form by Xing, Sun, Zeng, Li, IEEE TCSVT 34(6), 2024 (NIGSF). Only the two abstracts and a reader's note on
+the journal form were available to us, and no code: a reconstruction, never a reproduction. docs/methods/sgsf.md says of
+every part whether it is known, read from the note, or assumed.
+
+    part of the paper                                     here
+    SAM: masks inside the salient region                  `forger`: forge.saliency_perlin, forged : good = 3 : 1
+    NGN, contrast set by cosine similarity                `Sgsf.retrieve`, among the references that `stages` chooses first
+    NGN, normal feature extractor (L2 + SSIM)             nn.unet.Autoencoder, nn.losses.reconstruction_losses
+    fusion: concatenate and convolve at each scale        `GuidedUNet`
+    segmentation loss, focal                              `loss`
+    image score: highest pixel, no smoothing              `score_rule` (profile cpu: mean filter)
+
+`guidance` holds both readings. "reference" (journal form): the guide reconstructs a good picture that looks like the one to
+be judged, and its decoder's features go to the segmenter. "denoise" (our reading of the first form): the guide restores the
+picture itself, no reference is needed. "none": a plain U-Net, the ablation.
+
+Ours: the retrieval features are a linear autoencoder of the good pictures at an eighth of their size, in closed form (the
+leading right singular vectors, its optimum: Eckart and Young 1936). It keeps where things are, so the reference lies as the
+part does; it needs no weights from elsewhere and stands still while the nets train, so keys are computed once. At most
+`references` good pictures are kept, chosen greedily so that all good pictures are as similar as can be to their nearest
+reference (facility location; Nemhauser, Wolsey and Fisher 1978). They are buffers: part of the model folder and of any
+export. In training a picture is never its own reference, or the segmenter would only learn to subtract the two.
+
+Profile `cpu`, beside what profile `paper` says: half resolution (`stride` 2), narrow nets, 32 references, AdamW with warm-up
+and cosine over the budget, logit instead of probability (it never saturates), a small mean filter before the maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt, Interval
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.forge import FORGERS
+from flawforge.forge.salient import SaliencyPerlin
+from flawforge.nn.losses import focal_map, masked_mean, reconstruction_losses
+from flawforge.nn.schedules import cosine_schedule, drops
+from flawforge.nn.unet import Autoencoder, UNet, conv_bn_relu, initialise
+from flawforge.types import Batch, Collect, Evidence, Forger, Method, ScoreRule, Train, Turn
+
+CELL = 8  # canvas pixels per side that the retrieval features average over
+DIMENSIONS = 64  # of the retrieval features, at most
+CANDIDATES = 1024  # good pictures, evenly spread, from which features are learnt and references chosen
+SAME = 1 - 2e-6  # cosine similarity from which two pictures are one: float32 rounding, and copies
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of SGSF; the comments give the journal form's values as the note reports them, or "assumed"."""
+
+    guidance: Literal["reference", "denoise", "none"] = "reference"  # "reference"
+    contrast: Annotated[int, Ge(1)] = 4  # 5 in the settings, 4 found best: a reference is drawn from so many in training
+    references: Annotated[int, Ge(0)] = 32  # all good pictures, which is 0
+    detach: bool = False  # assumed: the segmentation loss also moves the guide
+    masks: Literal["saliency_perlin", "perlin"] = "saliency_perlin"  # "saliency_perlin"
+    rule: Literal["mean_std", "otsu", "quantile", "uniform"] = "mean_std"  # "adaptive"; which rule is assumed
+    guide_width: Annotated[int, Ge(1)] = 8  # assumed: 128, DRAEM's
+    segment_width: Annotated[int, Ge(1)] = 16  # 64: "the same U-Net" as DRAEM's
+    stride: Literal[1, 2] = 2  # 1; 2 = both nets work at half resolution
+    batch: Annotated[int, Ge(2)] = 8  # 16
+    epochs: Annotated[float, Ge(0)] = 0.0  # not found, 700 assumed as in DRAEM; 0 = the budget is given in minutes or steps
+    learning_rate: Annotated[float, Gt(0)] = 2e-3  # 1e-4
+    weight_decay: Annotated[float, Ge(0)] = 1e-4  # 0
+    schedule: Literal["cosine", "steps"] = "cosine"  # "steps": x 0.1 at 50 %, 70 % and 90 %
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # "32-true"
+    forge_share: Annotated[float, Interval(ge=0, le=1)] = 0.75  # 0.75
+    ssim_stride: Literal[1, 2] = 2  # 1; 2 = SSIM on 2 x 2 means
+    focal_gamma: Annotated[float, Ge(0)] = 2.0  # 2
+    evidence: Literal["logit", "probability"] = "logit"  # "probability"
+    smooth: Annotated[int, Ge(1)] = 11  # 1
+
+
+PAPER = Config(contrast=5, references=0, guide_width=128, segment_width=64, stride=1, batch=16, epochs=700,
+               learning_rate=1e-4, weight_decay=0.0, schedule="steps", precision="32-true", ssim_stride=1,
+               evidence="probability", smooth=1)
+TINY = Config(references=4, guide_width=2, segment_width=4, batch=4, learning_rate=5e-3, precision="32-true", smooth=3)
+
+
+class GuidedUNet(UNet):
+    """DRAEM's discriminative U-Net on the picture alone; at each scale the encoder's features are concatenated with the
+    guide's and convolved to their own width again, and go on downwards and to the decoder."""
+
+    def __init__(self, width: int, stride: int, guides: Sequence[int]) -> None:
+        """`guides`: the guide's channels at each scale, finest first; the encoder's levels beyond stay bare."""
+        super().__init__(3, 2, width, stride)
+        own = [width, 2 * width, 4 * width, 8 * width, 8 * width]
+        self.fuse = nn.ModuleList(conv_bn_relu(o + g, o) for o, g in zip(own, guides, strict=False))
+
+    def forward(self, x: Tensor, features: Sequence[Tensor] = ()) -> Tensor:
+        """n 3 h w and the guide's features, finest first -> two logits, n 2 h w."""
+        x, seen = self.fold(x), []
+        for level, block in enumerate(self.down):
+            x = block(x if level == 0 else F.max_pool2d(x, 2))
+            if level < len(self.fuse):
+                x = self.fuse[level](torch.cat([x, features[level]], dim=1))
+            seen.append(x)
+        return self.climb(seen)
+
+
+class Sgsf(nn.Module):
+    """Guide, segmenter and the references. n 3 h w in [0, 1] of any size; the references have the fitted canvas.
+
+    memory  m 3 h w float16 in [0, 1], good pictures; valid m 1 h w, 1 = a pixel that counts
+    encoder d by 3 * cells, the retrieval features' projection; keys m d, the references' features, of length 1
+    """
+
+    forward_methods = ("guide_and_segment",)
+    memory: Tensor
+    valid: Tensor
+    encoder: Tensor
+    keys: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.guidance, self.detach, self.evidence = config.guidance, config.detach, config.evidence
+        self.limit, self.multiple, b = config.references, 32 * config.stride, config.guide_width
+        guided = config.guidance != "none"
+        self.guide = Autoencoder(3, b, config.stride) if guided else None
+        self.segment = GuidedUNet(config.segment_width, config.stride, (b, b, 2 * b, 4 * b, 8 * b) if guided else ())
+        initialise(self)
+        if config.guidance == "reference":
+            self.register_buffer("memory", torch.zeros(0, 3, 0, 0, dtype=torch.float16))
+            self.register_buffer("valid", torch.zeros(0, 1, 0, 0, dtype=torch.uint8))
+            self.register_buffer("encoder", torch.zeros(0, 0))
+            self.register_buffer("keys", torch.zeros(0, 0))
+            self.register_load_state_dict_pre_hook(_resize_memory)
+        self.seen: list[Tensor] = []  # small pictures of the first look, then the references of the second
+        self.chosen: list[int] = []
+        self.looked = 0
+
+    def encode(self, images: Tensor) -> Tensor:
+        """n 3 h w on the memory's canvas -> retrieval features n d of length 1."""
+        return F.normalize(shrink(images) @ self.encoder.T, dim=1)
+
+    def retrieve(self, images: Tensor, count: int, itself: Tensor | None = None) -> Tensor:
+        """n 3 h w -> n `count` indices of the most similar references, nearest first; fewer where there are fewer.
+
+        itself: the good pictures that `images` were forged from; a reference that is one of them comes last.
+        """
+        similarity = self.encode(images) @ self.keys.T
+        if itself is not None:
+            similarity = similarity - 3.0 * (self.encode(itself) @ self.keys.T > SAME).to(similarity.dtype)
+        return similarity.topk(min(count, len(self.keys)), dim=1).indices
+
+    def contrast(self, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
+        """One good picture for each of the batch, drawn from its `count` most similar references, and its valid pixels."""
+        if not len(self.memory):  # no reference was collected (a forecast only times the steps): a neighbour does
+            return batch.clean.roll(1, dims=0), batch.valid.roll(1, dims=0)
+        others = max(len(self.memory) - 1, 1)
+        near = self.retrieve(batch.forged, min(count, others), batch.clean)
+        drawn = torch.randint(near.shape[1], (len(near), 1), device=near.device)
+        index = near.gather(1, drawn)[:, 0]
+        return self.memory[index].float(), self.valid[index].float()
+
+    def guide_and_segment(self, images: Tensor, source: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """Pictures n 3 h w and what the guide looks at, alike -> (reconstruction of the latter, anomaly logit n 1 h w)."""
+        h, w = images.shape[-2:]
+        picture: Tensor | None = None
+        features: list[Tensor] = []
+        if self.guide is not None and source is not None:
+            picture, features = self.guide.decode(self.pad(source))
+            picture = picture[..., :h, :w]
+            features = [each.detach() for each in features] if self.detach else features
+        good, bad = self.segment(self.pad(images), features).chunk(2, dim=1)
+        return picture, (bad - good)[..., :h, :w]
+
+    def pad(self, images: Tensor) -> Tensor:
+        """Replicate the last row and column up to a size that both nets can halve."""
+        h, w = images.shape[-2:]
+        pad = (-w % self.multiple, -h % self.multiple)
+        return F.pad(images, (0, pad[0], 0, pad[1]), mode="replicate") if any(pad) else images
+
+    def nearest(self, images: Tensor) -> Tensor:
+        """n 3 h w -> the most similar reference of each, of the same size. Without references, the pictures themselves."""
+        if not len(self.memory):
+            return images
+        canvas, size = self.memory.shape[-2:], images.shape[-2:]
+        if canvas == size:
+            return self.memory[self.retrieve(images, 1)[:, 0]].float()
+        fitted = F.interpolate(images, canvas, mode="bilinear", align_corners=False)
+        found = self.memory[self.retrieve(fitted, 1)[:, 0]].float()
+        return F.interpolate(found, size, mode="bilinear", align_corners=False)
+
+    def forward(self, images: Tensor) -> Evidence:
+        _, logit = self.guide_and_segment(images, self.nearest(images) if self.guidance == "reference" else images)
+        surface = logit[:, 0].float()
+        if self.evidence == "probability":
+            surface = surface.sigmoid()
+        return Evidence(surface, surface.flatten(1).amax(dim=1))
+
+
+def _resize_memory(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """The references' number and size are known only from the good pictures or from the file."""
+    for name in ("memory", "valid", "encoder", "keys"):
+        if prefix + name in state:
+            setattr(module, name, torch.empty_like(state[prefix + name]))
+
+
+# ---- the references
+
+
+def shrink(images: Tensor) -> Tensor:
+    """n 3 h w -> the means over CELL x CELL pixels, n 3 * cells."""
+    return F.avg_pool2d(images.float(), CELL).flatten(1)
+
+
+def look(net: Sgsf, batch: Batch) -> None:
+    """Keep every good picture at an eighth of its size."""
+    net.seen.append(shrink(batch.clean).cpu())
+
+
+def learn_features(net: Sgsf) -> None:
+    """The linear autoencoder of the small pictures, and which pictures become references."""
+    small = torch.cat(net.seen).double()
+    candidates = spread(len(small), CANDIDATES)
+    _, values, vectors = torch.linalg.svd(small[candidates], full_matrices=False)
+    kept = max(1, min(DIMENSIONS, int((values > 1e-6 * values[0]).sum())))
+    net.encoder = vectors[:kept].float().to(net.keys.device)
+    keys = F.normalize(small @ vectors[:kept].T, dim=1)
+    net.chosen = sorted(candidates[i] for i in choose(keys[candidates], net.limit or len(candidates)))
+    net.seen, net.looked = [], 0
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Indices of at most `most` of `count` pictures, evenly spread."""
+    return [i for i in range(count) if count <= most or i * most % count < most]
+
+
+def choose(keys: Tensor, count: int) -> list[int]:
+    """Indices of `count` of the m d keys (of length 1): greedily, the next is the one that most raises the mean similarity
+    of all keys to their most similar chosen one."""
+    similarity = keys @ keys.T
+    best = torch.full_like(similarity[0], -1.0)
+    chosen: list[int] = []
+    for _ in range(min(count, len(keys))):
+        gain = (similarity - best[:, None]).clamp_min(0).sum(dim=0)
+        gain[chosen] = -1.0
+        chosen.append(int(gain.argmax()))
+        best = torch.maximum(best, similarity[:, chosen[-1]])
+    return chosen
+
+
+def keep(net: Sgsf, batch: Batch) -> None:
+    """Keep the chosen pictures, their valid pixels and their features."""
+    places = range(net.looked, net.looked + len(batch.clean))
+    net.looked += len(batch.clean)
+    index = [place - places.start for place in net.chosen if place in places]
+    if index:
+        net.seen.append(torch.cat([batch.clean[index], batch.valid[index]], dim=1).contiguous())
+
+
+def lay_in(net: Sgsf) -> None:
+    """The kept pictures become the memory."""
+    kept = torch.cat(net.seen)
+    net.memory, net.valid = kept[:, :3].half().contiguous(), (kept[:, 3:] > 0).to(torch.uint8).contiguous()
+    net.keys = net.encode(net.memory.float())
+    net.seen, net.chosen, net.looked = [], [], 0
+
+
+# ---- training
+
+
+def loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
+    """L2 + SSIM of the guide (where there is one) + focal loss of the segmenter, unit weights as published (lambda = 1)."""
+    source, target, valid = batch.forged, batch.clean, batch.valid
+    if config.guidance == "reference":
+        source, valid = net.contrast(batch, config.contrast)
+        target = source
+    picture, logit = net.guide_and_segment(batch.forged, source)
+    losses = {"focal": masked_mean(focal_map(logit.float(), batch.mask, config.focal_gamma), batch.valid)}
+    if picture is not None:
+        losses |= reconstruction_losses(picture.float(), target, valid, config.ssim_stride)
+    return losses
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"cosine": cosine_schedule, "steps": drops(0.1, (0.5, 0.7, 0.9))}
+
+
+def stages(net: Sgsf, config: Config) -> Sequence[Train | Collect]:
+    """Choose the references by two looks at the good pictures, then train guide and segmenter together."""
+
+    def optimiser(parameters: Sequence[Any]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+    turn = Turn(
+        name="both",
+        parameters=lambda module: list(module.parameters()),
+        optimiser=optimiser,
+        loss=lambda module, batch: loss(module, batch, config),
+        schedule=SCHEDULES[config.schedule],
+    )
+    train = Train("guide and segment", [turn])
+    if config.guidance != "reference":
+        return [train]
+    return [Collect("retrieval features", look, learn_features), Collect("references", keep, lay_in), train]
+
+
+def forger(config: Config) -> Forger:
+    """Saliency Perlin masks filled with texture; "perlin" is DRAEM's, the control."""
+    if config.masks == "perlin":
+        return FORGERS["perlin"]()
+    return SaliencyPerlin(rule=config.rule)
+
+
+def score_rule(config: Config) -> ScoreRule:
+    """The maximum of the map; published without a mean filter, which is `smooth` 1."""
+    return ScoreRule(reduce="max", smooth=config.smooth)
+
+
+METHOD = Method(
+    name="sgsf",
+    title="segmentation guided by a similar good picture, trained on forgeries inside the salient region",
+    paper="after Xing et al., arXiv 2209.12440, and IEEE TCSVT 34(6), 2024; reconstructed from a reader's note",
+    profiles={"cpu": Config(), "paper": PAPER},
+    tiny=TINY,
+    build=Sgsf,
+    stages=stages,
+    forger=forger,
+    score=score_rule,
+    prior="foreground",
+)
