@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from flawforge.methods.isstad import (
     start,
 )
 from flawforge.nn.vit import positions
-from flawforge.types import Batch, ConfigError, Init, ModelError, ScoreRule
+from flawforge.types import Batch, ConfigError, Init, ModelError, ScoreRule, Train
 
 
 def tiny(**changes: Any) -> Isstad:
@@ -293,6 +294,24 @@ def test_a_killed_fit_that_was_started_from_a_model_goes_on(washers: Path, model
     fitting.run(request(washers, tmp_path / "killed", init=model, checkpoint_every=0.0), resume=True)
     whole, killed = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed"))
     assert whole == killed
+
+
+def test_the_forecast_counts_what_each_stage_costs(washers: Path, tmp_path: Path) -> None:
+    def slow_second(net: Any, config: Config) -> list[Train]:
+        one, two = stages(net, config)
+        turn = two.turns[0]
+
+        def loss(net: Any, batch: Batch) -> Any:
+            time.sleep(0.2)
+            return turn.loss(net, batch)
+
+        return [one, dataclasses.replace(two, turns=[dataclasses.replace(turn, loss=loss)])]
+
+    plan = fitting.plan(request(washers, tmp_path / "m", steps=100))
+    slow = dataclasses.replace(plan, method=dataclasses.replace(plan.method, stages=slow_second))
+    forecast = fitting.forecast(slow, fitting.load_pictures(slow))
+    assert forecast.steps == 100
+    assert forecast.minutes > 60 * 0.2 / 60  # 60 of the 100 steps are stage 2's
 
 
 def test_carry_all_takes_decoder_and_heads_too(model: Path) -> None:

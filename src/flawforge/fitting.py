@@ -281,22 +281,30 @@ def forecast(plan: Plan, pictures: data.GoodPictures, *, trial_steps: int = 2) -
     """
     net, _ = new_net(plan)
     stages = list(plan.method.stages(net, plan.settings))
-    first = next((number for number, stage in enumerate(stages) if isinstance(stage, Train)), None)
-    seconds: list[float] = []
-    if first is not None:
+    train = [stage for stage in stages if isinstance(stage, Train)]
+    seconds: dict[str, list[float]] = {stage.name: [] for stage in train}
+    if train:
+        # As many trial steps for each stage, whatever its part of the budget: one may cost many times another's.
+        alike = [dataclasses.replace(each, share=1.0) if isinstance(each, Train) else each for each in stages]
         engine.fit(
-            net, stages[: first + 1], batches(plan, pictures, net, stages), engine.Budget(steps=trial_steps + 1),
+            net, alike[: stages.index(train[-1]) + 1], batches(plan, pictures, net, stages),
+            engine.Budget(steps=(trial_steps + 1) * len(train)),
             engine.Run(seed=plan.request.seed, workers=0, precision=plan.settings.precision, device=plan.request.device),
             clean=lambda: islice(pictures.clean_batches(plan.settings.batch), 1),
-            on_tick=lambda tick: seconds.append(tick.seconds) if tick.stage == stages[first].name else None,
+            on_tick=lambda tick: seconds[tick.stage].append(tick.seconds) if tick.stage in seconds else None,
         )  # fmt: skip
     memory = int(1.1 * psutil.Process().memory_info().rss)
     parameters = sum(p.numel() for p in net.parameters())
-    if not seconds:
+    if not train:
         return Forecast(0.0, 0, 0.0, memory, parameters)
-    per_step = max((seconds[-1] - seconds[0]) / max(len(seconds) - 1, 1), 1e-4)
-    steps = plan.budget.steps or max(1, round(60 * (plan.budget.minutes or 0) / per_step))
-    return Forecast(per_step, steps, steps * per_step / 60, memory, parameters)
+    steps, spent = 0, 0.0
+    for stage in train:
+        at = seconds[stage.name]
+        per_step = max((at[-1] - at[0]) / max(len(at) - 1, 1), 1e-4)
+        share = stage.share / sum(each.share for each in train)
+        count = plan.budget.steps * share if plan.budget.steps else 60 * (plan.budget.minutes or 0) * share / per_step
+        steps, spent = steps + max(1, round(count)), spent + max(1, round(count)) * per_step
+    return Forecast(spent / steps, steps, spent / 60, memory, parameters)
 
 
 def identity(plan: Plan) -> str:
