@@ -249,6 +249,12 @@ def _prior(plan: Plan) -> Callable[[Image], Any] | None:
     return lambda picture: saliency(picture, kind, background=background).map
 
 
+def stages_of(plan: Plan, net: Any, pictures: data.GoodPictures) -> list[Stage]:
+    """The method's stages, less those for which these good pictures are too few."""
+    stages = plan.method.stages(net, plan.settings)
+    return [each for each in stages if isinstance(each, Collect) or each.draw is None or each.draw(len(pictures))]
+
+
 def batches(
     plan: Plan, pictures: data.GoodPictures, net: Any = None, stages: Sequence[Stage] = ()
 ) -> Callable[[int, int], Batch]:
@@ -280,7 +286,7 @@ def forecast(plan: Plan, pictures: data.GoodPictures, *, trial_steps: int = 2) -
     A method without training steps has nothing to time: zero steps, and the memory of the pictures alone.
     """
     net, _ = new_net(plan)
-    stages = list(plan.method.stages(net, plan.settings))
+    stages = stages_of(plan, net, pictures)
     train = [stage for stage in stages if isinstance(stage, Train)]
     seconds: dict[str, list[float]] = {stage.name: [] for stage in train}
     if train:
@@ -359,7 +365,7 @@ def run(
         checkpoint=work / "checkpoint.safetensors", checkpoint_every=request.checkpoint_every, identity=identity(made),
     )  # fmt: skip
     started = time.monotonic()
-    stages = made.method.stages(net, made.settings)
+    stages = stages_of(made, net, pictures)
 
     def save(history: list[dict[str, Any]], notes: Sequence[str] = ()) -> inspector.Inspector:
         """Calibrate the net as it stands and write the model folder, over an earlier one of this fit."""

@@ -59,11 +59,13 @@ def test_it_forges_what_it_trains_on(method: Method) -> None:
 
 def test_evidence_has_one_type_and_the_pictures_shape(model: Path) -> None:
     network = loading.load(model).network
-    maps, scores = network(pictures(3))
-    assert maps.shape == (3, 64, 64)
+    maps, scores, *others = network(pictures(3))
+    assert len(others) <= 1
+    for each in (maps, *others):
+        assert each.shape == (3, 64, 64)
+        assert np.isfinite(each).all()
     assert scores.shape == (3,)
-    assert maps.dtype == scores.dtype == np.float32
-    assert np.isfinite(maps).all()
+    assert all(each.dtype == np.float32 for each in (maps, scores, *others))
 
 
 def test_a_picture_is_judged_alone_whatever_stands_beside_it(model: Path) -> None:

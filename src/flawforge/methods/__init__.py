@@ -1,6 +1,15 @@
-"""METHODS: a plain table of every method, one paper and one file each."""
+"""METHODS: a plain table of every method, one paper and one file each; our own first."""
 
-from flawforge.methods import anoseg, draem, isstad, patchstats, sgsf
+from flawforge.methods import anoseg, draem, guided, isstad, patchstats, sgsf
 from flawforge.types import Method
 
-METHODS: dict[str, Method] = {module.METHOD.name: module.METHOD for module in (anoseg, draem, isstad, patchstats, sgsf)}
+_ALL = (
+    guided.AUTO,
+    guided.GUIDED,
+    patchstats.METHOD,
+    anoseg.METHOD,
+    draem.METHOD,
+    isstad.METHOD,
+    sgsf.METHOD,
+)
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}

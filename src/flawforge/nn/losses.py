@@ -60,3 +60,12 @@ def reconstruction_losses(picture: Tensor, clean: Tensor, valid: Tensor, stride:
         valid = F.avg_pool2d(valid, stride).floor()
     losses["ssim"] = masked_mean(1.0 - ssim_map(picture, clean), valid)
     return losses
+
+
+def dice_loss(probability: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+    """1 - dice coefficient over the whole batch (Milletari et al. 2016, arXiv 1606.04797, with squares), one pixel added.
+
+    probability, mask, valid: n 1 h w; over a batch, because a good picture alone has no overlap to speak of.
+    """
+    probability, mask = probability * valid, mask * valid
+    return 1 - (2 * (probability * mask).sum() + 1) / (probability.square().sum() + mask.sum() + 1)

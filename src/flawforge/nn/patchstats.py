@@ -34,7 +34,7 @@ moments, d * 8 bytes of kept features, 16 bytes of kept maps; 256 x 256 pixels, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -579,11 +579,15 @@ def widen(branch: Branch, squared: Tensor, held: Tensor) -> None:
     branch.usual.fill_(float(typical))
 
 
-def looks() -> list[Collect]:
-    """Four looks at the good pictures, the first only to count them."""
+def looks(of: Callable[[Any], PatchStats] = lambda net: net) -> list[Collect]:
+    """Four looks at the good pictures, the first only to count them. `of`: where in a net the statistics are."""
+
+    def look(name: str, visit: Callable[[PatchStats, Batch], None], finish: Callable[[PatchStats], None]) -> Collect:
+        return Collect(name, lambda net, batch: visit(of(net), batch), lambda net: finish(of(net)))
+
     return [
-        Collect("count", count, lambda module: None),
-        Collect("filters", look_at_patches, learn_filters),
-        Collect("Gaussians", look_at_features, fit_gaussians),
-        Collect("tails", look_at_maps, fit_tails),
+        look("count", count, lambda statistics: None),
+        look("filters", look_at_patches, learn_filters),
+        look("Gaussians", look_at_features, fit_gaussians),
+        look("tails", look_at_maps, fit_tails),
     ]

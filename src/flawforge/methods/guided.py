@@ -1,0 +1,389 @@
+"""A forged-defect segmenter guided by the statistics of the good pictures, and `auto`, which uses it where it proves itself.
+
+Ours. The idea is SGSF's (arXiv 2209.12440): a segmenter sees, beside the picture, what normality says of it. Here normality
+is the closed form of `nn.patchstats`, so there is no guide to train, and what the segmenter learns is "this is stranger than
+good parts are", which carries over from product to product.
+
+    part                          here                     source
+    guide                         `Guided.look`            -log p maps of `nn.patchstats`: SGSF's guide in closed form
+    pixel reference               `look_at_pixels`         mean and deviation of every pixel of the good pictures
+    segmenter                     `nn.unet.UNet`           DRAEM's discriminative net (arXiv 2108.07610), half resolution
+    guide as a logit skip         `Guided.segment`         ours: untrained, it says what the statistics say
+    losses                        `loss`                   focal (Lin et al. 2017), dice over the batch (Milletari 2016)
+    what nothing can see          `seen`                   ours: forged regions that no statistic notices teach nothing
+    gate                          `prove`, `decide`        ours: held-out forgers on held-back good pictures
+
+Guide and segmenter never see the same picture twice: the good pictures are dealt into `folds`, and a forged picture is
+judged by Gaussians fitted without its fold, as strange parts will be. The first fold is kept from the segmenter altogether.
+On it the gate forges defects of a family that training never used (FAMILIES["physical"]) and asks, once for the picture and
+once for the map, whether the segmenter, or the sum of both, beats the statistics; only a gain that the spread over these
+pictures does not explain is taken (one-sided 95 %), else the statistics stand. No label and no test picture is involved,
+nor any picture that the thresholds come from.
+
+All settings are assumptions: one set for every product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Interval
+from numpy.typing import NDArray
+from scipy import ndimage, stats
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.forge import FAMILIES, FORGERS, Mix
+from flawforge.nn.losses import dice_loss, focal_map, masked_mean
+from flawforge.nn.patchstats import PatchStats, even_light, fuse, looks
+from flawforge.nn.schedules import cosine_schedule
+from flawforge.nn.unet import UNet, initialise
+from flawforge.types import Batch, Collect, Evidence, Forger, Method, Prove, ScoreRule, Stage, Train, Turn
+
+FORGED = ("perlin", "cutpaste", "nsa")  # what the segmenter is taught with
+NATS = 24.0  # fused surprise at which the skip bends from a line to a logarithm
+LEAST = 3  # pictures that a gate needs
+CANDIDATES = ("statistics", "segmenter", "sum")
+USES = {"statistics": (1.0, 0.0), "segmenter": (0.0, 1.0), "sum": (1.0, 1.0)}  # weights of statistics and segmenter
+NAMED = {(True, False): "the statistics alone", (False, True): "the segmenter alone", (True, True): "their sum"}
+AIMS, MEASURES = ("picture", "map"), ("AUROC", "average precision of pixels")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of statistics (see `patchstats`), segmenter and gate."""
+
+    normalised: tuple[int, ...] = (1, 2, 4)
+    raw: tuple[int, ...] = (1, 2, 4)
+    filters: Annotated[int, Ge(1)] = 14
+    side: Annotated[int, Ge(3)] = 7
+    cell: Annotated[int, Ge(2)] = 4
+    block: Annotated[int, Ge(1)] = 2
+    light: Annotated[int, Ge(9)] = 33
+    folds: Annotated[int, Ge(2)] = 5
+    width: Annotated[int, Ge(1)] = 16
+    use: Literal["gate", "statistics", "segmenter", "sum"] = "sum"
+    seen: Annotated[float, Ge(0)] = 3.0  # nats by which a forged region must raise the statistics to be learnt from
+    learning_rate: Annotated[float, Gt(0)] = 2e-3
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
+    focal: Annotated[float, Ge(0)] = 5.0  # weight of the focal loss beside the dice loss
+    proofs: Annotated[int, Ge(1)] = 20  # batches of forged pictures that the gate looks at
+    top: Annotated[float, Interval(gt=0, le=1)] = 0.001
+    batch: Annotated[int, Ge(1)] = 8
+    forge_share: Annotated[float, Interval(ge=0, le=1)] = 0.75
+    epochs: float = 0.0
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+
+
+TINY = Config(normalised=(1,), raw=(2,), filters=4, side=5, folds=2, width=2, batch=4, proofs=2,
+              learning_rate=5e-3, precision="32-true")  # fmt: skip
+
+
+class Guided(nn.Module):
+    """Statistics and segmenter. n 3 h w in [0, 1] on the canvas it was fitted on; h and w multiples of 16."""
+
+    forward_methods = ("segment",)
+    mean: Tensor
+    deviation: Tensor
+    unit: Tensor
+    use: Tensor
+    evidence: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.stats = PatchStats(config, config.folds)
+        maps = len(self.stats.branches)
+        self.unet = UNet(maps + 3 + 24, 4, config.width)
+        initialise(self.unet)
+        self.skip, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.full((1,), -4.0))
+        self.register_buffer("mean", torch.zeros(3, 0, 0))
+        self.register_buffer("deviation", torch.ones(3, 0, 0))
+        self.register_buffer("unit", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))  # of statistics and segmenter: middle, width
+        self.register_buffer("use", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))  # for picture and map: weight of either
+        self.register_buffer("evidence", torch.zeros(2, 3, 2))  # picture and map, CANDIDATES: mean, least gain
+        self.segmenting = self.apart = False
+        self.register_load_state_dict_pre_hook(_resize)
+        self.register_load_state_dict_post_hook(lambda module, _: module.settle())
+        self.work: dict[str, Any] = {}
+
+    def settle(self) -> None:
+        """Where the segmenter counts for nothing it is not run; where picture and map are alike there is one map."""
+        self.segmenting = bool(self.use[:, 1].any())
+        self.apart = bool((self.use[0] != self.use[1]).any())
+
+    def look(self, images: Tensor, folds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """n 3 h w -> (what the segmenter sees n c h/2 w/2, fused surprise n 1 gh gw), always in float32."""
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            images = images.float()
+            surprises = self.stats.surprises(images, folds)
+            z = ((F.avg_pool2d(images, 2) - self.mean) / self.deviation).clamp(-8, 8) / 4
+            maps = F.interpolate(surprises.clamp_min(0).log1p(), z.shape[-2:], mode="bilinear", align_corners=False)
+            even = even_light(images.contiguous(), self.stats.light)
+            parts = [maps, z, F.pixel_unshuffle(images, 2), F.pixel_unshuffle(even, 2) / 2]
+            return torch.cat(parts, dim=1), fuse(surprises)
+
+    def segment(self, seen: Tensor, fused: Tensor) -> Tensor:
+        """What `look` gave -> logits n 1 h w."""
+        h, w = seen.shape[-2:]
+        padded = F.pad(seen, (0, -w % 32, 0, -h % 32), mode="replicate")
+        logit = F.pixel_shuffle(self.unet(padded)[..., :h, :w], 2)
+        guide = F.interpolate(2 * (fused.clamp_min(0) / NATS).log1p(), (2 * h, 2 * w), mode="bilinear", align_corners=False)
+        return logit + self.bias + self.skip * guide
+
+    def both(self, images: Tensor, folds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """n 3 h w -> the maps of statistics and segmenter, n h w, in their own units."""
+        seen, fused = self.look(images, folds)
+        statistics = F.interpolate(fused, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        return statistics, self.segment(seen, fused)[:, 0].float()
+
+    def forward(self, images: Tensor) -> Evidence:
+        if not self.segmenting:
+            return self.stats(images)
+        maps = torch.stack(self.both(images))
+        middle, width = self.unit[:, 0], self.unit[:, 1]
+        maps = (maps - middle[:, None, None, None]) / width[:, None, None, None]
+        picture, surface = ((maps * weight[:, None, None, None]).sum(dim=0) for weight in self.use)
+        return Evidence(surface, picture.flatten(1).amax(dim=1), picture if self.apart else None)
+
+    def facts(self) -> list[str]:
+        """What the good pictures decided."""
+        lines = []
+        for aim, measure, weights, row in zip(AIMS, MEASURES, self.use.tolist(), self.evidence, strict=True):
+            line = f"for the {aim} {NAMED[(bool(weights[0]), bool(weights[1]))]}"
+            if row.any():
+                means = ", ".join(f"{name} {mean:.3f}" for name, mean in zip(CANDIDATES, row[:, 0].tolist(), strict=True))
+                least = zip(CANDIDATES[1:], row[1:, 1].tolist(), strict=True)
+                gains = ", ".join(f"{name} {gain:+.3f}" for name, gain in least)
+                line += f"; {measure} on proof forgeries: {means}; gain over the statistics at least (95 %): {gains}"
+            lines.append(line)
+        return [*lines, *self.stats.facts()]
+
+
+def _resize(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """The pixel reference takes the canvas's size, which is known only from the good pictures or from the file."""
+    for name in ("mean", "deviation"):
+        if prefix + name in state:
+            setattr(module, name, torch.empty_like(state[prefix + name]))
+
+
+# ---- the pixel reference
+
+
+def look_at_pixels(net: Guided, batch: Batch) -> None:
+    """Sum the good pictures and their squares at half resolution."""
+    x = F.avg_pool2d(batch.clean.contiguous(), 2).double()
+    net.work["n"] = net.work.get("n", 0) + len(x)
+    net.work["sum"] = net.work.get("sum", 0) + x.sum(dim=0)
+    net.work["squares"] = net.work.get("squares", 0) + x.square().sum(dim=0)
+
+
+def fit_pixels(net: Guided) -> None:
+    """Mean and deviation of every pixel, the latter at least two grey levels."""
+    n, mean = net.work["n"], net.work["sum"] / net.work["n"]
+    variance = (net.work["squares"] / n - mean.square()).clamp_min(0) * n / max(n - 1, 1)
+    net.mean, net.deviation = mean.float(), (variance + (2 / 255) ** 2).sqrt().float()
+    net.work = {}
+
+
+# ---- the segmenter
+
+
+def seen(fused: Tensor, clean: Tensor, mask: Tensor, valid: Tensor, nats: float) -> Tensor:
+    """Weights n 1 h w: valid, less the forged regions in which the statistics nowhere rise by `nats` above the good picture.
+
+    Texture pasted into the same texture is a defect by its mask alone; to learn it is to learn false alarms.
+    fused, clean: fused surprise of the forged and of the good pictures, n 1 gh gw.
+    """
+    rise = F.interpolate(fused - clean, mask.shape[-2:], mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
+    weights = valid.clone()
+    for i, forged in enumerate(mask[:, 0].cpu().numpy() > 0):
+        if not forged.any():
+            continue
+        labels, count = ndimage.label(forged, structure=np.ones((3, 3)))
+        highest = ndimage.maximum(rise[i], labels, np.arange(1, count + 1))
+        blind = np.isin(labels, 1 + np.flatnonzero(highest < nats))
+        weights[i, 0][torch.from_numpy(blind).to(weights.device)] = 0
+    return weights
+
+
+def fused_clean(net: Any, batch: Batch, folds: Sequence[int]) -> Tensor:
+    """The good pictures' fused surprise, computed once for each."""
+    kept = net.work.setdefault("fused", {})
+    for i, index in enumerate(batch.index.tolist()):
+        if index not in kept:
+            with torch.no_grad(), torch.autocast(batch.clean.device.type, enabled=False):
+                kept[index] = fuse(net.stats.surprises(batch.clean[i : i + 1], folds[i : i + 1]))
+    return torch.cat([kept[index] for index in batch.index.tolist()])
+
+
+def loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
+    """Focal and dice loss over valid pixels whose label the statistics can tell."""
+    folds = [index % config.folds for index in batch.index.tolist()]
+    picture, fused = net.look(batch.forged, folds)
+    weights = seen(fused, fused_clean(net, batch, folds), batch.mask, batch.valid, config.seen)
+    logit = net.segment(picture.contiguous(memory_format=torch.channels_last), fused).float()
+    return losses(logit, batch.mask, weights, config)
+
+
+def losses(logit: Tensor, mask: Tensor, weights: Tensor, config: Config) -> dict[str, Tensor]:
+    """Focal loss by pixel and dice loss over the batch, each over the pixels that count; n 1 h w."""
+    return {
+        "focal": config.focal * masked_mean(focal_map(logit, mask), weights),
+        "dice": dice_loss(logit.sigmoid(), mask, weights),
+    }
+
+
+# ---- the gate
+
+
+def look_at_units(net: Guided, batch: Batch) -> None:
+    """Keep both maps of the first fold's good pictures, judged by Gaussians that never saw them."""
+    for i, index in enumerate(batch.index.tolist()):
+        if index % net.stats.folds == 0:
+            maps = torch.stack(net.both(batch.clean[i : i + 1], [0]))[:, 0].cpu()
+            net.work.setdefault("good", {})[index] = maps, batch.valid[i, 0].cpu() > 0
+
+
+def fit_units(net: Guided) -> None:
+    """Each map's middle (median) and width (to the 99th percentile) on good pictures, so that the two can be added."""
+    for place in range(2):
+        values = torch.cat([maps[place][valid] for maps, valid in net.work["good"].values()]).double().numpy()
+        middle, high = np.quantile(values, (0.5, 0.99)) if len(values) else (0.0, 1.0)
+        net.unit[place, 0], net.unit[place, 1] = float(middle), float(max(high - middle, 1e-6))
+
+
+def candidates(net: Guided, maps: Tensor) -> Tensor:
+    """Both maps 2 h w -> CANDIDATES 3 h w, in units of good pictures."""
+    scaled = (maps - net.unit[:, :1, None].cpu()) / net.unit[:, 1:, None].cpu()
+    return torch.cat([scaled, scaled.sum(dim=0, keepdim=True)])
+
+
+def top_mean(maps: Tensor, valid: Tensor, top: float) -> Tensor:
+    """k h w, h w bool -> k: the mean of the highest `top` share of the valid pixels, as the score rule has it."""
+    values = maps[:, valid]
+    return values.topk(max(1, round(top * values.shape[1])), dim=1).values.mean(dim=1)
+
+
+def average_precision(maps: Tensor, mask: Tensor) -> Tensor:
+    """k n values, n bool with some True -> k: average precision of the values as detectors of the mask."""
+    hits = mask[maps.argsort(dim=1, descending=True)].double()
+    precision = hits.cumsum(dim=1) / torch.arange(1, hits.shape[1] + 1)
+    return (precision * hits).sum(dim=1) / hits.sum(dim=1)
+
+
+def prove(net: Guided, batch: Batch, top: float) -> None:
+    """For each forged picture: how well each candidate tells it from the good pictures, and its pixels from the others."""
+    good = net.work["good"]
+    if "good scores" not in net.work:
+        net.work["good scores"] = torch.stack([top_mean(candidates(net, maps), valid, top) for maps, valid in good.values()])
+    statistics, segmenter = net.both(batch.forged, [0] * len(batch.forged))
+    for i, index in enumerate(batch.index.tolist()):
+        mask, valid = batch.mask[i, 0].cpu() > 0, batch.valid[i, 0].cpu() > 0
+        if not mask.any():
+            continue
+        maps = candidates(net, torch.stack([statistics[i], segmenter[i]]).cpu())
+        score, others = top_mean(maps, valid, top), net.work["good scores"]
+        placement = ((score > others).double() + 0.5 * (score == others)).mean(dim=0)
+        precision = average_precision(maps[:, valid], mask[valid])
+        net.work.setdefault("proof", []).append((index, torch.stack([placement, precision])))
+
+
+def decide(net: Guided, config: Config) -> None:
+    """For picture and map: the candidate with the greatest gain over the statistics that is surely above none."""
+    proof = net.work.pop("proof", [])
+    pictures = sorted({index for index, _ in proof})
+    if len(pictures) < LEAST:
+        return
+    means = torch.stack([torch.stack([row for index, row in proof if index == each]).mean(dim=0) for each in pictures])
+    for place in range(len(AIMS)):
+        values = means[:, place].numpy()
+        net.evidence[place] = torch.from_numpy(np.stack([values.mean(axis=0), least_gains(values)], axis=1))
+        gain, sure = net.evidence[place, :, 0], net.evidence[place, :, 1] > 0
+        best = int(torch.where(sure, gain, -1.0).argmax()) if sure.any() else 0
+        net.use[place] = torch.tensor(USES[CANDIDATES[best]])
+    net.settle()
+
+
+def least_gains(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """pictures candidates -> candidates: one-sided 95 % lower bound of each one's mean gain over the first (Student's t)."""
+    gains = values - values[:, :1]
+    error = gains.std(axis=0, ddof=1) / np.sqrt(len(gains))
+    return np.asarray(gains.mean(axis=0) - stats.t.ppf(0.95, len(gains) - 1) * error)
+
+
+def pack(net: Guided, config: Config) -> None:
+    """Drop what only training and proof needed; without a gate, take what the settings say."""
+    if config.use != "gate":
+        net.use[:] = torch.tensor(USES[config.use])
+    net.stats.forget_folds()
+    net.settle()
+    net.work = {}
+
+
+def stages(net: Guided, config: Config) -> Sequence[Stage]:
+    """Statistics, usable at once; then the segmenter; then the gate. Too few pictures for a gate: the statistics alone."""
+
+    def optimiser(parameters: Sequence[Any]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+    def taught(pictures: int) -> Sequence[int]:
+        return [i for i in range(pictures) if i % config.folds] if len(kept(pictures)) >= LEAST else []
+
+    def kept(pictures: int) -> Sequence[int]:
+        return range(0, pictures, config.folds)
+
+    def proved(pictures: int) -> Sequence[int]:
+        return kept(pictures) if len(kept(pictures)) >= LEAST else []
+
+    pixels = Collect("pixels", look_at_pixels, fit_pixels, usable=config.use != "statistics")
+    looked = [*looks(lambda module: module.stats), pixels]
+    packed = Collect("pack", lambda module, batch: None, lambda module: pack(module, config))
+    if config.use == "statistics":
+        return [*looked, packed]
+    turn = Turn(
+        name="segmenter",
+        parameters=lambda module: [*module.unet.parameters(), module.skip, module.bias],
+        optimiser=optimiser,
+        loss=lambda module, batch: loss(module, batch, config),
+        schedule=cosine_schedule,
+    )
+    gate = Prove(
+        "gate", Mix(tuple(FORGERS[name]() for name in FAMILIES["physical"])), config.proofs,
+        lambda module, batch: prove(module, batch, config.top), lambda module: decide(module, config), proved,
+    )  # fmt: skip
+    train, units = Train("segmenter", [turn], draw=taught), Collect("units", look_at_units, fit_units)
+    return [*looked, train, units, gate, packed] if config.use == "gate" else [*looked, train, units, packed]
+
+
+def forger(config: Config) -> Forger:
+    """Textures and pastes; the physical family is kept for the proof."""
+    return Mix(tuple(FORGERS[name]() for name in FORGED))
+
+
+def score_rule(config: Config) -> ScoreRule:
+    """The mean of the map's highest thousandth."""
+    return ScoreRule(reduce="top", top=config.top)
+
+
+GUIDED = Method(
+    name="guided",
+    title="a segmenter of forged defects, guided by the statistics of the good pictures, and added to them",
+    paper="ours, after the idea of SGSF, arXiv 2209.12440, with closed-form statistics for a guide",
+    profiles={"cpu": Config()},
+    tiny=TINY,
+    build=Guided,
+    stages=stages,
+    forger=forger,
+    score=score_rule,
+)
+AUTO = replace(
+    GUIDED,
+    name="auto",
+    title="statistics in seconds, then the guided segmenter, used for picture and map only where it proves better",
+    profiles={"cpu": Config(use="gate")},
+    tiny=replace(TINY, use="gate"),
+)

@@ -1,0 +1,32 @@
+"""Weights that ship with flawforge: trained on procedurally drawn products, so that no photograph is in them.
+
+The recipe stands beside the weights (`weights/guided.json`: seeds, steps, sha256); tools/head_start.py made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+from typing import Any
+
+from safetensors.torch import load
+from torch import nn
+
+from flawforge_runtime.types import ModelError
+
+
+def recipe() -> dict[str, Any]:
+    """How the shipped weights were made."""
+    return dict(json.loads(resources.files("flawforge").joinpath("weights/guided.json").read_text()))
+
+
+def head_start(net: nn.Module, width: int, maps: int) -> None:
+    """Put the shipped weights into `net`, where they were trained at its width and number of guide maps; else leave it."""
+    made = recipe()
+    if (made["width"], made["maps"]) != (width, maps):
+        return
+    data = resources.files("flawforge").joinpath("weights/guided.safetensors").read_bytes()
+    if hashlib.sha256(data).hexdigest() != made["sha256"]:
+        raise ModelError("The weights that ship with flawforge are damaged; install flawforge again.")
+    net.load_state_dict({name: tensor.float() for name, tensor in load(data).items()}, strict=False)

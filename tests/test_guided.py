@@ -1,0 +1,208 @@
+"""The guided segmenter and its gate: hand-sized arrays, other people's statistics, and the road through `fit`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.metrics import average_precision_score
+
+from flawforge import engine, fitting, loading
+from flawforge.methods import METHODS, guided
+from flawforge.types import Batch, Collect, ScoreRule, Train
+from flawforge_runtime.inspector import picture_score
+
+TINY = METHODS["auto"].tiny
+
+
+def pictures(n: int, seed: int = 0, size: int = 32) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    part = np.random.default_rng(9).random((1, 3, size, size)).astype(np.float32)
+    return np.clip(part + 0.05 * rng.standard_normal((n, 3, size, size)).astype(np.float32), 0, 1)
+
+
+def looked(clean: np.ndarray, config: guided.Config = TINY) -> guided.Guided:
+    """A net whose statistics are fitted, and nothing else."""
+    net = fitting.seeded(guided.Guided, config, 0)
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(clean), 4):
+            x = clean[start : start + 4]
+            one = np.ones_like(x[:, :1])
+            yield Batch(x, x, one * 0, one, np.arange(start, start + len(x)))
+
+    def never(stage: int, step: int) -> Batch:
+        raise AssertionError("a Collect stage forges nothing")
+
+    early = [stage for stage in guided.stages(net, config) if isinstance(stage, Collect)][:5]
+    engine.fit(net, early, never, engine.Budget(steps=1), engine.Run(device="cpu"), clean=batches)
+    return net
+
+
+def test_a_forged_region_that_no_statistic_sees_teaches_nothing() -> None:
+    mask, valid = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
+    mask[0, 0, :3, :3], mask[0, 0, 5:, 5:], valid[0, 0, 7, 0] = 1, 1, 0
+    fused, clean = torch.full((2, 1, 8, 8), 4.0), torch.full((2, 1, 8, 8), 4.0)
+    fused[0, 0, 1, 1] = 8.0  # the first region rises by four nats at one place, the second not at all
+    weights = guided.seen(fused, clean, mask, valid, nats=3.0)
+    assert bool((weights[0, 0, :3, :3] == 1).all())
+    assert bool((weights[0, 0, 5:, 5:] == 0).all())
+    assert float(weights[0].sum()) == 64 - 9 - 1
+    assert bool((weights[1] == 1).all())
+    assert bool((guided.seen(fused, clean, mask, valid, nats=5.0)[0] * mask[0] == 0).all())
+
+
+def test_average_precision_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    maps, mask = rng.standard_normal((3, 500)), rng.random(500) < 0.1
+    found = guided.average_precision(torch.from_numpy(maps), torch.from_numpy(mask))
+    np.testing.assert_allclose(found, [average_precision_score(mask, row) for row in maps], rtol=1e-9)
+
+
+def test_the_gate_scores_pictures_as_judging_does() -> None:
+    rng = np.random.default_rng(1)
+    surface, valid = rng.standard_normal((64, 48)).astype(np.float32), rng.random((64, 48)) < 0.8
+    expected, _ = picture_score(surface, 0.0, valid, ScoreRule("top", top=0.01))
+    found = guided.top_mean(torch.from_numpy(surface)[None], torch.from_numpy(valid), 0.01)
+    assert float(found[0]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_least_gain_is_the_lower_end_of_students_interval() -> None:
+    values = np.random.default_rng(2).random((12, 3))
+    found = guided.least_gains(values)
+    for place in (1, 2):
+        interval = stats.ttest_1samp(values[:, place] - values[:, 0], 0.0).confidence_interval(0.90)
+        assert found[place] == pytest.approx(interval.low)
+
+
+def decided(rows: np.ndarray) -> list[list[float]]:
+    """The weights that the gate gives for proof rows pictures 2 3 (picture and map by candidates)."""
+    net = guided.Guided(TINY)
+    net.work["proof"] = [(index, torch.from_numpy(row)) for index, row in enumerate(rows)]
+    guided.decide(net, TINY)
+    return net.use.tolist()
+
+
+def test_the_gate_takes_a_sure_gain_and_no_other() -> None:
+    rng = np.random.default_rng(3)
+    base = rng.random((10, 2, 1)) * 0.2 + 0.5
+    sure = np.concatenate([base, base + 0.05, base + 0.1], axis=2) + 0.005 * rng.standard_normal((10, 2, 3))
+    assert decided(sure) == [[1.0, 1.0], [1.0, 1.0]]  # the sum gains most
+    assert decided(sure[..., [0, 2, 1]]) == [[0.0, 1.0], [0.0, 1.0]]
+    assert decided(sure[..., [2, 1, 0]]) == [[1.0, 0.0], [1.0, 0.0]]  # the statistics are best
+    mixed = sure.copy()
+    mixed[:, 0, 1:] = mixed[:, 0, :1] + 0.3 * rng.standard_normal((10, 2))  # for the picture, only noise
+    assert decided(mixed) == [[1.0, 0.0], [1.0, 1.0]]
+    assert decided(sure[:2]) == [[1.0, 0.0], [1.0, 0.0]]  # two pictures prove nothing
+
+
+def test_a_fold_is_judged_by_gaussians_that_never_saw_it() -> None:
+    """Twins, one in either fold: the Gaussians without fold 0 and without fold 1 have then seen the same pictures."""
+    single = pictures(6)
+    net = looked(np.repeat(single, 2, axis=0))
+    for branch in net.stats.parts():
+        np.testing.assert_allclose(branch.fold_centre[0], branch.fold_centre[1], atol=1e-4)
+        assert not torch.allclose(branch.fold_factor[0], branch.factor)  # six pictures are not twelve
+    other = looked(pictures(12))
+    x = torch.from_numpy(pictures(12))
+    own = [i % 2 for i in range(12)]
+    unseen, known = other.stats.surprises(x, own).mean(), other.stats.surprises(x).mean()
+    assert float(unseen) > float(known)  # a picture is stranger to Gaussians that it did not help to make
+
+
+def test_before_training_the_segmenter_says_what_the_statistics_say() -> None:
+    net = looked(pictures(12))
+    for parameter in net.unet.out.parameters():
+        torch.nn.init.zeros_(parameter)
+    torn = pictures(1, seed=7)
+    torn[0, :, 10:16, 10:16] = 1 - torn[0, :, 10:16, 10:16]
+    statistics, segmenter = (each.detach().numpy().ravel() for each in net.eval().both(torch.from_numpy(torn)))
+    assert stats.spearmanr(statistics, segmenter).statistic > 0.999
+
+
+def request(washers: Path, out: Path, **options: Any) -> fitting.Request:
+    settings = dataclasses.asdict(TINY) | options.pop("settings", {})
+    return fitting.Request(washers, out, method="auto", steps=6, size=64, settings=settings, checkpoint_every=0, **options)
+
+
+def test_a_model_is_there_before_training_and_a_stopped_fit_goes_on_to_the_same_bits(washers: Path, tmp_path: Path) -> None:
+    fitting.run(request(washers, tmp_path / "whole"))
+    seen: list[str] = []
+
+    def stop(tick: engine.Tick) -> None:
+        if tick.stage == "segmenter" and tick.step == 3:
+            early = loading.load(tmp_path / "cut")
+            seen.extend(early.content.config["notes"] if early.content else [])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitting.run(request(washers, tmp_path / "cut"), on_tick=stop)
+    assert any("before training" in note for note in seen)
+    picture = next((washers / "test" / "good").iterdir())
+    assert loading.load(tmp_path / "cut")(picture).verdict in ("OK", "REVIEW", "NG")
+    fitting.run(request(washers, tmp_path / "cut"), resume=True)
+    whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
+    card = (tmp_path / "cut" / "README.md").read_text()
+    assert "for the picture" in card
+    assert "for the map" in card
+    assert "gain over the statistics" in card
+    assert not (tmp_path / "cut.fitting").exists()
+
+
+def test_the_model_holds_no_folds_and_judges_as_it_did_when_it_was_saved(washers: Path, tmp_path: Path) -> None:
+    for use in ("sum", "segmenter", "statistics"):
+        made = fitting.run(request(washers, tmp_path / use, settings={"use": use}))
+        loaded = loading.load(tmp_path / use)
+        picture = next((washers / "test" / "good").iterdir())
+        assert made(picture).pred_score == loaded(picture).pred_score
+        from safetensors.torch import load_file
+
+        tensors = load_file(tmp_path / use / "model.safetensors")
+        assert all(each.numel() == 0 for name, each in tensors.items() if ".fold_" in name)
+        assert tensors["use"].tolist() == [list(guided.USES[use])] * 2
+
+
+def test_statistics_stand_where_there_are_too_few_pictures_for_a_gate(washers: Path, tmp_path: Path) -> None:
+    stages_seen: set[str] = set()
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted((washers / "train" / "good").iterdir())[:5]:
+        (few / path.name).write_bytes(path.read_bytes())
+    made = fitting.run(request(few, tmp_path / "model"), on_tick=lambda tick: stages_seen.add(tick.stage))
+    assert "segmenter" not in stages_seen
+    assert made.content is not None
+    assert "for the picture the statistics alone" in made.content.config["notes"]
+    forecast = fitting.forecast(fitting.plan(request(few, tmp_path / "none")), fitting.load_pictures(
+        fitting.plan(request(few, tmp_path / "none"))))  # fmt: skip
+    assert forecast.steps == 0
+
+
+def test_the_segmenter_never_sees_the_pictures_of_the_gate() -> None:
+    net = guided.Guided(METHODS["auto"].profiles["cpu"])
+    drawn = {stage.name: stage.draw for stage in guided.stages(net, METHODS["auto"].profiles["cpu"])
+             if not isinstance(stage, Collect)}  # fmt: skip
+    taught, proved = drawn["segmenter"], drawn["gate"]
+    assert taught is not None
+    assert proved is not None
+    for count in (15, 16, 99, 500):
+        assert set(taught(count)).isdisjoint(proved(count))
+        assert set(taught(count)) | set(proved(count)) == set(range(count))
+    assert taught(10) == proved(10) == []
+
+
+def test_minutes_leave_room_for_looking_and_proving() -> None:
+    train = Train("a", [])
+    stages = guided.stages(guided.Guided(TINY), TINY)
+    trains = [stage for stage in stages if isinstance(stage, Train)]
+    part = engine._part(trains[0], stages, engine.Budget(minutes=10), looked=60.0)
+    assert part.minutes == pytest.approx(8.0)  # a tenth for the gate, a minute gone
+    assert engine._part(train, [train], engine.Budget(minutes=10), looked=0.0).minutes == 10
+    assert engine._part(trains[0], stages, engine.Budget(minutes=1), looked=600.0).minutes == pytest.approx(0.1)
+    assert engine._part(trains[0], stages, engine.Budget(steps=7), looked=60.0).steps == 7
