@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from sklearn.cluster import KMeans
 
 from flawforge.forge import salient
 from flawforge.forge.corrupt import Nsa, PixelCorrupt, object_box
 from flawforge.forge.paste import CutPaste, HardAugment, jitter_colour, paste_turned
-from flawforge.forge.salient import CutSwap, RandomSwap
-from flawforge.types import Sample
+from flawforge.forge.salient import CutSwap, RandomSwap, SaliencyPerlin
+from flawforge.types import ConfigError, Sample
 
 
 def scene(seed: int = 0, channels: int = 3) -> Any:
@@ -146,7 +147,82 @@ def test_clusters_are_as_good_as_scikit_learns() -> None:
 
 
 def test_clusters_of_a_flat_prior_are_one() -> None:
-    assert (salient.one_dimensional_clusters(np.ones((5, 5), np.float32), 3) == 0).all()
+    for how in ("kmeans", "fuzzy"):
+        assert (salient.one_dimensional_clusters(np.ones((5, 5), np.float32), 3, how) == 0).all()
+
+
+def test_fuzzy_centres_are_where_the_objective_is_least() -> None:
+    """Bezdek's objective sum u^2 d^2 with the best memberships u; scipy's minimiser starts from the true means."""
+    values = np.concatenate([np.random.default_rng(0).normal(m, 0.05, n) for m, n in ((0.1, 300), (0.5, 60), (0.9, 100))])
+
+    def objective(centres: np.ndarray) -> float:
+        apart = np.maximum((values - centres[:, None]) ** 2, 1e-12)
+        return float((((1 / apart) / (1 / apart).sum(axis=0)) ** 2 * apart).sum())
+
+    found = salient.fuzzy_centres(values, np.array([1.0, 0.5, 0.0]))
+    best = minimize(objective, [0.9, 0.5, 0.1], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-9}).x
+    np.testing.assert_allclose(found, best, atol=2e-3)
+    ranks = salient.one_dimensional_clusters(values.astype(np.float32).reshape(20, 23), 3, "fuzzy").ravel()
+    np.testing.assert_array_equal(ranks, np.abs(values[:, None] - found).argmin(axis=1))
+
+
+def test_cutswap_starts_from_the_cluster_it_is_told_to() -> None:
+    prior = np.zeros((64, 80), np.float32)
+    prior[:24], prior[24:44] = 1.0, 0.5
+    rows = {"highest": (0, 24), "lowest": (44, 64)}
+    for pick, (top, bottom) in rows.items():
+        forger = CutSwap(area=0.004, aspect=(1.0, 1.0), levels=(64,), pick=pick)
+        for seed in range(10):
+            drawn = forger(Sample(scene(), prior), np.random.default_rng(seed)).drawn
+            for key in ("one", "two"):
+                assert top - 3 <= drawn[key][0] + drawn["size"][0] / 2 <= bottom + 3
+    forger = CutSwap(area=0.004, aspect=(1.0, 1.0), levels=(64,), pick="random")
+    middles = [forger(Sample(scene(), prior), np.random.default_rng(s)).drawn["one"][0] + 2 for s in range(30)]
+    assert all(any(low <= y < high for y in middles) for low, high in ((0, 24), (24, 44), (44, 64)))
+
+
+def test_one_way_is_the_swaps_first_half_at_the_same_places() -> None:
+    prior = np.random.default_rng(3).random((64, 80)).astype(np.float32)
+    for seed in range(5):
+        both, one = (CutSwap(exchange=e)(Sample(scene(), prior), np.random.default_rng(seed)) for e in (True, False))
+        assert {k: both.drawn[k] for k in ("one", "two", "size")} == {k: one.drawn[k] for k in ("one", "two", "size")}
+        (ay, ax), (h, w) = one.drawn["one"], one.drawn["size"]
+        here = np.s_[ay : ay + h, ax : ax + w]
+        np.testing.assert_array_equal(one.image[here], both.image[here])
+        outside = np.ones(one.mask.shape, bool)
+        outside[here] = False
+        assert not one.mask[outside].any()
+        assert both.mask[outside].any()
+
+
+def test_each_level_of_a_prior_speaks_for_its_own_grid() -> None:
+    prior = np.zeros((64, 80, 2), np.float32)
+    prior[:20, :, 0], prior[44:, :, 1] = 1.0, 1.0
+    forger = CutSwap(area=0.004, aspect=(1.0, 1.0), levels=(64, 16), clusters=2)
+    seen = set()
+    for seed in range(20):
+        drawn = forger(Sample(scene(), prior), np.random.default_rng(seed)).drawn
+        seen.add(drawn["level"])
+        middle = drawn["one"][0] + drawn["size"][0] / 2
+        assert middle < 24 if drawn["level"] == 64 else middle > 40
+    assert seen == {64, 16}
+    with pytest.raises(ConfigError, match="levels has 2 grids and the prior 3"):
+        forger(Sample(scene(), np.zeros((64, 80, 3), np.float32)), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("wrong", [{"clustering": "mean"}, {"pick": "second"}, {"exchange": "no"}])
+def test_options_of_the_swap_that_do_not_exist_are_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        CutSwap(**wrong)  # type: ignore[arg-type]
+
+
+def test_saliency_perlin_takes_the_mean_of_a_priors_levels() -> None:
+    prior = np.zeros((64, 80, 2), np.float32)
+    prior[:32] = 1.0
+    flat = np.asarray(prior.mean(axis=2))
+    one, two = (SaliencyPerlin()(Sample(scene(), p), np.random.default_rng(0)) for p in (prior, flat))
+    np.testing.assert_array_equal(one.image, two.image)
+    assert one.drawn["prior"] == "given"
 
 
 def test_nsa_blends_without_a_seam() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawforge.forge import blend, noise, shapes, texture
-from flawforge.types import Forged, Image, Mask, Sample
+from flawforge.types import ConfigError, Forged, Image, Mask, Sample
 
 Range = float | tuple[float, float]
 Weights = NDArray[np.float32]  # h w in [0, 1]
@@ -79,10 +79,11 @@ class SaliencyPerlin:
         """The saliency to use (None = 1 everywhere) and what happened to it."""
         if sample.prior is None:
             return None, "none"
-        share = float(np.mean(sample.prior > np.float32(self.region)))
+        prior = sample.prior if sample.prior.ndim == 2 else np.asarray(sample.prior.mean(axis=2), np.float32)
+        share = float(np.mean(prior > np.float32(self.region)))
         if not self.guard[0] <= share <= self.guard[1]:
             return None, "guarded"
-        return sample.prior, "given"
+        return prior, "given"
 
     def _level(self, values: NDArray[np.float32], rng: np.random.Generator) -> float:
         """The adaptive threshold on the product's values inside the salient region."""
@@ -105,8 +106,11 @@ class CutSwap:
     on each map, their patches exchanged. All amounts are ASSUMPTION.
 
     levels    cells of the grid along the longer side on which the prior is clustered; one is drawn per picture (the reading
-              "R1": stages 1 to 4 of a ResNet at 256 px)
-    clusters  of the saliency value alone, k-means in one dimension
+              "R1": stages 1 to 4 of a ResNet at 256 px); a prior of k levels needs k of them
+    clusters  of the saliency value alone
+    clustering  "kmeans" or "fuzzy" (c-means with exponent 2, hardened), in one dimension
+    pick      the cluster to start from: "highest" (the paper), "lowest" or "random" (controls)
+    exchange  True: the patches change places; False: one is pasted over the other (control)
     area      share of the picture's area of each patch; CutPaste's 0.02 to 0.15
     aspect    height / width, even in its logarithm; CutPaste's 0.3 to 3.3
     tries     placements per size before the area is halved, then the next-best cluster is taken
@@ -118,6 +122,9 @@ class CutSwap:
 
     levels: tuple[int, ...] = (64, 32, 16, 8)
     clusters: int = 3
+    clustering: str = "kmeans"
+    pick: str = "highest"
+    exchange: bool = True
     area: Range = (0.02, 0.15)
     aspect: tuple[float, float] = (0.3, 3.3)
     tries: int = 20
@@ -130,20 +137,39 @@ class CutSwap:
         for level in self.levels or (0,):
             blend.check_range(self.name, "levels", level, 2, 512, "cells", form="number")
         blend.check_choice(self.name, "clusters", self.clusters, tuple(range(1, 17)))
+        blend.check_choice(self.name, "clustering", self.clustering, ("kmeans", "fuzzy"))
+        blend.check_choice(self.name, "pick", self.pick, ("highest", "lowest", "random"))
+        blend.check_choice(self.name, "exchange", self.exchange, (True, False))
         _check_swap(self.name, self.area, self.aspect, self.tries, self.gate)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         def attempt() -> blend.Attempt:
-            if sample.prior is None:
-                return swap(sample.image, None, self.area, self.aspect, self.tries, self.gate, rng, {"prior": "none"})
-            level = int(self.levels[int(rng.integers(len(self.levels)))])
-            grid = coarsen(sample.prior, level)
-            ranked = one_dimensional_clusters(grid, self.clusters)
+            ranked, drawn = self._ranked(sample.prior, rng)
             return swap(
-                sample.image, ranked, self.area, self.aspect, self.tries, self.gate, rng, {"prior": "given", "level": level}
+                sample.image, ranked, self.area, self.aspect, self.tries, self.gate, rng, drawn, exchange=self.exchange
             )
 
         return blend.settle(sample, rng, self.name, self.least_change, attempt)
+
+    def _ranked(
+        self, prior: Weights | None, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64] | None, dict[str, Any]]:
+        """The rank in which each cell of a drawn level's grid is taken, and what was drawn."""
+        if prior is None:
+            return None, {"prior": "none"}
+        if prior.ndim == 3 and prior.shape[2] != len(self.levels):
+            raise ConfigError(
+                f"{self.name}: levels has {len(self.levels)} grids and the prior {prior.shape[2]} levels; give as many."
+            )
+        place = int(rng.integers(len(self.levels)))
+        level = int(self.levels[place])
+        grid = coarsen(prior if prior.ndim == 2 else np.ascontiguousarray(prior[..., place]), level)
+        ranked = one_dimensional_clusters(grid, self.clusters, self.clustering)
+        if self.pick == "lowest":
+            ranked = ranked.max() - ranked
+        elif self.pick == "random":
+            ranked = rng.permutation(int(ranked.max()) + 1)[ranked]
+        return ranked, {"prior": "given", "level": level}
 
 
 @dataclass(frozen=True)
@@ -187,12 +213,19 @@ def coarsen(prior: Weights, cells: int) -> Weights:
     return np.asarray(cv2.resize(prior, grid, interpolation=cv2.INTER_AREA), np.float32)
 
 
-def one_dimensional_clusters(grid: Weights, count: int) -> NDArray[np.int64]:
-    """Rank of each cell's cluster, 0 = highest centroid. Lloyd's k-means on the values, started evenly over their range."""
+def one_dimensional_clusters(grid: Weights, count: int, how: str = "kmeans") -> NDArray[np.int64]:
+    """Rank of each cell's cluster, 0 = highest centroid, of the values alone, started evenly over their range.
+
+    "kmeans": Lloyd's; "fuzzy": c-means with exponent 2, each cell then in the cluster that it belongs to most, which is the
+    nearest (its centres lie elsewhere than k-means', since every value pulls at all of them).
+    """
     values = grid.ravel().astype(np.float64)
     centres = np.unique(np.linspace(values.max(), values.min(), count))[::-1]
     rank = np.zeros(values.shape, np.int64)
-    for _ in range(30):
+    if how == "fuzzy":
+        centres = fuzzy_centres(values, centres)
+        rank = np.searchsorted(-(centres[1:] + centres[:-1]) / 2.0, -values, side="right")
+    for _ in range(0 if how == "fuzzy" else 30):
         borders = (centres[1:] + centres[:-1]) / 2.0
         rank = np.searchsorted(-borders, -values, side="right")
         sizes = np.bincount(rank, minlength=centres.size)
@@ -204,6 +237,19 @@ def one_dimensional_clusters(grid: Weights, count: int) -> NDArray[np.int64]:
     return np.unique(rank, return_inverse=True)[1].reshape(grid.shape)  # no rank without a cell
 
 
+def fuzzy_centres(values: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fuzzy c-means (Bezdek 1981) with exponent 2: the centres of values n, descending, from starting centres k."""
+    for _ in range(100):
+        apart = np.maximum((values - centres[:, None]) ** 2, 1e-12)
+        belongs = (1.0 / apart) / (1.0 / apart).sum(axis=0)
+        weight = belongs**2
+        moved = (weight @ values) / weight.sum(axis=1)
+        if np.allclose(moved, centres, atol=1e-5):
+            break
+        centres = moved
+    return np.sort(centres)[::-1]
+
+
 def swap(
     image: Image,
     ranked: NDArray[np.int64] | None,
@@ -213,8 +259,13 @@ def swap(
     gate: float,
     rng: np.random.Generator,
     drawn: dict[str, Any],
+    *,
+    exchange: bool = True,
 ) -> blend.Attempt:
-    """Exchange two patches centred on two cells of the best-ranked cluster (None: anywhere); the gate's best of `tries`."""
+    """Exchange two patches centred on two cells of the best-ranked cluster (None: anywhere); the gate's best of `tries`.
+
+    exchange False: the second is pasted over the first, and stays.
+    """
     size = image.shape[:2]
     bh, bw = shapes.box_inside(size, rng, area if isinstance(area, tuple) else (area, area), aspect)
     best: tuple[float, tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
@@ -232,7 +283,8 @@ def swap(
                 if change >= gate:
                     break
             if best is not None:
-                return _exchanged(image, best, {**drawn, "cluster": rank, "halvings": halving, "gate": best[0] >= gate})
+                drawn = {**drawn, "cluster": rank, "halvings": halving, "gate": best[0] >= gate}
+                return _exchanged(image, best, drawn, exchange)
             box = (max(2, round(box[0] / 2**0.5)), max(2, round(box[1] / 2**0.5)))
     return image, np.zeros(size, bool), drawn
 
@@ -256,12 +308,12 @@ def _mean_change(image: Image, one: tuple[int, int], two: tuple[int, int], box: 
 
 
 def _exchanged(
-    image: Image, best: tuple[float, tuple[int, int], tuple[int, int], tuple[int, int]], drawn: dict[str, Any]
-) -> blend.Attempt:
+    image: Image, best: tuple[float, tuple[int, int], tuple[int, int], tuple[int, int]], drawn: dict[str, Any],
+    exchange: bool,
+) -> blend.Attempt:  # fmt: skip
     _, one, two, box = best
     candidate, mask = image.copy(), np.zeros(image.shape[:2], bool)
-    _part(candidate, one, box)[:] = _part(image, two, box)
-    _part(candidate, two, box)[:] = _part(image, one, box)
-    mask[one[0] : one[0] + box[0], one[1] : one[1] + box[1]] = True
-    mask[two[0] : two[0] + box[0], two[1] : two[1] + box[1]] = True
+    for to, source in ((one, two), (two, one))[: 1 + exchange]:
+        _part(candidate, to, box)[:] = _part(image, source, box)
+        mask[to[0] : to[0] + box[0], to[1] : to[1] + box[1]] = True
     return candidate, mask, {**drawn, "one": list(one), "two": list(two), "size": list(box)}
