@@ -103,7 +103,7 @@ def test_one_gaussian_for_all_is_the_pooled_sample_covariance() -> None:
     new = places(5, m=2)
     rest = new.permute(0, 2, 3, 1).reshape(-1, 3).numpy() - flat.mean(axis=0)
     expected = np.einsum("ij,jk,ik->i", rest, np.linalg.inv(np.cov(flat.T, bias=True)), rest).reshape(2, 4, 5)
-    np.testing.assert_allclose(density(new).numpy(), expected, rtol=1e-3)
+    np.testing.assert_allclose(density(new).numpy(), expected, rtol=1e-2)
     assert "as asked" in density.fact()
 
 

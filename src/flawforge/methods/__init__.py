@@ -1,6 +1,6 @@
 """METHODS: a plain table of every method, one paper and one file each; our own first."""
 
-from flawforge.methods import anoseg, draem, guided, isstad, patchstats, sgsf
+from flawforge.methods import anoseg, cutpaste, cutswap, draem, guided, isstad, patchstats, sgsf
 from flawforge.types import Method
 
 _ALL = (
@@ -8,6 +8,8 @@ _ALL = (
     guided.GUIDED,
     patchstats.METHOD,
     anoseg.METHOD,
+    cutpaste.METHOD,
+    cutswap.METHOD,
     draem.METHOD,
     isstad.METHOD,
     sgsf.METHOD,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawforge.nn.gaussians import PRIORS, TAUS, freedom, likelihoods, posterior, ridged, shared_likelihood, whitener
+from flawforge.nn.gaussians import KAPPAS, PRIORS, TAUS, freedom, likelihoods, posterior, ridged, shared_likelihood, whitener
 
 BANK = 2048  # pooled features that are kept at most, for neighbours and for the covariance
 JUDGES = 32  # good pictures at most that choose between Gaussians
@@ -183,14 +183,13 @@ class PlaceDensity(nn.Module):
         shared = best == len(PRIORS) - 1
         if shared:
             moments = n.sum()[None, None], torch.zeros_like(moments[1][:1]), moments[2].sum(dim=0)[None]
-            mean, scale = posterior(*moments, moments[0].new_tensor([1e-6]))
-            covariance = ridged(scale[0] / moments[0].sum().clamp_min(1))[None]
-        else:
-            tau, kappa = (moments[0].new_tensor([v]) for v in (max(PRIORS[best][0], TAUS[0]), len(white) * PRIORS[best][1]))
-            mean, scale = posterior(*moments, tau)
-            free = freedom(moments[0], tau) + kappa
-            held = scale + kappa * torch.eye(len(white), dtype=scale.dtype, device=scale.device)
-            covariance = held / free[:, None, None]
+        # A feature that never moved in a good picture would make the one covariance singular too: hold it by the least.
+        strength = (TAUS[0], KAPPAS[0]) if shared else PRIORS[best]
+        tau, kappa = (moments[0].new_tensor([value]) for value in (strength[0], len(white) * strength[1]))
+        mean, scale = posterior(*moments, tau)
+        free = freedom(moments[0], tau) + kappa
+        held = scale + kappa * torch.eye(len(white), dtype=scale.dtype, device=scale.device)
+        covariance = held / free[:, None, None]
         root = torch.linalg.cholesky(covariance)
         factor = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False)
         centre = torch.linalg.solve(white, mean[..., 0].T).T + common + work["shift"].double()  # k d

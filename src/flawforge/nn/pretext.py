@@ -80,6 +80,12 @@ def either(logits: Tensor, kind: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(forged - logits[:, 0], (kind > 0).to(logits.dtype))
 
 
+def shown(logits: Tensor, kind: Tensor) -> dict[str, Tensor]:
+    """The share of pictures rightly called good or forged, only to be shown."""
+    right = (logits.detach().argmax(dim=1) > 0) == (kind > 0)
+    return {"accuracy": right.float().mean()}
+
+
 def pair(batch: Batch) -> tuple[Tensor, Tensor]:
     """The good pictures of a batch and what was forged from them: 2n 3 h w, and their kinds 2n."""
     return torch.cat([batch.clean, batch.forged]), torch.cat([torch.zeros_like(batch.kind), batch.kind])

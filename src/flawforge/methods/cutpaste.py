@@ -1,0 +1,174 @@
+"""CutPaste: features that tell a picture with a pasted piece from a good one, then the density of the good ones.
+
+Li, Sohn, Yoon, Pfister: "CutPaste: self-supervised learning for anomaly detection and localization", CVPR 2021, arXiv
+2104.04015.
+
+    paper section                            here
+    2.1, A.2 patch, scar                     `forger`: forge.cutpaste, and which of the two it drew (`Labelled`)
+    2.2 binary and 3-way classification      nn.pretext.Pretext, `picture_loss`
+    2.3 Gaussian density of pooled features  nn.density.PictureDensity
+    4.2, A.5 patch model on 64 x 64 crops    `crop_loss` on nn.pretext.crops, forged by `Crowd`
+    A.5 windows of 32, stride 4, Gaussian    nn.localise.WindowMap
+        upsampling
+    4.2 one Gaussian per location, or one    nn.density.PlaceDensity: the good pictures decide, where the authors named the
+        for all                              aligned products
+    A.1 optimisation                         nn.pretext.classifying
+
+Profile `paper` keeps the published network, batch and schedule; what the paper does not give is marked in `Config`. Profile
+`cpu` is our reconstruction for two cores:
+
+    a quarter of the width (0.7 M parameters)                  150 pictures a second and core instead of 15
+    batch 12 + 12 instead of 32 originals each way             as many steps as a small budget can have
+    map from the stages of the picture's own network           windows are 50 pictures' worth of work each (`localise`)
+    -2 log density instead of a distance                       see nn.density; a calm place counts for more
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt, Interval
+from torch import Tensor
+
+from flawforge.forge import FORGERS
+from flawforge.nn.density import PictureDensity
+from flawforge.nn.localise import Detector, Form, StageMap, WindowMap, fit_densities, look
+from flawforge.nn.pretext import Labelled, Pretext, classifying, crops, pair, shown, told_apart, varied
+from flawforge.nn.resnet import Variant, put_weights
+from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train
+
+SHAPES = {"patch": "patch", "scar": "scar", "union": "both", "3-way": "both"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of CutPaste; the comments give the paper's values."""
+
+    variant: Variant = "resnet18-quarter"  # resnet18
+    hidden: tuple[Annotated[int, Ge(1)], ...] = (128,)  # not given; public codes: 512 once or 8 times, then 128
+    task: Literal["patch", "scar", "union", "3-way"] = "3-way"  # 3-way
+    shift: Annotated[float, Interval(ge=0, le=0.25)] = 0.04  # "random translation", amount not given
+    jitter: Annotated[float, Interval(ge=0, le=1)] = 0.1  # "colour jitter", amount not given
+    density: Literal["gaussian", "nearest"] = "gaussian"  # gaussian
+    unit: bool = False  # False; a public code scales features to length 1
+    localise: Literal["stages", "windows"] = "stages"  # windows
+    stages: Annotated[int, Interval(ge=1, le=4)] = 3  # the trunk's first stages that the map of `stages` uses
+    crop: Annotated[int, Ge(8)] = 64  # 64; crops that the patch model is trained on
+    crops: Annotated[int, Ge(2)] = 96  # 64 or 96; crops in a batch
+    patches: Annotated[int, Ge(1)] = 6  # pieces pasted into a picture before it is cut into crops (ours)
+    window: Annotated[int, Ge(8)] = 32  # 32; section 4.2 speaks of 64
+    step: Annotated[int, Ge(1)] = 8  # 4
+    sigma: Annotated[float, Gt(0)] = 8.0  # not given; FCDD's code has 10 for a kernel of 32
+    dims: Annotated[int, Ge(1)] = 56  # all 512; features that the map uses
+    keep: Literal["auto", "places", "shared"] = "auto"  # by hand, per product
+    surprise: Literal["density", "distance"] = "density"  # distance
+    score: Literal["picture", "map"] = "picture"  # picture
+    batch: Annotated[int, Ge(2)] = 12  # 32 originals, each good and forged (64; 96 for 3-way)
+    epochs: Annotated[float, Ge(0)] = 0.0  # 65,536 updates; 0 = the budget is given in minutes or steps
+    learning_rate: Annotated[float, Gt(0)] = 0.03  # 0.03
+    weight_decay: Annotated[float, Ge(0)] = 3e-5  # 3e-5
+    crop_share: Annotated[float, Interval(gt=0, lt=1)] = 0.3  # two models, 65,536 updates each
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # "32-true"
+    forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # 1: every forged picture has its good one beside it
+
+
+PAPER = Config(variant="resnet18", hidden=(512, 128), localise="windows", step=4, sigma=10.0, dims=128, surprise="distance",
+               batch=32, epochs=20_000, crop_share=0.5, precision="32-true")  # fmt: skip
+TINY = Config(variant="resnet18-tiny", hidden=(8,), localise="windows", crop=32, crops=8, patches=2, window=16, step=8,
+              sigma=5.0, dims=6, batch=4, precision="32-true")  # fmt: skip
+
+
+def build(config: Config) -> Detector:
+    """Section 2: a network for the picture, another for crops where the map is of windows, and the densities."""
+    picture = Pretext(config.variant, 3 if config.task == "3-way" else 2, config.hidden)
+    whole = PictureDensity(picture.trunk.widths[-1], config.density, config.unit)
+    form = Form(config.dims, config.step, config.sigma, config.keep, config.surprise)
+    if config.localise == "windows":
+        return Detector(picture, whole, WindowMap(Pretext(config.variant, 2, config.hidden), form, config.window))
+    return Detector(picture, whole, StageMap(picture.trunk.widths[: config.stages], form))
+
+
+# ---- training
+
+
+def picture_loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
+    """Section 2.2, eq. 1, with one class for each kind of forgery in the 3-way task."""
+    pictures, kind = pair(batch)
+    logits = net.classify(varied(pictures, config.shift, config.jitter))
+    return {"classes": told_apart(logits, kind)} | shown(logits, kind)
+
+
+def crop_loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
+    """Section 4.2: the same on crops. A crop is forged where a part of it is."""
+    cut, kind = crops(batch, config.crop, config.crops)
+    if len(cut) < 2:  # batch norm needs two; a region of interest may leave none
+        return {"crops": 0.0 * sum(p.sum() for p in net.surface.crop.parameters())}
+    logits = net.classify_crops(varied(cut, 0.0, config.jitter))
+    return {"crops": told_apart(logits, kind)} | shown(logits, kind)
+
+
+def stages(net: Detector, config: Config) -> Sequence[Stage]:
+    """The picture's network, the patch network where the map wants one, the densities."""
+    rates = {"rate": config.learning_rate, "decay": config.weight_decay}
+    turn = classifying("picture", lambda m: m.picture, lambda m, batch: picture_loss(m, batch, config), **rates)
+    plan: list[Stage] = [Train("tell pasted pictures from good ones", [turn], share=1.0)]
+    if config.localise == "windows":
+        turn = classifying("crops", lambda m: m.surface.crop, lambda m, batch: crop_loss(m, batch, config), **rates)
+        share, crowd = config.crop_share / (1 - config.crop_share), Crowd(config.crop, config.patches)
+        plan.append(Train("tell pasted crops from good ones", [turn], share=share, forger=crowd))
+    return [*plan, Collect("densities", look, fit_densities)]
+
+
+def start(net: Detector, config: Config, init: Init) -> list[str]:
+    """Trunk weights from --init: a model of ours, or a ResNet in torchvision's or timm's naming."""
+    put_weights(net.picture.trunk, init.tensors, "--init", prefer="picture.trunk.")
+    return ["the picture's network starts from --init; CutPaste's own starts from nothing"]
+
+
+# ---- forging
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Several CutPastes in one picture, each as large as it would be in a crop, so that most crops of it can be used.
+
+    side   px of the crops that the picture will be cut into; a patch's area is a share of theirs
+    count  how many are pasted, one after another
+    """
+
+    side: int
+    count: int
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
+        share = min(self.side**2 / (sample.image.shape[0] * sample.image.shape[1]), 1.0)
+        area = (max(0.02 * share, 0.0005), max(0.15 * share, 0.001))
+        one: Forger = FORGERS["cutpaste"](area=area)
+        made: Forged = FORGERS["pipe"](forgers=(one,) * self.count)(sample, rng)
+        return made
+
+
+def forger(config: Config) -> Forger:
+    """Section 2.1 and A.2; each forgery says whether it is a patch (class 1) or a scar (2)."""
+    return Labelled(FORGERS["cutpaste"](shape=SHAPES[config.task]), "shape", ("patch", "scar"))
+
+
+def score_rule(config: Config) -> ScoreRule:
+    """The density of the whole picture, or the mean of the map's highest thousandth."""
+    return ScoreRule(reduce="network") if config.score == "picture" else ScoreRule(reduce="top")
+
+
+METHOD = Method(
+    name="cutpaste",
+    title="features that tell pasted pieces from good pictures, and the density of the good ones",
+    paper="Li et al., CVPR 2021, arXiv 2104.04015; `cpu` is a reconstruction with a quarter of the width",
+    profiles={"cpu": Config(), "paper": PAPER},
+    tiny=TINY,
+    build=build,
+    stages=stages,
+    forger=forger,
+    score=score_rule,
+    start=start,
+)

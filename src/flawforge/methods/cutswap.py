@@ -1,0 +1,242 @@
+"""CutSwap: features that tell a picture in which two salient patches changed places, then the density of the good ones.
+
+Qin, Gu, Yu, Zhang, arXiv 2311.18332; Signal, Image and Video Processing 18 (2024). Only the abstract could be read. What it
+says is in the left column; everything else is ASSUMPTION, our reading on CutPaste's recipe, and said so in `Config`.
+
+    known from the abstract                                  here
+    LayerCAM turns features of several levels into maps      `see`, nn.layercam
+    clustering gives several centroids                       forge.cutswap: of the saliency alone, k-means or fuzzy c-means
+    on each map, a pixel pair of the cluster whose           forge.cutswap; maps reach it through `CutSwap.priors`
+        centroid is the most salient
+    the pixels define a patch pair; they change places       forge.cutswap
+    such negatives train a feature extractor                 `loss`, nn.pretext
+    (how anomalies are then scored: not known)               nn.density, nn.localise: CutPaste's density
+
+Whose saliency? LayerCAM needs a class score. The abstract names no network; one trained on ImageNet is the likeliest.
+We have none to ship, so without --init the network looks at itself: it first learns from swaps at random places, for
+`warm_share` of the budget, then its LayerCAM of every good picture is taken once, of the class it names, and it goes on with
+swaps where it is salient. With --init and a ResNet whose file has its classifier (`fc`), that network's LayerCAM guides the
+swaps from the first step, which is the likely reading of the paper, and its trunk is the start.
+
+Nothing is computed twice: the maps are made in one pass over the good pictures, kept small (8 bits, at the levels' own
+sizes) in the checkpoint, and forgotten before the model is saved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Interval, MinLen
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from flawforge.forge import FORGERS
+from flawforge.nn.density import PictureDensity, resized
+from flawforge.nn.layercam import layercam
+from flawforge.nn.localise import Detector, Form, StageMap, fit_densities, look
+from flawforge.nn.pretext import Labelled, Pretext, classifying, either, pair, shown, told_apart, varied
+from flawforge.nn.resnet import ResNet, Variant, classifier, imagenet, pooled, put_weights
+from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train
+
+SALIENT = ("salient1", "salient2", "salient3", "salient4")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of CutSwap. The paper's values are not known; a comment says where ours come from."""
+
+    variant: Variant = "resnet18-quarter"  # resnet18 likely
+    hidden: tuple[Annotated[int, Ge(1)], ...] = (128,)  # as for cutpaste
+    saliency: Literal["network", "none"] = "network"  # "none" = swaps at random places (control)
+    levels: Annotated[tuple[Annotated[int, Interval(ge=1, le=4)], ...], MinLen(1)] = (1, 2, 3, 4)  # "multilevel"; all stages
+    reading: Literal["binary", "levels", "all"] = "binary"  # a class per level; all levels in one picture
+    clusters: Annotated[int, Interval(ge=1, le=16)] = 3  # "several"
+    clustering: Literal["kmeans", "fuzzy"] = "kmeans"  # not named
+    pick: Literal["highest", "lowest", "random"] = "highest"  # highest (known)
+    exchange: bool = True  # True (known)
+    area: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = (0.02, 0.15)  # CutPaste's
+    warm_share: Annotated[float, Interval(gt=0, lt=1)] = 0.3  # ours; of the budget, on swaps at random places
+    shift: Annotated[float, Interval(ge=0, le=0.25)] = 0.04  # as for cutpaste
+    jitter: Annotated[float, Interval(ge=0, le=1)] = 0.1  # as for cutpaste
+    density: Literal["gaussian", "nearest"] = "gaussian"  # CutPaste's
+    unit: bool = False
+    stages: Annotated[int, Interval(ge=1, le=4)] = 3  # the trunk's first stages that the map uses (ours)
+    step: Annotated[int, Ge(1)] = 8  # px between places of the map (ours)
+    sigma: Annotated[float, Gt(0)] = 8.0
+    dims: Annotated[int, Ge(1)] = 56  # features that the map uses
+    keep: Literal["auto", "places", "shared"] = "auto"
+    surprise: Literal["density", "distance"] = "density"
+    score: Literal["picture", "map"] = "picture"
+    batch: Annotated[int, Ge(2)] = 12  # each good and forged
+    epochs: Annotated[float, Ge(0)] = 0.0  # 0 = the budget is given in minutes or steps
+    learning_rate: Annotated[float, Gt(0)] = 0.03  # CutPaste's
+    weight_decay: Annotated[float, Ge(0)] = 3e-5  # CutPaste's
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # 1: every forged picture has its good one beside it
+
+
+PAPER = Config(variant="resnet18", hidden=(512, 128), step=4, dims=100, surprise="distance", batch=32, epochs=10_000,
+               precision="32-true")  # fmt: skip
+TINY = Config(variant="resnet18-tiny", hidden=(8,), levels=(1, 2), dims=6, batch=4, precision="32-true")
+
+
+class CutSwap(Detector):
+    """A detector that can also tell where the good pictures are salient. n 3 h w in [0, 1], any size.
+
+    Between the stage that makes the maps and the end of the fit it holds them: for each level one buffer pictures h w uint8.
+    """
+
+    salient1: Tensor
+
+    def __init__(self, config: Config) -> None:
+        classes = 1 + (len(config.levels) if config.reading == "levels" else 1)
+        picture = Pretext(config.variant, classes, config.hidden)
+        whole = PictureDensity(picture.trunk.widths[-1], config.density, config.unit)
+        form = Form(config.dims, config.step, config.sigma, config.keep, config.surprise)
+        super().__init__(picture, whole, StageMap(picture.trunk.widths[: config.stages], form))
+        self.levels = config.levels
+        for name in SALIENT:
+            self.register_buffer(name, torch.zeros(0, 1, 1, dtype=torch.uint8))
+        resized(self, SALIENT)
+        self.guide: tuple[Any, ...] = ()  # trunk, and weight and bias of the classifier, from --init; in no buffer
+        self.seen: list[list[Tensor]] = []
+        self.maps: list[NDArray[np.uint8]] = []
+
+    def named_class(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """n 3 h w -> the stages' outputs, and n, the logit of the class that the guide, or else this network, names."""
+        if self.guide:
+            trunk, weight, bias = (each.to(images.device) for each in self.guide)
+            levels = list(trunk(imagenet(images)))
+            return levels, F.linear(pooled(levels), weight, bias).amax(dim=1)
+        levels = list(self.picture.levels(images))
+        return levels, self.picture.head(pooled(levels)).amax(dim=1)
+
+    def priors(self, index: int) -> list[NDArray[np.float32]] | None:
+        """The maps of one good picture, fine to coarse, h w float32 in [0, 1]; None before they are made."""
+        if not len(self.salient1):
+            return None
+        if not self.maps:
+            self.maps = [getattr(self, name).cpu().numpy() for name in SALIENT]
+        return [self.maps[level - 1][index].astype(np.float32) / np.float32(255) for level in self.levels]
+
+
+# ---- saliency
+
+
+def see(net: CutSwap, batch: Batch) -> None:
+    """LayerCAM of these good pictures at every stage."""
+    with torch.enable_grad():
+        levels, score = net.named_class(batch.clean)
+        maps = layercam(levels, score)
+    net.seen.append([(255 * each).round().to(torch.uint8) for each in maps])
+
+
+def remember(net: CutSwap) -> None:
+    """Keep the maps of all good pictures for the forger."""
+    for place, name in enumerate(SALIENT):
+        setattr(net, name, torch.cat([maps[place] for maps in net.seen]))
+    net.seen, net.maps = [], []
+
+
+def finish(net: CutSwap) -> None:
+    """Fit the densities; the maps have done their work."""
+    fit_densities(net)
+    for name in SALIENT:
+        setattr(net, name, torch.zeros(0, 1, 1, dtype=torch.uint8, device=net.salient1.device))
+    net.maps, net.guide = [], ()
+
+
+# ---- training
+
+
+def loss(net: Any, batch: Batch, config: Config, warm: bool = False) -> dict[str, Tensor]:
+    """Cross-entropy of good against swapped; with a class for each level once there are levels (not while `warm`)."""
+    pictures, kind = pair(batch)
+    logits = net.classify(varied(pictures, config.shift, config.jitter))
+    apart = either(logits, kind) if warm else told_apart(logits, kind)
+    return {"classes": apart} | shown(logits, kind)
+
+
+def stages(net: CutSwap, config: Config) -> Sequence[Stage]:
+    """Swaps at random places, the saliency, swaps at salient places, the densities."""
+
+    def teach(name: str, share: float, warm: bool) -> Train:
+        turn = classifying("picture", lambda m: m.picture, lambda m, batch: loss(m, batch, config, warm),
+                           rate=config.learning_rate, decay=config.weight_decay)  # fmt: skip
+        return Train(name, [turn], share=share)
+
+    densities = Collect("densities", look, finish)
+    if config.saliency == "none":
+        return [teach("tell swaps at random places", 1.0, True), densities]
+    saliency = Collect("saliency", see, remember)
+    salient = "tell swaps at salient places"
+    if net.guide:
+        return [saliency, teach(salient, 1.0, False), densities]
+    warm = config.warm_share
+    return [teach("tell swaps at random places", warm, True), saliency, teach(salient, 1.0 - warm, False), densities]
+
+
+def start(net: CutSwap, config: Config, init: Init) -> list[str]:
+    """Trunk weights from --init: a model of ours, or a ResNet in torchvision's naming; its classifier is the guide."""
+    put_weights(net.picture.trunk, init.tensors, "--init", prefer="picture.trunk.")
+    found = classifier(init.tensors)
+    if found is None or found[0].shape[1] != net.picture.trunk.widths[-1]:
+        return ["the network starts from --init and makes its own saliency, for the file has no classifier (fc)"]
+    trunk = ResNet(config.variant)
+    trunk.load_state_dict(net.picture.trunk.state_dict())
+    net.guide = (trunk.eval(), *found)
+    return [f"the network starts from --init, whose classifier of {len(found[1])} classes says where a picture is salient"]
+
+
+# ---- forging
+
+
+@dataclass(frozen=True)
+class AtLevel:
+    """A forger that sees only one level of the saliency."""
+
+    forger: Forger
+    level: int
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
+        prior = sample.prior
+        if prior is not None and prior.ndim == 3:
+            prior = np.ascontiguousarray(prior[..., self.level])
+        return self.forger(dataclasses.replace(sample, prior=prior), rng)
+
+
+def forger(config: Config) -> Forger:
+    """Swaps where it is salient; without saliency, at random places. The grids are the stages' at 256 px: 64 to 8 cells."""
+    cells = tuple(128 >> level for level in config.levels)
+    common = {"clusters": config.clusters, "clustering": config.clustering, "pick": config.pick,
+              "exchange": config.exchange, "area": config.area}  # fmt: skip
+    if config.reading == "all":
+        made = tuple(AtLevel(FORGERS["cutswap"](levels=(each,), **common), place) for place, each in enumerate(cells))
+        return FORGERS["pipe"](forgers=made)
+    return Labelled(FORGERS["cutswap"](levels=cells, **common), "level", cells)
+
+
+def score_rule(config: Config) -> ScoreRule:
+    """The density of the whole picture, or the mean of the map's highest thousandth."""
+    return ScoreRule(reduce="network") if config.score == "picture" else ScoreRule(reduce="top")
+
+
+METHOD = Method(
+    name="cutswap",
+    title="features that tell swapped salient patches from good pictures, and the density of the good ones",
+    paper="Qin et al., arXiv 2311.18332, of which only the abstract could be read; the rest is ours, on CutPaste's recipe",
+    profiles={"cpu": Config(), "paper": PAPER},
+    tiny=TINY,
+    build=CutSwap,
+    stages=stages,
+    forger=forger,
+    score=score_rule,
+    prior="network",
+    start=start,
+)

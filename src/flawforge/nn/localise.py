@@ -1,0 +1,158 @@
+"""Maps from features: a density at every place of a grid, laid over the picture by Gaussians; and the detector they make.
+
+    here          features                                                          grid
+    `WindowMap`   of a second network at every window (CutPaste, section A.5)       (side - window) / step + 1
+    `StageMap`    of the picture's own network, several stages brought together     side / step
+                  (as PaDiM takes them)
+    `Detector`    a network that tells forged from good, a density of whole pictures for the score, one of the two maps
+
+The first map is the paper's and dear: 57 x 57 windows of 32 x 32 pixels are 50 pictures' worth of work. The second costs
+nothing beside the picture's own pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.nn.density import PictureDensity, PlaceDensity, centred, spread
+from flawforge.nn.pretext import Pretext, from_windows, on_one_grid, windows
+from flawforge.nn.resnet import pooled
+from flawforge.types import Batch, Evidence
+
+
+@dataclass(frozen=True)
+class Form:
+    """What both maps need to be told.
+
+    dims            features at most, drawn once for all places (PaDiM found a draw as good as a PCA)
+    step            px between places
+    sigma           px, of the Gaussian that each place is laid out by
+    keep, surprise  see `density.PlaceDensity`
+    """
+
+    dims: int
+    step: int
+    sigma: float
+    keep: Literal["auto", "places", "shared"] = "auto"
+    surprise: Literal["density", "distance"] = "density"
+
+
+class _Picked(nn.Module):
+    """A place density on some of the features."""
+
+    picked: Tensor
+
+    def __init__(self, features: int, form: Form) -> None:
+        super().__init__()
+        self.form = form
+        dims = min(form.dims, features)
+        self.register_buffer("picked", torch.randperm(features)[:dims].sort().values)
+        self.places = PlaceDensity(dims, form.keep, form.surprise)
+
+    def finish(self) -> None:
+        """Fit to all that was looked at."""
+        self.places.finish()
+
+    def fact(self) -> str:
+        """What was chosen, in one sentence's words."""
+        return self.places.fact()
+
+
+class StageMap(_Picked):
+    """A map from the outputs of the first stages of a network; `widths` are the channels of those that are used."""
+
+    def __init__(self, widths: Sequence[int], form: Form) -> None:
+        super().__init__(sum(widths), form)
+        self.stages = len(widths)
+
+    def _features(self, levels: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        grid = (-(-size[0] // self.form.step), -(-size[1] // self.form.step))
+        return on_one_grid(levels[: self.stages], grid).index_select(1, self.picked)
+
+    def look(self, images: Tensor, levels: Sequence[Tensor], valid: Tensor) -> None:
+        """Good pictures, their stage outputs, and valid n 1 h w; a place counts where at least half of it is judged."""
+        features = self._features(levels, (valid.shape[-2], valid.shape[-1]))
+        share = F.adaptive_avg_pool2d(valid.contiguous(), (features.shape[-2], features.shape[-1]))[:, 0]
+        self.places.look(features, (share >= 0.5).float())
+
+    def forward(self, images: Tensor, levels: Sequence[Tensor]) -> Tensor:
+        """n 3 h w and the stage outputs -> n h w, higher = stranger."""
+        size = (images.shape[-2], images.shape[-1])
+        step = self.form.step
+        return centred(self.places(self._features(levels, size)), step, 4 * step, self.form.sigma, size)
+
+
+class WindowMap(_Picked):
+    """A map from a network that was trained on crops, read at every window of side `window` px."""
+
+    def __init__(self, crop: Pretext, form: Form, window: int) -> None:
+        super().__init__(crop.trunk.widths[-1], form)
+        self.crop, self.window = crop, window
+
+    def _features(self, images: Tensor) -> Tensor:
+        cut, grid = windows(images, self.window, self.form.step)
+        return from_windows(self.crop.pooled(cut), grid).index_select(1, self.picked)
+
+    def look(self, images: Tensor, levels: Sequence[Tensor], valid: Tensor) -> None:
+        """Good pictures n 3 h w and valid n 1 h w; one picture at a time, for its windows are many."""
+        for image, judged in zip(images, valid, strict=True):
+            cut, grid = windows(judged[None], self.window, self.form.step)
+            share = cut.mean(dim=(1, 2, 3)).reshape(1, *grid)
+            self.places.look(self._features(image[None]), (share >= 0.5).float())
+
+    def forward(self, images: Tensor, levels: Sequence[Tensor]) -> Tensor:
+        """n 3 h w -> n h w, higher = stranger; the stage outputs are not looked at."""
+        h, w = images.shape[-2:]
+        grid = self.places(self._features(images))
+        return spread(grid, self.form.step, self.window, self.form.sigma)[:, :h, :w]
+
+
+class Detector(nn.Module):
+    """A network that tells forged pictures from good ones, and two densities: of its pooled features, and of places.
+
+    picture  the network; its head is only for training
+    whole    judges pooled features; its answer is the score
+    surface  the map; a WindowMap brings a network for crops
+    """
+
+    forward_methods = ("classify", "classify_crops")
+
+    def __init__(self, picture: Pretext, whole: PictureDensity, surface: StageMap | WindowMap) -> None:
+        super().__init__()
+        self.picture, self.whole, self.surface = picture, whole, surface
+
+    def classify(self, images: Tensor) -> Tensor:
+        """n 3 h w -> logits n classes, the first good."""
+        return self.picture.logits(images)
+
+    def classify_crops(self, images: Tensor) -> Tensor:
+        """n 3 s s -> logits n 2: good, forged. Only with a WindowMap."""
+        assert isinstance(self.surface, WindowMap)
+        return self.surface.crop.logits(images)
+
+    def forward(self, images: Tensor) -> Evidence:
+        levels = self.picture.levels(images)
+        return Evidence(self.surface(images, levels), self.whole(pooled(levels)))
+
+    def facts(self) -> list[str]:
+        """What the good pictures decided."""
+        return [self.whole.fact(), self.surface.fact()]
+
+
+def look(net: Detector, batch: Batch) -> None:
+    """Show good pictures to both densities."""
+    levels = net.picture.levels(batch.clean)
+    net.whole.look(pooled(levels))
+    net.surface.look(batch.clean, levels, batch.valid)
+
+
+def fit_densities(net: Detector) -> None:
+    """Fit both to all that was shown."""
+    net.whole.finish()
+    net.surface.finish()
