@@ -34,14 +34,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def judge(inspector: Any, held: tuple[data.Entry, ...], seed: int) -> dict[str, float]:
-    """Image AUROC, pixel AP and peak-on-defect over held-back good pictures and forged copies of them."""
+def judge(inspector: Any, held: tuple[data.Entry, ...], seed: int, proof: tuple[str, ...] = PROOF) -> dict[str, float]:
+    """Image AUROC, pixel AP and peak-on-defect over held-back good pictures and copies of them forged by `proof`."""
     maps, masks, scores, labels, peaks = [], [], [], [], []
     for index, entry in enumerate(held):
         pixels, _ = images.letterbox(images.read_picture(entry.path).pixels, inspector.canvas)
         other, _ = images.letterbox(images.read_picture(held[index - 1].path).pixels, inspector.canvas)
         rng = np.random.default_rng([seed, index])
-        forged = FORGERS[PROOF[index % len(PROOF)]]()(Sample(pixels, other=other), rng)
+        forged = FORGERS[proof[index % len(proof)]]()(Sample(pixels, other=other), rng)
         for picture, mask in ((pixels, np.zeros(pixels.shape[:2], bool)), (forged.image, forged.mask)):
             decision = inspector(picture)
             maps.append(decision.anomaly_map)

@@ -293,7 +293,6 @@ class AnoSeg(nn.Module):
         real, made, anomalous = (self.detector_critic(*pair)[0] for pair in pairs)
         return real, made, anomalous
 
-    @torch.no_grad()
     def look(self, good: Tensor, forged: Tensor, mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(outlined, caught) as `Watch` has them, of good pictures and their forgeries judged as by the finished model."""
         modes = {module: module.training for module in self.modules()}
@@ -432,7 +431,9 @@ def detector_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]
 def _watched(net: Any, watch: Watch, batch: Batch, config: Config, name: str) -> dict[str, Tensor]:
     """Look every `check_every` steps; the share of `name`. TrainingError where, after `patience` steps, it is chance."""
     if config.check_every and int(watch.steps) % config.check_every == 0:
-        for each, value in zip(("outlined", "caught"), net.look(*_looked_at(batch)), strict=True):
+        with torch.no_grad():  # here and not in `look`: several processes must not wait for gradients of it
+            seen = net.look(batch.clean, batch.forged, batch.mask, batch.valid)
+        for each, value in zip(("outlined", "caught"), seen, strict=True):
             watch.see(each, value, 0.8)
         share, critic = float(watch.get_buffer(name)), float(watch.critic)
         if int(watch.steps) >= config.patience and share < ALIVE:
@@ -444,10 +445,6 @@ def _watched(net: Any, watch: Watch, batch: Batch, config: Config, name: str) ->
             )
     watch.steps += 1
     return {name: watch.get_buffer(name).clone()}
-
-
-def _looked_at(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return batch.clean, batch.forged, batch.mask, batch.valid
 
 
 def stages(net: AnoSeg, config: Config) -> Sequence[Train]:
