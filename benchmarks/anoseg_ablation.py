@@ -8,9 +8,9 @@ already are not measured again, so a stopped run goes on where it was. Every var
 the same number of steps (then a busy machine changes nothing). Coordinates are also tried on products that lie
 anyhow (UNALIGNED), where they may hurt. A fit that its own watch stops gives a row too, with the reason under `stopped`.
 
-Each net is read in two ways, without training twice: `..._detector` is the picture's score by the detector, `..._top` the mean of
-the map's highest 0.1 %. `iou_calibrated` is at the threshold that held-back good pictures gave, as a user would have it;
-`iou_best` at the best of all thresholds, which only labels can tell. `steps` are those of the last stage.
+Each net is read in two ways, without training twice: `..._detector` is the picture's score by the detector, `..._top` the
+mean of the map's highest 0.1 %. `iou_calibrated` is at the threshold that held-back good pictures gave, as a user would have
+it; `iou_best` at the best of all thresholds, which only labels can tell. `steps` are those of the last stage.
 
 `forged_...`: on the held-back good pictures and forged copies of them, by families that training never used (texture and
 physical; training pastes); settings may be chosen by these. The other figures are those of the labelled test pictures;

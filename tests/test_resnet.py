@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from flawforge.nn.resnet import VARIANTS, ResNet, imagenet, load_weights, pooled
+from flawforge.nn.resnet import VARIANTS, ResNet, Thinned, imagenet, load_weights, pooled
 from flawforge.types import ModelError
 
 
@@ -48,6 +48,22 @@ def test_every_stage_has_its_width_and_stride(variant: str, stem: Any, size: tup
     for each, width, stride in zip(found, net.widths, net.strides, strict=True):
         assert each.shape == (2, width, -(-size[0] // stride), -(-size[1] // stride))
     assert net.strides[0] == (4 if stem == "full" else 1)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+def test_the_way_round_is_a_strided_convolution(size: tuple[int, int]) -> None:
+    layer, x = Thinned(4, 8, 2), torch.rand(2, 4, *size)
+    torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, stride=2))
+
+
+def test_no_narrow_convolution_is_one_whose_gradient_breaks_memory() -> None:
+    """oneDNN issue 6035: 1 x 1, strided, channels last, fewer than 16 channels. It shows now and then, so by its shape."""
+    for layer in small(width=4).modules():
+        assert not (isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride != (1, 1))
+    net = small(width=8).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.rand(2, 3, 224, 288).contiguous(memory_format=torch.channels_last)
+    net(x)[-1].mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
 
 
 def test_fewer_stages_are_the_first_of_all_four() -> None:

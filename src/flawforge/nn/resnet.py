@@ -106,7 +106,22 @@ class Bottleneck(nn.Module):
 def _way_round(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and inputs == outputs:
         return None
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(Thinned(inputs, outputs, stride), nn.BatchNorm2d(outputs))
+
+
+class Thinned(nn.Conv2d):
+    """1 x 1 convolution of every `stride`-th row and column, taken out first; n i h w -> n o h/stride w/stride, rounded up.
+
+    A strided 1 x 1 convolution is the same numbers. But oneDNN's gradient of its weights writes past its memory where
+    channels come last and are fewer than 16 (https://github.com/uxlfoundation/oneDNN/issues/6035, seen with torch 2.13).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, 1, bias=False)
+        self.every = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, :: self.every, :: self.every])
 
 
 class ResNet(nn.Module):
