@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta, binom
 
 from flawforge.types import CalibrationError
-from flawforge_runtime.calibrate import calibrate, calibration_from_dict, pictures_needed, rank, strictest_rate
+from flawforge_runtime.calibrate import Rules, calibrate, calibration_from_dict, pictures_needed, rank, strictest_rate
 
 
 @pytest.mark.parametrize("n", range(1, 201))
@@ -93,3 +94,93 @@ def test_json_round_trip_ignores_an_edited_threshold() -> None:
     stored = json.loads(json.dumps(calibration.as_dict()))
     assert calibration_from_dict(stored) == calibration
     assert calibration_from_dict(stored | {"threshold": -1e9}) == calibration
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.1, 29), (0.05, 59), (0.02, 149), (0.01, 299)])
+def test_the_number_of_pictures_that_a_rate_with_confidence_needs(rate: float, needed: int) -> None:
+    assert pictures_needed(rate, 0.95) == needed
+    assert rank(needed, rate, 0.95) == 1
+    with pytest.raises(CalibrationError, match=f"with 0.95 confidence: .*hold back {needed} pictures"):
+        rank(needed - 1, rate, 0.95)
+    assert strictest_rate(needed, 0.95) <= rate < strictest_rate(needed - 1, 0.95)
+    assert rank(needed, strictest_rate(needed, 0.95), 0.95) == 1
+
+
+@given(st.integers(1, 400), st.floats(0.005, 0.5), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
+@settings(max_examples=150, deadline=None)
+def test_the_rank_with_confidence_is_the_largest_that_keeps_the_rate(n: int, rate: float, confidence: float) -> None:
+    """Against scipy: the rate behind the k-th largest is Beta(k, n + 1 - k), and must lie below `rate` often enough."""
+    largest = max((k for k in range(1, n + 1) if binom.cdf(k - 1, n, rate) <= 1 - confidence), default=0)
+    if largest == 0:
+        with pytest.raises(CalibrationError):
+            rank(n, rate, confidence)
+        assert n < pictures_needed(rate, confidence)
+    else:
+        assert rank(n, rate, confidence) == largest
+        assert beta.cdf(rate, largest, n + 1 - largest) >= confidence - 1e-9
+        assert largest <= rank(n, rate)
+
+
+def test_with_confidence_the_rate_holds_in_95_of_100_calibrations() -> None:
+    """Scores are uniform, so the true rate behind a threshold t is 1 - t."""
+    rng = np.random.default_rng(0)
+    kept = sum(1 - calibrate(rng.random(120), 0.05, confidence=0.95).threshold <= 0.05 for _ in range(1000))
+    assert kept >= binom.ppf(0.001, 1000, 0.95)
+    on_average = sum(1 - calibrate(rng.random(120), 0.05).threshold <= 0.05 for _ in range(1000))
+    assert on_average < kept  # what the confidence is for
+
+
+def test_moving_the_threshold_keeps_the_scores_and_says_what_it_promises() -> None:
+    calibration = calibrate(range(99), 0.05, review=0.1)
+    stricter = calibration.moved(0.01)
+    assert (stricter.threshold, stricter.review_threshold, stricter.scores) == (98, 89, calibration.scores)
+    looser = calibration.moved(0.2)
+    assert looser.review_threshold == looser.threshold
+    own = calibration.moved(threshold=50.5)
+    assert own.threshold == own.review_threshold == 50.5
+    assert own.carried(50.5) == pytest.approx(49 / 100)
+    assert own.verdict(51) == "NG"
+    assert own.p_value(51) == calibration.p_value(51)
+    assert calibration_from_dict(json.loads(json.dumps(own.as_dict()))) == own
+    sure = calibration.moved(confidence=0.95)
+    assert sure.threshold > calibration.threshold
+    assert calibration_from_dict(json.loads(json.dumps(sure.as_dict()))) == sure
+    with pytest.raises(CalibrationError, match="finite"):
+        calibration.moved(threshold=float("inf"))
+    with pytest.raises(CalibrationError, match="hold back 999 pictures"):
+        calibration.moved(0.001)
+
+
+@given(
+    st.lists(st.integers(1, 400), max_size=8), st.floats(0, 300), st.integers(0, 5), st.sampled_from(["OK", "REVIEW", "NG"])
+)
+@settings(max_examples=100, deadline=None)
+def test_rules_never_make_a_verdict_worse(areas: list[int], least: float, count: int, verdict: str) -> None:
+    after, why = Rules(least, count).judge(verdict, areas)
+    enough = sum(area >= least for area in areas) > count
+    if Rules(least, count) == Rules():
+        assert after == verdict
+    else:
+        assert after == (verdict if enough else "OK")
+    assert bool(why) == (after != verdict)
+
+
+def test_areas_in_square_millimetres() -> None:
+    assert Rules(1.0, mm_per_pixel=0.1).counted([99, 100, 101]) == 2
+    assert "OK by rule: 0 regions of 4 mm2 or more, 0 allowed" in Rules(4.0, mm_per_pixel=0.1).judge("NG", [399])[1]
+    calibration = calibrate(range(19), 0.05, rules=Rules(4.0, 1, 0.1))
+    assert calibration_from_dict(json.loads(json.dumps(calibration.as_dict()))) == calibration
+    for wrong in ({"min_area": -1.0}, {"max_count": -1}, {"mm_per_pixel": 0.0}, {"min_area": float("nan")}):
+        with pytest.raises(CalibrationError):
+            Rules(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.3, 1.0, float("nan")])
+def test_a_confidence_that_is_none_is_refused(confidence: float) -> None:
+    with pytest.raises(CalibrationError, match=r"from 0\.5 to below 1"):
+        rank(100, 0.1, confidence)
+
+
+def test_a_model_from_before_confidence_and_rules_still_opens() -> None:
+    old = {"scores": list(range(19)), "peaks": list(range(19)), "false_alarm": 0.05, "review": 0.1}
+    assert calibration_from_dict(old) == calibrate(range(19), 0.05, review=0.1)

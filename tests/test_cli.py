@@ -81,6 +81,21 @@ def test_inspect_rows_overlays_and_a_bad_file(washers: Path, tiny_model: Path, t
     refused(call("inspect", tiny_model, good, "--overlays"), "add -o")
 
 
+def test_thresholds_and_rules_move_at_inspection_and_the_score_stays(washers: Path, tiny_model: Path) -> None:
+    def rows(*options: object) -> list[dict[str, str]]:
+        result = call("inspect", tiny_model, washers / "test" / "good", *options)
+        assert result.exit_code == 0, result.output
+        return list(csv.DictReader(result.stdout.splitlines()))
+
+    own, low = rows(), rows("--threshold", -1e9)
+    assert [row["pred_score"] for row in own] == [row["pred_score"] for row in low]
+    assert {row["verdict"] for row in low} == {"NG"}
+    assert {row["verdict"] for row in rows("--threshold", -1e9, "--min-area", 1e9)} == {"OK"}
+    assert float(rows("--false-alarm", 0.6)[0]["threshold"]) <= float(own[0]["threshold"])
+    refused(call("inspect", tiny_model, washers / "test" / "good", "--false-alarm", 0.001), "hold back 999 pictures")
+    refused(call("inspect", tiny_model, washers / "test" / "good", "--scale", 0.1), "add --min-area")
+
+
 def test_dry_run_forecasts_and_writes_nothing(washers: Path, tmp_path: Path) -> None:
     result = call("fit", washers, "-o", tmp_path / "m", "--dry-run", "--minutes", 10, *SMALL)
     assert result.exit_code == 0, result.output

@@ -330,3 +330,45 @@ def test_a_stage_may_have_a_forger_of_its_own_and_maps_come_from_the_network(was
     assert len(seen) == (forged.kind > 0).sum() > 0
     index = forged.index[forged.kind > 0]
     np.testing.assert_allclose([s.prior.mean() for s in seen if s.prior is not None], index / 100, atol=1e-6)
+
+
+def test_pictures_of_one_part_stay_together_and_count_once(washers: Path, tmp_path: Path) -> None:
+    """24 pictures named 000 to 023: eight parts of three shots each."""
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for index, path in enumerate(sorted((washers / "train" / "good").iterdir())):
+        shutil.copy(path, folder / f"part{index // 3}_{index % 3}.png")
+    made = fitting.plan(request(folder, tmp_path / "m", group_by=r"part(\d+)_", holdout=0.5))
+    sides = [{entry.path.name.split("_")[0] for entry in side} for side in (made.train, made.held)]
+    assert not sides[0] & sides[1]
+    assert made.rates[0] == pytest.approx(1 / (len(sides[1]) + 1))
+    model = fitting.run(request(folder, tmp_path / "m", group_by=r"part(\d+)_", holdout=0.5), made=made)
+    assert model.calibration is not None
+    assert model.calibration.per_part
+    assert model.calibration.n == len(sides[1]) < len(made.held)
+    shots = {name: [e.path for e in made.held if e.path.name.startswith(f"{name}_")] for name in sides[1]}
+    highest = {name: max(model(path).pred_score for path in paths) for name, paths in shots.items()}
+    assert sorted(highest.values()) == pytest.approx(model.calibration.scores)
+    for pattern, words in (("(", "no regular expression"), ("nothing", "does not match good/part0_0")):
+        with pytest.raises(DataError, match=words):
+            fitting.plan(request(folder, tmp_path / "n", group_by=pattern))
+
+
+def test_parts_from_a_csv_column(washers: Path, tmp_path: Path) -> None:
+    rows = [f"{path},{index // 4}" for index, path in enumerate(sorted((washers / "train" / "good").iterdir()))]
+    listed = tmp_path / "parts.csv"
+    listed.write_text("image_path,group\n" + "\n".join(rows))
+    made = fitting.plan(request(listed, tmp_path / "m", holdout=0.3))
+    assert made.parts is not None
+    assert not {entry.group for entry in made.train} & {entry.group for entry in made.held}
+    listed.write_text("image_path,group\n" + "\n".join([*rows[:-1], rows[-1].rstrip("0123456789")]))
+    with pytest.raises(DataError, match="filled for 23 of 24"):
+        fitting.plan(request(listed, tmp_path / "m"))
+
+
+def test_a_confidence_is_kept_or_refused_before_training(washers: Path, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"with 0\.95 confidence: .*hold back 59 pictures"):
+        fitting.plan(request(washers, tmp_path / "m", false_alarm=0.05, confidence=0.95))
+    made = fitting.plan(request(washers, tmp_path / "m", confidence=0.95))
+    assert made.rates[0] == pytest.approx(1 - 0.05 ** (1 / len(made.held)))
+    assert any("with 0.95 confidence" in note for note in made.notes)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flawforge.charts import percent
-from flawforge_runtime.calibrate import Calibration, pictures_needed, rank, strictest_rate
+from flawforge_runtime.calibrate import Calibration, pictures_needed, strictest_rate
 
 Facts = dict[str, Any]
 
@@ -23,17 +23,27 @@ def promise(calibration: Calibration | None) -> Facts | None:
         "false_alarm": calibration.false_alarm,
         "review": calibration.review,
         "n": calibration.n,
-        "strictest": strictest_rate(calibration.n),
-        "needed_for_1_percent": pictures_needed(0.01),
-        "text": _promise_text(calibration.false_alarm, calibration.n),
+        "confidence": calibration.confidence,
+        "strictest": strictest_rate(calibration.n, calibration.confidence),
+        "needed_for_1_percent": pictures_needed(0.01, calibration.confidence),
+        "text": _promise_text(calibration),
     }
 
 
-def _promise_text(rate: float, n: int) -> str:
-    best = strictest_rate(n)
-    text = f"At most {percent(rate)} of good parts are rejected, on average; {n} held-back good pictures carry that promise."
+def _promise_text(calibration: Calibration) -> str:
+    n, sure = calibration.n, calibration.confidence
+    best = strictest_rate(n, sure)
+    of = "parts" if calibration.per_part else "pictures"
+    if calibration.fixed is not None:
+        return (
+            f"The threshold was set by hand; on average {percent(calibration.carried(calibration.fixed))} of good parts or "
+            f"fewer lie above it, as far as {n} held-back good {of} can say."
+        )
+    how = "on average" if sure is None else f"with {percent(sure)} confidence"
+    text = f"At most {percent(calibration.false_alarm)} of good parts are rejected, {how}; "
+    text += f"{n} held-back good {of} carry that promise."
     if best > 0.01:
-        return f"{text} A promise of 1 % takes {pictures_needed(0.01)} of them; {n} carry {percent(best)} at best."
+        return f"{text} A promise of 1 % takes {pictures_needed(0.01, sure)} of them; {n} carry {percent(best)} at best."
     return f"{text} They carry {percent(best)} at best."
 
 
@@ -81,7 +91,7 @@ def chance_of_alarms(alarms: int, good: int, calibration: Calibration) -> float:
     The rate behind a threshold varies with the held-back pictures as Beta(k, n + 1 - k) (Vovk 2012, Conditional
     validity of inductive conformal predictors, prop. 2a), so the count is beta-binomial.
     """
-    k = rank(calibration.n, calibration.false_alarm)
+    k = calibration.rank
     a, b = k, calibration.n + 1 - k
 
     def log_beta(x: float, y: float) -> float:

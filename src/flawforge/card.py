@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flawforge_runtime.bundle import Content
-from flawforge_runtime.calibrate import pictures_needed
+from flawforge_runtime.calibrate import Rules, pictures_needed
 
 TEMPLATE = """# {method} model `{model_id}`
 
@@ -28,16 +28,16 @@ Made by flawforge {version} on {created}. It judges pictures of one product; a h
 
 ## Limits
 
-The promise holds for parts that are made and photographed as the held-back good pictures were, on average over
-calibrations; another camera, light or product voids it. What the model cannot see is not stated here.
+The promise holds for parts that are made and photographed as the held-back good pictures were; another camera, light or
+product voids it (`flawforge drift` watches for that). What the model cannot see: `flawforge pod`.
 """
 
 PROMISE = """
 ## Promise
 
-From {n} held-back good pictures (split-conformal): at most {false_alarm:.2%} of good parts are judged NG and at most
-{review:.2%} NG or REVIEW. NG above score {threshold:.6g}, REVIEW above {review_threshold:.6g}, a pixel is marked above
-{pixel_threshold:.6g}. A promise of 1 % needs {needed} held-back pictures.
+From {n} held-back good {of} (split-conformal), {how}: at most {false_alarm:.2%} of good parts are judged NG
+and at most {review:.2%} NG or REVIEW. NG above score {threshold:.6g}, REVIEW above {review_threshold:.6g}, a pixel is
+marked above {pixel_threshold:.6g}. A promise of 1 % needs {needed} held-back {of}.{rules}
 """
 
 
@@ -47,7 +47,13 @@ def model_card(content: Content) -> str:
     training, rule = config["training"], config["score_rule"]
     promise = ""
     if calibration is not None:
-        promise = PROMISE.format(**calibration.as_dict(), needed=pictures_needed(0.01))
+        sure, rules = calibration.confidence, calibration.rules
+        values = calibration.as_dict() | {
+            "needed": pictures_needed(0.01, sure), "of": "parts" if calibration.per_part else "pictures",
+            "how": "on average" if sure is None else f"with {sure:.4g} confidence",
+            "rules": f" Rules after the thresholds: {rules}." if rules != Rules() else "",
+        }  # fmt: skip
+        promise = PROMISE.format(**values)
     notes = "\n".join(f"- {note}" for note in (*config["notes"], *config["data_report"]["notes"]))
     return TEMPLATE.format(
         method=config["method"], model_id=content.model_id, version=config["flawforge_version"], created=config["created"],

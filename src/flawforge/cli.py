@@ -63,7 +63,33 @@ def _rates(command: Callable[..., Any]) -> Callable[..., Any]:
                          "the strictest rate that the held-back pictures can promise]")  # fmt: skip
     review = click.option("--review", type=float, help="Share of good parts that may be judged NG or REVIEW. [default: "
                           "0.05, or the strictest that can be promised]")  # fmt: skip
-    return alarm(review(command))
+    confidence = click.option("--confidence", type=float, help="Keep the rates with this probability, for example 0.95, "
+                              "and not only on average; it takes more pictures.")  # fmt: skip
+    return alarm(review(confidence(command)))
+
+
+def _rules(command: Callable[..., Any]) -> Callable[..., Any]:
+    area = click.option("--min-area", type=float, help="Marked regions of less are not counted: px, or mm2 with --scale.")
+    count = click.option("--max-count", type=int, help="A part with so many counted regions, or fewer, is OK. [default: 0]")
+    scale = click.option("--scale", type=float, help="Millimetres of one pixel.")
+    return area(count(scale(command)))
+
+
+def _rules_of(calibration: Any, min_area: float | None, max_count: int | None, scale: float | None) -> Any:
+    """The model's rules with what was given; None where nothing was."""
+    from flawforge_runtime.calibrate import Rules
+
+    if min_area is None and max_count is None:
+        if scale is not None:
+            raise ConfigError(f"--scale {scale:g} was given without a rule to measure by; add --min-area.")
+        return None
+    old = calibration.rules if calibration is not None else Rules()
+    area = old.min_area if min_area is None else min_area
+    return Rules(area, old.max_count if max_count is None else max_count, old.mm_per_pixel if scale is None else scale)
+
+
+_group_by = click.option("--group-by", metavar="REGEX", help="Pictures of one part share what this finds in FOLDER/NAME; "
+                         "parts are then held back whole and counted once. [default: the CSV's column group]")  # fmt: skip
 
 
 _device = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]),
@@ -108,6 +134,7 @@ def _counter(label: str) -> Iterator[Callable[[int, int], None]]:
 @_rates
 @click.option("--holdout", default="0.2", show_default=True, help="Share of good pictures held back for calibration, or a "
               "file name pattern such as 'batch7*'.")  # fmt: skip
+@_group_by
 @_seed
 @click.option("--workers", default=1, show_default=True, help="Threads that forge ahead; changes speed, never results.")
 @_device
@@ -175,8 +202,10 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
 
 
 def _say_promise(calibration: Any) -> None:
+    of = "parts" if calibration.per_part else "pictures"
+    sure = "" if calibration.confidence is None else f" with {calibration.confidence:.4g} confidence"
     click.echo(
-        f"promised from {calibration.n} held-back good pictures: at most {calibration.false_alarm:.2%} of good parts NG "
+        f"promised{sure} from {calibration.n} held-back good {of}: at most {calibration.false_alarm:.2%} of good parts NG "
         f"(score above {calibration.threshold:.4g}), at most {calibration.review:.2%} NG or REVIEW "
         f"(score above {calibration.review_threshold:.4g}); a higher score is stranger"
     )
@@ -193,12 +222,22 @@ def _share_or_pattern(text: str) -> float | str:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("good", type=click.Path(path_type=Path))
 @_rates
+@_group_by
+@_rules
 @_device
-def calibrate(model: Path, good: Path, false_alarm: float | None, review: float | None, device: str) -> None:
-    """Set MODEL's thresholds anew from GOOD pictures that it was not trained on."""
-    from flawforge import fitting
+def calibrate(model: Path, good: Path, false_alarm: float | None, review: float | None, confidence: float | None,
+              group_by: str | None, device: str, **rules: Any) -> None:  # fmt: skip
+    """Set MODEL's thresholds anew from GOOD pictures that it was not trained on.
 
-    calibration, notes = fitting.recalibrate(model, good, false_alarm, review, device=device)
+    Rules take a verdict back to OK where too few regions are marked; they never break the promise, and may raise escapes.
+    """
+    from flawforge import fitting
+    from flawforge_runtime import bundle
+
+    calibration, notes = fitting.recalibrate(
+        model, good, false_alarm, review, confidence=confidence, group_by=group_by, device=device,
+        rules=_rules_of(bundle.read(model).calibration, **rules),
+    )  # fmt: skip
     for note in notes:
         click.echo(f"  {note}")
     _say_promise(calibration)
@@ -210,12 +249,19 @@ def calibrate(model: Path, good: Path, false_alarm: float | None, review: float 
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for results and overlays. [default: print rows]")
 @click.option("--format", "form", default="csv", show_default=True, type=click.Choice(["csv", "jsonl"]), help="Row format.")
 @click.option("--overlays", is_flag=True, help="Also write each picture with its heat map and marked regions; needs -o.")
+@click.option("--threshold", type=float, help="NG above this score, instead of MODEL's own threshold.")
+@click.option("--false-alarm", type=float, help="Another promised share of NG among good parts. [default: MODEL's own]")
+@click.option("--review", type=float, help="Another promised share of NG or REVIEW. [default: MODEL's own]")
+@click.option("--confidence", type=float, help="Keep the rates with this probability. [default: as MODEL does]")
+@_rules
 @_device
 @_max_pixels
 def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str, overlays: bool, device: str,
-            max_pixels: int) -> None:  # fmt: skip
+            max_pixels: int, threshold: float | None, false_alarm: float | None, review: float | None,
+            confidence: float | None, **rules: Any) -> None:  # fmt: skip
     """Judge PATHS (pictures or folders) with MODEL: OK, REVIEW or NG, one row each.
 
+    Rates, threshold and rules are MODEL's own unless given here; the raw score is in every row whatever they are.
     A file that cannot be read is named and the rest goes on; the exit code is then 1.
     """
     if overlays and out is None:
@@ -227,6 +273,10 @@ def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str, o
     from flawforge_runtime.inspector import inspect_paths
 
     inspector = dataclasses.replace(load(model, device=device), max_pixels=max_pixels)
+    moves: dict[str, Any] = {"false_alarm": false_alarm, "review": review, "confidence": confidence, "threshold": threshold}
+    moves["rules"] = _rules_of(inspector.calibration, **rules)
+    if inspector.calibration is not None and any(value is not None for value in moves.values()):
+        inspector = inspector.with_calibration(inspector.calibration.moved(**moves))
     files = rows.pictures_of(paths)
     failed: list[tuple[Path, str]] = []
     with rows.open_results(out, form) as (write, folder), _bar("inspecting", len(files), "picture") as bar:

@@ -22,7 +22,7 @@ from safetensors.torch import save as tensors_to_bytes
 
 from flawforge import __version__, card, config, data, engine, loading
 from flawforge.forge import names_in
-from flawforge.listing import textures_in
+from flawforge.listing import part_of, textures_in
 from flawforge.methods import METHODS
 from flawforge.pod import fingerprint
 from flawforge.saliency import background_of, saliency
@@ -66,7 +66,9 @@ class Request:
     init: Path | None = None
     false_alarm: float | None = None
     review: float | None = None
+    confidence: float | None = None
     holdout: float | str = 0.2
+    group_by: str | None = None
     seed: int = 0
     workers: int = 1
     device: str = "auto"
@@ -91,6 +93,7 @@ class Plan:
     roi: Mask | None
     notes: tuple[str, ...]
     init: Init | None = None
+    parts: Mapping[Path, str] | None = None  # which part each held-back picture shows, where that is known
 
 
 @dataclass(frozen=True)
@@ -137,12 +140,16 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
             f"{request.data} holds {len(good)} readable good pictures and at least 2 are needed, one to train on and one "
             f"to hold back; add pictures of good parts{f' (skipped: {reasons})' if reasons else ''}."
         )
-    train, held = data.split_holdout(good, report.duplicate_groups, request.holdout, request.seed)
-    rates, notes = promised_rates(len(held), request.false_alarm, request.review)
+    parts = part_of(good, request.group_by)
+    groups = [*report.duplicate_groups, *_same_part(parts)]
+    train, held = data.split_holdout(good, groups, request.holdout, request.seed)
+    parts = parts and {entry.path: parts[entry.path] for entry in held}
+    n = len(held) if parts is None else len(set(parts.values()))
+    rates, notes = promised_rates(n, request.false_alarm, request.review, request.confidence)
     roi = read_roi(request.roi, report.all_sizes(), request.max_pixels)
     canvas = images.choose_canvas(report.all_sizes(), request.size)
     budget = _budget(request, settings, len(train))
-    return Plan(request, method, settings, report, train, held, canvas, budget, rates, roi, notes, init)
+    return Plan(request, method, settings, report, train, held, canvas, budget, rates, roi, notes, init, parts)
 
 
 def _init(request: Request, method: Method) -> Init | None:
@@ -155,6 +162,14 @@ def _init(request: Request, method: Method) -> Init | None:
             f"other weights: {able}); leave out --init."
         )
     return loading.read_init(request.init)
+
+
+def _same_part(parts: Mapping[Path, str] | None) -> list[list[Path]]:
+    """The pictures of each part, so that no part is on both sides of the hold-out."""
+    together: dict[str, list[Path]] = {}
+    for path, part in (parts or {}).items():
+        together.setdefault(part, []).append(path)
+    return [paths for paths in together.values() if len(paths) > 1]
 
 
 def _method(name: str) -> Method:
@@ -172,25 +187,27 @@ def _budget(request: Request, settings: Any, pictures: int) -> engine.Budget:
     return engine.Budget(minutes=DEFAULT_MINUTES)
 
 
-def promised_rates(n: int, false_alarm: float | None, review: float | None) -> tuple[tuple[float, float], tuple[str, ...]]:
-    """The two rates to promise from n held-back pictures, and what to tell the user.
+def promised_rates(
+    n: int, false_alarm: float | None, review: float | None, confidence: float | None = None
+) -> tuple[tuple[float, float], tuple[str, ...]]:
+    """The two rates to promise from n held-back pictures (or parts), and what to tell the user.
 
     A rate that was asked for is kept or refused (CalibrationError, before any training). A default that n pictures
     cannot carry is raised to the strictest that they can, and said.
     """
     if n < 1:
         raise CalibrationError("No picture is held back, so no rate can be promised; raise --holdout.")
-    strictest = calibrate.strictest_rate(n)
+    strictest = calibrate.strictest_rate(n, confidence)
     notes = []
     for asked in (false_alarm, review):
-        if asked is not None:
-            calibrate.rank(n, asked)
+        calibrate.rank(n, strictest if asked is None else asked, confidence)
     if false_alarm is None:
         false_alarm = max(FALSE_ALARM, strictest)
         if false_alarm > FALSE_ALARM:
+            sure = "" if confidence is None else f" with {confidence:.4g} confidence"
             notes.append(
-                f"{n} held-back pictures promise a false-alarm rate of {false_alarm:.1%} at best; "
-                f"{FALSE_ALARM:.0%} needs {calibrate.pictures_needed(FALSE_ALARM)} held back"
+                f"{n} held-back pictures promise a false-alarm rate of {false_alarm:.1%}{sure} at best; "
+                f"{FALSE_ALARM:.0%} needs {calibrate.pictures_needed(FALSE_ALARM, confidence)} held back"
             )
     if review is None:
         review = max(REVIEW, strictest, false_alarm)
@@ -372,7 +389,9 @@ def run(
         show(f"calibrating on {len(made.held)} held-back good pictures")
         content = _content(made, net, history, time.monotonic() - started, started_from, notes)
         uncalibrated = inspector.from_content(content, loading.numpy_network(net, torch.device("cpu")))
-        calibration, skipped = calibrate_on(uncalibrated, [entry.path for entry in made.held], *made.rates)
+        calibration, skipped = calibrate_on(
+            uncalibrated, [entry.path for entry in made.held], *made.rates, confidence=request.confidence, parts=made.parts
+        )
         for _, reason in skipped:
             show(f"skipped: {reason}")
         content = dataclasses.replace(content, calibration=calibration)
@@ -405,20 +424,35 @@ def run(
 
 
 def calibrate_on(
-    model: inspector.Inspector, paths: Sequence[Path], false_alarm: float, review: float
+    model: inspector.Inspector,
+    paths: Sequence[Path],
+    false_alarm: float,
+    review: float,
+    *,
+    confidence: float | None = None,
+    parts: Mapping[Path, str] | None = None,
+    rules: calibrate.Rules | None = None,
 ) -> tuple[calibrate.Calibration, list[tuple[Path, str]]]:
     """Judge good pictures that training never saw, and set the thresholds. Unreadable ones are skipped and named.
 
+    parts  which part each picture shows: then a part counts once, by the highest of its pictures
     Raises CalibrationError where the readable ones cannot carry the rates.
     """
-    judged, skipped = [], []
+    highest: dict[Any, tuple[float, float]] = {}
+    skipped = []
     for path in paths:
         try:
-            judged.append(model.judge(images.read_picture(path, max_pixels=model.max_pixels)))
+            judged = model.judge(images.read_picture(path, max_pixels=model.max_pixels))
         except ImageError as error:
             skipped.append((path, str(error)))
-    scores, peaks = [each.score for each in judged], [each.peak for each in judged]
-    return calibrate.calibrate(scores, false_alarm, review=review, peaks=peaks), skipped
+            continue
+        key = path if parts is None else parts[path]
+        score, peak = highest.get(key, (judged.score, judged.peak))
+        highest[key] = max(score, judged.score), max(peak, judged.peak)
+    scores, peaks = ([each[i] for each in highest.values()] for i in (0, 1))
+    made = calibrate.calibrate(scores, false_alarm, review=review, peaks=peaks, confidence=confidence,
+                               per_part=parts is not None, rules=rules)  # fmt: skip
+    return made, skipped
 
 
 def _content(
@@ -466,19 +500,32 @@ def trained_on(plan: Plan, net: Any) -> tuple[str, ...]:
 
 
 def recalibrate(
-    folder: Path, good: Path, false_alarm: float | None, review: float | None, *, device: str = "auto"
+    folder: Path,
+    good: Path,
+    false_alarm: float | None,
+    review: float | None,
+    *,
+    confidence: float | None = None,
+    group_by: str | None = None,
+    rules: calibrate.Rules | None = None,
+    device: str = "auto",
 ) -> tuple[calibrate.Calibration, list[str]]:
     """New thresholds for an existing model from new good pictures; the folder is replaced as a whole.
 
+    confidence, group_by  as `fit` takes them; rules  None = as the model has them
     Returns the calibration and notes for people. Raises DataError, CalibrationError, ModelError.
     """
     model = loading.load(folder, device=device)
     if model.content is None:
         raise ModelError(f"{folder} was opened without its content; open it with flawforge.load.")
-    listing = data.read_listing(good)
-    paths = [entry.path for entry in listing.entries if entry.label == 0]
-    rates, notes = promised_rates(len(paths), false_alarm, review)
-    calibration, skipped = calibrate_on(model, paths, *rates)
+    entries = [entry for entry in data.read_listing(good).entries if entry.label == 0]
+    parts = part_of(entries, group_by)
+    n = len(entries) if parts is None else len(set(parts.values()))
+    rates, notes = promised_rates(n, false_alarm, review, confidence)
+    if rules is None and model.calibration is not None:
+        rules = model.calibration.rules
+    paths = [entry.path for entry in entries]
+    calibration, skipped = calibrate_on(model, paths, *rates, confidence=confidence, parts=parts, rules=rules)
     content = dataclasses.replace(model.content, calibration=calibration)
     bundle.rewrite(folder, dataclasses.replace(content, card=card.model_card(content)))
     return calibration, [*notes, *(f"skipped: {reason}" for _, reason in skipped)]

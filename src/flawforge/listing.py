@@ -2,7 +2,7 @@
 
     MVTec layout   train/good (or ok), test/<kind>, ground_truth/<kind>/<stem>_mask.png or <stem>.png
     plain folder   its subfolder good or ok, or the pictures in the folder itself; all good, all for training
-    CSV            image_path, and optionally label, split, mask_path, kind; paths relative to the CSV's own folder
+    CSV            image_path, and optionally label, split, mask_path, kind, group; paths relative to the CSV's own folder
 
 No folder is searched deeper than these layouts say, so a link that leads back cannot trap us.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -32,6 +33,7 @@ class Entry:
     label  0 good, 1 defective, None where a CSV has no label column
     split  "train" | "calibration" | "test"; "calibration" is only ever set by a CSV
     kind   "good", the defect's name, or "unlabelled"
+    group  what pictures of one part have in common, from a CSV's column group; "" = not known
     """
 
     path: Path
@@ -39,6 +41,7 @@ class Entry:
     split: str = "train"
     kind: str = "good"
     mask_path: Path | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,32 @@ def read_listing(data: str | Path) -> Listing:
 def good_entries(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """What `fit` may look at: train and calibration pictures that are not labelled defective; never a test picture."""
     return tuple(entry for entry in entries if entry.split in ("train", "calibration") and entry.label != 1)
+
+
+def part_of(entries: Sequence[Entry], pattern: str | None) -> dict[Path, str] | None:
+    """Which part each picture shows: {path: part}; None where neither a pattern nor a column `group` says so.
+
+    pattern  regular expression searched in the path's last two names; its first group, or all that it matches, is the part
+    Raises DataError for a pattern that is none or does not match a picture, or a column that is filled for some only.
+    """
+    if pattern is None:
+        named = {entry.path: entry.group for entry in entries if entry.group}
+        if named and len(named) < len(entries):
+            filled = f"{len(named)} of {len(entries)} good pictures"
+            raise DataError(f"The column group is filled for {filled}; fill it for all or none.")
+        return named or None
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"--group-by {pattern!r} is no regular expression ({error}); correct it.") from None
+    found: dict[Path, str] = {}
+    for entry in entries:
+        name = "/".join(entry.path.parts[-2:])
+        match = compiled.search(name)
+        if match is None:
+            raise DataError(f"--group-by {pattern!r} does not match {name}; give one that matches every good picture.")
+        found[entry.path] = match.group(1) if compiled.groups else match.group(0)
+    return found
 
 
 def _read_folder(data: Path) -> Listing:
@@ -228,4 +257,4 @@ def _csv_entry(path: Path, line: int, row: dict[str, str]) -> Entry:
         raise DataError(f"{path} line {line} has split {row['split']!r}, allowed are {', '.join(SPLITS)}; correct it.")
     kind = row.get("kind") or {0: "good", 1: "defect", None: "unlabelled"}[label]
     mask = path.parent / row["mask_path"] if row.get("mask_path") else None
-    return Entry(path.parent / row["image_path"], label, split, kind, mask)
+    return Entry(path.parent / row["image_path"], label, split, kind, mask, row.get("group", ""))

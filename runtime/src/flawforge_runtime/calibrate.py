@@ -1,17 +1,23 @@
 """Scores of held-back good pictures -> thresholds, p-values, or an honest refusal. No torch, no distribution assumed.
 
-Split-conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021): when a fresh good picture is exchangeable
-with the n held-back ones, its score exceeds their k-th largest with probability at most k / (n + 1). So the threshold
-for a promised rate is the k-th largest with k = floor(rate * (n + 1)), and a rate below 1 / (n + 1) cannot be
-promised by n pictures.
+On average   split-conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021): when a fresh good picture is
+             exchangeable with the n held-back ones, its score exceeds their k-th largest with probability at most
+             k / (n + 1). So the threshold for a promised rate is the k-th largest with k = floor(rate * (n + 1)), and a
+             rate below 1 / (n + 1) cannot be promised by n pictures: 5 % takes 19, 1 % takes 99.
+With         the rate behind the k-th largest varies with the held-back pictures as Beta(k, n + 1 - k) (Vovk 2012, prop. 2a).
+confidence   It is at most `rate` with probability at least `confidence` for the largest k with
+             P(Binomial(n, rate) <= k - 1) <= 1 - confidence (a tolerance limit, Wilks 1941): 5 % takes 59, 1 % takes 299.
+
+Where parts are photographed several times, pictures of one part are not exchangeable with those of another, but parts are:
+then a "score" here is the highest of one part's pictures, n counts parts, and the promise is on parts (`per_part`).
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,91 +25,201 @@ import numpy as np
 from flawforge_runtime.types import CalibrationError
 
 
-def strictest_rate(n: int) -> float:
-    """The lowest false-alarm rate that n held-back pictures can promise: 1 / (n + 1)."""
-    return 1.0 / (n + 1)
+def strictest_rate(n: int, confidence: float | None = None) -> float:
+    """The lowest false-alarm rate that n held-back pictures can promise; 1 / (n + 1) without a confidence; 1 for none."""
+    if confidence is None:
+        return 1.0 / (n + 1)
+    return 1.0 - (1.0 - confidence) ** (1.0 / n) if n else 1.0
 
 
-def pictures_needed(rate: float) -> int:
-    """How many held-back good pictures a promised `rate` in (0, 1) needs: the least n with rate * (n + 1) >= 1."""
-    return math.ceil(1.0 / rate - 1e-9) - 1
+def pictures_needed(rate: float, confidence: float | None = None) -> int:
+    """How many held-back good pictures a promised `rate` in (0, 1) needs, the least n that `rank` does not refuse."""
+    if confidence is None:
+        return math.ceil(1.0 / rate - 1e-9) - 1
+    return math.ceil(math.log(1.0 - confidence) / math.log(1.0 - rate) - 1e-9)
 
 
-def rank(n: int, rate: float) -> int:
-    """k for the k-th largest of n. Raises CalibrationError where rate is outside (0, 1) or n cannot promise it."""
+def rank(n: int, rate: float, confidence: float | None = None) -> int:
+    """k for the k-th largest of n. Raises CalibrationError where a share is outside (0, 1) or n cannot promise the rate.
+
+    confidence  None: the rate holds on average over calibrations; else it holds with this probability
+    """
     if not 0.0 < rate < 1.0:
         raise CalibrationError(f"A false-alarm rate of {rate:g} was given; give a share between 0 and 1, for example 0.05.")
+    if confidence is not None and not 0.5 <= confidence < 1.0:
+        raise CalibrationError(f"A confidence of {confidence:g} was given; give one from 0.5 to below 1, for example 0.95.")
     # 0.29 * 100 is 28.999...: without the nudge a rate that n carries exactly would lose one rank.
-    k = math.floor(rate * (n + 1) + 1e-9)
+    k = math.floor(rate * (n + 1) + 1e-9) if confidence is None else _rank_with_confidence(n, rate, confidence)
     if k < 1:
+        sure = "" if confidence is None else f" with {confidence:.4g} confidence"
         raise CalibrationError(
-            f"{n} held-back good pictures cannot promise a false-alarm rate of {rate:g}: they carry "
-            f"{strictest_rate(n):.3g} or more; hold back {pictures_needed(rate)} pictures or ask for a higher rate."
+            f"{n} held-back good pictures cannot promise a false-alarm rate of {rate:g}{sure}: they carry "
+            f"{strictest_rate(n, confidence):.3g} or more; hold back {pictures_needed(rate, confidence)} pictures or ask "
+            f"for a higher rate."
         )
     return k
+
+
+def _rank_with_confidence(n: int, rate: float, confidence: float) -> int:
+    """The largest k with P(Binomial(n, rate) <= k - 1) <= 1 - confidence; 0 where even k = 1 has it not."""
+    below, log_odds = 0.0, math.log(rate) - math.log1p(-rate)
+    log_term = n * math.log1p(-rate)
+    for k in range(n):
+        below += math.exp(log_term)
+        if below > (1.0 - confidence) * (1.0 + 1e-9):
+            return k
+        log_term += math.log(n - k) - math.log(k + 1) + log_odds
+    return n
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a marked region must be to count, applied after the thresholds: rules only ever take a verdict back to OK.
+
+    So the promised false-alarm rate stays true, and escapes may rise: prove the model with its rules on.
+
+    min_area      regions of less are not counted: px, or mm2 where mm_per_pixel is given
+    max_count     a part with this many counted regions, or fewer, is OK
+    mm_per_pixel  side of a pixel in mm; None = areas are px
+    """
+
+    min_area: float = 0.0
+    max_count: int = 0
+    mm_per_pixel: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.min_area) and self.min_area >= 0.0):
+            raise CalibrationError(f"A least area of {self.min_area:g} was given; give 0 or more.")
+        if self.max_count < 0:
+            raise CalibrationError(f"A count of {self.max_count} regions was given; give 0 or more.")
+        if self.mm_per_pixel is not None and not 0.0 < self.mm_per_pixel < 1e3:
+            raise CalibrationError(f"A scale of {self.mm_per_pixel:g} was given; give the millimetres of one pixel.")
+
+    def counted(self, areas: Sequence[float]) -> int:
+        """How many regions of these areas in px count."""
+        return sum(area * (self.mm_per_pixel or 1.0) ** 2 >= self.min_area for area in areas)
+
+    def judge(self, verdict: str, areas: Sequence[float]) -> tuple[str, str]:
+        """(verdict after the rules, a sentence where they changed it or "")."""
+        if verdict == "OK" or self == Rules() or self.counted(areas) > self.max_count:
+            return verdict, ""
+        unit = "px" if self.mm_per_pixel is None else "mm2"
+        counted = self.counted(areas)
+        return "OK", f"{verdict} by its score, OK by rule: {counted} regions of {self.min_area:g} {unit} or more, " \
+                     f"{self.max_count} allowed"  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What the held-back good pictures allow us to say. Higher score = stranger.
 
-    scores       ascending picture scores of the n held-back good pictures
-    peaks        ascending highest map values of the same pictures
-    false_alarm  promised share of good parts judged NG, on average over calibrations
+    scores       ascending scores of the n held-back good pictures (or parts)
+    peaks        ascending highest map values of the same
+    false_alarm  promised share of good parts judged NG
     review       promised share of good parts judged REVIEW or NG; at least `false_alarm`
+    confidence   None: the shares hold on average over calibrations; else each holds with this probability
+    per_part     a score is the highest of one part's pictures
+    rules        area and count rules, applied after the thresholds
+    fixed        an NG threshold of the user's own instead of the promised one; see `carried`
     """
 
     scores: tuple[float, ...]
     peaks: tuple[float, ...]
     false_alarm: float
     review: float
+    confidence: float | None = None
+    per_part: bool = False
+    rules: Rules = Rules()
+    fixed: float | None = None
 
     @property
     def n(self) -> int:
         return len(self.scores)
 
     @property
+    def rank(self) -> int:
+        """k: the NG threshold is the k-th largest score."""
+        return rank(self.n, self.false_alarm, self.confidence)
+
+    @property
     def threshold(self) -> float:
         """A picture is NG when its score is above this."""
-        return self.scores[-rank(self.n, self.false_alarm)]
+        return self.scores[-self.rank] if self.fixed is None else self.fixed
 
     @property
     def review_threshold(self) -> float:
         """A picture is REVIEW when its score is above this, and not NG."""
-        return self.scores[-rank(self.n, self.review)]
+        promised = self.scores[-rank(self.n, self.review, self.confidence)]
+        return promised if self.fixed is None else min(promised, self.fixed)
 
     @property
     def pixel_threshold(self) -> float:
         """A pixel is marked when the map is above this; at most `false_alarm` of good pictures get any mark."""
-        return self.peaks[-rank(len(self.peaks), self.false_alarm)]
+        return self.peaks[-rank(len(self.peaks), self.false_alarm, self.confidence)]
 
     def p_value(self, score: float) -> float:
         """Conformal p-value in (0, 1]: (1 + number of held-back scores >= score) / (n + 1)."""
         return (1 + self.n - bisect_left(self.scores, score)) / (self.n + 1)
 
+    def carried(self, threshold: float) -> float:
+        """The false-alarm rate that a threshold promises on average: (1 + held-back scores above it) / (n + 1)."""
+        return (1 + self.n - bisect_right(self.scores, threshold)) / (self.n + 1)
+
     def verdict(self, score: float) -> str:
-        """ "NG", "REVIEW" or "OK"."""
+        """ "NG", "REVIEW" or "OK", before the rules."""
         if score > self.threshold:
             return "NG"
         return "REVIEW" if score > self.review_threshold else "OK"
 
+    def moved(
+        self,
+        false_alarm: float | None = None,
+        review: float | None = None,
+        *,
+        confidence: float | None = None,
+        threshold: float | None = None,
+        rules: Rules | None = None,
+    ) -> Calibration:
+        """The same held-back scores with other rates, a threshold of one's own, or other rules; None = as it is.
+
+        A review rate that is not given is raised to the false-alarm rate where it would lie below it. Raises
+        CalibrationError where the scores cannot promise the rates.
+        """
+        alarm = self.false_alarm if false_alarm is None else false_alarm
+        above = max(self.review, alarm) if review is None else review
+        confidence = self.confidence if confidence is None else confidence
+        new = calibrate(self.scores, alarm, review=above, peaks=self.peaks, confidence=confidence, per_part=self.per_part,
+                        rules=self.rules if rules is None else rules)  # fmt: skip
+        if threshold is not None and not math.isfinite(threshold):
+            raise CalibrationError(f"A threshold of {threshold:g} was given; give a finite score.")
+        return replace(new, fixed=self.fixed if threshold is None else float(threshold))
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, thresholds included for readers in other languages."""
         return {
-            "n": self.n, "false_alarm": self.false_alarm, "review": self.review, "threshold": self.threshold,
+            "n": self.n, "false_alarm": self.false_alarm, "review": self.review, "confidence": self.confidence,
+            "per_part": self.per_part, "rules": asdict(self.rules), "fixed": self.fixed, "threshold": self.threshold,
             "review_threshold": self.review_threshold, "pixel_threshold": self.pixel_threshold,
             "scores": list(self.scores), "peaks": list(self.peaks),
         }  # fmt: skip
 
 
 def calibrate(
-    scores: Sequence[float], rate: float, *, review: float | None = None, peaks: Sequence[float] | None = None
+    scores: Sequence[float],
+    rate: float,
+    *,
+    review: float | None = None,
+    peaks: Sequence[float] | None = None,
+    confidence: float | None = None,
+    per_part: bool = False,
+    rules: Rules | None = None,
 ) -> Calibration:
     """Thresholds from the scores of held-back good pictures.
 
     scores  n picture scores, any order, finite; rate  promised false-alarm rate in (0, 1)
     review  promised rate of REVIEW or NG, at least `rate`; None = `rate`, which leaves no REVIEW band
     peaks   the highest map value of each picture; None = the scores themselves
+    confidence, per_part, rules  see Calibration
     Raises CalibrationError: no scores, a score that is not finite, a rate that n pictures cannot promise.
     """
     review = rate if review is None else review
@@ -116,10 +232,15 @@ def calibrate(
     if review < rate:
         raise CalibrationError(f"The review rate {review:g} is below the false-alarm rate {rate:g}; give at least {rate:g}.")
     for each in (rate, review):
-        rank(len(scores), each)
-    return Calibration(tuple(sorted(map(float, scores))), tuple(sorted(map(float, peaks))), float(rate), float(review))
+        rank(len(scores), each, confidence)
+    ordered = tuple(sorted(map(float, scores))), tuple(sorted(map(float, peaks)))
+    return Calibration(ordered[0], ordered[1], float(rate), float(review), confidence, per_part, rules or Rules())
 
 
 def calibration_from_dict(data: Mapping[str, Any]) -> Calibration:
     """The inverse of `Calibration.as_dict`; the thresholds are derived again, so a hand-edited one has no effect."""
-    return calibrate(data["scores"], data["false_alarm"], review=data["review"], peaks=data["peaks"])
+    calibration = calibrate(
+        data["scores"], data["false_alarm"], review=data["review"], peaks=data["peaks"], confidence=data.get("confidence"),
+        per_part=bool(data.get("per_part", False)), rules=Rules(**data.get("rules", {})),
+    )  # fmt: skip
+    return calibration.moved(threshold=data.get("fixed"))

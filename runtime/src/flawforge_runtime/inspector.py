@@ -145,12 +145,14 @@ class Inspector:
             # The score's window mean can pass where no single pixel does; a reject must still point somewhere.
             row, column = judged.at
             regions = (Region(column, row, 1, 1, 1, float(judged.anomaly_map[row, column])),)
+        verdict, by_rule = calibration.rules.judge(verdict, [region.area for region in regions])
         if not image_path and isinstance(picture, str | Path):
             image_path = str(picture)
         return Decision(
             image_path=image_path, pred_score=judged.score, p_value=calibration.p_value(judged.score), verdict=verdict,
             pred_label=verdict == "NG", threshold=calibration.threshold, anomaly_map=judged.anomaly_map, pred_mask=mask,
-            regions=regions, seconds=time.perf_counter() - start, notes=read.notes,
+            regions=regions, seconds=time.perf_counter() - start,
+            notes=(*read.notes, by_rule) if by_rule else read.notes,
         )  # fmt: skip
 
     def with_calibration(self, calibration: Calibration) -> Inspector:
