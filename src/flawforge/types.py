@@ -164,17 +164,26 @@ class Train:
     draw: Draw | None = None
 
 
+class Demand(NamedTuple):
+    """What a stage will need beside the pictures and the network: bytes held at its peak, arithmetic operations in all."""
+
+    memory_bytes: int
+    operations: float
+
+
 @dataclass(frozen=True)
 class Collect:
     """A stage that looks once at every good picture, without gradients: visit(net, batch) each, then finish(net).
 
     usable  the net judges once this stage is done, so `fit` calibrates and saves it before it goes on
+    demand  (net, canvas (h, w), pictures) -> what it will need, for the forecast; None = nothing worth a word
     """
 
     name: str
     visit: Callable[[Any, Batch], None]
     finish: Callable[[Any], None]
     usable: bool = False
+    demand: Callable[[Any, tuple[int, int], int], Demand] | None = None
 
 
 @dataclass(frozen=True)

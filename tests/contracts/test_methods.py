@@ -103,7 +103,7 @@ def test_every_parameter_learns(method: Method) -> None:
     net = fitting.seeded(method.build, method.tiny, 0)
     before = {name: value.clone() for name, value in net.named_parameters()}
     stages = method.stages(net, method.tiny)
-    if not isinstance(stages[-1], Train):
+    if not any(isinstance(stage, Train) for stage in stages):
         pytest.skip("this method collects statistics")
     rng = np.random.default_rng(0)
 
@@ -112,7 +112,8 @@ def test_every_parameter_learns(method: Method) -> None:
 
         clean = rng.random((4, 3, 64, 64), dtype=np.float32)
         mask = (rng.random((4, 1, 64, 64)) > 0.5).astype(np.float32)
-        return Batch(np.where(mask > 0, 1 - clean, clean), clean, mask, np.ones_like(mask))
+        forged = np.where(mask > 0, 1 - clean, clean)
+        return Batch(forged, clean, mask, np.ones_like(mask), np.arange(4), np.array([1, 2, 1, 1]))
 
     engine.fit(net, stages, batch, engine.Budget(steps=3 * len(stages)), engine.Run(workers=0),
                clean=lambda: (batch(0, step) for step in range(2)))  # fmt: skip

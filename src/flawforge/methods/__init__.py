@@ -1,6 +1,6 @@
 """METHODS: a plain table of every method, one paper and one file each; our own first."""
 
-from flawforge.methods import anoseg, cutpaste, cutswap, draem, guided, isstad, patchstats, sgsf
+from flawforge.methods import anoseg, cutpaste, cutswap, draem, guided, isstad, padim, patchcore, patchstats, sgsf
 from flawforge.types import Method
 
 _ALL = (
@@ -12,6 +12,8 @@ _ALL = (
     cutswap.METHOD,
     draem.METHOD,
     isstad.METHOD,
+    padim.METHOD,
+    patchcore.METHOD,
     sgsf.METHOD,
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}

@@ -139,3 +139,20 @@ def pareto(excess: Tensor) -> tuple[float, float]:
     gap = max(first - 2 * second, 1e-9)
     shape = min(max(2 - first / gap, 0.01), 0.5)
     return max(first * (1 - shape), 1e-6), shape
+
+
+def shrinkage(covariance: Tensor, free: Tensor) -> Tensor:
+    """How far to pull sample covariances k d d of `free` (k) degrees of freedom towards the identity: k weights in [0, 1].
+
+    (1 - w) S + w I has the least expected squared error for Gaussian samples (Fisher & Sun, Computational Statistics & Data
+    Analysis 55 (2011), the identity as target): w = E|S - C|^2 / E|S - I|^2 for the true covariance C, estimated from S.
+    E|S - C|^2 = (tr C^2 + tr^2 C) / n, and tr C^2 has the unbiased estimate n^2 / ((n - 1)(n + 2)) (tr S^2 - tr^2 S / n).
+    Fewer than two degrees of freedom say nothing: 1.
+    """
+    d, n = covariance.shape[-1], free.clamp_min(2)
+    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1) / d
+    square = covariance.square().sum(dim=(-2, -1)) / d
+    second = (n**2 / ((n - 1) * (n + 2)) * (square - d * trace.square() / n)).clamp_min(0)
+    error = (second + d * trace.square()) / n
+    weight = error / (error + second - 2 * trace + 1).clamp_min(1e-12)
+    return torch.where(free < 2, torch.ones_like(weight), weight.clamp(0, 1))

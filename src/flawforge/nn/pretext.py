@@ -32,6 +32,15 @@ from flawforge.nn.schedules import cosine_schedule
 from flawforge.types import Batch, Forged, Forger, Sample, Turn
 
 
+def head(inputs: int, classes: int, hidden: Sequence[int] = (512, 128)) -> nn.Sequential:
+    """n inputs -> n classes: layers of `hidden` widths, each linear, batch norm, ReLU, then a linear one."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
 class Pretext(nn.Module):
     """A residual trunk and a head that names the class of a picture.
 
@@ -45,12 +54,7 @@ class Pretext(nn.Module):
                  stem: Literal["full", "small"] = "full") -> None:  # fmt: skip
         super().__init__()
         self.trunk = ResNet(variant, stem=stem)
-        layers: list[nn.Module] = []
-        inputs = self.trunk.widths[-1]
-        for width in hidden:
-            layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
-            inputs = width
-        self.head = nn.Sequential(*layers, nn.Linear(inputs, classes))
+        self.head = head(self.trunk.widths[-1], classes, hidden)
 
     def levels(self, images: Tensor) -> tuple[Tensor, ...]:
         """n 3 h w in [0, 1] -> the outputs of the trunk's stages."""

@@ -1,0 +1,201 @@
+"""PaDiM: one Gaussian for every place of the product, and a picture's distance to it.
+
+Defard, Setkov, Loesch, Audigier: "PaDiM: a patch distribution modeling framework for anomaly detection and localization",
+ICPR 2021 workshops, arXiv 2011.08785.
+
+    paper section                          here
+    III-A embedding extraction             nn.patches.PatchFeatures: stages 1 to 3 on one grid; `picks`: random numbers
+    III-B learning of the normality        `gather` (sums and outer products, streamed), `settle` (eq. 1, with shrinkage)
+    III-C inference, eq. 2                 `Padim.forward`: Mahalanobis distance, enlarged, a Gaussian of 4 pixels
+
+The paper's features come from ImageNet. Profile `cpu` has no weights from outside: its network learns from the product's own
+good pictures to tell them from CutPaste forgeries, within --minutes; then it is frozen and the pictures are looked through.
+With --init nothing is trained: the features are those of another model of ours, or of a file of weights. What else differs:
+
+    shrinkage towards the common covariance   eq. 1 adds 0.01 I; with fewer pictures than numbers that decides everything.
+                                              The pull is that of the least expected error (nn.gaussians.shrinkage); 0.01
+                                              of the common covariance stays on top (`shrink` "ridge" is eq. 1)
+    letterbox border                          a place counts only the pictures in which it is judged
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt, Interval, Len
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.forge import FORGERS
+from flawforge.nn.density import resized
+from flawforge.nn.gaussians import shrinkage, whitener
+from flawforge.nn.patches import CLASSES, PatchFeatures, blurred, learning, reach, start_from
+from flawforge.nn.pretext import Labelled
+from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Method, ScoreRule, Train
+
+CHUNK = 256  # places whose matrices are inverted at a time
+RIDGE = 0.01  # the paper's
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of PaDiM; the comments give the paper's values."""
+
+    backbone: str = "resnet18-half"  # "resnet18" or "wide_resnet50_2" with ImageNet's weights
+    stages: Annotated[tuple[Annotated[int, Interval(ge=1, le=4)], ...], Len(1, 4)] = (1, 2, 3)  # (1, 2, 3)
+    numbers: Annotated[int, Ge(0)] = 64  # 100 of 448 or 550 of 1792, at random; 0 = all
+    shrink: Literal["common", "ridge"] = "common"  # "ridge"
+    sigma: Annotated[float, Ge(0)] = 4.0  # 4
+    learning_rate: Annotated[float, Gt(0)] = 0.03  # no training; CutPaste 0.03
+    shift: Annotated[float, Interval(ge=0, lt=1)] = 0.05  # no training; CutPaste moves its inputs, by how much is not given
+    jitter: Annotated[float, Interval(ge=0, lt=1)] = 0.1  # no training; likewise for their colours
+    batch: Annotated[int, Ge(2)] = 8  # no training; CutPaste 32, each also forged
+    forge_share: Annotated[float, Interval(ge=0, le=1)] = 1.0  # no training; every forgery comes with its good picture
+    epochs: Annotated[float, Ge(0)] = 0.0  # no training; 0 = the budget is given in minutes or steps
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of the training
+
+
+PAPER = Config(backbone="resnet18", numbers=100, shrink="ridge")
+TINY = Config(backbone="resnet18-tiny", stages=(2, 3), numbers=6, batch=4, precision="32-true")
+
+
+class Padim(nn.Module):
+    """Trunk, the pretext's head and the Gaussians. n 3 h w in [0, 1] on the canvas it was fitted on."""
+
+    picks: Tensor
+    centre: Tensor
+    factor: Tensor
+    forward_methods = ("logits",)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.features = PatchFeatures(config.backbone, config.stages, local=False)
+        d = self.features.width
+        kept = torch.randperm(d)[: config.numbers or d].sort().values
+        self.register_buffer("picks", kept)
+        self.register_buffer("centre", torch.zeros(len(kept), 1, 1))
+        self.register_buffer("factor", torch.zeros(1, len(kept), len(kept)))
+        resized(self, ("centre", "factor"))
+        self.work: dict[str, Any] = {}
+        self.said: list[str] = []
+
+    def embed(self, images: Tensor) -> Tensor:
+        """n 3 h w -> the picked numbers of every place, n d gh gw float32."""
+        return self.features(images).float().index_select(1, self.picks)
+
+    def forward(self, images: Tensor) -> Evidence:
+        x = self.embed(images) - self.centre
+        n, d, gh, gw = x.shape
+        white = torch.bmm(self.factor, x.permute(2, 3, 1, 0).reshape(gh * gw, d, n))  # places d n
+        coarse = white.square().sum(dim=1).sqrt().T.reshape(n, 1, gh, gw)
+        surface = F.interpolate(coarse, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        surface = blurred(surface, self.config.sigma)
+        return Evidence(surface, surface.flatten(1).amax(dim=1))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """n 3 h w -> n classes: what the features are learnt by."""
+        return self.features.logits(images)
+
+    def facts(self) -> list[str]:
+        """What the good pictures decided."""
+        return self.said
+
+
+def gather(net: Padim, batch: Batch) -> None:
+    """Add the pictures to every place's count, sum and outer products (about the first batch's mean: small numbers)."""
+    x = net.embed(batch.clean)
+    size = (x.shape[-2], x.shape[-1])
+    weight = reach(batch.valid, size, 4 * net.config.sigma).flatten(1).to(x.dtype)  # n places
+    x = x.flatten(2).permute(2, 1, 0)  # places d n
+    work = net.work
+    if not work:
+        places, d, _ = x.shape
+        work |= {"size": size, "shift": x.mean(dim=2, keepdim=True), "count": x.new_zeros(places),
+                 "sum": x.new_zeros(places, d), "outer": x.new_zeros(places, d, d)}  # fmt: skip
+    x = (x - work["shift"]) * weight.T[:, None]
+    work["count"] += weight.sum(dim=0)
+    work["sum"] += x.sum(dim=2)
+    work["outer"].baddbmm_(x, x.transpose(1, 2))
+
+
+def settle(net: Padim) -> None:
+    """Turn the sums into a mean and the root of an inverse covariance for every place, which is written over the sums."""
+    work, shrink = net.work, net.config.shrink
+    count, total, outer = work["count"], work["sum"], work["outer"]
+    d, (gh, gw) = total.shape[1], work["size"]
+    mean = total / count.clamp_min(1)[:, None]
+    known = count > 0
+    centre = (work["shift"][..., 0] + mean).T
+    common = centre[:, known].mean(dim=1, keepdim=True)
+    net.register_buffer("centre", torch.where(known, centre, common).reshape(d, gh, gw).contiguous())
+    free = (count - 1).clamp_min(0)
+    for part in torch.arange(len(count), device=count.device).split(CHUNK):
+        outer[part] -= torch.einsum("kd,ke,k->kde", mean[part], mean[part], count[part])
+    eye = torch.eye(d, dtype=torch.float64, device=count.device)
+    white = eye
+    if shrink == "common":
+        white = whitener(outer.sum(dim=0, dtype=torch.float64) / free.sum().clamp_min(1))
+    pulls = []
+    for part in torch.arange(len(count), device=count.device).split(CHUNK):
+        covariance = white @ (outer[part].double() / free[part].clamp_min(1)[:, None, None]) @ white.T
+        pull = torch.zeros(len(part), dtype=torch.float64, device=count.device)
+        if shrink == "common":
+            pull = shrinkage(covariance, free[part].double())
+        covariance = (1 - pull[:, None, None]) * covariance + (pull + RIDGE)[:, None, None] * eye
+        root = torch.linalg.cholesky(covariance)
+        outer[part] = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False).float()
+        pulls.append(pull)
+    net.register_buffer("factor", outer)
+    if shrink == "common":
+        pulled = float(torch.cat(pulls)[known].mean())
+        net.said = [
+            f"{int(known.sum())} Gaussians of {d} numbers from {int(count.max())} good pictures; on average {pulled:.0%} of "
+            "a covariance is the common one"
+        ]
+    net.work = {}
+
+
+def demand(net: Padim, canvas: tuple[int, int], pictures: int) -> Demand:
+    """What the Gaussians cost to fit: the outer products of every place, and the pictures' share of the arithmetic."""
+    stride, d = net.features.stride, len(net.picks)
+    places = -(-canvas[0] // stride) * -(-canvas[1] // stride)
+    return Demand(4 * places * d * (d + 2) + 6 * 8 * CHUNK * d * d, 2.0 * places * d * d * (pictures + 4 * d))
+
+
+def stages(net: Padim, config: Config) -> Sequence[Train | Collect]:
+    """The features are learnt, unless they came from --init; then one look at every good picture."""
+    look = Collect("Gaussians", gather, settle, demand=demand)
+    return [*learning(net.features, config.learning_rate, config.shift, config.jitter), look]
+
+
+def start(net: Padim, config: Config, init: Init) -> list[str]:
+    """Features from --init."""
+    return start_from(net.features, init)
+
+
+def forger(config: Config) -> Forger:
+    """CutPaste's patches and scars, each a class of its own (its 3-way question); the features are learnt from them."""
+    return Labelled(FORGERS["cutpaste"](), "shape", CLASSES)
+
+
+def score_rule(config: Config) -> ScoreRule:
+    """Section III-C: the map's maximum."""
+    return ScoreRule(reduce="max")
+
+
+METHOD = Method(
+    name="padim",
+    title="a Gaussian for every place of the product, over features learnt from forgeries or given by --init",
+    paper="Defard et al., ICPR 2021, arXiv 2011.08785; `cpu` learns its features from the product instead of ImageNet",
+    profiles={"cpu": Config(), "paper": PAPER},
+    tiny=TINY,
+    build=Padim,
+    stages=stages,
+    forger=forger,
+    score=score_rule,
+    start=start,
+)

@@ -1,0 +1,172 @@
+"""PatchCore: the distance of a picture's patches to the nearest of a memory of good ones.
+
+Roth, Pemula, Zepeda, Schoelkopf, Brox, Gehler: "Towards total recall in industrial anomaly detection", CVPR 2022, arXiv
+2106.08265, and the authors' released code.
+
+    paper section                          here
+    3.1 locally aware patch features       nn.patches.PatchFeatures: stages 2 and 3, 3 x 3 means, the coarser one enlarged
+    3.2 coreset, algorithm 1               nn.coreset.Stream: the same greedy choice, over a stream in bounded memory
+    3.3 detection, eq. 6                   nn.nearest.nearest
+    3.3 detection, eq. 7                   nn.nearest.reweighted (`reweight`; the authors' code has none, nor has `cpu`)
+    3.3 segmentation                       `PatchCore.forward`: enlarged, then a Gaussian of 4 pixels
+
+The paper's features come from ImageNet. Profile `cpu` has no weights from outside: its network learns from the product's own
+good pictures to tell them from CutPaste forgeries, within --minutes; then it is frozen and the pictures are looked through.
+With --init nothing is trained: the features are those of another model of ours, or of a file of weights. What else differs:
+
+    the memory has an upper bound           8192 patches, between the paper's 1 % and 10 % for 80 to 800 pictures
+    stages joined as they are               the authors' code first averages channels down to 1024
+    no crop                                 the authors resize to 256 and keep the middle 224
+    patches that no judged pixel sees       are not kept
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Interval, Len
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.forge import FORGERS
+from flawforge.nn.coreset import Stream, sketch
+from flawforge.nn.density import resized
+from flawforge.nn.nearest import nearest, reweighted
+from flawforge.nn.patches import CLASSES, PatchFeatures, blurred, learning, reach, start_from
+from flawforge.nn.pretext import Labelled
+from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Method, ScoreRule, Train
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of PatchCore; the comments give the paper's (or its released code's) values."""
+
+    backbone: str = "resnet18-half"  # "wide_resnet50_2" with ImageNet's weights
+    stages: Annotated[tuple[Annotated[int, Interval(ge=1, le=4)], ...], Len(1, 4)] = (2, 3)  # (2, 3)
+    share: Annotated[float, Interval(gt=0, le=1)] = 0.1  # 0.25, 0.1 or 0.01 of all patches
+    least: Annotated[int, Ge(1)] = 1024  # none; patches in the memory, whatever their share
+    most: Annotated[int, Ge(1)] = 8192  # none
+    store: Annotated[int, Ge(2)] = 4  # times `most`: patches held while looking
+    sketch: Annotated[int, Ge(1)] = 128  # 128; numbers by which the coreset measures distances
+    reweight: Annotated[int, Ge(0)] = 0  # neighbours in eq. 7, 0 = without; paper: with, number not found; anomalib: 9
+    sigma: Annotated[float, Ge(0)] = 4.0  # 4
+    learning_rate: Annotated[float, Gt(0)] = 0.03  # no training; CutPaste 0.03
+    shift: Annotated[float, Interval(ge=0, lt=1)] = 0.05  # no training; CutPaste moves its inputs, by how much is not given
+    jitter: Annotated[float, Interval(ge=0, lt=1)] = 0.1  # no training; likewise for their colours
+    batch: Annotated[int, Ge(2)] = 8  # no training; CutPaste 32, each also forged
+    forge_share: Annotated[float, Interval(ge=0, le=1)] = 1.0  # no training; every forgery comes with its good picture
+    epochs: Annotated[float, Ge(0)] = 0.0  # no training; 0 = the budget is given in minutes or steps
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of the training
+
+
+PAPER = Config(backbone="wide_resnet50_2", share=0.1, least=1, most=65536, store=2, reweight=9)
+TINY = Config(backbone="resnet18-tiny", stages=(1, 2), least=8, most=64, store=2, batch=4, precision="32-true")
+
+
+class PatchCore(nn.Module):
+    """Trunk, the pretext's head and the memory. n 3 h w in [0, 1], any h and w."""
+
+    bank: Tensor
+    forward_methods = ("logits",)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.features = PatchFeatures(config.backbone, config.stages, local=True)
+        self.register_buffer("bank", torch.zeros(1, self.features.width))
+        self.register_buffer("projection", sketch(self.features.width, config.sketch), persistent=False)
+        resized(self, ("bank",))
+        self.stream: Stream | None = None
+        self.said: list[str] = []
+
+    def forward(self, images: Tensor) -> Evidence:
+        h, w = images.shape[-2:]
+        x = self.features(images).float()
+        n, d, gh, gw = x.shape
+        queries = x.permute(0, 2, 3, 1).reshape(n, gh * gw, d)
+        distance, place = nearest(queries, self.bank)
+        coarse = distance.reshape(n, 1, gh, gw)
+        surface = blurred(F.interpolate(coarse, (h, w), mode="bilinear", align_corners=False)[:, 0], self.config.sigma)
+        if self.config.reweight:
+            return Evidence(surface, reweighted(distance, place, queries, self.bank, self.config.reweight))
+        return Evidence(surface, surface.flatten(1).amax(dim=1))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """n 3 h w -> n classes: what the features are learnt by."""
+        return self.features.logits(images)
+
+    def facts(self) -> list[str]:
+        """What the good pictures decided."""
+        return self.said
+
+
+def remember(net: PatchCore, batch: Batch) -> None:
+    """Send the patches that a judged pixel sees through the coreset."""
+    config = net.config
+    if net.stream is None:
+        net.stream = Stream(config.most, config.store * config.most, net.get_buffer("projection"))
+    x = net.features(batch.clean).float()
+    seen = reach(batch.valid, x.shape[-2:], 4 * config.sigma)
+    net.stream.add(x.permute(0, 2, 3, 1)[seen])
+
+
+def settle(net: PatchCore) -> None:
+    """Choose the memory from what the stream holds."""
+    assert net.stream is not None
+    seen = net.stream.seen
+    keep = min(max(round(net.config.share * seen), net.config.least), net.config.most)
+    bank, away = net.stream.finish(keep)
+    net.register_buffer("bank", bank.contiguous())
+    # After several reductions the bound is many times the truth, and would only mislead.
+    how_far = f"; none of the others is farther than {away:.3g} from it" if net.stream.reductions == 1 else ""
+    net.said = [f"the memory holds {len(bank)} of {seen} good patches{how_far}"]
+    net.stream = None
+
+
+def demand(net: PatchCore, canvas: tuple[int, int], pictures: int) -> Demand:
+    """What the memory costs to build."""
+    config, stride = net.config, net.features.stride
+    patches = -(-canvas[0] // stride) * -(-canvas[1] // stride) * pictures
+    capacity, numbers = config.store * config.most, net.get_buffer("projection").shape[1]
+    return Demand(
+        Stream.memory(config.most, min(capacity, patches), net.features.width, numbers),
+        Stream.work(patches, config.most, capacity, numbers),
+    )
+
+
+def stages(net: PatchCore, config: Config) -> Sequence[Train | Collect]:
+    """The features are learnt, unless they came from --init; then one look at every good picture."""
+    look = Collect("memory", remember, settle, demand=demand)
+    return [*learning(net.features, config.learning_rate, config.shift, config.jitter), look]
+
+
+def start(net: PatchCore, config: Config, init: Init) -> list[str]:
+    """Features from --init."""
+    return start_from(net.features, init)
+
+
+def forger(config: Config) -> Forger:
+    """CutPaste's patches and scars, each a class of its own (its 3-way question); the features are learnt from them."""
+    return Labelled(FORGERS["cutpaste"](), "shape", CLASSES)
+
+
+def score_rule(config: Config) -> ScoreRule:
+    """Section 3.3: the largest distance, by eq. 7 where `reweight` asks for it (then over all patches, judged or not)."""
+    return ScoreRule(reduce="network" if config.reweight else "max")
+
+
+METHOD = Method(
+    name="patchcore",
+    title="distance to a memory of good patches, their features learnt from forgeries or given by --init",
+    paper="Roth et al., CVPR 2022, arXiv 2106.08265; `cpu` learns its features from the product instead of ImageNet",
+    profiles={"cpu": Config(), "paper": PAPER},
+    tiny=TINY,
+    build=PatchCore,
+    stages=stages,
+    forger=forger,
+    score=score_rule,
+    start=start,
+)

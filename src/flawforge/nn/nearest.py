@@ -1,0 +1,55 @@
+"""Distances to the nearest of many stored vectors, the same for a picture alone as for one among others.
+
+|q - b|^2 = |q|^2 + |b|^2 - 2 q.b is fast but takes a small number as the difference of large ones. Its rounding depends on
+how the product was cut into tiles, and so on the batch: by that road `torch.cdist` lets a picture's map change with its
+neighbours. Here the product only finds the nearest vector; the distance is then taken from the difference itself. Every
+picture is a product of its own shape (`baddbmm`), and both sides are measured from the stored vectors' mean, so that the
+numbers are small. `torch.cdist` without products gives the same distances in ten times as long.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BLOCK = 4096  # stored vectors at a time: n p BLOCK floats are held
+
+
+def nearest(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+    """n p d vectors and k d stored ones -> (Euclidean distance to the nearest n p, its place in the bank n p).
+
+    Of several that are equally near (up to rounding) any may be named. k >= 1. In an export the bank's size is fixed.
+    """
+    middle = bank.mean(dim=0)
+    bank, queries = bank - middle, queries - middle
+    best, place = _in_block(queries, bank[:BLOCK])
+    for start in range(BLOCK, len(bank), BLOCK):
+        squared, index = _in_block(queries, bank[start : start + BLOCK])
+        nearer = squared < best
+        best, place = torch.where(nearer, squared, best), torch.where(nearer, index + start, place)
+    return best.sqrt(), place
+
+
+def _in_block(queries: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
+    """n p d and k d -> (squared distance to the nearest n p, which n p)."""
+    n = queries.shape[0]
+    lengths = block.square().sum(dim=1).expand(n, 1, -1)
+    index = torch.baddbmm(lengths, queries, block.T.expand(n, -1, -1), alpha=-2).argmin(dim=2)
+    return (queries - block[index]).square().sum(dim=2), index
+
+
+def reweighted(distance: Tensor, place: Tensor, queries: Tensor, bank: Tensor, neighbours: int) -> Tensor:
+    """PatchCore's score of a picture, eq. 7 (Roth et al., CVPR 2022): n, from `nearest`'s n p distances and places.
+
+    The largest distance s, between q and the stored b, times 1 - exp(s) / sum exp |q - m| over the `neighbours` stored m
+    nearest to b, b among them: it counts for more where b is itself alone among the stored.
+    """
+    n, k = distance.shape[0], min(neighbours, len(bank))
+    worst = distance.argmax(dim=1, keepdim=True)
+    query = queries.gather(1, worst[..., None].expand(n, 1, queries.shape[2]))  # n 1 d
+    stored = bank[place.gather(1, worst)]
+    apart = (stored - bank).square().sum(dim=2)  # n k; from the difference, so that a stored vector is nearest to itself
+    around = bank[apart.topk(k, dim=1, largest=False).indices]
+    away = (query - around).square().sum(dim=2).sqrt()
+    score = distance.gather(1, worst)
+    return (score * (1 - torch.exp(score - away.logsumexp(dim=1, keepdim=True))))[:, 0]

@@ -1,0 +1,104 @@
+"""Features of a picture's patches on one grid, where they come from, and the map that is made of their distances.
+
+    here               source
+    `PatchFeatures`    PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265), section 3.1: 3 x 3 means of two stages, the
+                       coarser one enlarged; PaDiM (Defard et al., ICPR 2021, arXiv 2011.08785), section III-A: three as they
+                       are
+    `learning`         CutPaste (Li et al., CVPR 2021, arXiv 2104.04015): features learnt by telling good pictures from
+                       forged ones, for products without weights from outside (nn.pretext)
+    `start_from`       --init: another model's folder or a file of weights (nn.trunks)
+    `blurred`          both papers: a Gaussian over the map
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.nn import pretext
+from flawforge.nn.trunks import Residual, trunk_of
+from flawforge.types import Batch, ConfigError, Init, Train
+
+CLASSES = ("patch", "scar")  # CutPaste's two kinds, beside good
+
+
+class PatchFeatures(nn.Module):
+    """The stages `stages` (1 = the first) of a trunk on the grid of the first of them; n 3 h w in [0, 1] -> n d gh gw.
+
+    width, stride  d, and canvas pixels from one patch to the next; gh = h / stride, rounded up
+    given          the weights came from --init
+    """
+
+    def __init__(self, backbone: str, stages: Sequence[int], local: bool) -> None:
+        super().__init__()
+        self.stages, self.local, self.given = tuple(sorted(stages)), local, False
+        self.trunk = trunk_of(backbone, self.stages[-1])
+        self.width = sum(self.trunk.widths[s - 1] for s in self.stages)
+        self.stride = int(self.trunk.strides[self.stages[0] - 1])
+        self.head = pretext.head(int(self.trunk.widths[self.stages[-1] - 1]), 1 + len(CLASSES))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """n 3 h w -> n classes: good, a patch, a scar; what `learning` asks."""
+        return self.head(self.trunk(images)[self.stages[-1] - 1].mean(dim=(2, 3)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen = self.trunk(images)
+        maps = [seen[s - 1] for s in self.stages]
+        if self.local:
+            maps = [F.avg_pool2d(each, 3, 1, 1) for each in maps]
+        size = maps[0].shape[-2:]
+        larger = [F.interpolate(each, size, mode="bilinear", align_corners=False) for each in maps[1:]]
+        return torch.cat([maps[0], *larger], dim=1)
+
+
+def learning(features: PatchFeatures, rate: float, shift: float, jitter: float) -> list[Train]:
+    """The stage that teaches `net.features`; none where --init gave them. Only stages in use are there to learn.
+
+    `logits` must be among the net's `forward_methods`, and the method's forger must name the CLASSES. Raises ConfigError for
+    a trunk that is not ours to train.
+    """
+    if features.given:
+        return []
+    if not isinstance(features.trunk, Residual):
+        raise ConfigError("This backbone is not trained here; give its weights with --init, or another backbone.")
+
+    def loss(net: Any, batch: Batch) -> dict[str, Tensor]:
+        images, kind = pretext.pair(batch)
+        logits = net.logits(pretext.varied(images, shift, jitter))
+        right = (logits.argmax(dim=1) == kind).float().mean()
+        return {"cross_entropy": pretext.told_apart(logits, kind), "told right": right.detach()}
+
+    turn = pretext.classifying("classify", lambda net: net.features, loss, rate=rate, decay=3e-5)
+    return [Train("features", [turn])]
+
+
+def start_from(features: PatchFeatures, init: Init) -> list[str]:
+    """Take the weights of --init; returns what to tell people. Raises ModelError where they do not fit."""
+    origin = f"a {init.about['method']} model" if init.about else "weights from outside"
+    features.trunk.fill(init, f"--init ({origin})")
+    features.given = True
+    return [f"the features are those of {origin} (sha256 {init.sha256[:12]}); nothing was trained"]
+
+
+def blurred(maps: Tensor, sigma: float) -> Tensor:
+    """n h w -> the same under a Gaussian of `sigma` pixels, cut at 4 sigma, the border repeated; sigma 0 changes nothing."""
+    if sigma <= 0:
+        return maps
+    reach = max(math.ceil(4 * sigma), 1)
+    place = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
+    bell = torch.exp(-(place**2) / (2 * sigma**2))
+    bell = bell / bell.sum()
+    x = F.pad(maps[:, None], [reach] * 4, mode="replicate")
+    return F.conv2d(F.conv2d(x, bell.view(1, 1, -1, 1)), bell.view(1, 1, 1, -1))[:, 0]
+
+
+def reach(valid: Tensor, size: Sequence[int], pixels: float) -> Tensor:
+    """n 1 h w, 1 = judged -> n gh gw bool: the patches that a judged pixel can see within `pixels` (the blur of the map)."""
+    side = 2 * math.ceil(pixels) + 1
+    near = F.max_pool2d(valid.contiguous(), side, 1, side // 2) if side > 1 else valid
+    return F.adaptive_max_pool2d(near, tuple(size))[:, 0] > 0

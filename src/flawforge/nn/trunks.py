@@ -1,0 +1,145 @@
+"""Networks whose stages describe a picture's patches, under one face: of ours, of timm's, or an encoder of masked patches.
+
+    backbone               what it is
+    a name in VARIANTS     `nn.resnet.ResNet`
+    timm/NAME              `Timm`: a convolutional network of timm's, the optional extra
+    vit/P/W/D/H[/G]        `Vit`: the encoder of `nn.vit`: patch of P px, W numbers, D blocks, H heads, its positions' grid G
+
+All three have `widths` and `strides`, one for each of up to four stages, and give n 3 h w in [0, 1] -> the stages' outputs.
+Their weights are drawn at random; `fill` puts in those of --init. Nothing here opens a file or fetches anything.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.nn.resnet import VARIANTS, ResNet, imagenet, put_weights
+from flawforge.nn.vit import Encoder, positions
+from flawforge.types import ConfigError, Init, ModelError
+
+TIMM, VIT = "timm/", "vit/"
+
+
+class Residual(nn.Module):
+    """`ResNet`, told by its variant's name, with the first `stages` stages alone."""
+
+    def __init__(self, variant: str, stages: int) -> None:
+        super().__init__()
+        self.net = ResNet(variant, stages=stages)
+        self.widths, self.strides = self.net.widths, self.net.strides
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self.net(imagenet(images))
+
+    def fill(self, init: Init, origin: str) -> None:
+        """Take the trunk that the tensors hold; of several, the one of whole pictures."""
+        put_weights(self.net, init.tensors, origin, prefer=WHOLE)
+
+
+WHOLE = "features.trunk.net."  # where a model of patchcore or padim has its trunk
+
+
+class Timm(nn.Module):
+    """timm's network `name`; where it shows more than four stages (a stem), the last four are meant."""
+
+    def __init__(self, name: str, stages: int) -> None:
+        super().__init__()
+        try:
+            import timm
+        except ImportError as error:
+            raise ConfigError(
+                f"backbone {TIMM}{name} needs the package timm; install it with: pip install 'flawforge[timm]'."
+            ) from error
+        try:
+            self.net: Any = timm.create_model(name, pretrained=False, features_only=True)
+        except (RuntimeError, ValueError, AttributeError, KeyError) as error:
+            raise ConfigError(
+                f"backbone {TIMM}{name} was given, but timm gives no features of that name ({error}); give another."
+            ) from error
+        found = list(zip(self.net.feature_info.channels(), self.net.feature_info.reduction(), strict=True))
+        self.first = max(len(found) - 4, 0)
+        if len(found) - self.first < stages:
+            raise ConfigError(f"backbone {TIMM}{name} has {len(found)} stages and {stages} are needed; give another.")
+        self.widths = tuple(channels for channels, _ in found[self.first :])
+        self.strides = tuple(stride for _, stride in found[self.first :])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.net(imagenet(images))[self.first :])
+
+    def fill(self, init: Init, origin: str) -> None:
+        """Take the weights of the whole network; timm writes dots of some names as underscores there."""
+        target = self.net.state_dict()
+        given = {key.replace(".", "_"): value for key, value in init.tensors.items()}
+        new = {}
+        for key, old in target.items():
+            value = given.get(key.replace(".", "_"))
+            if value is None or value.shape != old.shape:
+                what = "lacks" if value is None else "has another size of"
+                raise ModelError(f"{origin} does not fit this backbone: it {what} {key}; give weights of the same net.")
+            new[key] = value.to(old.dtype)
+        self.net.load_state_dict(new)
+
+
+class Vit(nn.Module):
+    """The encoder of a masked autoencoder (methods/isstad.py). Stage s is what it knows after s quarters of its blocks."""
+
+    def __init__(self, name: str, stages: int) -> None:
+        super().__init__()
+        told = re.fullmatch(r"(\d+)/(\d+)/(\d+)/(\d+)(?:/(\d+))?", name)
+        patch, width, depth, heads, grid = (int(each or 0) for each in told.groups()) if told else (0,) * 5
+        if not told or min(patch, width, heads) < 1 or depth < 4 or width % heads or width % 4:
+            raise ConfigError(
+                f"backbone {VIT}{name} was given; give {VIT}PATCH/WIDTH/DEPTH/HEADS or with /GRID, at least 4 blocks deep, "
+                "the width a multiple of 4 and of the heads."
+            )
+        self.patch = patch
+        self.encoder = Encoder(patch, width, depth, heads, grid)
+        self.ends = tuple(round(depth * s / 4) for s in range(1, stages + 1))
+        self.widths, self.strides = (width,) * stages, (patch,) * stages
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        h, w = images.shape[-2:]
+        images = F.pad(imagenet(images), (0, -w % self.patch, 0, -h % self.patch), mode="replicate")
+        encoder, grid = self.encoder, self.encoder.patch(images)
+        rows, columns = grid.shape[-2:]
+        x = grid.flatten(2).transpose(1, 2) + positions(rows, columns, encoder.width, encoder.grid, images.device)
+        x = torch.cat([encoder.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        seen = []
+        for done, block in enumerate(encoder.blocks[: self.ends[-1]], start=1):
+            x = block(x)
+            if done in self.ends:
+                known = encoder.norm(x)[:, 1:].transpose(1, 2)
+                seen.append(known.reshape(-1, encoder.width, rows, columns))
+        return tuple(seen)
+
+    def fill(self, init: Init, origin: str) -> None:
+        """Take the encoder of a model folder."""
+        target = self.encoder.state_dict()
+        given = {key.rpartition("encoder.")[2]: v for key, v in init.tensors.items() if "encoder." in key}
+        wrong = [key for key, old in target.items() if key not in given or given[key].shape != old.shape]
+        if wrong or len(given) != len(target):
+            told = init.about.get("settings", {})
+            names = [told.get(key) for key in ("patch", "width", "depth", "heads", "grid")]
+            hint = f" (its own is {VIT}{'/'.join(map(str, names))})" if None not in names else ""
+            raise ModelError(f"{origin} does not fit this backbone; give the encoder's own sizes in backbone{hint}.")
+        self.encoder.load_state_dict(given)
+
+
+Trunk = Residual | Timm | Vit
+
+
+def trunk_of(backbone: str, stages: int) -> Trunk:
+    """The network of that name with at least `stages` stages. Raises ConfigError: an unknown name, or timm is missing."""
+    if backbone.startswith(TIMM):
+        return Timm(backbone.removeprefix(TIMM), stages)
+    if backbone.startswith(VIT):
+        return Vit(backbone.removeprefix(VIT), stages)
+    if backbone not in VARIANTS:
+        allowed = f"{', '.join(VARIANTS)}, {TIMM}NAME and {VIT}PATCH/WIDTH/DEPTH/HEADS"
+        raise ConfigError(f"backbone '{backbone}' was given; allowed are {allowed}.")
+    return Residual(backbone, stages)
