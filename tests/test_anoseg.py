@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from flawforge import engine, fitting
 from flawforge.methods import anoseg
 from flawforge.methods.anoseg import PAPER, TINY, AnoSeg, Config, Critic, Decoder
-from flawforge.types import Batch, Sample, Train, TrainingError
+from flawforge.nn.resnet import ResNet
+from flawforge.types import Batch, Init, ModelError, Sample, Train, TrainingError
 
 
 def millions(net: nn.Module) -> float:
@@ -327,6 +328,77 @@ def test_forging_can_leave_out_its_parts() -> None:
     assert not any(d["rotate"] or any(d["halves"]) or d["jitter"] for d in drawn["cutpaste"])
     jittered = {str(anoseg.forger(tiny(forging=each))) for each in ("hard", "rotate_permute")}
     assert len(jittered) == 2
+
+
+def test_the_encoder_starts_from_given_weights_and_knows_no_place_yet() -> None:
+    """A file has three channels; the two of the coordinates start at zero, so that the first answers are the file's."""
+    net, given = built(tiny()), ResNet("resnet18", width=TINY.encoder_width)
+    assert anoseg.start(net, tiny(), Init({f"x.{key}": value for key, value in given.state_dict().items()}))
+    found = net.maker.encoder.state_dict()
+    assert torch.equal(found["conv1.weight"][:, :3], given.conv1.weight)
+    assert found["conv1.weight"][:, 3:].abs().max() == 0
+    assert torch.equal(found["layer4.1.conv2.weight"], given.state_dict()["layer4.1.conv2.weight"])
+    other = built(tiny())
+    anoseg.start(other, tiny(), Init(net.state_dict(), {"method": "anoseg"}))
+    assert all(torch.equal(value, found[key]) for key, value in other.maker.encoder.state_dict().items())
+    with pytest.raises(ModelError, match="no residual network"):
+        anoseg.start(net, tiny(), Init({"x": torch.ones(1)}))
+
+
+# --- two processes ----------------------------------------------------------------------------------------------------
+
+TWO = """
+import sys
+import numpy as np, torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from flawforge.methods import anoseg
+from flawforge.types import Batch
+
+def batch(*seed):
+    rng = np.random.default_rng(seed)
+    clean = rng.random((2, 3, 32, 32), dtype=np.float32)
+    mask = np.zeros((2, 1, 32, 32), np.float32)
+    mask[..., 8:20, 8:20] = 1
+    return Batch(*map(torch.from_numpy, (np.where(mask > 0, 1 - clean, clean), clean, mask, np.ones_like(mask))))
+
+strategy = DDPStrategy(find_unused_parameters=True, process_group_backend="gloo")  # a turn moves a part of the net
+fabric = Fabric(accelerator="cpu", devices=2, strategy=strategy)
+fabric.launch()
+torch.manual_seed(0)
+net = anoseg.AnoSeg(anoseg.TINY)
+for number, stage in enumerate(anoseg.stages(net, anoseg.TINY)):
+    for name in stage.frozen:
+        net.get_submodule(name).eval().requires_grad_(False)
+    wrapped, *optimisers = fabric.setup(net, *(turn.optimiser(turn.parameters(net)) for turn in stage.turns))
+    for name in net.forward_methods:
+        wrapped.mark_forward_method(name)
+    for step in range(2):
+        for turn, optimiser in zip(stage.turns, optimisers):
+            losses = turn.loss(wrapped, batch(number, step, fabric.global_rank))
+            optimiser.zero_grad()
+            fabric.backward(sum(value for value in losses.values() if value.requires_grad))
+            optimiser.step()
+parts = {name: torch.cat([p.detach().flatten() for p in part.parameters()]).numpy() for name, part in net.named_children()
+         if list(part.parameters())}
+np.savez(f"{sys.argv[1]}/{fabric.global_rank}.npz", **parts)
+"""
+
+
+def test_two_processes_learn_as_one(tmp_path: Path) -> None:
+    """Each sees other pictures; only if every loss goes through DDP's hook do both end with the same weights."""
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True, timeout=200, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
+    untouched = built(tiny())
+    assert len(first.files) == 4
+    for name in first.files:
+        np.testing.assert_array_equal(first[name], second[name])
+        before = torch.cat([p.detach().flatten() for p in untouched.get_submodule(name).parameters()]).numpy()
+        assert not np.array_equal(first[name], before), name
 
 
 # --- a kill at any moment ---------------------------------------------------------------------------------------------

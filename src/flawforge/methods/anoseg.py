@@ -37,9 +37,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from flawforge.forge import FORGERS
 from flawforge.nn.losses import masked_mean
-from flawforge.nn.resnet import ResNet, imagenet
+from flawforge.nn.resnet import ResNet, imagenet, put_weights
 from flawforge.nn.schedules import cosine_schedule, drops
-from flawforge.types import Batch, Evidence, Forger, Method, ScoreRule, Train, TrainingError, Turn
+from flawforge.types import Batch, Evidence, Forger, Init, Method, ScoreRule, Train, TrainingError, Turn
 
 Share = Annotated[float, Interval(ge=0, le=1)]
 Weight = Annotated[float, Ge(0)]
@@ -471,6 +471,12 @@ def stages(net: AnoSeg, config: Config) -> Sequence[Train]:
     return [Train("mark", first, share=1 - share), Train("detect", second, frozen, share=share)]
 
 
+def start(net: AnoSeg, config: Config, init: Init) -> list[str]:
+    """The encoder from --init: a model of ours, or a ResNet in torchvision's or timm's naming. Coordinates start at zero."""
+    put_weights(net.maker.encoder, init.tensors, "--init", prefer="maker.encoder.")
+    return ["the encoder starts from --init; decoders, critics and the detector start from nothing"]
+
+
 def forger(config: Config) -> Forger:
     """Figure 3's hard augmentation, or less of it for the ablation."""
     made: Forger = {
@@ -496,4 +502,5 @@ METHOD = Method(
     stages=stages,
     forger=forger,
     score=score_rule,
+    start=start,
 )
