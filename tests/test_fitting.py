@@ -108,7 +108,7 @@ def test_a_rate_that_was_asked_for_is_refused_before_training(washers: Path, tmp
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"method": "magic"}, ConfigError, "'magic'.*allowed are draem"),
+        ({"method": "magic"}, ConfigError, "'magic'.*allowed are .*draem"),
         ({"profile": "tpu"}, ConfigError, "has cpu, paper"),
         ({"settings": {"bach": 4}}, ConfigError, "did you mean batch"),
         ({"settings": {"batch": "many"}}, ConfigError, "batch was given as 'many'"),

@@ -135,6 +135,8 @@ def _counter(label: str) -> Iterator[Callable[[int, int], None]]:
 @click.option("--holdout", default="0.2", show_default=True, help="Share of good pictures held back for calibration, or a "
               "file name pattern such as 'batch7*'.")  # fmt: skip
 @_group_by
+@click.option("--tolerate", default="", metavar="KINDS", help="Variation that good parts may show although the pictures do "
+              "not: all, or any of brightness,turn,shift,jpeg,blur. It is learnt, and costs sensitivity.")  # fmt: skip
 @_seed
 @click.option("--workers", default=1, show_default=True, help="Threads that forge ahead; changes speed, never results.")
 @_device

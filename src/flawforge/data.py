@@ -17,6 +17,7 @@ from flawforge.check import DataReport, check_data, in_threads
 from flawforge.duplicates import join
 from flawforge.forge.blend import SMALLEST
 from flawforge.listing import Entry, Listing, good_entries, read_entries, read_listing
+from flawforge.tolerance import COPIES, vary
 from flawforge.types import Batch, ConfigError, DataError, Forger, Image, ImageError, Mask, Sample
 from flawforge_runtime.decode import MAX_PIXELS, as_picture, read_picture
 from flawforge_runtime.images import Placement, letterbox, mask_on_canvas, pad, to_planes, valid_mask
@@ -130,6 +131,8 @@ class GoodPictures:
         cache_bytes: int = CACHE_BYTES,
         max_pixels: int = MAX_PIXELS,
         threads: int = 2,
+        tolerate: Sequence[str] = (),
+        seed: int = 0,
     ) -> None:
         """Read all entries once.
 
@@ -137,11 +140,14 @@ class GoodPictures:
         textures     paths or h w 3 arrays of any size, read when first drawn, shrunk to about the canvas
         prior        picture h w 3 -> saliency h w in [0, 1], asked once per picture when it is first forged; None = no prior
         cache_bytes  the most to hold; pictures beyond it are decoded again whenever they are drawn
+        tolerate     kinds of variation that good parts may show (tolerance.KINDS): every picture then has tolerance.COPIES
+                     varied copies, the same ones for the same seed
 
         DataError where no picture is left or the roi is empty; ImageError where the roi's proportions do not fit.
         """
         self.canvas = canvas
         self._max_pixels = max_pixels
+        self._tolerate, self._seed = tuple(tolerate), seed
         self._cache: list[Image | None] = []
         self._placements: list[Placement] = []
         self._valid: dict[Placement, Mask] = {}
@@ -176,13 +182,23 @@ class GoodPictures:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def picture(self, index: int) -> Image:
-        """H W 3 on the canvas, uint8, or float32 where any of the pictures has more than 8 bits."""
+    @property
+    def copies(self) -> int:
+        """How often each picture is looked at: once, and once for each varied copy."""
+        return 1 + (COPIES if self._tolerate else 0)
+
+    def picture(self, index: int, copy: int = 0) -> Image:
+        """H W 3 on the canvas, uint8, or float32 where any of the pictures has more than 8 bits; copy 0 is as it is."""
         pixels = self._cache[index]
         if pixels is None:
             path = self.entries[index].path
             pixels, _ = letterbox(read_picture(path, max_pixels=self._max_pixels).pixels, self.canvas)
-        return _held(pixels, self.deep)
+        pixels = _held(pixels, self.deep)
+        if not copy:
+            return pixels
+        placement = self._placements[index]
+        rng = np.random.default_rng([self._seed, index, copy])
+        return pad(vary(np.ascontiguousarray(pixels[placement.inner]), self._tolerate, rng), placement)
 
     def valid(self, index: int) -> Mask:
         """H W bool: inside the picture and the region of interest."""
@@ -212,16 +228,21 @@ class GoodPictures:
             other = (index + 1 + int(rng.integers(len(self) - 1))) % len(self) if len(self) > 1 else None
             texture = int(rng.integers(len(self._textures))) if self._textures else None
             forge = rng.random() < forge_share
-            self._fill(batch, place, index, self._forge(forger, rng, index, other, texture) if forge else None)
+            image = self.picture(index, int(rng.integers(self.copies)) if self._tolerate else 0)
+            self._fill(batch, place, index, image, self._forge(forger, rng, index, image, other, texture) if forge else None)
         return batch
 
     def clean_batches(self, size: int) -> Iterator[Batch]:
-        """Every picture once, in order, unforged: forged equals clean, the mask is empty; the last may be smaller."""
-        for start in range(0, len(self), size):
-            indices = range(start, min(start + size, len(self)))
-            batch = self._empty(len(indices))
-            for place, index in enumerate(indices):
-                self._fill(batch, place, index, None)
+        """Every picture once, in order, unforged: forged equals clean, the mask is empty; the last may be smaller.
+
+        Varied copies follow, under their picture's index.
+        """
+        for start in range(0, self.copies * len(self), size):
+            places = range(start, min(start + size, self.copies * len(self)))
+            batch = self._empty(len(places))
+            for place, each in enumerate(places):
+                copy, index = divmod(each, len(self))
+                self._fill(batch, place, index, self.picture(index, copy), None)
             yield batch
 
     def _read(self, entry: Entry) -> tuple[Image, Placement] | str:
@@ -231,7 +252,7 @@ class GoodPictures:
             return str(error)
 
     def _forge(
-        self, forger: Forger, rng: np.random.Generator, index: int, other: int | None, texture: int | None
+        self, forger: Forger, rng: np.random.Generator, index: int, picture: Image, other: int | None, texture: int | None
     ) -> tuple[Image, Mask, int] | None:
         """A forged canvas, its mask and its class; None where the picture is left good.
 
@@ -242,7 +263,7 @@ class GoodPictures:
         small = min(placement.height, placement.width) < SMALLEST
         part = np.s_[:, :] if small else placement.inner
         valid = self.valid(index)[part]
-        image = np.ascontiguousarray(self.picture(index)[part])
+        image = np.ascontiguousarray(picture[part])
         sample = Sample(
             image=image,
             prior=self._prior_of(index, image, part),
@@ -317,8 +338,10 @@ class GoodPictures:
         forged, clean, mask, valid = (np.empty(shape, dtype=np.float32) for shape in (three, three, one, one))
         return Batch(forged, clean, mask, valid, np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64))
 
-    def _fill(self, batch: Batch, place: int, index: int, forged: tuple[Image, Mask, int] | None) -> None:
-        to_planes(self.picture(index), batch.clean[place])
+    def _fill(
+        self, batch: Batch, place: int, index: int, image: Image, forged: tuple[Image, Mask, int] | None
+    ) -> None:
+        to_planes(image, batch.clean[place])
         batch.valid[place, 0] = self.valid(index)
         batch.index[place] = index
         batch.kind[place] = 0 if forged is None else forged[2]

@@ -16,11 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from safetensors.torch import save as tensors_to_bytes
 
-from flawforge import __version__, card, config, data, engine, loading
+from flawforge import __version__, card, config, data, engine, loading, tolerance
 from flawforge.forge import names_in
 from flawforge.listing import part_of, textures_in
 from flawforge.methods import METHODS
@@ -69,6 +70,7 @@ class Request:
     confidence: float | None = None
     holdout: float | str = 0.2
     group_by: str | None = None
+    tolerate: str = ""
     seed: int = 0
     workers: int = 1
     device: str = "auto"
@@ -153,6 +155,8 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     parts = parts and {entry.path: parts[entry.path] for entry in held}
     n = len(held) if parts is None else len(set(parts.values()))
     rates, notes = promised_rates(n, request.false_alarm, request.review, request.confidence)
+    if tolerance.kinds_from(request.tolerate):
+        notes = (*notes, f"tolerated on good parts, and so learnt and promised for: {request.tolerate}")
     roi = read_roi(request.roi, report.all_sizes(), request.max_pixels)
     canvas = images.choose_canvas(report.all_sizes(), request.size)
     budget = _budget(request, settings, len(train))
@@ -258,7 +262,7 @@ def load_pictures(plan: Plan) -> data.GoodPictures:
     request = plan.request
     return data.GoodPictures(
         plan.train, plan.canvas, roi=plan.roi, textures=textures_in(request.textures), prior=_prior(plan),
-        max_pixels=request.max_pixels,
+        max_pixels=request.max_pixels, tolerate=tolerance.kinds_from(request.tolerate), seed=request.seed,
     )  # fmt: skip
 
 
@@ -378,7 +382,7 @@ def identity(plan: Plan) -> str:
     request = plan.request
     files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
     facts = [request.method, dataclasses.asdict(plan.settings), request.seed, request.steps, request.minutes, plan.canvas,
-             str(request.holdout), bool(request.roi), str(request.textures), files,
+             str(request.holdout), bool(request.roi), str(request.textures), request.tolerate, files,
              plan.init and [plan.init.sha256, plan.init.about]]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -433,7 +437,8 @@ def run(
         content = _content(made, net, history, time.monotonic() - started, started_from, notes)
         uncalibrated = inspector.from_content(content, loading.numpy_network(net, torch.device("cpu")))
         calibration, skipped = calibrate_on(
-            uncalibrated, [entry.path for entry in made.held], *made.rates, confidence=request.confidence, parts=made.parts
+            uncalibrated, [entry.path for entry in made.held], *made.rates, confidence=request.confidence, parts=made.parts,
+            tolerate=request.tolerate, seed=request.seed,
         )
         for _, reason in skipped:
             show(f"skipped: {reason}")
@@ -454,7 +459,8 @@ def run(
     try:
         history = engine.fit(
             net, stages, batches(made, pictures, net, stages), made.budget, how,
-            clean=lambda: pictures.clean_batches(made.settings.batch), clean_count=-(-len(pictures) // made.settings.batch),
+            clean=lambda: pictures.clean_batches(made.settings.batch),
+            clean_count=-(-pictures.copies * len(pictures) // made.settings.batch),
             on_tick=on_tick, after=save_early, resume=resume,
         )  # fmt: skip
         fitted = save(history)
@@ -475,17 +481,25 @@ def calibrate_on(
     confidence: float | None = None,
     parts: Mapping[Path, str] | None = None,
     rules: calibrate.Rules | None = None,
+    tolerate: str = "",
+    seed: int = 0,
 ) -> tuple[calibrate.Calibration, list[tuple[Path, str]]]:
     """Judge good pictures that training never saw, and set the thresholds. Unreadable ones are skipped and named.
 
-    parts  which part each picture shows: then a part counts once, by the highest of its pictures
+    parts     which part each picture shows: then a part counts once, by the highest of its pictures
+    tolerate  kinds of variation that good parts may show: each picture is judged once, varied at random by seed and place
     Raises CalibrationError where the readable ones cannot carry the rates.
     """
     highest: dict[Any, tuple[float, float]] = {}
     skipped = []
-    for path in paths:
+    kinds = tolerance.kinds_from(tolerate)
+    for place, path in enumerate(paths):
         try:
-            judged = model.judge(images.read_picture(path, max_pixels=model.max_pixels))
+            picture = images.read_picture(path, max_pixels=model.max_pixels)
+            if kinds:
+                pixels = tolerance.vary(picture.pixels, kinds, np.random.default_rng([seed, place]))
+                picture = dataclasses.replace(picture, pixels=pixels)
+            judged = model.judge(picture)
         except ImageError as error:
             skipped.append((path, str(error)))
             continue
@@ -516,6 +530,7 @@ def _content(
         "score_rule": dataclasses.asdict(plan.method.score(plan.settings)),
         "max_pixels": request.max_pixels,
         "seed": request.seed,
+        "tolerate": request.tolerate,
         "flawforge_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "training": {
@@ -568,7 +583,10 @@ def recalibrate(
     if rules is None and model.calibration is not None:
         rules = model.calibration.rules
     paths = [entry.path for entry in entries]
-    calibration, skipped = calibrate_on(model, paths, *rates, confidence=confidence, parts=parts, rules=rules)
+    calibration, skipped = calibrate_on(
+        model, paths, *rates, confidence=confidence, parts=parts, rules=rules,
+        tolerate=model.content.config.get("tolerate", ""), seed=model.content.config["seed"],
+    )  # fmt: skip
     content = dataclasses.replace(model.content, calibration=calibration)
     bundle.rewrite(folder, dataclasses.replace(content, card=card.model_card(content)))
     return calibration, [*notes, *(f"skipped: {reason}" for _, reason in skipped)]

@@ -211,13 +211,14 @@ def seen(fused: Tensor, clean: Tensor, mask: Tensor, valid: Tensor, nats: float)
 
 
 def fused_clean(net: Any, batch: Batch, folds: Sequence[int]) -> Tensor:
-    """The good pictures' fused surprise, computed once for each."""
+    """The good pictures' fused surprise, computed once for each; varied copies differ in their sum."""
     kept = net.work.setdefault("fused", {})
-    for i, index in enumerate(batch.index.tolist()):
-        if index not in kept:
+    keys = list(zip(batch.index.tolist(), batch.clean.double().sum(dim=(1, 2, 3)).tolist(), strict=True))
+    for i, key in enumerate(keys):
+        if key not in kept:
             with torch.no_grad(), torch.autocast(batch.clean.device.type, enabled=False):
-                kept[index] = fuse(net.stats.surprises(batch.clean[i : i + 1], folds[i : i + 1]))
-    return torch.cat([kept[index] for index in batch.index.tolist()])
+                kept[key] = fuse(net.stats.surprises(batch.clean[i : i + 1], folds[i : i + 1]))
+    return torch.cat([kept[key] for key in keys])
 
 
 def loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
@@ -245,13 +246,13 @@ def look_at_units(net: Guided, batch: Batch) -> None:
     for i, index in enumerate(batch.index.tolist()):
         if index % net.stats.folds == 0:
             maps = torch.stack(net.both(batch.clean[i : i + 1], [0]))[:, 0].cpu()
-            net.work.setdefault("good", {})[index] = maps, batch.valid[i, 0].cpu() > 0
+            net.work.setdefault("good", []).append((maps, batch.valid[i, 0].cpu() > 0))
 
 
 def fit_units(net: Guided) -> None:
     """Each map's middle (median) and width (to the 99th percentile) on good pictures, so that the two can be added."""
     for place in range(2):
-        values = torch.cat([maps[place][valid] for maps, valid in net.work["good"].values()]).double().numpy()
+        values = torch.cat([maps[place][valid] for maps, valid in net.work["good"]]).double().numpy()
         middle, high = np.quantile(values, (0.5, 0.99)) if len(values) else (0.0, 1.0)
         net.unit[place, 0], net.unit[place, 1] = float(middle), float(max(high - middle, 1e-6))
 
@@ -279,7 +280,7 @@ def prove(net: Guided, batch: Batch, top: float) -> None:
     """For each forged picture: how well each candidate tells it from the good pictures, and its pixels from the others."""
     good = net.work["good"]
     if "good scores" not in net.work:
-        net.work["good scores"] = torch.stack([top_mean(candidates(net, maps), valid, top) for maps, valid in good.values()])
+        net.work["good scores"] = torch.stack([top_mean(candidates(net, maps), valid, top) for maps, valid in good])
     statistics, segmenter = net.both(batch.forged, [0] * len(batch.forged))
     for i, index in enumerate(batch.index.tolist()):
         mask, valid = batch.mask[i, 0].cpu() > 0, batch.valid[i, 0].cpu() > 0

@@ -361,9 +361,12 @@ def spaced(place: int, among: int, most: int) -> bool:
 
 
 def share(net: PatchStats, batch: Batch, most: int) -> tuple[Batch, list[int]]:
-    """The pictures of this batch that are among at most `most`, evenly spread over all; and their places among all."""
+    """The pictures of this batch that are among at most `most`, evenly spread over all; and their places among all.
+
+    A varied copy has its picture's place, so that both fall into the same fold.
+    """
     kept = [i for i in range(len(batch.clean)) if spaced(net.looked + i, net.seen, most)]
-    places = [net.looked + i for i in kept]
+    places = [net.looked + i if batch.index is None else int(batch.index[i]) for i in kept]
     net.looked += len(batch.clean)
     return Batch(*(None if each is None else each[kept].contiguous() for each in batch)), places
 

@@ -1,0 +1,108 @@
+"""What each part of `guided` buys, and whether the gate chooses well: results/guided_ablation.csv.
+
+    FLAWFORGE_DATA=/data OMP_NUM_THREADS=1 python benchmarks/guided_ablation.py [--variant NAME ...] [--data NAME ...]
+        [--minutes 2] [--seeds 0] [--out FILE]
+
+Each fit is judged three times on the labelled test pictures: by the statistics, by the segmenter and by their sum, one row
+each. `chosen` says for what the gate, which saw no test picture, took that candidate; `proof_picture` and `proof_map` are
+what it went by. One factor changes at a time. Rows that are there already are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flawforge import data, engine, fitting, loading, metrics
+from flawforge.methods import guided
+from flawforge_runtime import images
+from flawforge_runtime.inspector import Inspector
+from record import read, record
+
+SETS = ("mvtec_bottle", "magnetic_tile", "kolektorsdd", "aws_cookies")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as shipped": {},
+    "no head start": {"head_start": False},
+    "forgeries that nothing sees count": {"seen": 0.0},
+    "half the width, no head start": {"width": 8, "head_start": False},
+}
+
+
+def fit(source: Path, settings: dict[str, Any], minutes: float, seed: int) -> tuple[fitting.Plan, Any, list[dict[str, Any]]]:
+    """The plan, the net as the gate left it, and the history."""
+    request = fitting.Request(source, Path("unused"), method="auto", minutes=minutes, seed=seed, settings=settings)
+    plan = fitting.plan(request)
+    pictures = fitting.load_pictures(plan)
+    net, _ = fitting.new_net(plan)
+    stages = fitting.stages_of(plan, net, pictures)
+    history = engine.fit(
+        net, stages, fitting.batches(plan, pictures, net, stages), plan.budget,
+        engine.Run(seed=seed, device="cpu", precision=plan.settings.precision),
+        clean=lambda: pictures.clean_batches(plan.settings.batch),
+    )  # fmt: skip
+    return plan, net, history
+
+
+def judge(plan: fitting.Plan, net: Any, source: Path) -> dict[str, float]:
+    """Test pictures, judged by the net as it stands."""
+    inspector = Inspector(loading.numpy_network(net, torch.device("cpu")), plan.canvas, plan.method.score(plan.settings))
+    scores, labels, maps, masks, peaks, seconds = [], [], [], [], [], []
+    for entry in (each for each in data.read_entries(source) if each.split == "test"):
+        picture = images.read_picture(entry.path)
+        start = time.perf_counter()
+        judged = inspector.judge(picture)
+        seconds.append(time.perf_counter() - start)
+        size = judged.anomaly_map.shape
+        mask = images.read_mask(entry.mask_path, size=size) if entry.mask_path else np.zeros(size, bool)
+        scores.append(judged.score)
+        labels.append(bool(entry.label))
+        if entry.label:
+            peaks.append(metrics.peak_on_defect(judged.anomaly_map, mask))
+        maps.append(judged.anomaly_map)
+        masks.append(mask)
+    return {
+        "image_auroc": metrics.auroc(scores, labels), "pixel_ap": metrics.pixel_average_precision(maps, masks),
+        "pixel_auroc": metrics.pixel_auroc(maps, masks), "aupro_0.3": metrics.aupro(maps, masks, 0.3),
+        "peak_on_defect": float(np.mean(peaks)), "ms_per_picture": 1e3 * float(np.median(seconds)),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--data", nargs="+", default=list(SETS))
+    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "guided_ablation.csv")
+    options = parser.parse_args()
+    for seed, variant, name in ((s, v, d) for s in options.seeds for v in options.variant for d in options.data):
+        key = (variant, name, str(options.minutes), str(seed))
+        if any(tuple(row[k] for k in ("variant", "data", "minutes", "seed")) == key for row in read(options.out)[1]):
+            continue
+        source = Path(os.environ["FLAWFORGE_DATA"]) / name
+        load, start = os.getloadavg()[0], time.monotonic()
+        plan, net, history = fit(source, VARIANTS[variant], options.minutes, seed)
+        fitted = time.monotonic() - start
+        chosen = net.use.tolist()
+        for place, candidate in enumerate(guided.CANDIDATES):
+            weights = list(guided.USES[candidate])
+            aims = [aim for aim, each in zip(guided.AIMS, chosen, strict=True) if each == weights]
+            net.use[:] = torch.tensor(weights)
+            net.settle()
+            proof = {f"proof_{aim}": float(net.evidence[i, place, 0]) for i, aim in enumerate(guided.AIMS)}
+            row = {"variant": variant, "data": name, "minutes": options.minutes, "seed": seed, "candidate": candidate,
+                   "chosen": " and ".join(aims), **judge(plan, net, source), **proof,
+                   "steps": history[-1]["step"] if history else 0, "fit_seconds": fitted, "load": load,
+                   "threads": torch.get_num_threads()}  # fmt: skip
+            record(options.out, row)
+            print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
