@@ -101,19 +101,19 @@ def measure(folder: Path, variant: str, seed: int, options: argparse.Namespace) 
     goods = [images.read_picture(entry.path).pixels for entry in plan.held]
     forged = proof.proof_pictures([entry.path for entry in plan.held], proof.Recipe(count=options.proofs))
     blank = [(good, np.zeros(good.shape[:2], bool)) for good in goods]
-    made = _figures(judge, [*blank, *((each.image, each.mask) for each in forged)])
+    made = figures(judge, [*blank, *((each.image, each.mask) for each in forged)])
     found |= {f"forged_{name}": value for name, value in made.items() if name != "ms_per_picture"}
     tests = [each for each in data.read_entries(folder) if each.split == "test"]
-    found |= _figures(judge, ((images.read_picture(each.path).pixels, _mask(each)) for each in tests))
+    found |= figures(judge, ((images.read_picture(each.path).pixels, mask_of(each)) for each in tests))
     return found | {"facts": "; ".join(net.facts())}
 
 
-def _mask(entry: data.Entry) -> Any:
+def mask_of(entry: data.Entry) -> Any:
     size = images.read_picture(entry.path).pixels.shape[:2]
     return images.read_mask(entry.mask_path, size=size) if entry.mask_path else np.zeros(size, bool)
 
 
-def _figures(judge: inspector.Inspector, pairs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
+def figures(judge: inspector.Inspector, pairs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
     """Of (picture, mask) pairs; a picture with an empty mask is good."""
     scores, labels, maps, masks, peaks, seconds = [], [], [], [], [], []
     for picture, mask in pairs:

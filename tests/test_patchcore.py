@@ -237,3 +237,17 @@ def test_the_encoder_of_a_masked_autoencoder_gives_features() -> None:
     for name in ("vit/8/16/3/2", "vit/8/15/4/3", "vit/8", "vit/8/16/4/3"):
         with pytest.raises(ConfigError, match="at least 4 blocks deep"):
             trunk_of(name, 2)
+
+
+def test_a_cutpaste_model_gives_its_pictures_trunk(washers: Path, tmp_path: Path) -> None:
+    """It may hold two residual networks; the one that saw whole pictures is meant."""
+    cutpaste = METHODS["cutpaste"]
+    fitting.run(fitting.Request(washers, tmp_path / "c", method="cutpaste", steps=2, size=64,
+                                settings=dataclasses.asdict(cutpaste.tiny)))  # fmt: skip
+    request = fitting.Request(washers, tmp_path / "m", method="patchcore", size=64, settings=dataclasses.asdict(TINY),
+                              init=tmp_path / "c")  # fmt: skip
+    plan = fitting.plan(request)
+    net, notes = fitting.new_net(plan)
+    assert plan.init is not None
+    assert torch.equal(net.features.trunk.net.conv1.weight, plan.init.tensors["picture.trunk.conv1.weight"])
+    assert notes[0].startswith("the features are those of a cutpaste model")

@@ -44,7 +44,7 @@ from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Meth
 class Config:
     """Settings of PatchCore; the comments give the paper's (or its released code's) values."""
 
-    backbone: str = "resnet18-half"  # "wide_resnet50_2" with ImageNet's weights
+    backbone: str = "resnet18-quarter"  # "wide_resnet50_2" with ImageNet's weights
     stages: Annotated[tuple[Annotated[int, Interval(ge=1, le=4)], ...], Len(1, 4)] = (2, 3)  # (2, 3)
     share: Annotated[float, Interval(gt=0, le=1)] = 0.1  # 0.25, 0.1 or 0.01 of all patches
     least: Annotated[int, Ge(1)] = 1024  # none; patches in the memory, whatever their share
@@ -54,10 +54,10 @@ class Config:
     reweight: Annotated[int, Ge(0)] = 0  # neighbours in eq. 7, 0 = without; paper: with, number not found; anomalib: 9
     sigma: Annotated[float, Ge(0)] = 4.0  # 4
     learning_rate: Annotated[float, Gt(0)] = 0.03  # no training; CutPaste 0.03
-    shift: Annotated[float, Interval(ge=0, lt=1)] = 0.05  # no training; CutPaste moves its inputs, by how much is not given
-    jitter: Annotated[float, Interval(ge=0, lt=1)] = 0.1  # no training; likewise for their colours
-    batch: Annotated[int, Ge(2)] = 8  # no training; CutPaste 32, each also forged
-    forge_share: Annotated[float, Interval(ge=0, le=1)] = 1.0  # no training; every forgery comes with its good picture
+    shift: Annotated[float, Interval(ge=0, le=0.25)] = 0.04  # no training; CutPaste moves inputs, amount not given
+    jitter: Annotated[float, Interval(ge=0, le=1)] = 0.1  # no training; likewise for their colours
+    batch: Annotated[int, Ge(2)] = 12  # no training; CutPaste 32, each also forged
+    forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # no training; every forgery comes with its good picture
     epochs: Annotated[float, Ge(0)] = 0.0  # no training; 0 = the budget is given in minutes or steps
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of the training
 

@@ -40,7 +40,7 @@ class PatchFeatures(nn.Module):
         self.trunk = trunk_of(backbone, self.stages[-1])
         self.width = sum(self.trunk.widths[s - 1] for s in self.stages)
         self.stride = int(self.trunk.strides[self.stages[0] - 1])
-        self.head = pretext.head(int(self.trunk.widths[self.stages[-1] - 1]), 1 + len(CLASSES))
+        self.head = pretext.head(int(self.trunk.widths[self.stages[-1] - 1]), 1 + len(CLASSES), (128,))
 
     def logits(self, images: Tensor) -> Tensor:
         """n 3 h w -> n classes: good, a patch, a scar; what `learning` asks."""

@@ -37,11 +37,8 @@ class Residual(nn.Module):
         return self.net(imagenet(images))
 
     def fill(self, init: Init, origin: str) -> None:
-        """Take the trunk that the tensors hold; of several, the one of whole pictures."""
-        put_weights(self.net, init.tensors, origin, prefer=WHOLE)
-
-
-WHOLE = "features.trunk.net."  # where a model of patchcore or padim has its trunk
+        """Take the trunk that the tensors hold; of a CutPaste model's two, the one of whole pictures."""
+        put_weights(self.net, init.tensors, origin, prefer="picture.trunk.")
 
 
 class Timm(nn.Module):

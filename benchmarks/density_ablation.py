@@ -1,0 +1,135 @@
+"""What the parts of `patchcore` and `padim` buy: one row per variant, data set and seed in results/density_ablation.csv.
+
+    FLAWFORGE_DATA=... OMP_NUM_THREADS=1 python benchmarks/density_ablation.py [--minutes 10] [--seeds 0 1 2]
+        [--data mvtec_bottle magnetic_tile] [--variant NAME ...] [--init MODEL_OR_FILE] [--steps N]
+
+The features are learnt once for each data set and seed, in those minutes, and every variant starts from the same ones; each
+departs from its method's `cpu` profile in the one thing that names it. "untrained features" start from random weights.
+With --init nothing is learnt: the features are those. Rows that are there already are not measured again.
+
+`forged_*` are judged on good pictures that were held back and on defects forged into them (`flawforge.proof`); settings
+may be chosen by them. The other figures are the labelled test pictures'; nothing is chosen by them. `cpu_seconds` is what
+the look at every good picture cost on one thread, `model_bytes` what the model holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cut_ablation import figures, mask_of
+from flawforge import data, engine, fitting, loading, proof
+from flawforge.types import Collect, Init, Train
+from flawforge_runtime import images, inspector
+from record import read, record
+
+RESULTS = Path(__file__).resolve().parent / "results" / "density_ablation.csv"
+SETS = ("mvtec_bottle", "magnetic_tile")
+KEY = ("variant", "data", "budget", "seed")
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "patchcore": ("patchcore", {}),
+    "patchcore, untrained features": ("patchcore", {}),
+    "patchcore, stages 1 and 2": ("patchcore", {"stages": (1, 2)}),
+    "patchcore, stage 2": ("patchcore", {"stages": (2,)}),
+    "patchcore, stages 1 to 3": ("patchcore", {"stages": (1, 2, 3)}),
+    "patchcore, 1024 patches": ("patchcore", {"most": 1024}),
+    "patchcore, 1 % of the patches": ("patchcore", {"share": 0.01}),
+    "patchcore, eq. 7": ("patchcore", {"reweight": 9}),
+    "patchcore, no blur": ("patchcore", {"sigma": 0.0}),
+    "padim": ("padim", {}),
+    "padim, untrained features": ("padim", {}),
+    "padim, ridge alone": ("padim", {"shrink": "ridge"}),
+    "padim, 24 numbers": ("padim", {"numbers": 24}),
+    "padim, all numbers": ("padim", {"numbers": 0}),
+    "padim, no blur": ("padim", {"sigma": 0.0}),
+}
+
+
+def main() -> None:
+    options = _options()
+    root = Path(os.environ["FLAWFORGE_DATA"])
+    torch.set_num_threads(1)
+    for seed in options.seeds:
+        for name in options.data:
+            budget = f"{options.steps} steps" if options.steps else f"{options.minutes:g} minutes"
+            rows = [dict(zip(KEY, (variant, name, str(options.init or budget), str(seed)), strict=True))
+                    for variant in options.variant or VARIANTS]  # fmt: skip
+            have = read(options.out)[1]
+            wanted = [key for key in rows if not any(all(row.get(k) == v for k, v in key.items()) for row in have)]
+            if not wanted:
+                print(f"{name}, seed {seed}: already measured")
+                continue
+            init, steps = features(root / name, seed, options)
+            for key in wanted:
+                given = untrained(root / name, seed) if "untrained" in key["variant"] else init
+                found = measure(root / name, key["variant"], seed, given, options.proofs)
+                record(options.out, key | {"steps": steps} | found)
+                print(key, {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}, flush=True)
+
+
+def features(folder: Path, seed: int, options: argparse.Namespace) -> tuple[Init, int]:
+    """What every variant starts from, and the steps that it took."""
+    if options.init:
+        return loading.read_init(options.init), 0
+    plan = fitting.plan(fitting.Request(folder, Path("unused"), method="patchcore", seed=seed, steps=options.steps,
+                                        minutes=None if options.steps else options.minutes))  # fmt: skip
+    net, _ = fitting.new_net(plan)
+    stages = [stage for stage in plan.method.stages(net, plan.settings) if isinstance(stage, Train)]
+    history = engine.fit(net, stages, fitting.batches(plan, fitting.load_pictures(plan), net, stages), plan.budget,
+                         engine.Run(seed=seed, device="cpu", precision=plan.settings.precision))  # fmt: skip
+    return Init(net.state_dict(), {"method": "patchcore"}), history[-1]["step"]
+
+
+def untrained(folder: Path, seed: int) -> Init:
+    """Random weights."""
+    plan = fitting.plan(fitting.Request(folder, Path("unused"), method="patchcore", seed=seed))
+    return Init(fitting.new_net(plan)[0].state_dict(), {"method": "patchcore"})
+
+
+def measure(folder: Path, variant: str, seed: int, init: Init, proofs: int) -> dict[str, Any]:
+    """Look at the good pictures with these features, and judge: by forged defects, and by the test pictures."""
+    method, changed = VARIANTS[variant]
+    plan = fitting.plan(fitting.Request(folder, Path("unused"), method=method, seed=seed, settings=changed))
+    plan = dataclasses.replace(plan, init=init)
+    pictures, (net, _) = fitting.load_pictures(plan), fitting.new_net(plan)
+    stages = plan.method.stages(net, plan.settings)
+    assert all(isinstance(stage, Collect) for stage in stages)
+    cpu = time.process_time()
+    engine.fit(net, stages, fitting.batches(plan, pictures, net, stages), plan.budget, engine.Run(seed=seed, device="cpu"),
+               clean=lambda: pictures.clean_batches(plan.settings.batch))  # fmt: skip
+    found: dict[str, Any] = {"cpu_seconds": time.process_time() - cpu}
+    found["model_bytes"] = sum(each.nelement() * each.element_size() for each in net.state_dict().values())
+    network = loading.numpy_network(net, torch.device("cpu"))
+    judge = inspector.Inspector(network, plan.canvas, plan.method.score(plan.settings))
+    goods = [images.read_picture(entry.path).pixels for entry in plan.held]
+    forged = proof.proof_pictures([entry.path for entry in plan.held], proof.Recipe(count=proofs))
+    blank = [(good, np.zeros(good.shape[:2], bool)) for good in goods]
+    made = figures(judge, [*blank, *((each.image, each.mask) for each in forged)])
+    found |= {f"forged_{name}": value for name, value in made.items() if name != "ms_per_picture"}
+    tests = [each for each in data.read_entries(folder) if each.split == "test"]
+    found |= figures(judge, ((images.read_picture(each.path).pixels, mask_of(each)) for each in tests))
+    return found | {"facts": "; ".join(net.facts())}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="What the parts of patchcore and padim buy.")
+    parser.add_argument("--data", nargs="+", default=list(SETS))
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, help="instead of minutes")
+    parser.add_argument("--init", type=Path, help="features of another model or of a file instead of learnt ones")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--variant", nargs="+", choices=list(VARIANTS))
+    parser.add_argument("--proofs", type=int, default=8, help="forged defects of each kind and contrast")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
