@@ -28,11 +28,17 @@ EXAMPLES = {
     "inspect": [
         "flawforge inspect bracket today/*.png > today.csv",
         "flawforge inspect bracket today -o judged --overlays --format jsonl",
+        "flawforge inspect bracket-onnx - --backend onnx",
+        "flawforge inspect bracket --watch camera",
     ],
     "evaluate": ["flawforge evaluate bracket parts --json bracket.json"],
     "pod": [
         "flawforge pod bracket parts --json pod.json",
         "flawforge pod bracket new/good --kind scratch --contrast 0.2 --sizes 0.2 5 --scale 0.05",
+    ],
+    "export": [
+        "flawforge export bracket -o bracket-onnx --to onnx",
+        "flawforge export bracket -o bracket-int8 --to openvino --int8 --good new/good",
     ],
     "report": ["flawforge report bracket -o bracket.html"],
     "forge": ["flawforge forge parts/good -o forged --forger perlin --forger scratch --count 8"],

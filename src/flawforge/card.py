@@ -16,7 +16,7 @@ Made by flawforge {version} on {created}. It judges pictures of one product; a h
 | trained on | {pictures} good pictures, {steps} steps, {seconds:.0f} s, seed {seed} |
 | forger | `{forger}` |
 | score | {score} |
-{promise}
+{promise}{exported}
 {notes}
 ## Use
 
@@ -41,6 +41,16 @@ marked above {pixel_threshold:.6g}. A promise of 1 % needs {needed} held-back {o
 """
 
 
+EXPORT = """
+## Export
+
+Exported from model `{model}` to {to} in {precision} (ONNX opset {opset}). It judges without torch:
+`flawforge_runtime.load(folder)`. Compared with that model on {p_good} good and {p_forged} forged pictures ({p_source}): the
+largest difference of a score is {p_score_difference:.3g} (scores spread over {p_score_spread:.3g}), of a map
+{p_map_difference:.3g}; {flipped} of {count} verdicts flipped.
+"""
+
+
 def model_card(content: Content) -> str:
     """Markdown from the model's own settings and calibration."""
     config, calibration = content.config, content.calibration
@@ -55,10 +65,18 @@ def model_card(content: Content) -> str:
         }  # fmt: skip
         promise = PROMISE.format(**values)
     notes = "\n".join(f"- {note}" for note in (*config["notes"], *config["data_report"]["notes"]))
+    made = config.get("export")
+    exported = ""
+    if made:
+        parity = made["parity"]
+        exported = EXPORT.format(
+            **made, **{f"p_{key}": value for key, value in parity.items()}, count=parity["good"] + parity["forged"],
+            flipped=len(parity["flips"]), model=made["from"],
+        )  # fmt: skip
     return TEMPLATE.format(
         method=config["method"], model_id=content.model_id, version=config["flawforge_version"], created=config["created"],
         profile=config["profile"], height=config["canvas"][0], width=config["canvas"][1], pictures=training["pictures"],
         steps=training["steps"], seconds=training["seconds"], seed=config["seed"], forger=training["forger"],
         score=f"{rule['reduce']} of the map after a {rule['smooth']} x {rule['smooth']} mean", promise=promise,
-        notes=f"\n## Notes\n\n{notes}\n" if notes else "",
+        exported=exported, notes=f"\n## Notes\n\n{notes}\n" if notes else "",
     )  # fmt: skip

@@ -94,11 +94,20 @@ _group_by = click.option("--group-by", metavar="REGEX", help="Pictures of one pa
 
 _device = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]),
                        help="Where the network runs.")  # fmt: skip
+
+
+def _backend(command: Callable[..., Any]) -> Callable[..., Any]:
+    backend = click.option("--backend", type=click.Choice(["torch", "onnx", "openvino"]), help="Must be what MODEL was "
+                           "exported to. [default: what MODEL holds]")  # fmt: skip
+    threads = click.option("--threads", type=int, help="Threads of the network, at most the cores. [default: all]")
+    return backend(threads(command))
+
+
 _seed = click.option("--seed", default=0, show_default=True, help="Every random draw follows from it.")
 
 
 @contextmanager
-def _bar(label: str, total: float, unit: str) -> Iterator[Any]:
+def _bar(label: str, total: float | None, unit: str) -> Iterator[Any]:
     from tqdm import tqdm
 
     # Without a terminal a bar is a log: one line in half a minute is enough.
@@ -227,8 +236,10 @@ def _share_or_pattern(text: str) -> float | str:
 @_group_by
 @_rules
 @_device
+@_backend
 def calibrate(model: Path, good: Path, false_alarm: float | None, review: float | None, confidence: float | None,
-              group_by: str | None, device: str, **rules: Any) -> None:  # fmt: skip
+              group_by: str | None, device: str, backend: str | None, threads: int | None,
+              **rules: Any) -> None:  # fmt: skip
     """Set MODEL's thresholds anew from GOOD pictures that it was not trained on.
 
     Rules take a verdict back to OK where too few regions are marked; they never break the promise, and may raise escapes.
@@ -237,8 +248,8 @@ def calibrate(model: Path, good: Path, false_alarm: float | None, review: float 
     from flawforge_runtime import bundle
 
     calibration, notes = fitting.recalibrate(
-        model, good, false_alarm, review, confidence=confidence, group_by=group_by, device=device,
-        rules=_rules_of(bundle.read(model).calibration, **rules),
+        model, good, false_alarm, review, confidence=confidence, group_by=group_by, device=device, backend=backend,
+        threads=threads, rules=_rules_of(bundle.read(model).calibration, **rules),
     )  # fmt: skip
     for note in notes:
         click.echo(f"  {note}")
@@ -247,52 +258,68 @@ def calibrate(model: Path, good: Path, false_alarm: float | None, review: float 
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for results and overlays. [default: print rows]")
-@click.option("--format", "form", default="csv", show_default=True, type=click.Choice(["csv", "jsonl"]), help="Row format.")
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), help="Row format. [default: csv, and jsonl for - and "
+              "--watch]")  # fmt: skip
 @click.option("--overlays", is_flag=True, help="Also write each picture with its heat map and marked regions; needs -o.")
 @click.option("--threshold", type=float, help="NG above this score, instead of MODEL's own threshold.")
 @click.option("--false-alarm", type=float, help="Another promised share of NG among good parts. [default: MODEL's own]")
 @click.option("--review", type=float, help="Another promised share of NG or REVIEW. [default: MODEL's own]")
 @click.option("--confidence", type=float, help="Keep the rates with this probability. [default: as MODEL does]")
 @_rules
+@click.option("--watch", type=click.Path(path_type=Path), help="Judge pictures as they come to lie in this folder, until "
+              "Ctrl-C.")  # fmt: skip
 @_device
+@_backend
 @_max_pixels
-def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str, overlays: bool, device: str,
-            max_pixels: int, threshold: float | None, false_alarm: float | None, review: float | None,
-            confidence: float | None, **rules: Any) -> None:  # fmt: skip
+def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str | None, overlays: bool, watch: Path | None,
+            device: str, backend: str | None, threads: int | None, max_pixels: int, threshold: float | None,
+            false_alarm: float | None, review: float | None, confidence: float | None, **rules: Any) -> None:  # fmt: skip
     """Judge PATHS (pictures or folders) with MODEL: OK, REVIEW or NG, one row each.
 
-    Rates, threshold and rules are MODEL's own unless given here; the raw score is in every row whatever they are.
-    A file that cannot be read is named and the rest goes on; the exit code is then 1.
+    A path of - reads paths from standard input, one a line, and gives a JSON line for each as it comes. Rates, threshold
+    and rules are MODEL's own unless given here; the raw score is in every row whatever they are. A file that cannot be
+    read is named and the rest goes on; the exit code is then 1.
     """
     if overlays and out is None:
         raise ConfigError("--overlays was given without a folder to write to; add -o FOLDER.")
+    if not paths and watch is None:
+        raise ConfigError("No picture was given; give pictures, folders, - for paths from standard input, or --watch.")
     import dataclasses
 
     from flawforge import rows
     from flawforge.loading import load
+    from flawforge_runtime.feed import row
     from flawforge_runtime.inspector import inspect_paths
 
-    inspector = dataclasses.replace(load(model, device=device), max_pixels=max_pixels)
+    opened = load(model, device=device, backend=backend, threads=threads)
+    inspector = dataclasses.replace(opened, max_pixels=max_pixels)
     moves: dict[str, Any] = {"false_alarm": false_alarm, "review": review, "confidence": confidence, "threshold": threshold}
     moves["rules"] = _rules_of(inspector.calibration, **rules)
     if inspector.calibration is not None and any(value is not None for value in moves.values()):
         inspector = inspector.with_calibration(inspector.calibration.moved(**moves))
-    files = rows.pictures_of(paths)
-    failed: list[tuple[Path, str]] = []
-    with rows.open_results(out, form) as (write, folder), _bar("inspecting", len(files), "picture") as bar:
+    live = watch is not None or Path("-") in paths
+    known = [] if live else rows.pictures_of(paths)
+    files = rows.streamed(paths, watch, sys.stdin) if live else known
+    form = form or ("jsonl" if live else "csv")
+    done, failed = 0, 0
+    progress = _bar("inspecting", None if live else len(known), "picture")
+    with rows.open_results(out, form) as (write, folder), progress as bar:
         for result in inspect_paths(inspector, files):
             bar.update()
+            done += 1
             if isinstance(result, Decision):
-                write(rows.row(result, inspector.about["model_id"]))
+                write(row(result, inspector.about["model_id"]))
                 if overlays and folder is not None:
                     rows.write_overlay(folder, result, inspector, max_pixels)
-            else:
-                failed.append(result)
-                bar.write(f"skipped: {result[1]}", file=sys.stderr)
+                continue
+            failed += 1
+            bar.write(f"skipped: {result[1]}", file=sys.stderr)
+            if live and form == "jsonl":
+                write({"image_path": str(result[0]), "error": result[1]})
     if failed:
-        _fail(f"{len(failed)} of {len(files)} files could not be judged; they are named above, the rest is done.")
+        _fail(f"{failed} of {done} files could not be judged; they are named above, the rest is done.")
 
 
 @main.command()
@@ -301,16 +328,16 @@ def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str, o
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
 @_seed
 @_device
-def evaluate(model: Path, data: Path, json_file: Path | None, seed: int, device: str) -> None:
+@_backend
+def evaluate(model: Path, data: Path, json_file: Path | None, seed: int, **how: Any) -> None:
     """Judge DATA's labelled test pictures with MODEL and print what it is worth, with 95 % intervals.
 
     Nothing is fitted on them; the thresholds are the model's own.
     """
     from flawforge.loading import load
-
-    inspector = load(model, device=device)
     from flawforge.overlays import write_json
 
+    inspector = load(model, **how)
     result = _evaluate(inspector, model, data, seed)
     if json_file is not None:
         write_json(json_file, result)
@@ -435,6 +462,37 @@ def report(model: Path, out: Path) -> None:
     from flawforge.report import write_report
 
     click.echo(f"report: {write_report(model, out)}")
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
+@click.option("--to", required=True, type=click.Choice(["onnx", "openvino"]), help="What will judge.")
+@click.option("--int8", is_flag=True, help="Weights and activations in 8 bits: faster, and no longer the same scores.")
+@click.option("--good", type=click.Path(path_type=Path), help="Good pictures to compare on. [default: those that fit held "
+              "back, where they still are]")  # fmt: skip
+@click.option("--pictures", default=64, show_default=True, help="How many to compare, half of them forged; at least 64.")
+@click.option("--max-flips", default=0.02, show_default=True, help="With --int8: share of verdicts that may change.")
+@_seed
+def export(model: Path, out: Path, to: str, **options: Any) -> None:
+    """Write MODEL as a folder that judges without torch, after proving that it judges alike.
+
+    Good and forged pictures are judged by both. In float32 one changed verdict refuses the export, and nothing is written.
+    """
+    from flawforge.export import export as write_export
+
+    with _bar("exporting", 2 + options["int8"] + (to == "openvino"), "step") as bar:
+
+        def step(name: str) -> None:
+            bar.update()
+            bar.set_postfix_str(name)
+
+        parity = write_export(model, out, to, progress=step, **options)
+    for line in parity.lines():
+        click.echo(f"  {line}")
+    if options["int8"] and parity.flips:
+        click.echo(f"  first flip: {parity.flips[0]}; `flawforge calibrate {out} GOOD` sets the thresholds anew for int8")
+    click.echo(f"export: {out}")
 
 
 @main.command()

@@ -541,6 +541,7 @@ def _content(
             "torch": torch.__version__, "cpus": os.cpu_count(),
         },
         "init": init,
+        "held_back": [str(entry.path.resolve()) for entry in plan.held],  # for `export` to compare on; it drops them
         "data_report": plan.report.as_dict(),
         # `facts`: what a method decided from the good pictures, in words
         "notes": [*plan.notes, *started_from, *notes, *getattr(net, "facts", list)()],
@@ -566,14 +567,14 @@ def recalibrate(
     confidence: float | None = None,
     group_by: str | None = None,
     rules: calibrate.Rules | None = None,
-    device: str = "auto",
+    **how: Any,
 ) -> tuple[calibrate.Calibration, list[str]]:
     """New thresholds for an existing model from new good pictures; the folder is replaced as a whole.
 
-    confidence, group_by  as `fit` takes them; rules  None = as the model has them
-    Returns the calibration and notes for people. Raises DataError, CalibrationError, ModelError.
+    confidence, group_by  as `fit` takes them; rules  None = as the model has them; how  as `loading.load` takes it
+    Returns the calibration and notes for people. Raises DataError, CalibrationError, ModelError, ConfigError.
     """
-    model = loading.load(folder, device=device)
+    model = loading.load(folder, **how)
     if model.content is None:
         raise ModelError(f"{folder} was opened without its content; open it with flawforge.load.")
     entries = [entry for entry in data.read_listing(good).entries if entry.label == 0]

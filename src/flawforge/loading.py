@@ -10,15 +10,43 @@ from typing import Any
 import numpy as np
 
 from flawforge.types import ConfigError, Init
-from flawforge_runtime import bundle
-from flawforge_runtime.inspector import Inspector, from_content
+from flawforge_runtime import backends, bundle
+from flawforge_runtime.inspector import Inspector, Network, from_content
 from flawforge_runtime.types import ModelError
 
 
-def load(folder: str | Path, *, device: str = "auto") -> Inspector:
-    """Open a model folder, verify its hashes, and give the Inspector. Raises ModelError."""
+def load(
+    folder: str | Path, *, device: str = "auto", backend: str | None = None, threads: int | None = None
+) -> Inspector:
+    """Open a model folder or an export, verify its hashes, and give the Inspector.
+
+    device   "auto", "cpu" or "cuda"; an export runs on the CPU
+    backend  "torch", "onnx" or "openvino"; None = the one that the folder holds
+    threads  of the network, from 1 to the cores of this machine; None = all of them for an export, torch's own number else
+    Raises ModelError for a folder that is no whole model, ConfigError for an option or a backend that is not there.
+    """
     content = bundle.read(Path(folder))
-    return from_content(content, torch_network(content, device))
+    return from_content(content, network_of(content, folder, device, backend, threads))
+
+
+def network_of(
+    content: bundle.Content, folder: str | Path, device: str, backend: str | None, threads: int | None
+) -> Network:
+    """The network of a folder's content, by its backend; options and errors as in `load`."""
+    if content.backend != "torch":
+        if device == "cuda":
+            raise ConfigError(f"Device cuda was asked for, but {folder} is an export for the CPU; give --device cpu.")
+        return backends.network(content, folder, backend=backend, threads=threads)
+    if backend not in (None, "torch"):
+        raise ConfigError(
+            f"Backend {backend} was asked for, but {folder} holds torch weights; run "
+            f"`flawforge export {folder} -o OUT --to {backend}` and give OUT."
+        )
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(backends.threads_allowed(threads))
+    return torch_network(content, device)
 
 
 def read_init(path: Path) -> Init:
@@ -35,6 +63,8 @@ def read_init(path: Path) -> Init:
         data, about = _timm_weights(str(path)[len("timm:") :]), {}
     elif path.is_dir():
         content = bundle.read(path)
+        if content.backend != "torch":
+            raise ConfigError(f"--init was given as {path}, an export; give the model folder that it was exported from.")
         data, about = content.tensors, dict(content.config)
     elif path.suffix == ".safetensors" and path.is_file():
         data, about = path.read_bytes(), {}
@@ -78,10 +108,18 @@ def torch_network(content: bundle.Content, device: str = "auto") -> Callable[[An
     ModelError for an unknown method or foreign weights.
     """
     import torch
+
+    from flawforge.config import torch_device
+
+    return numpy_network(torch_net(content), torch.device(torch_device(device)))
+
+
+def torch_net(content: bundle.Content) -> Any:
+    """The model's torch module with its weights. Raises ModelError as `torch_network`."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from flawforge.config import settings_from_dict, torch_device
+    from flawforge.config import settings_from_dict
     from flawforge.methods import METHODS
 
     name = content.config["method"]
@@ -93,7 +131,7 @@ def torch_network(content: bundle.Content, device: str = "auto") -> Callable[[An
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"The model's weights do not fit its settings ({reason}); fit again.") from error
-    return numpy_network(net, torch.device(torch_device(device)))
+    return net
 
 
 def numpy_network(net: Any, device: Any) -> Callable[[Any], tuple[Any, ...]]:

@@ -1,26 +1,33 @@
 """Decisions as rows and pictures: what `inspect` prints, or writes to a new folder.
 
-A row has the fields that other people's scripts rely on: image_path, pred_score, p_value, verdict, pred_label, threshold,
-regions, model_id, seconds. A higher score is stranger.
+A row has the fields that `flawforge_runtime.feed.row` gives. A higher score is stranger.
 """
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from flawforge.listing import pictures_in
 from flawforge.overlays import overlay, scale_of
 from flawforge.types import Decision, ModelError
+from flawforge_runtime import feed
 from flawforge_runtime.files import new_folder
 from flawforge_runtime.images import read_picture, write_image
+
+
+def streamed(paths: Sequence[Path], watch: Path | None, stdin: TextIO) -> Iterator[Path]:
+    """PATHS as they come: - is standard input, one path a line; then the pictures that come to lie in `watch`."""
+    for path in paths:
+        yield from feed.piped(stdin) if str(path) == "-" else pictures_of([path])
+    if watch is not None:
+        yield from feed.watched(watch)
 
 
 def pictures_of(paths: Sequence[Path]) -> list[Path]:
@@ -69,16 +76,6 @@ def _row_writer(file: Any, form: str) -> Callable[[dict[str, Any]], None]:
         file.flush()
 
     return write
-
-
-def row(decision: Decision, model_id: str) -> dict[str, Any]:
-    """The result fields that other people's scripts rely on."""
-    return {
-        "image_path": decision.image_path, "pred_score": decision.pred_score, "p_value": decision.p_value,
-        "verdict": decision.verdict, "pred_label": decision.pred_label, "threshold": decision.threshold,
-        "regions": [dataclasses.asdict(region) for region in decision.regions], "model_id": model_id,
-        "seconds": round(decision.seconds, 4),
-    }  # fmt: skip
 
 
 def write_overlay(folder: Path, decision: Decision, inspector: Any, max_pixels: int) -> None:

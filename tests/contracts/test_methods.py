@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from flawforge import engine, fitting, loading
+from flawforge import engine, export, fitting, loading
 from flawforge.config import settings_from_dict
 from flawforge.methods import METHODS
 from flawforge.types import Evidence, Forged, Method, Sample, ScoreRule, Train
-from flawforge_runtime import inspector
+from flawforge_runtime import backends, bundle, inspector
 
 METHOD = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
 
@@ -95,6 +95,26 @@ def test_pictures_of_any_size_are_judged_at_their_own(model: Path) -> None:
         decision = judge(np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8))
         assert decision.anomaly_map.shape == (h, w)
         assert decision.verdict in ("OK", "REVIEW", "NG")
+
+
+def test_its_exports_judge_as_it_does(model: Path, washers: Path) -> None:
+    """Both backends, from pixels to verdict, on good and forged pictures; this is what `flawforge export` proves."""
+    content = bundle.read(model)
+    net = loading.torch_net(content)
+    reference = inspector.from_content(content, loading.numpy_network(net, "cpu"))
+    goods, _ = export.good_pictures(content, washers / "train" / "good", 8)
+    compared = list(export.to_compare(goods, reference.canvas, 16, 0))
+    graph = export.to_onnx(net, reference.canvas)
+    for backend, files in (("onnx", {"model.onnx": graph}), ("openvino", export.to_openvino(graph))):
+        made = dataclasses.replace(content, tensors=b"", exported=files)
+        assert made.backend == backend
+        other = inspector.from_content(made, backends.network(made, model, backend=backend, threads=1))
+        _, parity = export.compare(reference, other, compared, "washers", raise_calibration=True)
+        export.prove(parity, False, 0.0)
+        batch = pictures(3, *reference.canvas)
+        for one, two in zip(reference.network(batch), other.network(batch), strict=True):
+            assert one.shape == two.shape
+            np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3 * float(np.abs(one).max()))
 
 
 @METHOD

@@ -2,6 +2,7 @@
 
     config.json  model.safetensors  calibration.json  manifest.json (sha256 of each file)  README.md (model card)
     roi.png      only where a region of interest was given
+An export holds the network as a graph instead: model.onnx, or model.xml and model.bin. That is format 2.
     evaluation/  written by `evaluate` for the report; not part of the model, not hashed
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +20,43 @@ from flawforge_runtime.calibrate import Calibration, calibration_from_dict
 from flawforge_runtime.files import new_folder, write_atomically
 from flawforge_runtime.types import FlawforgeError, Mask, ModelError
 
-FORMAT = 1
-FILES = ("config.json", "model.safetensors", "calibration.json", "README.md")
+FORMAT, EXPORT_FORMAT = 1, 2
+COMMON = ("config.json", "calibration.json", "README.md")
+NETWORKS = {"torch": ("model.safetensors",), "onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 NOT_A_MODEL = "{folder} is not a flawforge model folder ({why}); give a folder made by `flawforge fit -o`."
 DAMAGED = "The model folder {folder} is damaged ({why}); copy it again from where it was made, or fit again."
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a model folder holds. `tensors` are the bytes of model.safetensors; `config` is JSON-able."""
+    """What a model folder holds; `config` is JSON-able.
+
+    tensors   the bytes of model.safetensors; empty in an export
+    exported  {file name: bytes} of an export's graph, as NETWORKS names them; empty otherwise
+    """
 
     config: Mapping[str, Any]
     tensors: bytes
     calibration: Calibration | None
     card: str
     roi: Mask | None = None
+    exported: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def network(self) -> Mapping[str, bytes]:
+        """{file name: bytes} of the network, whatever its backend."""
+        return self.exported or {"model.safetensors": self.tensors}
+
+    @property
+    def backend(self) -> str:
+        """What runs the network: a key of NETWORKS."""
+        return next(name for name, files in NETWORKS.items() if set(files) == set(self.network))
 
     @property
     def model_id(self) -> str:
         """First 12 hex digits of the sha256 over settings and weights; recalibrating does not change it."""
-        return hashlib.sha256(_json(self.config) + self.tensors).hexdigest()[:12]
+        network = b"".join(data for _, data in sorted(self.network.items()))
+        return hashlib.sha256(_json(self.config) + network).hexdigest()[:12]
 
 
 def about(content: Content) -> dict[str, Any]:
@@ -64,7 +82,7 @@ def _write_files(folder: Path, content: Content) -> None:
     calibration = content.calibration.as_dict() if content.calibration else None
     files = {
         "config.json": _json(content.config),
-        "model.safetensors": content.tensors,
+        **content.network,
         "calibration.json": _json(calibration),
         "README.md": content.card.encode(),
     }
@@ -74,7 +92,8 @@ def _write_files(folder: Path, content: Content) -> None:
         images.write_image(folder / "roi.png", content.roi)
         files["roi.png"] = (folder / "roi.png").read_bytes()
     entries = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}
-    manifest = {"format": FORMAT, "made_by": "flawforge", "model_id": content.model_id, "files": entries}
+    form = EXPORT_FORMAT if content.exported else FORMAT
+    manifest = {"format": form, "made_by": "flawforge", "model_id": content.model_id, "files": entries}
     write_atomically(folder / "manifest.json", _json(manifest))
 
 
@@ -110,9 +129,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("made_by") != "flawforge":
         raise ModelError(NOT_A_MODEL.format(folder=folder, why="its manifest.json is another program's"))
     version = manifest.get("format")
-    if not isinstance(version, int) or version > FORMAT:
+    if not isinstance(version, int) or version > EXPORT_FORMAT:
         raise ModelError(
-            f"The model folder {folder} has format {version} and this flawforge reads up to {FORMAT}; update flawforge."
+            f"The model folder {folder} has format {version} and this flawforge reads up to {EXPORT_FORMAT}; "
+            "update flawforge."
         )
     return manifest
 
@@ -121,7 +141,8 @@ def read(folder: Path) -> Content:
     """Read a model folder and verify every hash. Raises ModelError: no folder, foreign, newer, damaged or truncated."""
     manifest = _manifest(folder)
     listed = manifest.get("files")
-    if not isinstance(listed, dict) or not set(FILES) <= set(listed) <= {*FILES, "roi.png"}:
+    allowed = [{*COMMON, *files} for files in NETWORKS.values()]
+    if not isinstance(listed, dict) or set(listed) - {"roi.png"} not in allowed:
         raise ModelError(DAMAGED.format(folder=folder, why="manifest.json does not list the model's files"))
     data: dict[str, bytes] = {}
     for name, entry in listed.items():
@@ -150,4 +171,5 @@ def _content(folder: Path, data: Mapping[str, bytes]) -> Content:
             raise KeyError("method")
     except (FlawforgeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(DAMAGED.format(folder=folder, why=f"its settings do not fit together: {error}")) from error
-    return Content(config, data["model.safetensors"], calibration, data["README.md"].decode(), roi)
+    exported = {name: data[name] for name in (*NETWORKS["onnx"], *NETWORKS["openvino"]) if name in data}
+    return Content(config, data.get("model.safetensors", b""), calibration, data["README.md"].decode(), roi, exported)

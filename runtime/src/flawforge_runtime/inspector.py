@@ -31,6 +31,8 @@ from flawforge_runtime.types import (
     ScoreRule,
 )
 
+UNCALIBRATED = "The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first."
+
 Network = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]]
 
 
@@ -134,9 +136,20 @@ class Inspector:
         """
         start = time.perf_counter()
         if self.calibration is None:
-            raise CalibrationError("The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first.")
+            raise CalibrationError(UNCALIBRATED)
         read = images.as_picture(picture, max_pixels=self.max_pixels)
-        judged = self.judge(read)
+        if not image_path and isinstance(picture, str | Path):
+            image_path = str(picture)
+        return self.decide(self.judge(read), image_path, read.notes, start)
+
+    def decide(self, judged: Judged, image_path: str = "", notes: tuple[str, ...] = (), start: float | None = None) -> Decision:
+        """Thresholds, regions and rules on a raw judgement. start: when the work on the picture began; None = now.
+
+        Raises CalibrationError where the model has no threshold yet.
+        """
+        start = time.perf_counter() if start is None else start
+        if self.calibration is None:
+            raise CalibrationError(UNCALIBRATED)
         calibration = self.calibration
         verdict = calibration.verdict(judged.score)
         mask = judged.anomaly_map > calibration.pixel_threshold
@@ -146,13 +159,11 @@ class Inspector:
             row, column = judged.at
             regions = (Region(column, row, 1, 1, 1, float(judged.anomaly_map[row, column])),)
         verdict, by_rule = calibration.rules.judge(verdict, [region.area for region in regions])
-        if not image_path and isinstance(picture, str | Path):
-            image_path = str(picture)
         return Decision(
             image_path=image_path, pred_score=judged.score, p_value=calibration.p_value(judged.score), verdict=verdict,
             pred_label=verdict == "NG", threshold=calibration.threshold, anomaly_map=judged.anomaly_map, pred_mask=mask,
             regions=regions, seconds=time.perf_counter() - start,
-            notes=(*read.notes, by_rule) if by_rule else read.notes,
+            notes=(*notes, by_rule) if by_rule else notes,
         )  # fmt: skip
 
     def with_calibration(self, calibration: Calibration) -> Inspector:

@@ -125,7 +125,7 @@ class Encoder(nn.Module):
         x = grid.flatten(2).transpose(1, 2) + positions(rows, columns, self.width, self.grid, pictures.device)
         if order is not None:
             x = _pick(x, order)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         for block in self.blocks:
             x = block(x)
         out: Tensor = self.norm(x)
@@ -154,7 +154,7 @@ class Decoder(nn.Module):
         x = self.embed(tokens)
         first, seen = x[:, :1], x[:, 1:]
         if order is not None:
-            blank = self.mask_token.to(seen.dtype).expand(len(x), rows * columns, -1)
+            blank = self.mask_token.to(seen.dtype).expand(x.shape[0], rows * columns, -1)
             seen = blank.scatter(1, order[:, :, None].expand(-1, -1, self.width), seen)
         seen = seen + positions(rows, columns, self.width, self.grid, x.device)
         x = torch.cat([first.to(seen.dtype), seen], dim=1)

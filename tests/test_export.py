@@ -1,0 +1,258 @@
+"""An export proves that it judges alike, or is not written; the runtime judges with it and loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import numpy as np
+import pytest
+
+import flawforge_runtime
+from flawforge import export as room
+from flawforge import loading
+from flawforge.cli import main
+from flawforge.types import ConfigError, DataError, ModelError, ScoreRule
+from flawforge_runtime import backends, bundle
+from flawforge_runtime.calibrate import calibrate
+from flawforge_runtime.images import Picture
+from flawforge_runtime.inspector import Inspector
+
+
+@pytest.fixture(scope="module")
+def exports(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The tiny model for both backends. Read only."""
+    folder = tmp_path_factory.mktemp("exports")
+    for to in ("onnx", "openvino"):
+        room.export(tiny_model, folder / to, to)
+    return {to: folder / to for to in ("onnx", "openvino")}
+
+
+@pytest.fixture(params=["onnx", "openvino"])
+def exported(request: Any, exports: dict[str, Path]) -> Path:
+    return exports[request.param]
+
+
+def picture_in(washers: Path) -> Path:
+    return min((washers / "test" / "scratch").iterdir())
+
+
+def test_the_folder_is_a_model_that_says_what_was_proved(exported: Path, tiny_model: Path) -> None:
+    network = {"onnx": {"model.onnx"}, "openvino": {"model.xml", "model.bin"}}[exported.name]
+    assert {path.name for path in exported.iterdir()} == network | {"config.json", "calibration.json", "manifest.json",
+                                                                    "README.md"}  # fmt: skip
+    assert json.loads((exported / "manifest.json").read_text())["format"] == 2
+    config = json.loads((exported / "config.json").read_text())
+    assert "held_back" not in config  # paths of the machine that fitted travel no further
+    parity = config["export"]["parity"]
+    assert parity["good"] + parity["forged"] >= 64
+    assert parity["good"] >= 1
+    assert parity["source"] == "good ones held back by fit"
+    assert parity["flips"] == []
+    assert 0.0 <= parity["score_difference"] <= 1e-3 * parity["score_spread"]
+    card = (exported / "README.md").read_text()
+    assert config["export"]["from"] == bundle.read(tiny_model).model_id
+    assert config["export"]["from"] in card
+    assert "0 of 64 verdicts flipped" in card
+
+
+def test_it_judges_as_the_model_through_every_door(exported: Path, tiny_model: Path, washers: Path) -> None:
+    path = picture_in(washers)
+    one = loading.load(tiny_model)(path)
+    for other in (loading.load(exported)(path), loading.load(exported, backend=exported.name, threads=1)(path),
+                  flawforge_runtime.load(exported)(path)):  # fmt: skip
+        assert other.verdict == one.verdict
+        assert other.p_value == one.p_value
+        assert other.pred_score == pytest.approx(one.pred_score, rel=1e-4)
+        np.testing.assert_allclose(other.anomaly_map, one.anomaly_map, atol=1e-5)
+
+
+def test_the_runtime_judges_it_without_torch(exported: Path, washers: Path) -> None:
+    program = (
+        "import sys, flawforge_runtime\n"
+        f"decision = flawforge_runtime.load({str(exported)!r})({str(picture_in(washers))!r})\n"
+        "assert decision.verdict in ('OK', 'REVIEW', 'NG')\n"
+        "assert not {'torch', 'flawforge', 'onnx', 'scipy', 'pydantic'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_batch_is_judged_as_its_pictures_are(exported: Path) -> None:
+    network = flawforge_runtime.load(exported).network
+    batch = np.random.default_rng(0).random((5, 3, 64, 64), dtype=np.float32)
+    maps, scores = network(batch)
+    again = [network(batch[i : i + 1]) for i in range(5)]
+    np.testing.assert_allclose(maps, np.concatenate([each[0] for each in again]), atol=1e-6)
+    np.testing.assert_allclose(scores, np.concatenate([each[1] for each in again]), atol=1e-6)
+
+
+def test_thresholds_move_after_export(exports: dict[str, Path], washers: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exports["onnx"], tmp_path / "model"))
+    before = bundle.read(folder)
+    run = click.testing.CliRunner().invoke(
+        main, ["calibrate", str(folder), str(washers / "train" / "good"), "--false-alarm", "0.2", "--backend", "onnx"]
+    )
+    assert run.exit_code == 0, run.output
+    after = bundle.read(folder)
+    assert after.exported == before.exported
+    assert after.model_id == before.model_id
+    assert after.calibration is not None
+    assert (after.calibration.n, after.calibration.false_alarm) == (24, 0.2)
+    assert "## Export" in after.card
+
+
+def test_the_command_reports_and_refuses_what_exists(exports: dict[str, Path], tiny_model: Path, washers: Path) -> None:
+    runner = click.testing.CliRunner()
+    run = runner.invoke(main, ["export", str(tiny_model), "-o", str(exports["onnx"]), "--to", "onnx"])
+    assert run.exit_code == 1
+    assert "exists already" in run.output
+    run = runner.invoke(main, ["export", str(exports["onnx"]), "-o", str(washers / "x"), "--to", "onnx"])
+    assert "is an export already" in run.output
+    run = runner.invoke(main, ["inspect", str(exports["openvino"]), str(picture_in(washers)), "--backend", "openvino"])
+    assert run.exit_code == 0, run.output
+    assert "scratch" in run.output
+
+
+def test_what_is_no_parity_is_refused_and_leaves_nothing(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "LEAST_ROUNDING", -1.0)
+    monkeypatch.setattr(room, "ROUNDING", -1.0)  # now even equal scores differ by more than is allowed
+    with pytest.raises(ModelError, match=r"The export's score differs by up to .* nothing was written"):
+        room.export(tiny_model, tmp_path / "out", "onnx", seed=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def judge(shift: float, slope: float = 1.0) -> Inspector:
+    """Calls a picture strange by its brightness; the other network by a little more."""
+
+    def network(batch: Any) -> tuple[Any, Any]:
+        maps = (batch.mean(axis=1) * slope + shift).astype(np.float32)
+        return maps, maps.max(axis=(1, 2))
+
+    return Inspector(network, (8, 8), ScoreRule(), calibrate(list(np.linspace(0.1, 0.5, 19)), 0.05, review=0.1))
+
+
+def grey(*levels: float) -> list[tuple[str, Picture]]:
+    return [("good", Picture(np.full((8, 8, 3), level, np.float32), "grey")) for level in levels]
+
+
+def test_rounding_flips_no_picture_that_lies_on_the_threshold() -> None:
+    model, other = judge(0.0), judge(1e-5)
+    threshold = model.calibration.threshold  # type: ignore[union-attr]
+    compared = grey(0.2, threshold, 0.45, 0.9)
+    raised, parity = room.compare(model, other, compared, "", raise_calibration=True)
+    assert parity.flips == ()
+    assert parity.score_difference == pytest.approx(1e-5, rel=0.01)
+    assert raised is not None
+    assert raised.threshold >= threshold + 0.99e-5
+    room.prove(parity, False, 0.0)
+    _, parity = room.compare(model, other, compared, "", raise_calibration=False)
+    assert len(parity.flips) == 1
+    assert "OK at" in parity.flips[0] or "REVIEW at" in parity.flips[0]
+
+
+def test_flips_are_refused_in_float32_and_counted_in_int8() -> None:
+    compared = grey(*np.linspace(0.3, 0.7, 20))
+    _, parity = room.compare(judge(0.0), judge(0.05), compared, "", raise_calibration=False)
+    assert 1 <= len(parity.flips) <= 6
+    with pytest.raises(ModelError, match=r"another verdict and none may, so nothing was written"):
+        room.prove(parity, False, 1.0)
+    with pytest.raises(ModelError, match=r"at most 2.0% may"):
+        room.prove(parity, True, 0.02)
+    room.prove(parity, True, 0.5)
+    assert f"flipped verdicts: {len(parity.flips)} of 20" in parity.lines()
+
+
+def test_a_difference_above_rounding_is_refused_without_a_flip() -> None:
+    _, parity = room.compare(judge(0.0), judge(0.0, 1.01), grey(0.0, 0.9), "", raise_calibration=True)
+    assert parity.flips == ()
+    with pytest.raises(ModelError, match="more than rounding explains"):
+        room.prove(parity, False, 0.0)
+    not_a_number = dataclasses.replace(parity, score_difference=float("nan"))
+    with pytest.raises(ModelError, match="more than rounding explains"):
+        room.prove(not_a_number, False, 0.0)
+
+
+def test_compared_are_at_least_as_many_forged_as_good_ones_and_always_the_same() -> None:
+    goods = [Picture(np.random.default_rng(i).integers(0, 256, (90, 70, 3), dtype=np.uint8), "8-bit RGB") for i in range(5)]
+    one, two = (list(room.to_compare(goods, (64, 64), 64, 7)) for _ in range(2))
+    assert [kind for kind, _ in one].count("good") == 5
+    assert len(one) == 64
+    assert len({kind for kind, _ in one}) == 1 + len(room.FORGERS)
+    for (_, first), (_, second) in zip(one, two, strict=True):
+        np.testing.assert_array_equal(first.pixels, second.pixels)
+
+
+def test_where_the_good_pictures_come_from(tiny_model: Path, washers: Path, tmp_path: Path) -> None:
+    content = bundle.read(tiny_model)
+    assert room.good_pictures(content, washers / "test" / "good", 3)[1].endswith("good")
+    assert len(room.good_pictures(content, washers / "train" / "good", 3)[0]) == 3
+    gone = dataclasses.replace(content, config={**content.config, "held_back": [str(tmp_path / "gone.png")]})
+    drawn, source = room.good_pictures(gone, None, 4)
+    assert len(drawn) == 4
+    assert "another product" in source
+    for empty in (tmp_path, tmp_path / "none"):
+        with pytest.raises(DataError, match="holds no picture"):
+            room.good_pictures(content, empty, 4)
+
+
+def test_options_are_checked_before_any_work(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for options, words in (
+        ({"to": "tflite"}, "allowed are onnx and openvino"),
+        ({"to": "onnx", "pictures": 8}, "allowed are 64 or more"),
+        ({"to": "onnx", "max_flips": 2.0}, "allowed is a share from 0 to 1"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            room.export(tiny_model, tmp_path / "out", **options)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(ConfigError, match=r"run `pip install nncf`"):
+        room.export(tiny_model, tmp_path / "out", "onnx", int8=True)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ConfigError, match=r"run `pip install onnxscript nncf`"):
+        room.export(tiny_model, tmp_path / "out", "onnx", int8=True)
+
+
+def test_a_missing_backend_names_the_command(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = backends.PACKAGES[exported.name]
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"Backend {exported.name} is not installed here; run `pip install {package}`"):
+        flawforge_runtime.load(exported)
+
+
+def test_backends_and_threads_that_do_not_fit(exports: dict[str, Path], tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"was exported to onnx; .*--to openvino"):
+        loading.load(exports["onnx"], backend="openvino")
+    with pytest.raises(ConfigError, match=r"holds torch weights; run `flawforge export .* --to onnx`"):
+        loading.load(tiny_model, backend="onnx")
+    with pytest.raises(ModelError, match=r"holds torch weights, .*flawforge export"):
+        flawforge_runtime.load(tiny_model)
+    with pytest.raises(ConfigError, match="an export for the CPU"):
+        loading.load(exports["onnx"], device="cuda")
+    for threads in (0, backends.cores() + 1):
+        for folder in (exports["onnx"], tiny_model):
+            with pytest.raises(ConfigError, match=rf"{threads} threads were asked for; allowed here .* {backends.cores()}"):
+                loading.load(folder, threads=threads)
+    with pytest.raises(ConfigError, match="Precision bfloat16 was asked for with onnx"):
+        flawforge_runtime.load(exports["onnx"], precision="bfloat16")
+    assert loading.load(tiny_model, backend="torch", threads=1).content is not None
+
+
+def test_a_missing_or_altered_file_is_refused(exported: Path, tmp_path: Path) -> None:
+    name = {"onnx": "model.onnx", "openvino": "model.bin"}[exported.name]
+    folder = Path(shutil.copytree(exported, tmp_path / "model"))
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(ModelError, match=f"the sha256 of {name} is not the one in manifest.json"):
+        flawforge_runtime.load(folder)
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=f"{name} is missing"):
+        flawforge_runtime.load(folder)
