@@ -54,7 +54,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda m: (m / "manifest.json").unlink(), "not a flawforge model folder .it has no manifest"),
     "half a manifest": (lambda m: os.truncate(m / "manifest.json", 50), "manifest.json is not valid JSON"),
     "another program's": (lambda m: edit_json(m, "manifest.json", made_by="x"), "another program's"),
-    "newer": (lambda m: edit_json(m, "manifest.json", format=99), "format 99 .* reads up to 1; update flawforge"),
+    "newer": (lambda m: edit_json(m, "manifest.json", format=99), "format 99 .* reads up to 2; update flawforge"),
     "manifest of nothing": (lambda m: edit_json(m, "manifest.json", files={}), "does not list"),
     "a path outside": (lambda m: _list(m, "../secret"), "does not list"),
 }

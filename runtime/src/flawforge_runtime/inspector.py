@@ -142,7 +142,9 @@ class Inspector:
             image_path = str(picture)
         return self.decide(self.judge(read), image_path, read.notes, start)
 
-    def decide(self, judged: Judged, image_path: str = "", notes: tuple[str, ...] = (), start: float | None = None) -> Decision:
+    def decide(
+        self, judged: Judged, image_path: str = "", notes: tuple[str, ...] = (), start: float | None = None
+    ) -> Decision:
         """Thresholds, regions and rules on a raw judgement. start: when the work on the picture began; None = now.
 
         Raises CalibrationError where the model has no threshold yet.
