@@ -197,7 +197,7 @@ def test_a_mask_of_another_size_is_refused(washers: Path, tiny_model: Path, tmp_
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fit", "{data}", "-o", "{new}", "--method", "magic"], "allowed are draem"),
+        (["fit", "{data}", "-o", "{new}", "--method", "magic"], "allowed are auto"),
         (["fit", "{data}", "-o", "{new}", "--set", "bach=2"], "did you mean batch"),
         (["fit", "{data}", "-o", "{new}", "--set", "batch"], "KEY=VALUE"),
         (["fit", "{data}", "-o", "{new}", "--config", "none.toml"], "none.toml"),

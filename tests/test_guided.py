@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from flawforge import engine, fitting, loading
 from flawforge.methods import METHODS, guided
+from flawforge.nn.head_start import recipe
 from flawforge.types import Batch, Collect, ScoreRule, Train
 from flawforge_runtime.inspector import picture_score
 
@@ -195,6 +196,22 @@ def test_the_segmenter_never_sees_the_pictures_of_the_gate() -> None:
         assert set(taught(count)).isdisjoint(proved(count))
         assert set(taught(count)) | set(proved(count)) == set(range(count))
     assert taught(10) == proved(10) == []
+
+
+def test_the_shipped_weights_are_those_of_the_recipe_and_fit_the_default() -> None:
+    config = METHODS["auto"].profiles["cpu"]
+    assert (recipe()["width"], recipe()["maps"]) == (config.width, len(config.normalised) + len(config.raw))
+    assert recipe()["photographs"] == 0
+    first, second = (fitting.seeded(guided.Guided, config, seed) for seed in (0, 1))
+    for name, value in first.unet.state_dict().items():
+        assert torch.equal(value, second.unet.state_dict()[name])  # nothing is left to the seed
+    bare = fitting.seeded(guided.Guided, dataclasses.replace(config, head_start=False), 0)
+    assert not torch.equal(bare.unet.out.weight, first.unet.out.weight)
+    narrow = dataclasses.replace(config, width=8)
+    assert torch.equal(
+        fitting.seeded(guided.Guided, narrow, 3).unet.out.weight,
+        fitting.seeded(guided.Guided, dataclasses.replace(narrow, head_start=False), 3).unet.out.weight,
+    )
 
 
 def test_minutes_leave_room_for_looking_and_proving() -> None:

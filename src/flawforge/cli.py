@@ -14,7 +14,7 @@ import click
 from flawforge import __version__
 from flawforge.types import ConfigError, Decision, FlawforgeError
 
-METHOD = "patchstats"  # as fitting.METHOD; both are repeated so that --help imports neither OpenCV nor torch (tested)
+METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports neither OpenCV nor torch (tested)
 MAX_PIXELS = 100_000_000  # as images.MAX_PIXELS
 
 

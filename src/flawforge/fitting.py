@@ -47,7 +47,7 @@ from flawforge_runtime import bundle, calibrate, images, inspector
 
 FALSE_ALARM, REVIEW = 0.01, 0.05
 DEFAULT_MINUTES = 10.0
-METHOD = "patchstats"
+METHOD = "auto"
 BACKGROUND_FROM = 24
 
 

@@ -12,6 +12,7 @@ good parts are", which carries over from product to product.
     losses                        `loss`                   focal (Lin et al. 2017), dice over the batch (Milletari 2016)
     what nothing can see          `seen`                   ours: forged regions that no statistic notices teach nothing
     gate                          `prove`, `decide`        ours: held-out forgers on held-back good pictures
+    head start                    `nn.head_start`          ours: weights trained on procedurally drawn products
 
 Guide and segmenter never see the same picture twice: the good pictures are dealt into `folds`, and a forged picture is
 judged by Gaussians fitted without its fold, as strange parts will be. The first fold is kept from the segmenter altogether.
@@ -38,6 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawforge.forge import FAMILIES, FORGERS, Mix
+from flawforge.nn.head_start import head_start
 from flawforge.nn.losses import dice_loss, focal_map, masked_mean
 from flawforge.nn.patchstats import PatchStats, even_light, fuse, looks
 from flawforge.nn.schedules import cosine_schedule
@@ -66,6 +68,7 @@ class Config:
     light: Annotated[int, Ge(9)] = 33
     folds: Annotated[int, Ge(2)] = 5
     width: Annotated[int, Ge(1)] = 16
+    head_start: bool = True  # begin with the weights that ship with flawforge, where they fit `width`
     use: Literal["gate", "statistics", "segmenter", "sum"] = "sum"
     seen: Annotated[float, Ge(0)] = 3.0  # nats by which a forged region must raise the statistics to be learnt from
     learning_rate: Annotated[float, Gt(0)] = 2e-3
@@ -79,7 +82,7 @@ class Config:
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
 
 
-TINY = Config(normalised=(1,), raw=(2,), filters=4, side=5, folds=2, width=2, batch=4, proofs=2,
+TINY = Config(normalised=(1,), raw=(2,), filters=4, side=5, folds=2, width=2, batch=4, proofs=2, head_start=False,
               learning_rate=5e-3, precision="32-true")  # fmt: skip
 
 
@@ -100,6 +103,8 @@ class Guided(nn.Module):
         self.unet = UNet(maps + 3 + 24, 4, config.width)
         initialise(self.unet)
         self.skip, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.full((1,), -4.0))
+        if config.head_start:
+            head_start(self, config.width, maps)
         self.register_buffer("mean", torch.zeros(3, 0, 0))
         self.register_buffer("deviation", torch.ones(3, 0, 0))
         self.register_buffer("unit", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))  # of statistics and segmenter: middle, width

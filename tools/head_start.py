@@ -1,0 +1,139 @@
+"""Train the weights that `guided` and `auto` begin with, on procedurally drawn products alone.
+
+    OMP_NUM_THREADS=1 python tools/head_start.py --minutes 40 --out src/flawforge/weights
+
+Each product is drawn (`procedural.product`), its statistics are fitted as `fit` would, and the segmenter learns a while from
+forgeries on its pictures, by Gaussians that never saw them; then the next product takes its place. What is common to all of
+them is "this is stranger than the good pictures say", not a texture. Only the forgers that `guided` trains with are used, so
+the physical family stays unseen for gate and proof. Writes guided.safetensors (fp16) and guided.json, the recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from flawforge import engine
+from flawforge.methods import guided
+from flawforge.nn.schedules import cosine_schedule
+from flawforge.types import Batch, Collect, Sample
+from flawforge_runtime.files import write_atomically
+from flawforge_runtime.inspector import to_network
+from procedural import product
+
+SIZE, PICTURES, BATCH, LIVE, EVERY = 192, 20, 8, 12, 20  # canvas; pictures of a product; products at a time; steps each
+
+
+class Drawn:
+    """One product: its pictures and, in a net of its own, its statistics."""
+
+    def __init__(self, seed: int, config: guided.Config) -> None:
+        made = product(seed, SIZE)
+        self.seed, self.config = seed, config
+        self.pictures = [made.picture(np.random.default_rng([seed, i])) for i in range(PICTURES)]
+        self.net = guided.Guided(config)
+        clean = [to_network(picture)[0] for picture in self.pictures]
+        looked = [stage for stage in guided.stages(self.net, config) if isinstance(stage, Collect)][:5]
+
+        def batches() -> Iterator[Batch]:
+            for start in range(0, PICTURES, 4):
+                x = np.stack(clean[start : start + 4])
+                one = np.ones_like(x[:, :1])
+                yield Batch(x, x, one * 0, one, np.arange(start, start + len(x)))
+
+        def never(stage: int, step: int) -> Batch:
+            raise AssertionError("a Collect stage forges nothing")
+
+        engine.fit(self.net, looked, never, engine.Budget(steps=1), engine.Run(device="cpu"), clean=batches)
+
+    def batch(self, step: int) -> Batch:
+        """Pictures of this product, most of them forged."""
+        forger = guided.forger(self.config)
+        parts: list[list[Any]] = [[], [], [], []]
+        for place in range(BATCH):
+            rng = np.random.default_rng([self.seed, step, place])
+            index = int(rng.integers(PICTURES))
+            picture = self.pictures[index]
+            other = self.pictures[(index + 1 + int(rng.integers(PICTURES - 1))) % PICTURES]
+            mask = np.zeros(picture.shape[:2], bool)
+            forged = picture
+            if rng.random() < self.config.forge_share:
+                made = forger(Sample(picture, other=other), rng)
+                forged, mask = made.image, made.mask
+            for part, each in zip(parts, (to_network(forged)[0], to_network(picture)[0], mask[None], index), strict=True):
+                part.append(each)
+        forged, clean = (torch.from_numpy(np.stack(part)) for part in parts[:2])
+        mask = torch.from_numpy(np.stack(parts[2])).float()
+        return Batch(forged, clean, mask, torch.ones_like(mask), torch.tensor(parts[3]))
+
+
+def lesson(net: guided.Guided, drawn: Drawn, batch: Batch) -> dict[str, Tensor]:
+    """The loss of `guided`, with this product's statistics for a guide and the common segmenter."""
+    config = drawn.config
+    folds = [index % config.folds for index in batch.index.tolist()]
+    picture, fused = drawn.net.look(batch.forged, folds)
+    weights = guided.seen(fused, guided.fused_clean(drawn.net, batch, folds), batch.mask, batch.valid, config.seen)
+    with torch.autocast("cpu", torch.bfloat16):
+        logit = net.segment(picture.contiguous(memory_format=torch.channels_last), fused).float()
+    return guided.losses(logit, batch.mask, weights, config)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=40)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    config = guided.Config(head_start=False)
+    net = guided.Guided(config).to(memory_format=torch.channels_last)
+    parameters = [*net.unet.parameters(), net.skip, net.bias]
+    optimiser = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=1e-4)
+    rng = np.random.default_rng(options.seed)
+    first = options.seed * 100_000
+    live: list[Drawn] = []
+    start, step, drawn = time.monotonic(), 0, 0
+    shown: dict[str, float] = {}
+    while (progress := (time.monotonic() - start) / 60 / options.minutes) < 1:
+        if len(live) < LIVE or step % EVERY == 0:
+            live = [*live, Drawn(first + drawn, config)][-LIVE:]
+            drawn += 1
+        each = live[int(rng.integers(len(live)))]
+        net.train()
+        losses = lesson(net, each, each.batch(step))
+        for group in optimiser.param_groups:
+            group["lr"] = options.learning_rate * cosine_schedule(progress)
+        optimiser.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimiser.step()
+        step += 1
+        for name, value in losses.items():
+            shown[name] = 0.98 * shown.get(name, float(value.detach())) + 0.02 * float(value.detach())
+        if step % 50 == 0:
+            print(step, f"{progress:.2f}", drawn, {name: round(value, 4) for name, value in shown.items()}, flush=True)
+    kept = {name: value for name, value in net.state_dict().items() if name.startswith(("unet.", "skip", "bias"))}
+    data = save({name: (each.half() if each.is_floating_point() else each).contiguous() for name, each in kept.items()})
+    recipe = {
+        "script": "tools/head_start.py", "seed": options.seed, "minutes": options.minutes, "steps": step, "products": drawn,
+        "pictures": PICTURES, "size": SIZE, "forgers": list(guided.FORGED), "width": config.width,
+        "maps": len(net.stats.branches), "sha256": hashlib.sha256(data).hexdigest(), "photographs": 0,
+    }  # fmt: skip
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.out / "guided.safetensors", data)
+    write_atomically(options.out / "guided.json", (json.dumps(recipe, indent=1) + "\n").encode())
+    print(recipe)
+
+
+if __name__ == "__main__":
+    main()
