@@ -24,7 +24,10 @@ EXAMPLES = {
         "flawforge fit parts -o bracket --method isstad --init clamp",
         "flawforge fit parts -o bracket --dry-run",
     ],
-    "calibrate": ["flawforge calibrate bracket new/good --false-alarm 0.02 --review 0.1"],
+    "calibrate": [
+        "flawforge calibrate bracket new/good --false-alarm 0.02 --review 0.1",
+        "flawforge calibrate bracket new/good --false-alarm 0.05 --confidence 0.95 --min-area 0.2 --scale 0.05",
+    ],
     "inspect": [
         "flawforge inspect bracket today/*.png > today.csv",
         "flawforge inspect bracket today -o judged --overlays --format jsonl",
@@ -40,6 +43,7 @@ EXAMPLES = {
         "flawforge export bracket -o bracket-onnx --to onnx",
         "flawforge export bracket -o bracket-int8 --to openvino --int8 --good new/good",
     ],
+    "drift": ["flawforge drift bracket today --alarm 0.001"],
     "report": ["flawforge report bracket -o bracket.html"],
     "forge": ["flawforge forge parts/good -o forged --forger perlin --forger scratch --count 8"],
     "methods": ["flawforge methods"],

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from flawforge import sight
 from flawforge.charts import percent
 from flawforge_runtime.calibrate import Calibration, pictures_needed, strictest_rate
 
@@ -47,8 +48,28 @@ def _promise_text(calibration: Calibration) -> str:
     return f"{text} They carry {percent(best)} at best."
 
 
-def answer(calibration: Calibration | None, evaluation: Facts | None) -> list[dict[str, str]]:
-    """Sentences for the first screen: {"tone": "good" | "open" | "warn", "text"}; the first one is the headline."""
+def answer(
+    calibration: Calibration | None, evaluation: Facts | None, proof: Facts | None = None, drift: Facts | None = None
+) -> list[dict[str, str]]:
+    """Sentences for the first screen: {"tone": "good" | "open" | "warn", "text"}; the first one is the headline.
+
+    proof, drift  the dicts of `flawforge pod --json` and `flawforge drift --json`; None = there is none
+    """
+    said = _answer(calibration, evaluation)
+    if calibration is None:
+        return said
+    seen = sight.sentences(proof["curves"]) if proof and proof.get("curves") else []
+    if seen and not evaluation:
+        text = "Its false alarms are promised, and what it sees is shown on forged defects; real ones have not been tried."
+        said = [{"tone": "open", "text": text}]
+    said = [said[0], *({"tone": "open", "text": text} for text in seen), *said[1:]]
+    if drift and drift.get("alarm"):
+        said = [{"tone": "warn", "text": f"Not now: {drift['text']}"}, *said[1:]]
+    return said
+
+
+def _answer(calibration: Calibration | None, evaluation: Facts | None) -> list[dict[str, str]]:
+    """What the promise and real pictures say."""
     if calibration is None:
         return [{"tone": "warn", "text": "Not yet: the model gives scores, but it has no thresholds and so no verdicts."}]
     point = (evaluation or {}).get("operating_point") or {}
@@ -115,11 +136,15 @@ def stale(model_id: str, calibration: Calibration | None, evaluation: Facts | No
 
 
 def missing(
-    name: str, config: Mapping[str, Any], calibration: Calibration | None, evaluation: Facts | None
+    name: str, config: Mapping[str, Any], calibration: Calibration | None, evaluation: Facts | None,
+    proof: Facts | None = None, drift: Facts | None = None,
 ) -> list[dict[str, str]]:
     """What the report cannot say, and the command that would change it."""
     parts = [
         (calibration is None, "The model has no thresholds.", f"flawforge calibrate {name} GOOD"),
+        (not proof, "What it can see has not been proved on forged defects.", f"flawforge pod {name} DATA"),
+        (not drift, "Whether parts in use are still like those it was calibrated on is not known.",
+         f"flawforge drift {name} PARTS_IN_USE"),
         (not evaluation, "It has not been tried on labelled pictures.", f"flawforge evaluate {name} DATA"),
         (bool(evaluation) and not (evaluation or {}).get("pixel"), "The evaluation had no masks: nothing is said on pixels.",
          f"flawforge evaluate {name} DATA_WITH_GROUND_TRUTH"),

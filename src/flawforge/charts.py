@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -149,6 +150,53 @@ def training_curves(history: Sequence[Mapping[str, object]]) -> Markup:
         parts.append(_polyline([(x(a), y(b)) for a, b in kept], f"curve series{i % 5}"))
         parts.append(_text(WIDTH - RIGHT - 4, TOP + 10 + 15 * i, name, f"label end series-text{i % 5}"))
     return _svg(parts, "Training losses over the steps")
+
+
+def pod_curves(curves: Sequence[Mapping[str, Any]]) -> Markup:
+    """POD against size for one kind of defect, a line with its band per contrast; dots are counts by size.
+
+    curves  rows of `flawforge pod --json`. The dashed line is POD 0.9; a tick on the axis marks each a90/95.
+    """
+    curves = [curve for curve in curves if curve["points"]]
+    if not curves:
+        return _nothing("none could be forged")
+    sizes = [point[0] for curve in curves for point in (curve["points"][0], curve["points"][-1])]
+    low, high = min(sizes), max(sizes)
+    x, y = Axis(low / 1.05, high * 1.05, LEFT, WIDTH - RIGHT, log=True), Axis(0, 1, HEIGHT - BOTTOM, TOP + 14)
+    parts = [_grid_x(x, f"size, {curves[0]['unit']} (largest extent)"), _grid_y(y, percent)]
+    parts.append(_line(LEFT, y(0.9), WIDTH - RIGHT, y(0.9), "mark axis"))
+    for i, curve in enumerate(curves):
+        there = [(x(a), y(low)) for a, _, low, _ in curve["points"]]
+        back = [(x(a), y(high)) for a, _, _, high in reversed(curve["points"])]
+        corners = " ".join(f"{_n(a)},{_n(b)}" for a, b in (*there, *back))
+        parts.append(Markup('<polygon class="band series-fill{}" points="{}"/>').format(i % 5, corners))
+    for i, curve in enumerate(curves):
+        parts.append(_polyline([(x(a), y(p)) for a, p, _, _ in curve["points"]], f"curve series{i % 5}"))
+        for start, end, hits, of, *_ in curve["bins"]:
+            dot = Markup('<circle class="series-fill{}" cx="{}" cy="{}" r="3.2"><title>{}</title></circle>')
+            tip = f"{hits} of {of} found, {_number(start)} to {_number(end)}"
+            parts.append(dot.format(i % 5, _n(x(math.sqrt(start * end))), _n(y(hits / of)), tip))
+        bound = curve["a90_95"]
+        if bound is not None:
+            parts.append(_line(x(bound), y(0.9), x(bound), HEIGHT - BOTTOM, f"mark series{i % 5}"))
+        words = "not reached" if bound is None else f"{_number(math.ceil(bound * 10) / 10)} {curve['unit']}"
+        label = f"contrast {curve['contrast']:g}: a90/95 {words}"
+        parts.append(_text(LEFT + 2, TOP - 20 + 17 * i, label, f"label strong series-text{i % 5}"))
+    return _svg(parts, f"Probability of detection of forged {curves[0]['kind']} defects by size")
+
+
+def evidence(wealth: Sequence[float], level: float) -> Markup:
+    """Evidence of drift (a bettor's wealth) over the parts in use, on a logarithmic axis, and the level of the alarm."""
+    values = [max(value, 1e-3) for value in finite(wealth)]
+    if len(values) < 2:
+        return _nothing("no parts in use")
+    x = Axis(0, len(values) - 1, LEFT, WIDTH - RIGHT)
+    y = Axis(min(0.1, *values), max(2 * level, *values), HEIGHT - BOTTOM, TOP, log=True)
+    parts = [_grid_x(x, "parts in use"), _grid_y(y), _line(LEFT, y(level), WIDTH - RIGHT, y(level), "mark ng")]
+    parts.append(_text(LEFT + 4, y(level) - 5, "alarm", "label ng"))
+    kept = list(enumerate(values))[:: max(1, len(values) // 400)]
+    parts.append(_polyline([(x(i), y(v)) for i, v in kept], "curve"))
+    return _svg(parts, "Evidence of drift over the parts in use")
 
 
 def whisker(value: float | None, low: float | None, high: float | None) -> Markup:

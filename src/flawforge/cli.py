@@ -455,6 +455,41 @@ def _pod_lines(result: dict[str, Any]) -> list[str]:
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
+@click.option("--alarm", default=0.01, show_default=True, help="Probability of a false alarm, however long one watches.")
+@click.option("--defects", default=0.1, show_default=True, help="Share of defective parts that is normal on this line.")
+@click.option("--group-by", metavar="REGEX", help="Pictures of one part share what this finds in FOLDER/NAME.")
+@_seed
+@_device
+def drift(model: Path, paths: tuple[Path, ...], json_file: Path | None, alarm: float, defects: float,
+          group_by: str | None, seed: int, device: str) -> None:  # fmt: skip
+    """Are PATHS (parts in use, in their order) still like the good parts that MODEL was calibrated on?
+
+    Folders are taken in the order of their file names. The report of MODEL shows the last check.
+    """
+    from flawforge.drift import watch
+    from flawforge.listing import Entry, part_of
+    from flawforge.loading import load
+    from flawforge.overlays import save_album, write_json
+    from flawforge.rows import pictures_of
+
+    files = pictures_of(paths)
+    parts = part_of([Entry(path) for path in files], group_by) if group_by is not None else None
+    inspector = load(model, device=device)
+    with _counter("watching") as show:
+        result = watch(inspector, files, alarm=alarm, defects=defects, parts=parts, seed=seed, progress=show)
+    try:
+        save_album(model, "drift", result)
+    except PermissionError:
+        click.echo(f"  {model} cannot be written to, so the report will not show this check", err=True)
+    if json_file is not None:
+        write_json(json_file, result)
+    click.echo(("DRIFT: " if result["alarm"] else "") + result["text"])
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--out", default=Path("report.html"), show_default=True, type=click.Path(path_type=Path),
               help="The page to write.")  # fmt: skip
 def report(model: Path, out: Path) -> None:

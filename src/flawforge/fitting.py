@@ -21,7 +21,7 @@ import psutil
 import torch
 from safetensors.torch import save as tensors_to_bytes
 
-from flawforge import __version__, card, config, data, engine, loading, tolerance
+from flawforge import __version__, card, config, data, drift, engine, loading, tolerance
 from flawforge.forge import names_in
 from flawforge.listing import part_of, textures_in
 from flawforge.methods import METHODS
@@ -491,6 +491,7 @@ def calibrate_on(
     Raises CalibrationError where the readable ones cannot carry the rates.
     """
     highest: dict[Any, tuple[float, float]] = {}
+    looks: list[dict[str, float]] = []
     skipped = []
     kinds = tolerance.kinds_from(tolerate)
     for place, path in enumerate(paths):
@@ -506,10 +507,12 @@ def calibrate_on(
         key = path if parts is None else parts[path]
         score, peak = highest.get(key, (judged.score, judged.peak))
         highest[key] = max(score, judged.score), max(peak, judged.peak)
+        looks.append(drift.looks_of(picture.pixels))
     scores, peaks = ([each[i] for each in highest.values()] for i in (0, 1))
     made = calibrate.calibrate(scores, false_alarm, review=review, peaks=peaks, confidence=confidence,
                                per_part=parts is not None, rules=rules)  # fmt: skip
-    return made, skipped
+    table = {name: tuple(each[name] for each in looks) for name in drift.LOOKS}
+    return dataclasses.replace(made, looks=table), skipped
 
 
 def _content(

@@ -37,7 +37,7 @@ from flawforge_runtime.images import MAX_PIXELS, read_picture
 BOOTSTRAP = 400  # replicates, where good pictures carry more than one forgery of a curve
 POINTS = 25  # sizes at which a curve is written down
 BINS = 6  # of sizes, for the counts beside a curve
-SIDE = 360  # longest side in pixels of a picture in an overlay
+SIDE = 300  # longest side in pixels of a picture in an overlay
 HIT = "verdict NG and a marked region touches the defect (within 1/64 of the picture's shorter side)"
 SIZE = "largest extent (maximum Feret diameter) of the forged mask"
 
@@ -232,7 +232,7 @@ def _false_alarm(calibration: Calibration, judged: Sequence[tuple[float, str]]) 
     measured = intervals.rate(sum(verdict == "NG" for verdict in fresh), len(fresh))
     return {
         "promised": calibration.false_alarm, "measured": measured._asdict(), "n": len(fresh),
-        "calibrated_on": len(judged) - len(fresh), "calibration_pictures": calibration.n,
+        "threshold": calibration.threshold, "calibrated_on": len(judged) - len(fresh), "calibration_pictures": calibration.n,
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from flawforge import answer, charts
+from flawforge import answer, charts, sight
 from flawforge.answer import Facts
 from flawforge.charts import percent
 from flawforge.types import ConfigError, ModelError
@@ -66,7 +66,9 @@ def report_facts(model_folder: Path) -> Facts:
     content = bundle.read(model_folder)
     calibration = content.calibration
     evaluation = _read_json(model_folder / "evaluation" / "evaluation.json")
-    missing = answer.missing(model_folder.name, content.config, calibration, evaluation)
+    proof = _read_json(model_folder / "proof" / "proof.json")
+    drift = _read_json(model_folder / "drift" / "drift.json")
+    missing = answer.missing(model_folder.name, content.config, calibration, evaluation, proof, drift)
     return {
         "name": model_folder.resolve().name,
         "folder": str(model_folder.resolve()),
@@ -74,9 +76,11 @@ def report_facts(model_folder: Path) -> Facts:
         "config": dict(content.config),
         "calibration": calibration.as_dict() if calibration else None,
         "promise": answer.promise(calibration),
-        "answer": answer.answer(calibration, evaluation),
+        "answer": answer.answer(calibration, evaluation, proof, drift),
         "missing": missing,
         "evaluation": evaluation,
+        "proof": proof and {key: value for key, value in proof.items() if key not in ("trials", "good_scores")},
+        "drift": drift and {key: value for key, value in drift.items() if key != "parts"},
         "stale": answer.stale(content.model_id, calibration, evaluation),
         "files": _read_json(model_folder / "manifest.json")["files"],
         "card": content.card,
@@ -104,6 +108,9 @@ def report_html(facts: Facts) -> str:
         metrics=_metric_rows(evaluation),
         kinds=_kind_rows(evaluation),
         gallery=_gallery(facts),
+        sight=sight.view(facts["proof"]),
+        proof_gallery=_proof_gallery(facts),
+        watched=charts.evidence(facts["drift"]["wealth"], facts["drift"]["level"]) if facts["drift"] else "",
         rows=sorted(rows, key=lambda row: -_sortable(row.get("score"))),
         histogram=charts.histogram(good or (calibration or {}).get("scores", []), defective, lines),
         trade_off=charts.trade_off(good, defective, calibration["threshold"] if calibration else None),
@@ -133,6 +140,13 @@ def report_markdown(facts: Facts) -> str:
             lines.append(f"| {_md(row['kind'])} | {row['auroc']} | {row['escape']} | {row['interval']} |")
         lines.append("")
         lines += [f"- {_md(note)}" for note in evaluation.get("notes") or []] + [""]
+    seen = sight.view(facts["proof"])
+    if seen:
+        columns = ("kind", "contrast", "found", "a50", "a90", "bound")
+        lines += ["## Forged defects that it finds", "", "| kind | contrast | found | a50 | a90 | a90/95 |"]
+        lines += ["|---|---|---|---|---|---|"]
+        lines += [f"| {' | '.join(_md(row[key]) for key in columns)} |" for row in seen["rows"]]
+        lines.append("")
     if facts["missing"]:
         lines += ["## What is missing", ""]
         lines += [f"- {_md(entry['what'])} Run `{entry['command']}`." for entry in facts["missing"]] + [""]
@@ -202,6 +216,21 @@ def _gallery(facts: Facts) -> list[Facts]:
     return result
 
 
+def _proof_gallery(facts: Facts) -> list[Facts]:
+    """The proof's pictures by group, embedded: [{"title", "hint", "pictures": as `_gallery`'s}]."""
+    folder, rows = Path(facts["folder"]) / "proof", (facts["proof"] or {}).get("overlays") or []
+    result = []
+    for group, (title, hint) in sight.GROUPS.items():
+        pictures = [
+            {**_caption(row), "uri": _picture_uri(folder, str(row.get("file", ""))), "file": row.get("file"),
+             "figures": sight.caption(row)}
+            for row in rows if row.get("group") == group
+        ]  # fmt: skip
+        if pictures:
+            result.append({"title": title, "hint": hint, "pictures": pictures[:PICTURES_PER_GROUP]})
+    return result
+
+
 def _caption(row: Mapping[str, Any]) -> Facts:
     name = "/".join(Path(str(row.get("path", ""))).parts[-2:])
     score, p_value = (row.get(key) for key in ("score", "p_value"))
@@ -233,6 +262,7 @@ def _commands(facts: Facts) -> list[str]:
     return [
         f"flawforge fit DATA -o {name} --method {config.get('method')}{budget} --seed {config.get('seed', 0)}{rates}",
         f"flawforge evaluate {name} DATA --json evaluation.json",
+        f"flawforge pod {name} DATA --json pod.json",
         f"flawforge report {name} -o report.html",
     ]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,7 @@ class Calibration:
     per_part     a score is the highest of one part's pictures
     rules        area and count rules, applied after the thresholds
     fixed        an NG threshold of the user's own instead of the promised one; see `carried`
+    looks        statistics of the held-back pictures by name, for a drift check; they decide nothing
     """
 
     scores: tuple[float, ...]
@@ -131,6 +132,7 @@ class Calibration:
     per_part: bool = False
     rules: Rules = Rules()
     fixed: float | None = None
+    looks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -192,7 +194,7 @@ class Calibration:
                         rules=self.rules if rules is None else rules)  # fmt: skip
         if threshold is not None and not math.isfinite(threshold):
             raise CalibrationError(f"A threshold of {threshold:g} was given; give a finite score.")
-        return replace(new, fixed=self.fixed if threshold is None else float(threshold))
+        return replace(new, fixed=self.fixed if threshold is None else float(threshold), looks=self.looks)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, thresholds included for readers in other languages."""
@@ -201,6 +203,7 @@ class Calibration:
             "per_part": self.per_part, "rules": asdict(self.rules), "fixed": self.fixed, "threshold": self.threshold,
             "review_threshold": self.review_threshold, "pixel_threshold": self.pixel_threshold,
             "scores": list(self.scores), "peaks": list(self.peaks),
+            "looks": {name: list(values) for name, values in self.looks.items()},
         }  # fmt: skip
 
 
@@ -243,4 +246,5 @@ def calibration_from_dict(data: Mapping[str, Any]) -> Calibration:
         data["scores"], data["false_alarm"], review=data["review"], peaks=data["peaks"], confidence=data.get("confidence"),
         per_part=bool(data.get("per_part", False)), rules=Rules(**data.get("rules", {})),
     )  # fmt: skip
-    return calibration.moved(threshold=data.get("fixed"))
+    looks = {str(name): tuple(map(float, values)) for name, values in data.get("looks", {}).items()}
+    return replace(calibration.moved(threshold=data.get("fixed")), looks=looks)

@@ -1,0 +1,95 @@
+"""What the report says of a proof: rounded up, never better than measured, and nothing that was not reached."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flawforge import answer, charts, sight
+from flawforge_runtime.calibrate import calibrate
+
+
+def curve(kind: str, contrast: float, bound: float | None, **more: Any) -> dict[str, Any]:
+    points = [[5.0, 0.2, 0.1, 0.4], [20.0, 0.7, 0.5, 0.9], [80.0, 0.97, 0.85, 0.99]]
+    row = {"kind": kind, "contrast": contrast, "unit": "px", "a50": 9.2, "a90": 30.4, "a90_95": bound, "n": 48, "hits": 30,
+           "smallest": 5.0, "largest": 80.0, "points": points, "bins": [[5.0, 20.0, 9, 20, 0, 1]], "why": ""}  # fmt: skip
+    return row | more
+
+
+def proof(*curves: dict[str, Any]) -> dict[str, Any]:
+    return {"curves": list(curves), "goods": 40, "false_alarm": {"promised": 0.01}, "rejected_elsewhere": {"count": 0},
+            "forgers": {"trained_on": ["perlin"], "proved_with": ["scratch"], "families_trained_on": ["texture"],
+                        "families_proved_with": ["physical"]}}  # fmt: skip
+
+
+@given(st.floats(0.01, 900), st.sampled_from(["px", "mm"]))
+def test_sizes_are_rounded_up(value: float, unit: str) -> None:
+    shown = float(sight.size(value, unit).split()[0])
+    assert shown >= value * (1 - 1e-6)
+    assert shown <= (value + 1 if unit == "px" else value * 1.11)
+
+
+def test_what_is_not_reached_is_never_a_number() -> None:
+    rows = [curve("scratch", 0.1, None, a90=None, a50=None, why="too few"), curve("dent", 0.1, None)]
+    seen = sight.view(proof(*rows))
+    assert seen is not None
+    assert seen["best"]["text"] == seen["rows"][0]["bound"] == "not reached"
+    assert "was not shown to find 9 of 10 forged defects of any kind up to 80 px" in seen["sentences"][0]
+    assert "a90/95 not reached" in str(charts.pod_curves(rows))
+
+
+def test_the_worst_kind_speaks_for_all() -> None:
+    rows = [curve("scratch", 0.3, 15.2), curve("dent", 0.3, 40.1), curve("scratch", 0.1, None), curve("dent", 0.1, 66.0)]
+    said = sight.sentences(rows)
+    assert said == [
+        "At contrast 0.3 it finds 9 of 10 forged defects (each kind) from 41 px on.",
+        "At contrast 0.1 it finds 9 of 10 forged defects (dent) from 66 px on; not shown for scratch.",
+    ]
+    assert sight.best(rows)["text"] == "41 px"
+
+
+def test_the_smallest_size_tried_is_a_limit_and_no_figure() -> None:
+    seen = sight.view(proof(curve("dent", 0.3, 12.0, a50=5.0)))
+    assert seen is not None
+    assert seen["rows"][0]["a50"] == "≤ 5 px"
+
+
+def test_a_family_in_training_and_proof_is_said() -> None:
+    circle = proof(curve("dent", 0.3, 12.0))
+    circle["forgers"]["families_trained_on"] = ["physical"]
+    seen = sight.view(circle)
+    assert seen is not None
+    assert seen["circular"] == ["physical"]
+    assert sight.view(None) is None
+
+
+def test_the_first_screen_says_what_is_seen_and_a_drift_overrules_it() -> None:
+    calibration = calibrate(range(99), 0.01)
+    shown = answer.answer(calibration, None, proof(curve("dent", 0.3, 12.0)))
+    assert [each["tone"] for each in shown] == ["open", "open"]
+    assert "forged defects" in shown[0]["text"]
+    drifted = answer.answer(calibration, None, proof(curve("dent", 0.3, 12.0)), {"alarm": True, "text": "the lamp."})
+    assert (drifted[0]["tone"], drifted[0]["text"]) == ("warn", "Not now: the lamp.")
+
+
+def test_charts_hold_every_contrast_and_escape_nothing_raw() -> None:
+    drawn = str(charts.pod_curves([curve("<b>", 0.1, None), curve("<b>", 0.3, 12.34)]))
+    assert "<b>" not in drawn
+    assert "contrast 0.1" in drawn
+    assert "a90/95 12.4 px" in drawn
+    assert len(re.findall("<polygon", drawn)) == 2
+    assert "Nothing to draw" in str(charts.pod_curves([]))
+    assert "alarm" in str(charts.evidence([1.0, 2.0, 200.0], 111.0))
+
+
+@pytest.mark.parametrize(("row", "words"), [
+    ({"kind": "dent", "size": 12.4, "unit": "px", "contrast": 0.3, "score": 1.0, "group": "missed", "rejected": True},
+     "dent, 12 px, contrast 0.3, but it marks another place; score 1"),
+    ({"score": 1.0, "p_value": 0.25}, "score 1, p 0.25"),
+])  # fmt: skip
+def test_captions(row: dict[str, Any], words: str) -> None:
+    assert sight.caption(row) == words
