@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import accuracy
 import aupro_speed
 import false_alarm
+import pod_trust
 from flawforge import metrics
 from record import record
 
@@ -27,6 +28,39 @@ def test_random_splits_hold_the_promise_at_the_exact_rate() -> None:
     assert row["bound"] == pytest.approx(0.05 + 1.96 * np.sqrt(0.05 * 0.95 / (200 * 95)))
     assert (row["n_calibration"], row["n_fresh"]) == (95, 95)
     assert false_alarm.measure(scores, 0.05, splits=200, calibration=95, seed=1) == row
+
+
+def test_with_confidence_few_splits_are_above_the_rate() -> None:
+    scores = np.random.default_rng(0).normal(size=190)
+    sure = false_alarm.measure(scores, 0.05, splits=200, calibration=95, seed=1, confidence=0.95)
+    plain = false_alarm.measure(scores, 0.05, splits=200, calibration=95, seed=1)
+    assert sure["holds"] == "yes"
+    assert sure["expected"] == 2 / 96  # 93 pictures carry two above the threshold at 5 % with 95 %
+    assert sure["share_above"] <= plain["share_above"]
+    for row in (sure, plain):  # random splits of one set of distinct scores follow the exact law
+        assert row["share_above"] == pytest.approx(row["expected_above"], abs=0.12)
+
+
+def test_forged_and_real_recall_are_compared_by_size() -> None:
+    """A proof whose curve is the truth: the gap is small, and the bins rise together; a flat one says nothing."""
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.uniform(np.log(4), np.log(60), 300))
+    truth = 1 / (1 + np.exp(-3 * np.log(sizes / 15)))
+    hits = (rng.random(300) < truth).astype(int)
+    grid = np.geomspace(4, 60, 30)
+    curve = {"points": [[a, 1 / (1 + (15 / a) ** 3), 0.0, 1.0] for a in grid]}
+    proof = {"curves": [curve], "trials": [{"size": a, "hit": a > 15} for a in grid], "goods": 9}
+    summary, bins = pod_trust.compare(proof, sizes, hits)
+    assert abs(summary["gap"]) < 0.06
+    assert summary["spearman"] > 0.85
+    assert summary["brier"] < summary["brier_rate"]
+    assert sum(each["n_real"] for each in bins) == 300
+    flat, _ = pod_trust.compare(proof | {"curves": [{"points": [[4.0, 0.5, 0, 1], [60.0, 0.5, 0, 1]]}]}, sizes, hits)
+    assert flat["spearman"] is None
+    row = {"data": "parts", "method": "m", "seed": "0", "rate": "0", "from": "4", "to": "9"}
+    drawn = pod_trust.drawing([row | {key: str(value) for key, value in bins[0].items()}])
+    assert drawn.startswith("<svg")
+    assert "parts" in drawn
 
 
 def test_equal_scores_never_alarm() -> None:
