@@ -60,7 +60,8 @@ def model_card(content: Content) -> str:
         sure, rules = calibration.confidence, calibration.rules
         values = calibration.as_dict() | {
             "needed": pictures_needed(0.01, sure), "of": "parts" if calibration.per_part else "pictures",
-            "how": "on average" if sure is None else f"with {sure:.4g} confidence",
+            "how": f"cross-conformal in {calibration.folds} folds, not proved" if calibration.folds
+            else "on average" if sure is None else f"with {sure:.4g} confidence",
             "rules": f" Rules after the thresholds: {rules}." if rules != Rules() else "",
         }  # fmt: skip
         promise = PROMISE.format(**values)

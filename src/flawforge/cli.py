@@ -144,6 +144,8 @@ def _counter(label: str) -> Iterator[Callable[[int, int], None]]:
 @click.option("--holdout", default="0.2", show_default=True, help="Share of good pictures held back for calibration, or a "
               "file name pattern such as 'batch7*'.")  # fmt: skip
 @_group_by
+@click.option("--folds", type=int, help="For few pictures: learn from all and calibrate on all, by so many fits more, each "
+              "of the same length; a weaker promise than a hold-out's.")  # fmt: skip
 @click.option("--tolerate", default="", metavar="KINDS", help="Variation that good parts may show although the pictures do "
               "not: all, or any of brightness,turn,shift,jpeg,blur. It is learnt, and costs sensitivity.")  # fmt: skip
 @_seed
@@ -157,7 +159,7 @@ def _counter(label: str) -> Iterator[Callable[[int, int], None]]:
 @click.option("--dry-run", is_flag=True, help="Check the data, forecast time and memory, and stop.")
 @_max_pixels
 def fit(data: Path, out: Path, pairs: tuple[str, ...], config: Path | None, holdout: str, devices: int, resume: bool,
-        dry_run: bool, **options: Any) -> None:  # fmt: skip
+        dry_run: bool, folds: int | None, **options: Any) -> None:  # fmt: skip
     """Learn good parts from DATA and write a calibrated model.
 
     DATA is a folder in MVTec layout (only train/good is read), a plain folder of good pictures, or a CSV with image_path.
@@ -172,7 +174,21 @@ def fit(data: Path, out: Path, pairs: tuple[str, ...], config: Path | None, hold
     request = fitting.Request(data=data, out=out, settings=settings, holdout=_share_or_pattern(holdout), **options)
     if not dry_run:
         fitting.check_output(out, resume)
+    if folds is not None:
+        if resume or dry_run:
+            raise ConfigError("--folds was given with --resume or --dry-run; leave those out.")
+        _fit_in_folds(request, folds)
+        return
     _fit(request, resume, dry_run)
+
+
+def _fit_in_folds(request: Any, folds: int) -> None:
+    from flawforge.folds import run
+
+    with _counter(f"{folds} fits and the last one") as count:
+        inspector = run(request, folds, show=lambda line: click.echo(f"  {line}"), on_fold=count)
+    _say_promise(inspector.calibration)
+    click.echo(f"model: {request.out}")
 
 
 def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
@@ -215,6 +231,8 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
 def _say_promise(calibration: Any) -> None:
     of = "parts" if calibration.per_part else "pictures"
     sure = "" if calibration.confidence is None else f" with {calibration.confidence:.4g} confidence"
+    if calibration.folds:
+        sure = f" in {calibration.folds} folds, which is weaker than a hold-out,"
     click.echo(
         f"promised{sure} from {calibration.n} held-back good {of}: at most {calibration.false_alarm:.2%} of good parts NG "
         f"(score above {calibration.threshold:.4g}), at most {calibration.review:.2%} NG or REVIEW "

@@ -32,6 +32,7 @@ __all__ = [
     "read_entries",
     "read_listing",
     "split_holdout",
+    "units",
 ]
 
 CACHE_BYTES = 2 << 30
@@ -73,6 +74,11 @@ def split_holdout(
         held = _draw(together, len(entries), float(holdout), seed)
     train = tuple(entry for index, entry in enumerate(entries) if index not in held)
     return train, tuple(entry for index, entry in enumerate(entries) if index in held)
+
+
+def units(entries: Sequence[Entry], groups: Sequence[Sequence[Path]]) -> list[list[Path]]:
+    """The paths that must stay together: every entry in exactly one unit, most units of one."""
+    return [[entries[index].path for index in unit] for unit in _together(entries, groups)]
 
 
 def _together(entries: Sequence[Entry], groups: Sequence[Sequence[Path]]) -> list[list[int]]:

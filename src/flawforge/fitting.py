@@ -150,7 +150,7 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
             f"to hold back; add pictures of good parts{f' (skipped: {reasons})' if reasons else ''}."
         )
     parts = part_of(good, request.group_by)
-    groups = [*report.duplicate_groups, *_same_part(parts)]
+    groups = [*report.duplicate_groups, *same_part(parts)]
     train, held = data.split_holdout(good, groups, request.holdout, request.seed)
     parts = parts and {entry.path: parts[entry.path] for entry in held}
     n = len(held) if parts is None else len(set(parts.values()))
@@ -175,7 +175,7 @@ def _init(request: Request, method: Method) -> Init | None:
     return loading.read_init(request.init)
 
 
-def _same_part(parts: Mapping[Path, str] | None) -> list[list[Path]]:
+def same_part(parts: Mapping[Path, str] | None) -> list[list[Path]]:
     """The pictures of each part, so that no part is on both sides of the hold-out."""
     together: dict[str, list[Path]] = {}
     for path, part in (parts or {}).items():
@@ -410,12 +410,14 @@ def run(
     resume: bool = False,
     made: Plan | None = None,
     pictures: data.GoodPictures | None = None,
+    given: calibrate.Calibration | None = None,
     show: Show = lambda line: None,
     on_tick: Callable[[engine.Tick], None] | None = None,
 ) -> inspector.Inspector:
     """Fit, calibrate, save. Returns the inspector that `loading.load(out)` would give.
 
     made, pictures: what `plan` and `load_pictures` gave, where they were called before.
+    given: thresholds that were found otherwise (folds.py); then nothing is held back.
     Interrupted, it leaves `<out>.fitting/checkpoint.safetensors` for `resume`; on success only the model folder stays.
     """
     check_output(request.out, resume)
@@ -433,13 +435,14 @@ def run(
 
     def save(history: list[dict[str, Any]], notes: Sequence[str] = ()) -> inspector.Inspector:
         """Calibrate the net as it stands and write the model folder, over an earlier one of this fit."""
-        show(f"calibrating on {len(made.held)} held-back good pictures")
+        if given is None:
+            show(f"calibrating on {len(made.held)} held-back good pictures")
         content = _content(made, net, history, time.monotonic() - started, started_from, notes)
         uncalibrated = inspector.from_content(content, loading.numpy_network(net, torch.device("cpu")))
-        calibration, skipped = calibrate_on(
+        calibration, skipped = (given, []) if given is not None else calibrate_on(
             uncalibrated, [entry.path for entry in made.held], *made.rates, confidence=request.confidence, parts=made.parts,
             tolerate=request.tolerate, seed=request.seed,
-        )
+        )  # fmt: skip
         for _, reason in skipped:
             show(f"skipped: {reason}")
         content = dataclasses.replace(content, calibration=calibration)

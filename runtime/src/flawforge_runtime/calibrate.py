@@ -121,6 +121,7 @@ class Calibration:
     per_part     a score is the highest of one part's pictures
     rules        area and count rules, applied after the thresholds
     fixed        an NG threshold of the user's own instead of the promised one; see `carried`
+    folds        0: the pictures were held back; k: cross-conformal in k folds, a weaker promise (flawforge/folds.py)
     looks        statistics of the held-back pictures by name, for a drift check; they decide nothing
     """
 
@@ -133,6 +134,7 @@ class Calibration:
     rules: Rules = Rules()
     fixed: float | None = None
     looks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    folds: int = 0
 
     @property
     def n(self) -> int:
@@ -194,13 +196,15 @@ class Calibration:
                         rules=self.rules if rules is None else rules)  # fmt: skip
         if threshold is not None and not math.isfinite(threshold):
             raise CalibrationError(f"A threshold of {threshold:g} was given; give a finite score.")
-        return replace(new, fixed=self.fixed if threshold is None else float(threshold), looks=self.looks)
+        return replace(new, fixed=self.fixed if threshold is None else float(threshold), looks=self.looks,
+                       folds=self.folds)  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, thresholds included for readers in other languages."""
         return {
             "n": self.n, "false_alarm": self.false_alarm, "review": self.review, "confidence": self.confidence,
-            "per_part": self.per_part, "rules": asdict(self.rules), "fixed": self.fixed, "threshold": self.threshold,
+            "per_part": self.per_part, "folds": self.folds, "rules": asdict(self.rules),
+            "fixed": self.fixed, "threshold": self.threshold,
             "review_threshold": self.review_threshold, "pixel_threshold": self.pixel_threshold,
             "scores": list(self.scores), "peaks": list(self.peaks),
             "looks": {name: list(values) for name, values in self.looks.items()},
@@ -247,4 +251,4 @@ def calibration_from_dict(data: Mapping[str, Any]) -> Calibration:
         per_part=bool(data.get("per_part", False)), rules=Rules(**data.get("rules", {})),
     )  # fmt: skip
     looks = {str(name): tuple(map(float, values)) for name, values in data.get("looks", {}).items()}
-    return replace(calibration.moved(threshold=data.get("fixed")), looks=looks)
+    return replace(calibration.moved(threshold=data.get("fixed")), looks=looks, folds=int(data.get("folds", 0)))
