@@ -37,7 +37,7 @@ from flawforge_runtime.images import MAX_PIXELS, read_picture
 BOOTSTRAP = 400  # replicates, where good pictures carry more than one forgery of a curve
 POINTS = 25  # sizes at which a curve is written down
 BINS = 6  # of sizes, for the counts beside a curve
-SIDE = 300  # longest side in pixels of a picture in an overlay
+SIDE = 200  # longest side in pixels of a picture in an overlay; two stand side by side in a narrow column
 HIT = "verdict NG and a marked region touches the defect (within 1/64 of the picture's shorter side)"
 SIZE = "largest extent (maximum Feret diameter) of the forged mask"
 
