@@ -46,8 +46,8 @@ def _promise_text(calibration: Calibration) -> str:
     if calibration.folds:
         text = (
             f"About {percent(calibration.false_alarm)} of good parts are rejected, or fewer: {n} good {of} in "
-            f"{calibration.folds} folds say so, each scored by a model that had not seen it. That is weaker than a hold-out, "
-            "which proves it."
+            f"{calibration.folds} folds say so, each scored by a model that had not seen it. That is weaker than a "
+            "hold-out, which proves it."
         )
     if best > 0.01:
         return f"{text} A promise of 1 % takes {pictures_needed(0.01, sure)} of them; {n} carry {percent(best)} at best."

@@ -1,7 +1,7 @@
 """Few pictures: every good picture trains and every one calibrates, for k fits more. Cross-conformal (Vovk 2015).
 
-The good pictures (or parts) are dealt into k folds. A model fitted without a fold scores it; the n scores of all folds set the
-thresholds of one last model, fitted on all pictures. So 19 pictures carry 5 % and all 19 are learnt from.
+The good pictures (or parts) are dealt into k folds. A model fitted without a fold scores it; the n scores of all folds set
+the thresholds of one last model, fitted on all pictures. So 19 pictures carry 5 % and all 19 are learnt from.
 
 What is promised is weaker than by a hold-out, and is said wherever the promise is: the scores come from models that saw
 fewer pictures than the last one. The rate holds where that makes good parts no stranger to the last model than to those,
