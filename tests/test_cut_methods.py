@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from flawforge import data, engine, fitting
-from flawforge.forge import FORGERS
+from flawforge.forge import FORGERS, names_in
 from flawforge.methods import cutpaste, cutswap
 from flawforge.nn.layercam import layercam
 from flawforge.nn.localise import StageMap, WindowMap
@@ -101,6 +101,7 @@ def test_the_model_says_what_the_good_pictures_decided(washers: Path, tmp_path: 
     fitting.run(request(washers, tmp_path / "m", method))
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     notes = " ".join(config["notes"])
+    assert config["training"]["forgers"] == [method]  # a proof must hold its family out
     assert "Ledoit-Wolf" in notes
     assert "left-out good pictures are likeliest" in notes
     assert config["score_rule"]["reduce"] == "network"
@@ -170,6 +171,7 @@ def test_every_reading_has_its_classes(washers: Path, tmp_path: Path, reading: s
     drawn = plan.method.forger(plan.settings)(Sample(pictures.picture(0)), np.random.default_rng(0)).drawn
     assert ("steps" in drawn) == (reading == "all")
     assert set(made.kind) == ({1, 2} if reading != "all" else {1})
+    assert names_in(plan.method.forger(plan.settings)) == ("cutswap",)
     run_stages(plan, pictures, net, stages[2:])
 
 

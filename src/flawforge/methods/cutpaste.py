@@ -142,11 +142,18 @@ class Crowd:
     side: int
     count: int
 
+    @property
+    def forgers(self) -> tuple[Forger, ...]:
+        """What it is made of, as mixtures say it."""
+        return (self._one(1.0),)
+
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         share = min(self.side**2 / (sample.image.shape[0] * sample.image.shape[1]), 1.0)
-        area = (max(0.02 * share, 0.0005), max(0.15 * share, 0.001))
-        one: Forger = FORGERS["cutpaste"](area=area)
-        made: Forged = FORGERS["pipe"](forgers=(one,) * self.count)(sample, rng)
+        made: Forged = FORGERS["pipe"](forgers=(self._one(share),) * self.count)(sample, rng)
+        return made
+
+    def _one(self, share: float) -> Forger:
+        made: Forger = FORGERS["cutpaste"](area=(max(0.02 * share, 0.0005), max(0.15 * share, 0.001)))
         return made
 
 

@@ -204,6 +204,11 @@ class AtLevel:
     forger: Forger
     level: int
 
+    @property
+    def forgers(self) -> tuple[Forger, ...]:
+        """What it is made of, as mixtures say it."""
+        return (self.forger,)
+
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         prior = sample.prior
         if prior is not None and prior.ndim == 3:

@@ -203,6 +203,11 @@ class Labelled:
     key: str
     values: tuple[Any, ...]
 
+    @property
+    def forgers(self) -> tuple[Forger, ...]:
+        """What it is made of, as mixtures say it."""
+        return (self.forger,)
+
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         forged = self.forger(sample, rng)
         drawn: Mapping[str, Any] = forged.drawn
