@@ -74,6 +74,14 @@ def test_variation_moves_each_picture_by_itself_and_stays_in_range() -> None:
         torch.testing.assert_close(image[0, 0], ramp[0, 0, 0][(torch.arange(40) + shift).clamp(0, 39)])
     torch.manual_seed(0)
     assert torch.equal(varied(ramp, 0.1, 0.0), moved)
+    picture = torch.rand(8, 3, 20, 20) * 0.4 + 0.3
+    torch.manual_seed(1)
+    found = varied(picture, 0.0, 0.2)
+    torch.manual_seed(1)
+    bright, contrast, colour = 1 + 0.2 * (2 * torch.rand(3, 8, 1, 1, 1) - 1)
+    expected = picture * bright
+    expected = expected.mean(dim=(1, 2, 3), keepdim=True).lerp(expected, contrast)
+    torch.testing.assert_close(found, expected.mean(dim=1, keepdim=True).lerp(expected, colour))
     jittered = varied(torch.rand(8, 3, 20, 20), 0.0, 0.3)
     assert jittered.min() >= 0
     assert jittered.max() <= 1

@@ -102,21 +102,34 @@ def varied(images: Tensor, shift: float, jitter: float) -> Tensor:
     from torch's generator.
     """
     n, _, h, w = images.shape
+    images = images.contiguous(memory_format=torch.channels_last)
     reach = [round(shift * side) for side in (h, w)]
     if any(reach):
         moves = torch.stack([torch.randint(-r, r + 1, (n,)) for r in reach], dim=1).tolist()
-        rows, columns = (torch.arange(side, device=images.device) for side in (h, w))
-        moved = [
-            image.index_select(1, (rows + dy).clamp(0, h - 1)).index_select(2, (columns + dx).clamp(0, w - 1))
-            for image, (dy, dx) in zip(images, moves, strict=True)
-        ]
-        images = torch.stack(moved)
+        moved = torch.empty_like(images)
+        for image, out, (dy, dx) in zip(images, moved, moves, strict=True):
+            _shifted(image, out, dy, dx)
+        images = moved
     if jitter:
         bright, contrast, colour = (1 + jitter * (2 * torch.rand(3, n, 1, 1, 1) - 1)).to(images)
-        images = images * bright
-        images = images.mean(dim=(1, 2, 3), keepdim=True).lerp(images, contrast)
-        images = images.mean(dim=1, keepdim=True).lerp(images, colour).clamp(0, 1)
-    return images.contiguous(memory_format=torch.channels_last)
+        # The three in a row, as one sum: of the picture, of its grey, and of its mean.
+        grey = images.mean(dim=1, keepdim=True)
+        level = (1 - contrast) * bright * grey.mean(dim=(2, 3), keepdim=True)
+        rest = grey * ((1 - colour) * contrast * bright) + level
+        images = (images * (colour * contrast * bright)).add_(rest).clamp_(0, 1)
+    return images
+
+
+def _shifted(image: Tensor, out: Tensor, dy: int, dx: int) -> None:
+    """out[:, y, x] = image[:, y + dy, x + dx], beyond the edge its nearest pixel; both c h w."""
+    h, w = image.shape[-2:]
+    top, bottom = max(-dy, 0), h - max(dy, 0)
+    left, right = max(-dx, 0), w - max(dx, 0)
+    out[:, top:bottom, left:right] = image[:, top + dy : bottom + dy, left + dx : right + dx]
+    out[:, top:bottom, :left] = out[:, top:bottom, left : left + 1]
+    out[:, top:bottom, right:] = out[:, top:bottom, right - 1 : right]
+    out[:, :top] = out[:, top : top + 1]
+    out[:, bottom:] = out[:, bottom - 1 : bottom]
 
 
 def classifying(name: str, part: Callable[[Any], nn.Module], loss: Callable[[Any, Batch], dict[str, Tensor]], *,
