@@ -136,6 +136,7 @@ def _counter(label: str) -> Iterator[Callable[[int, int], None]]:
 @click.option("--minutes", type=float, help="Training time, where a method trains. [default: 10, or its schedule]")
 @click.option("--steps", type=int, help="Training steps instead of minutes; repeatable to the bit.")
 @click.option("--size", default=256, show_default=True, help="Working size: a canvas of about SIZE x SIZE pixels.")
+@click.option("--tile", type=int, help="Cut large pictures into tiles of so many of their pixels; each becomes a canvas.")
 @click.option("--roi", type=click.Path(path_type=Path), help="Mask picture, white = judged.")
 @click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to forge textures from.")
 @click.option("--init", type=click.Path(path_type=Path), help="Start from a model folder, a .safetensors file of outside "
@@ -324,6 +325,7 @@ def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str | 
     done, failed = 0, 0
     progress = _bar("inspecting", None if live else len(known), "picture")
     with rows.open_results(out, form) as (write, folder), progress as bar:
+        inspector = dataclasses.replace(inspector, progress=lambda row, of: bar.set_postfix_str(f"row {row} of {of}"))
         for result in inspect_paths(inspector, files):
             bar.update()
             done += 1

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -32,6 +33,7 @@ from flawforge.types import (
     CalibrationError,
     Collect,
     ConfigError,
+    DataError,
     Image,
     ImageError,
     Init,
@@ -43,12 +45,13 @@ from flawforge.types import (
     Train,
     TrainingError,
 )
-from flawforge_runtime import bundle, calibrate, images, inspector
+from flawforge_runtime import bundle, calibrate, images, inspector, tiles
 
 FALSE_ALARM, REVIEW = 0.01, 0.05
 DEFAULT_MINUTES = 10.0
 METHOD = "auto"
 BACKGROUND_FROM = 24
+LEAST_TILE, MOST_TILES = 32, 2000
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Request:
     minutes: float | None = None
     steps: int | None = None
     size: int = 256
+    tile: int | None = None
     roi: Path | None = None
     textures: Path | None = None
     init: Path | None = None
@@ -158,7 +162,10 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     if tolerance.kinds_from(request.tolerate):
         notes = (*notes, f"tolerated on good parts, and so learnt and promised for: {request.tolerate}")
     roi = read_roi(request.roi, report.all_sizes(), request.max_pixels)
-    canvas = images.choose_canvas(report.all_sizes(), request.size)
+    if request.tile is not None and request.tile < LEAST_TILE:
+        raise ConfigError(f"--tile was given as {request.tile}; allowed are {LEAST_TILE} pixels or more.")
+    sizes = report.all_sizes() if request.tile is None else [(request.tile, request.tile)]
+    canvas = images.choose_canvas(sizes, request.size)
     budget = _budget(request, settings, len(train))
     return Plan(request, method, settings, report, train, held, canvas, budget, rates, roi, notes, init, parts)
 
@@ -260,10 +267,44 @@ def new_net(plan: Plan) -> tuple[Any, tuple[str, ...]]:
 def load_pictures(plan: Plan) -> data.GoodPictures:
     """The training pictures on the canvas, with textures, the region of interest and the saliency that the forger wants."""
     request = plan.request
-    return data.GoodPictures(
-        plan.train, plan.canvas, roi=plan.roi, textures=textures_in(request.textures), prior=_prior(plan),
+    entries, roi, folder = plan.train, plan.roi, None
+    if request.tile is not None:
+        folder = Path(tempfile.mkdtemp(prefix="flawforge-tiles-"))
+        entries, roi = cut_tiles(plan, request.tile, folder), None
+    pictures = data.GoodPictures(
+        entries, plan.canvas, roi=roi, textures=textures_in(request.textures), prior=_prior(plan),
         max_pixels=request.max_pixels, tolerate=tolerance.kinds_from(request.tolerate), seed=request.seed,
     )  # fmt: skip
+    if folder is not None:
+        weakref.finalize(pictures, shutil.rmtree, folder, ignore_errors=True)  # pictures beyond the cache are read again
+    return pictures
+
+
+def cut_tiles(plan: Plan, side: int, folder: Path) -> tuple[data.Entry, ...]:
+    """The training pictures cut into tiles of `side` pixels, as PNG files in `folder`; those wholly in the roi.
+
+    At most MOST_TILES, as many from each picture, evenly spread. Raises DataError where not one lies in the region.
+    """
+    each = max(1, MOST_TILES // len(plan.train))
+    entries = []
+    for number, entry in enumerate(plan.train):
+        pixels = images.read_picture(entry.path, max_pixels=plan.request.max_pixels).pixels
+        inside = None if plan.roi is None else inspector.fit_roi(plan.roi, pixels.shape[:2])
+        windows = [
+            np.s_[top : top + side, left : left + side]
+            for top in tiles.starts(pixels.shape[0], side) for left in tiles.starts(pixels.shape[1], side)
+        ]  # fmt: skip
+        windows = [window for window in windows if inside is None or inside[window].all()]
+        for place, window in enumerate(windows[:: -(-len(windows) // each)] if windows else ()):
+            tile = pixels[window]
+            if tile.dtype != np.uint8:
+                tile = np.rint(tile * 65535).astype(np.uint16)
+            path = folder / f"{number:05d}-{place:05d}.png"
+            images.write_image(path, tile)
+            entries.append(dataclasses.replace(entry, path=path))
+    if not entries:
+        raise DataError(f"No tile of {side} pixels lies wholly in the region of interest; give a smaller --tile.")
+    return tuple(entries)
 
 
 def _prior(plan: Plan) -> Callable[[Image], Any] | None:
@@ -382,6 +423,7 @@ def identity(plan: Plan) -> str:
     request = plan.request
     files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
     facts = [request.method, dataclasses.asdict(plan.settings), request.seed, request.steps, request.minutes, plan.canvas,
+             request.tile,
              str(request.holdout), bool(request.roi), str(request.textures), request.tolerate, files,
              plan.init and [plan.init.sha256, plan.init.about]]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -533,6 +575,7 @@ def _content(
         "profile": request.profile or next(iter(plan.method.profiles)),
         "settings": dataclasses.asdict(plan.settings),
         "canvas": list(plan.canvas),
+        "tile": request.tile,
         "score_rule": dataclasses.asdict(plan.method.score(plan.settings)),
         "max_pixels": request.max_pixels,
         "seed": request.seed,

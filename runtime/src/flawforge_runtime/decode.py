@@ -223,6 +223,11 @@ def _pillow_array(image: Pillow.Image, name: str, notes: list[str]) -> tuple[NDA
     raise ImageError(f"{name} has colour mode {mode}; save it as 8- or 16-bit grey or RGB.")
 
 
+def scaled_pixels(array: NDArray[Any], name: str) -> Image:
+    """h w [1|3|4] of bool, uint8, uint16 or floats in [0, 1] -> h w 3 as in a Picture; ImageError naming `name` else."""
+    return _finish(array, "", name, []).pixels
+
+
 def _from_array(array: NDArray[Any], name: str, max_pixels: int) -> Picture:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ImageError(f"{name} has shape {array.shape}; give h w, h w 1, h w 3 (RGB) or h w 4 (RGBA).")

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge_runtime import bundle, images
+from flawforge_runtime import bundle, images, tiles
 from flawforge_runtime.calibrate import Calibration
 from flawforge_runtime.types import (
     CalibrationError,
@@ -32,6 +32,9 @@ from flawforge_runtime.types import (
 )
 
 UNCALIBRATED = "The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first."
+
+WHOLE = 25_000_000  # pixels; a larger picture of a model with tiles is read strip by strip, and its map shrunk
+SHRUNK = 2048  # longest side of the map of such a picture
 
 Network = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]]
 
@@ -95,6 +98,8 @@ class Inspector:
     rule         how a map becomes a score
     calibration  thresholds from held-back good pictures; None = scores only, and asking for a verdict is an error
     roi          h w bool, True = judged; applies to pictures of the same proportions; None = the whole picture
+    tile         side in the picture's own pixels of the tiles that it is cut into; None = a picture is looked at whole
+    progress     called with (rows done, all rows) while a picture is judged in tiles
     about        facts on the model, for reports: model_id, method, profile, seed, flawforge_version, ...
     """
 
@@ -105,10 +110,14 @@ class Inspector:
     roi: Mask | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     max_pixels: int = images.MAX_PIXELS
+    tile: int | None = None
+    progress: Callable[[int, int], None] | None = None
     content: bundle.Content | None = None
 
     def judge(self, picture: images.Picture) -> Judged:
         """Score and map without a threshold. Raises ImageError where the region of interest does not fit the picture."""
+        if self.tile is not None:
+            return self._judge_tiled(picture)
         pixels, placement = images.letterbox(picture.pixels, self.canvas)
         valid = images.valid_mask(placement)
         own_roi = None
@@ -137,6 +146,10 @@ class Inspector:
         start = time.perf_counter()
         if self.calibration is None:
             raise CalibrationError(UNCALIBRATED)
+        if self.tile is not None and isinstance(picture, str | Path):
+            rows, notes = tiles.open_rows(Path(picture), self.max_pixels)
+            if rows.height * rows.width > WHOLE:
+                return self._decide_streamed(rows, image_path or str(picture), notes, start)
         read = images.as_picture(picture, max_pixels=self.max_pixels)
         if not image_path and isinstance(picture, str | Path):
             image_path = str(picture)
@@ -152,14 +165,20 @@ class Inspector:
         start = time.perf_counter() if start is None else start
         if self.calibration is None:
             raise CalibrationError(UNCALIBRATED)
+        mask = judged.anomaly_map > self.calibration.pixel_threshold
+        return self._decision(judged, mask, find_regions(judged.anomaly_map, mask), image_path, notes, start)
+
+    def _decision(
+        self, judged: Judged, mask: Mask, regions: tuple[Region, ...], image_path: str, notes: tuple[str, ...], start: float
+    ) -> Decision:
         calibration = self.calibration
+        if calibration is None:
+            raise CalibrationError(UNCALIBRATED)
         verdict = calibration.verdict(judged.score)
-        mask = judged.anomaly_map > calibration.pixel_threshold
-        regions = find_regions(judged.anomaly_map, mask)
         if verdict != "OK" and not regions:
             # The score's window mean can pass where no single pixel does; a reject must still point somewhere.
             row, column = judged.at
-            regions = (Region(column, row, 1, 1, 1, float(judged.anomaly_map[row, column])),)
+            regions = (Region(column, row, 1, 1, 1, judged.peak),)
         verdict, by_rule = calibration.rules.judge(verdict, [region.area for region in regions])
         return Decision(
             image_path=image_path, pred_score=judged.score, p_value=calibration.p_value(judged.score), verdict=verdict,
@@ -167,6 +186,82 @@ class Inspector:
             regions=regions, seconds=time.perf_counter() - start,
             notes=(*notes, by_rule) if by_rule else notes,
         )  # fmt: skip
+
+    def _judge_tiled(self, picture: images.Picture) -> Judged:
+        own_map = np.empty(picture.pixels.shape[:2], dtype=np.float32)
+
+        def keep(top: int, band: Map, inside: Mask) -> None:
+            own_map[top : top + len(band)] = np.where(inside, band, np.float32(band[inside].min() if inside.any() else 0))
+
+        score, at = self._tiled(tiles.Whole(picture.pixels), keep)
+        return Judged(score, float(own_map.max()), own_map, at)
+
+    def _decide_streamed(self, rows: tiles.Rows, image_path: str, notes: tuple[str, ...], start: float) -> Decision:
+        """A picture that is never in memory as a whole: regions are exact, map and mask are shrunk by maxima."""
+        if self.calibration is None:
+            raise CalibrationError(UNCALIBRATED)
+        threshold, regions = self.calibration.pixel_threshold, tiles.Regions()
+        factor = -(-max(rows.height, rows.width) // SHRUNK)
+        shape = -(-rows.height // factor), -(-rows.width // factor)
+        small = np.full(shape, -np.inf, dtype=np.float32)
+        marked = np.zeros(shape, dtype=bool)
+
+        def keep(top: int, band: Map, inside: Mask) -> None:
+            band = np.where(inside, band, np.float32(band.min()))
+            mask = inside & (band > threshold)
+            regions.add(top, band, mask)
+            places = (top + np.arange(len(band))) // factor
+            across = np.arange(0, rows.width, factor)
+            np.maximum.at(small, places, np.maximum.reduceat(band, across, axis=1))
+            np.logical_or.at(marked, places, np.logical_or.reduceat(mask, across, axis=1))
+
+        score, at = self._tiled(rows, keep)
+        judged = Judged(score, float(small.max()), small, at)
+        note = f"judged in tiles; map and mask hold the highest of {factor} x {factor} pixels"
+        return self._decision(judged, marked, regions.found(), image_path, (*notes, note), start)
+
+    def _tiled(self, rows: tiles.Rows, keep: Callable[[int, Map, Mask], None]) -> tuple[float, tuple[int, int]]:
+        """Give `keep` the blended map band by band; the score is the strangest tile's, with its place in own pixels."""
+        assert self.tile is not None
+        if self.roi is not None:
+            same_proportions(self.roi, (rows.height, rows.width))
+        best: tuple[float, tuple[int, int]] | None = None
+
+        def judge(some: list[tuple[int, int, Image]]) -> list[Map]:
+            nonlocal best
+            placed = [images.letterbox(pixels, self.canvas) for _, _, pixels in some]
+            maps, scores, *others = self.network(np.concatenate([to_network(pixels) for pixels, _ in placed]))
+            if not all(np.isfinite(each).all() for each in (maps, scores, *others)):
+                raise ImageError("The network gave a value that is not finite for this picture; check picture and model.")
+            ground = others[0] if others else maps
+            for index, ((top, left, pixels), (_, placement)) in enumerate(zip(some, placed, strict=True)):
+                inside = self._inside(rows, top, left, pixels.shape[0], pixels.shape[1])
+                valid = images.valid_mask(placement)
+                if not inside.all():
+                    valid &= images.mask_on_canvas(inside, placement)
+                if valid.any():
+                    score, (row, column) = picture_score(ground[index], float(scores[index]), valid, self.rule)
+                    if best is None or score > best[0]:
+                        row, column = _own_pixel(row, column, placement)
+                        best = score, (top + row, left + column)
+            return [images.restore(own, placement) for own, (_, placement) in zip(maps, placed, strict=True)]
+
+        for top, band in tiles.blended(rows, self.tile, tiles.batch_size(self.canvas, self.tile), judge):
+            keep(top, band, self._inside(rows, top, 0, len(band), rows.width))
+            if self.progress is not None:
+                self.progress(top + len(band), rows.height)
+        if best is None:
+            raise ImageError("The region of interest leaves no pixel of the picture to judge; give a larger one.")
+        return best
+
+    def _inside(self, rows: tiles.Rows, top: int, left: int, height: int, width: int) -> Mask:
+        """The region of interest in a window of the picture, without making it as large as the picture."""
+        if self.roi is None:
+            return np.ones((height, width), dtype=bool)
+        high, wide = self.roi.shape
+        down = (top + np.arange(height)) * high // rows.height
+        along = (left + np.arange(width)) * wide // rows.width
+        return np.asarray(self.roi[down[:, None], along[None]])
 
     def with_calibration(self, calibration: Calibration) -> Inspector:
         """The same network with other thresholds."""
@@ -200,12 +295,17 @@ def fit_roi(roi: Mask, size: tuple[int, int]) -> Mask:
     """The region of interest at a picture's own size (h, w). Raises ImageError where the proportions differ by over 2 %."""
     if roi.shape == size:
         return roi
+    same_proportions(roi, size)
+    return cv2.resize(roi.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def same_proportions(roi: Mask, size: tuple[int, int]) -> None:
+    """Raises ImageError where the region of interest differs from `size` (h, w) by over 2 % in its proportions."""
     if abs(roi.shape[0] * size[1] / (roi.shape[1] * size[0]) - 1) > 0.02:
         raise ImageError(
             f"The region of interest is {roi.shape[1]} x {roi.shape[0]} pixels and the picture {size[1]} x {size[0]}; "
             "give a region of interest of the same proportions as the pictures."
         )
-    return cv2.resize(roi.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
 def inspect_paths(inspector: Inspector, paths: Iterable[Path]) -> Iterator[Decision | tuple[Path, str]]:
@@ -230,5 +330,6 @@ def from_content(content: bundle.Content, network: Network) -> Inspector:
         roi=content.roi,
         about=bundle.about(content),
         max_pixels=int(config.get("max_pixels", images.MAX_PIXELS)),
+        tile=config.get("tile"),
         content=content,
     )

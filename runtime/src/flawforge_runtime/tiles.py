@@ -1,0 +1,239 @@
+"""Pictures too large for one look: cut into overlapping tiles, row of tiles by row, and their maps blended without seams.
+
+A tile weighs least at its edge and most inside, in rows and in columns; where tiles overlap, the map is their weighted mean.
+Memory holds one row of tiles and one batch, whatever the height of the picture. Marked regions are joined across bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from flawforge_runtime.decode import read_picture, scaled_pixels
+from flawforge_runtime.types import ConfigError, Image, ImageError, Map, Mask, Region
+
+OVERLAP = 0.25  # share of a tile's side that it shares with its neighbour; assumption
+FLOATS = 300  # per canvas pixel that a network may hold at a time; assumption, for the size of a batch
+MEMORY = 512 << 20  # bytes that a batch may take by that reckoning
+BAND = 256  # rows of a map that are handed on at a time
+MOST = 16  # tiles in a batch; more is no faster
+
+
+class Rows(Protocol):
+    """A picture that is read from top to bottom."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+
+    def bands(self) -> Iterator[Image]:
+        """h w 3 bands from the top, of any heights that add up to `height`; uint8 or float32 in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A picture in memory as Rows."""
+
+    pixels: Image
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    def bands(self) -> Iterator[Image]:
+        yield self.pixels
+
+
+@dataclass(frozen=True)
+class Strips:
+    """A TIFF as Rows: its strips or tiles are decoded as they are needed."""
+
+    path: Path
+    height: int
+    width: int
+
+    def bands(self) -> Iterator[Image]:
+        import tifffile
+
+        with tifffile.TiffFile(self.path) as file:
+            page = file.pages[0]
+            band: NDArray[Any] | None = None
+            top = 0
+            try:
+                for data, index, shape in page.segments():
+                    row, column = int(index[-3]), int(index[-2])
+                    high, wide = int(shape[-3]), int(shape[-2])
+                    if band is None or row != top:
+                        if band is not None:
+                            yield scaled_pixels(band, str(self.path))
+                        top = row
+                        band = np.zeros((min(high, self.height - row), self.width, page.samplesperpixel), page.dtype)
+                    if data is not None:
+                        place = band[:, column : column + wide]  # a tile may reach over the picture's edge
+                        place[:] = data[0, : place.shape[0], : place.shape[1]]
+                if band is not None:
+                    yield scaled_pixels(band, str(self.path))
+            except ImageError:
+                raise
+            except Exception as error:  # a cut file: tifffile, zlib and struct each raise their own
+                raise ImageError(f"{self.path} is damaged or cut short ({error}); replace it or take it out.") from None
+
+
+def open_rows(path: Path, max_pixels: int) -> tuple[Rows, tuple[str, ...]]:
+    """A picture file as Rows, and its notes. A TIFF is read strip by strip, and `max_pixels` bounds one strip; else all.
+
+    Raises ImageError as `read_picture`, and ConfigError where tifffile is not installed.
+    """
+    if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
+        picture = read_picture(path, max_pixels=max_pixels)
+        return Whole(picture.pixels), picture.notes
+    try:
+        import tifffile
+    except ImportError:
+        raise ConfigError("Tiles of a TIFF need tifffile, which is missing here; run `pip install tifffile`.") from None
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages[0]
+            strip = int(np.prod(page.chunks[:2]))
+            plain = page.planarconfig == 1 and page.photometric in (1, 2) and page.imagedepth == 1
+            size = int(page.imagelength), int(page.imagewidth)
+    except Exception as error:
+        raise ImageError(f"{path} is no TIFF that can be read ({error}); replace it or take it out.") from None
+    if not plain or strip > max_pixels:
+        picture = read_picture(path, max_pixels=max_pixels)
+        return Whole(picture.pixels), picture.notes
+    return Strips(path, *size), ()
+
+
+def starts(length: int, side: int) -> list[int]:
+    """Where tiles of `side` start along `length`: evenly spread, OVERLAP or more, the last flush with the end."""
+    if length <= side:
+        return [0]
+    count = int(np.ceil((length - side) / (side * (1 - OVERLAP)))) + 1
+    return [round(i * (length - side) / (count - 1)) for i in range(count)]
+
+
+def weights(side: int) -> NDArray[np.float32]:
+    """A tile's weight along one side: a ramp over OVERLAP of it at either end, never zero."""
+    ramp = max(1, round(side * OVERLAP))
+    place = np.arange(side) + 1.0
+    return np.minimum(np.minimum(place, place[::-1]) / (ramp + 1), 1.0).astype(np.float32)
+
+
+def batch_size(canvas: tuple[int, int], side: int, memory: int = MEMORY) -> int:
+    """Tiles in a batch, from what `memory` bytes hold of the network's values and of the tiles themselves; at least 1."""
+    each = canvas[0] * canvas[1] * 4 * FLOATS + side * side * 16
+    return int(min(max(memory // each, 1), MOST))
+
+
+Judge = Callable[[list[tuple[int, int, Image]]], list[Map]]
+
+
+def blended(rows: Rows, side: int, batch: int, judge: Judge) -> Iterator[tuple[int, Map]]:
+    """(first row, map h w of these rows) from top to bottom, each row once.
+
+    judge  up to `batch` tiles (row, column, h w 3) -> their maps, h w each
+    """
+    tops, lefts = starts(rows.height, side), starts(rows.width, side)
+    high, wide = min(side, rows.height), min(side, rows.width)
+    down, along = weights(high), weights(wide)
+    total = np.zeros((high, rows.width), dtype=np.float32)
+    # Tiles lie on a grid, so the weights' sum is a product: of a row's and a column's.
+    mass, mass_along = np.zeros(high, np.float32), np.zeros(rows.width, np.float32)
+    for left in lefts:
+        mass_along[left : left + wide] += along
+    feed = _windows(rows, tops, high)
+    for number, (top, band) in enumerate(feed):
+        for first in range(0, len(lefts), batch):
+            some = [(top, left, np.ascontiguousarray(band[:, left : left + wide])) for left in lefts[first : first + batch]]
+            for (_, left, _), own in zip(some, judge(some), strict=True):
+                total[:, left : left + wide] += own * down[:, None] * along
+        mass += down
+        done = (tops[number + 1] if number + 1 < len(tops) else rows.height) - top
+        for first in range(0, done, BAND):
+            part = np.s_[first : min(first + BAND, done)]
+            yield top + first, total[part] / mass[part, None] / mass_along
+        for each in (total, mass):
+            each[: high - done] = each[done:].copy() if each.ndim == 1 else each[done:]
+            each[high - done :] = 0
+
+
+def _windows(rows: Rows, tops: list[int], high: int) -> Iterator[tuple[int, Image]]:
+    """(top, `high` rows from there) for each top; only these rows and one band are held."""
+    held: list[Image] = []
+    first = end = 0
+    feed = rows.bands()
+    for top in tops:
+        while end < top + high:
+            band = next(feed, None)
+            if band is None:
+                raise ImageError(f"The picture ends after {end} rows of {rows.height}; it is cut short, so replace it.")
+            held.append(band)
+            end += len(band)
+        joined = np.concatenate(held)[top - first :] if len(held) > 1 or top > first else held[0]
+        held, first = [joined], top
+        yield top, joined[:high]
+
+
+@dataclass
+class Regions:
+    """Connected marked regions (8 neighbours) of a map that comes in bands. `add` each band, then `found`."""
+
+    boxes: list[list[float]] = field(default_factory=list)  # left, top, right, bottom, area, peak
+    parent: list[int] = field(default_factory=list)
+    last: NDArray[np.int64] | None = None  # label + 1 of the last row's marked pixels
+
+    def add(self, top: int, values: Map, mask: Mask) -> None:
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+        base = len(self.parent) - 1
+        for label in range(1, count):
+            x, y, w, h, area = (int(v) for v in stats[label])
+            cut = np.s_[y : y + h, x : x + w]
+            peak = float(values[cut][labels[cut] == label].max())
+            self.parent.append(len(self.parent))
+            self.boxes.append([x, top + y, x + w, top + y + h, area, peak])
+        ends = labels[[0, -1]].astype(np.int64)
+        own = np.where(ends > 0, ends + base + 1, 0)
+        if self.last is not None:
+            for shift in (-1, 0, 1):
+                above = np.roll(self.last, shift)
+                if shift:
+                    above[0 if shift == 1 else -1] = 0
+                both = (above > 0) & (own[0] > 0)
+                for one, two in np.unique(np.stack([above[both], own[0][both]]), axis=1).T:
+                    self._join(int(one) - 1, int(two) - 1)
+        self.last = own[-1]
+
+    def _root(self, label: int) -> int:
+        while self.parent[label] != label:
+            self.parent[label] = label = self.parent[self.parent[label]]
+        return label
+
+    def _join(self, one: int, two: int) -> None:
+        a, b = sorted((self._root(one), self._root(two)))
+        if a == b:
+            return
+        self.parent[b] = a
+        own, other = self.boxes[a], self.boxes[b]
+        self.boxes[a] = [min(own[0], other[0]), min(own[1], other[1]), max(own[2], other[2]), max(own[3], other[3]),
+                         own[4] + other[4], max(own[5], other[5])]  # fmt: skip
+
+    def found(self) -> tuple[Region, ...]:
+        """The strangest first."""
+        regions = []
+        for label, (left, top, right, bottom, area, peak) in enumerate(self.boxes):
+            if self.parent[label] == label:
+                regions.append(Region(int(left), int(top), int(right - left), int(bottom - top), int(area), peak))
+        return tuple(sorted(regions, key=lambda region: -region.peak))
+
