@@ -44,6 +44,7 @@ EXAMPLES = {
         "flawforge export bracket -o bracket-int8 --to openvino --int8 --good new/good",
     ],
     "drift": ["flawforge drift bracket today --alarm 0.001"],
+    "bench": ["flawforge bench speed bracket-onnx parts/test/good --json speed.json"],
     "report": ["flawforge report bracket -o bracket.html"],
     "forge": ["flawforge forge parts/good -o forged --forger perlin --forger scratch --count 8"],
     "methods": ["flawforge methods"],

@@ -578,6 +578,28 @@ def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, textures:
 
 
 @main.command()
+@click.argument("what", type=click.Choice(["speed"]))
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--repeats", default=200, show_default=True, help="Judgements to time; at least 20.")
+@click.option("--threads", type=int, help="Threads of the network, at most the cores. [default: all]")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
+def bench(what: str, model: Path, paths: tuple[Path, ...], repeats: int, threads: int | None,
+          json_file: Path | None) -> None:  # fmt: skip
+    """Time MODEL, a model or an export, on PATHS: from file to verdict, where it goes, memory, and the cold start."""
+    from flawforge import rows, speed
+    from flawforge.overlays import write_json
+
+    files = rows.pictures_of(paths)
+    with _counter(what) as show:
+        result = speed.measure(model, files, repeats=repeats, threads=threads, progress=show)
+    if json_file is not None:
+        write_json(json_file, result)
+    for line in speed.lines(result):
+        click.echo(line)
+
+
+@main.command()
 def methods() -> None:
     """List the methods and their profiles."""
     from flawforge.methods import METHODS

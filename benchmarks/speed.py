@@ -1,0 +1,86 @@
+"""From file to verdict on this machine, per backend; beside it anomalib's PaDiM ResNet-18 through OpenVINO, same pictures.
+
+    FLAWFORGE_DATA=folder python benchmarks/speed.py MODEL [EXPORT]... [--data mvtec_bottle] [--threads 2]
+
+ANOMALIB_PYTHON names a Python in which anomalib and openvino are installed; without it anomalib's row is left out. Its
+weights are random (nothing is downloaded), which is all the same for speed: its own network, its own statistics on these
+pictures, its own exporter and OpenVINO inferencer, from the file to the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from flawforge.speed import measure
+from flawforge_runtime.backends import cores
+from record import record
+
+RESULTS = Path(__file__).parent / "results" / "speed.csv"
+ANOMALIB = """
+import json, sys, time
+from pathlib import Path
+import numpy as np, torch
+root, threads, repeats, out = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+torch.set_num_threads(threads)
+from anomalib.data import Folder
+from anomalib.deploy import ExportType, OpenVINOInferencer
+from anomalib.engine import Engine
+from anomalib.models import Padim
+data = Folder("speed", root=root, normal_dir="train/good", train_batch_size=8, num_workers=0, test_split_mode="none",
+              val_split_mode="from_train")
+model = Padim(backbone="resnet18", pre_trained=False)
+engine = Engine(default_root_dir=out, accelerator="cpu", logger=False)
+engine.fit(model, datamodule=data)
+path = engine.export(model, ExportType.OPENVINO, export_root=out)
+paths = sorted((root / "test").rglob("*.png"))
+inferencer = OpenVINOInferencer(path=path, device="CPU", config={"INFERENCE_NUM_THREADS": threads})
+for each in paths[:5]:
+    inferencer.predict(str(each))
+taken = []
+for i in range(repeats):
+    start = time.perf_counter()
+    inferencer.predict(str(paths[i % len(paths)]))
+    taken.append(time.perf_counter() - start)
+p50, p95, p99 = (float(v) for v in np.percentile(taken, (50, 95, 99)) * 1000)
+found = {"p50": p50, "p95": p95, "p99": p99, "mean": float(np.mean(taken)) * 1000, "pictures": len(paths)}
+print("RESULT " + json.dumps(found))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--data", default="mvtec_bottle")
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--repeats", type=int, default=400)
+    options = parser.parse_args()
+    root = Path(os.environ["FLAWFORGE_DATA"]) / options.data
+    paths = sorted((root / "test").rglob("*.png"))
+    for model in options.models:
+        result = measure(model, paths, repeats=options.repeats, threads=options.threads)
+        stages = {f"ms {name}": value for name, value in result.pop("stages").items()}
+        config = json.loads((model / "config.json").read_text())
+        precision = config.get("export", {}).get("precision", "float32")
+        facts = {"data": options.data, "who": "flawforge", "method": config["method"], "profile": config["profile"],
+                 "precision": precision, "canvas": str(config["canvas"])}  # fmt: skip
+        record(RESULTS, facts | result | stages)
+    python = os.environ.get("ANOMALIB_PYTHON")
+    if python:
+        with tempfile.TemporaryDirectory() as out:
+            command = [python, "-c", ANOMALIB, str(root), str(options.threads), str(options.repeats), out]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+        if not found:
+            raise SystemExit(f"anomalib gave no result:\n{done.stderr[-2000:]}")
+        facts = {"data": options.data, "who": "anomalib", "method": "padim resnet18, random weights", "backend": "openvino",
+                 "threads": options.threads, "repeats": options.repeats, "cores": cores()}  # fmt: skip
+        record(RESULTS, facts | json.loads(found[0]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The stopwatch, and the page that leads from camera to verdict, as a reader would type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click.testing
+import pytest
+
+from flawforge import speed
+from flawforge.cli import main
+from flawforge.types import ConfigError
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "from-camera-to-verdict.md"
+
+
+def test_every_figure_is_there_and_adds_up(tiny_model: Path, washers: Path) -> None:
+    paths = sorted((washers / "test" / "good").iterdir())
+    result = speed.measure(tiny_model, paths, repeats=20, threads=1)
+    assert 0 < result["p50"] <= result["p95"] <= result["p99"]
+    assert set(result["stages"]) == {"decode", "resize", "to network", "network", "score", "map to own size", "regions"}
+    assert 0.2 * result["p50"] < sum(result["stages"].values()) < 5 * result["p50"]
+    assert result["cold_start_seconds"] * 1000 > result["p50"]
+    assert (result["backend"], result["threads"], result["repeats"]) == ("torch", 1, 20)
+    assert result["resident_mb"] > 50
+    assert "first verdict" in speed.lines(result)[-1]
+    json.dumps(result, allow_nan=False)
+
+
+def test_too_few_judgements_are_refused(tiny_model: Path, washers: Path) -> None:
+    with pytest.raises(ConfigError, match="20 or more on at least one picture"):
+        speed.measure(tiny_model, [], repeats=20)
+    run = click.testing.CliRunner().invoke(main, ["bench", "speed", str(tiny_model), str(washers), "--repeats", "5"])
+    assert run.exit_code == 1
+    assert "5 repeats" in run.output
+
+
+def test_from_camera_to_verdict_as_printed(tmp_path: Path) -> None:
+    """Every block of the page in its order, in an empty folder; no picture of the last calls may go unjudged."""
+    blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in blocks].count("python") == 1
+    assert len(blocks) >= 6
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    said = ""
+    for language, block in blocks:
+        program = ["bash", "-euo", "pipefail", "-c", block] if language == "sh" else [sys.executable, "-c", block]
+        env = os.environ | {"PATH": path}
+        done = subprocess.run(program, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+        said += done.stdout
+    assert said.count('"verdict"') >= 4
+    assert "file to verdict: p50" in said
