@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "forging: + rotation and permutation": {"forging": "rotate_permute"},
     "rebuild not masked": {"masked": False},
     "no adversary": {"adversarial": 0.0},
+    "L_Seg not balanced": {"balance": False},
     "no coordinates": {"coordinates": False},
     "published critic": {"critic_norm": "batch", "critic_rate": 1.0},
     "classes by a head of their own": {"class_head": True},

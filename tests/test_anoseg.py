@@ -116,6 +116,7 @@ def test_losses_of_two_pixels_by_hand() -> None:
     normal, found, ones = column(1, 1, 1, 0), column(0.9, 0.7, 0.6, 0.2), torch.ones(2, 1, 1, 2)
     assert anoseg.segmentation_loss(found, normal, ones) == pytest.approx((0.1 + 0.3 + 0.4 + 0.2) / 4)
     assert anoseg.segmentation_loss(found, normal, column(1, 1, 1, 0)) == pytest.approx((0.1 + 0.3 + 0.4) / 3)
+    assert anoseg.segmentation_loss(found, normal, ones, balance=True) == pytest.approx(((0.1 + 0.3 + 0.4) / 3 + 0.2) / 2)
     x, picture = torch.zeros(2, 3, 1, 2), torch.zeros(2, 3, 1, 2)
     picture[0, :, 0, 1], picture[1, :, 0, 1] = 0.5, 99.0  # the second stands on the forged pixel
     assert anoseg.rebuild_loss(picture, x, normal, ones) == pytest.approx(3 * 0.5 / (3 * 3))
@@ -172,8 +173,9 @@ def test_outside_the_valid_part_nothing_gives_a_made_pair_away() -> None:
 
 OPTIONS: list[dict[str, Any]] = [
     {}, {"critic_norm": "batch", "critic_rate": 1.0, "skips": False, "map_stride": 1, "picture_stride": 1},
-    {"class_head": True}, {"coordinates": False}, {"adversarial": 0.0}, {"masked": False}, {"score": "top"},
-    {"detector_adversarial": 0.0, "detector_features": 0.0}, {"schedule": "flat", "rebuild": 0.0, "score": "top"},
+    {"class_head": True, "balance": False}, {"coordinates": False}, {"adversarial": 0.0}, {"masked": False},
+    {"score": "top"}, {"detector_adversarial": 0.0, "detector_features": 0.0},
+    {"schedule": "flat", "rebuild": 0.0, "score": "top"},
 ]  # fmt: skip
 
 

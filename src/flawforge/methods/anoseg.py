@@ -18,7 +18,7 @@ Every step sees each of its pictures twice, good and forged: x_Seg = {x_Nor, x_A
 
 Profile `paper` keeps the published layers. Profile `cpu` is ours: an encoder of half and decoders of a fifth of the width,
 made at half resolution; the map's decoder sees the encoder's finer stages (`skips`); the critic is held back by spectral
-norm and by a lower rate; the map is a logit. The losses are the same. The page says how each of these was chosen.
+norm and by a lower rate; the map is a logit; L_Seg is balanced. The page says how each of these was chosen.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class Config:
     forging: Literal["hard", "rotate_permute", "cutpaste"] = "hard"  # "hard"; the others leave out jitter, or all three
     masked: bool = True  # True; False = forged pixels are rebuilt like any other
     segment: Annotated[float, Gt(0)] = 1.0  # unknown: 1
+    balance: bool = True  # False; True = in L_Seg, all forged pixels weigh as much as all normal ones
     rebuild: Weight = 1.0  # unknown: 1
     adversarial: Weight = 0.1  # unknown: 0.1; 0 = no critic
     score: Literal["detector", "top"] = "detector"  # "detector"; "top" = mean of the map's highest `top`, and no detector
@@ -90,7 +91,7 @@ class Config:
 
 PAPER = Config(encoder_width=64, decoder_width=128, critic_width=64, picture_stride=1, map_stride=1, skips=False,
                critic_side=256, critic_norm="batch", critic_rate=1.0, detector_share=0.5, epochs=1000, learning_rate=1e-4,
-               schedule="flat", precision="32-true", batch=8, evidence="probability", smooth=4)  # fmt: skip
+               balance=False, schedule="flat", precision="32-true", batch=8, evidence="probability", smooth=4)  # fmt: skip
 TINY = Config(encoder_width=4, decoder_width=2, critic_width=2, critic_side=32, learning_rate=5e-3,
               precision="32-true", smooth=3)  # fmt: skip
 
@@ -339,9 +340,16 @@ def _still(module: nn.Module) -> Iterator[None]:
         module.requires_grad_(True)
 
 
-def segmentation_loss(found: Tensor, normal: Tensor, valid: Tensor) -> Tensor:
-    """L_Seg = E || A - A_hat ||_1, n 1 h w in [0, 1], over valid pixels."""
-    return masked_mean((found - normal).abs(), valid)
+def segmentation_loss(found: Tensor, normal: Tensor, valid: Tensor, balance: bool = False) -> Tensor:
+    """L_Seg = E || A - A_hat ||_1, n 1 h w in [0, 1], over valid pixels. `balance`: the mean of the two kinds' means.
+
+    Ours, because about 4 % of the pixels are forged: the median of what a pixel may be is "normal" until the net is nearly
+    sure, and L1 asks for the median.
+    """
+    error = (found - normal).abs()
+    if balance:
+        return (masked_mean(error, valid * normal) + masked_mean(error, valid * (1 - normal))) / 2
+    return masked_mean(error, valid)
 
 
 def rebuild_loss(picture: Tensor, x: Tensor, normal: Tensor, valid: Tensor) -> Tensor:
@@ -394,7 +402,7 @@ def maker_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
     """L_Seg, L_Re and min_G of L_Adv by their weights. Raises TrainingError where the map has collapsed."""
     x, normal, valid = pairs(batch)
     picture, found, fake = net.made(x, normal, valid)
-    losses = {"segment": config.segment * segmentation_loss(found, normal, valid)}
+    losses = {"segment": config.segment * segmentation_loss(found, normal, valid, config.balance)}
     if config.rebuild:
         wanted = normal if config.masked else torch.ones_like(normal)
         losses["rebuild"] = config.rebuild * rebuild_loss(picture, x, wanted, valid)
