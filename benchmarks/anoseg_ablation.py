@@ -8,9 +8,10 @@ already are not measured again, so a stopped run goes on where it was. Every var
 the same number of steps (then a busy machine changes nothing). Coordinates are also tried on products that lie
 anyhow (UNALIGNED), where they may hurt. A fit that its own watch stops gives a row too, with the reason under `stopped`.
 
-Each net is read in two ways, without training twice: `..._detector` is the picture's score by the detector, `..._top` the
-mean of the map's highest 0.1 %. `iou_calibrated` is at the threshold that held-back good pictures gave, as a user would have
-it; `iou_best` at the best of all thresholds, which only labels can tell. `steps` are those of the last stage.
+`..._top` is the picture's score as the mean of the map's highest 0.1 %, `..._detector` by the detector, where there is one:
+both are read off the same net, whose detector took its share of the minutes. `iou_calibrated` is at the threshold that
+held-back good pictures gave, as a user would have it; `iou_best` at the best of all thresholds, which only labels can tell.
+`steps` are those of the last stage.
 
 `forged_...`: on the held-back good pictures and forged copies of them, by families that training never used (texture and
 physical; training pastes); settings may be chosen by these. The other figures are those of the labelled test pictures;
@@ -45,9 +46,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "L_Seg not balanced": {"balance": False},
     "no coordinates": {"coordinates": False},
     "published critic": {"critic_norm": "batch", "critic_rate": 1.0},
-    "classes by a head of their own": {"class_head": True},
     "no skips": {"skips": False},
-    "no detector": {"score": "top"},
+    "with the detector": {"score": "detector"},
+    "with the detector, classes by a head of their own": {"score": "detector", "class_head": True},
 }
 ON_UNALIGNED = ("as shipped", "no coordinates")
 

@@ -68,8 +68,8 @@ class Config:
     balance: bool = True  # False; True = in L_Seg, all forged pixels weigh as much as all normal ones
     rebuild: Weight = 1.0  # unknown: 1
     adversarial: Weight = 0.1  # unknown: 0.1; 0 = no critic
-    score: Literal["detector", "top"] = "detector"  # "detector"; "top" = mean of the map's highest `top`, and no detector
-    detector_share: Annotated[float, Interval(gt=0, lt=1)] = 0.25  # unknown: 0.5; the detector's part of the budget
+    score: Literal["detector", "top"] = "top"  # "detector"; "top" = mean of the map's highest `top`, and no detector
+    detector_share: Annotated[float, Interval(gt=0, lt=1)] = 0.33  # unknown: 0.5; the detector's part of the budget
     detector_adversarial: Weight = 1.0  # unknown: 1
     detector_features: Weight = 1.0  # unknown: 1
     detector_rebuild: Annotated[float, Gt(0)] = 1.0  # unknown: 1
@@ -82,17 +82,18 @@ class Config:
     learning_rate: Annotated[float, Gt(0)] = 1e-3  # unknown: 1e-4
     schedule: Literal["cosine", "flat"] = "cosine"  # unknown: "flat"
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # unknown: "32-true"
-    check_every: Annotated[int, Ge(0)] = 20  # ours: steps between looks for a collapse; 0 = never look
-    patience: Annotated[int, Ge(1)] = 300  # ours: steps before a collapse may stop the fit
+    check_every: Annotated[int, Ge(0)] = 10  # ours: steps between looks for a collapse; 0 = never look
+    patience: Annotated[int, Ge(1)] = 500  # ours: steps of a stage before a collapse may stop the fit
     evidence: Literal["logit", "probability"] = "logit"  # "probability"
     smooth: Annotated[int, Ge(1)] = 5  # unknown: 4; mean filter on the map before it becomes a score
     top: Annotated[float, Interval(gt=0, le=1)] = 0.001  # ours
 
 
 PAPER = Config(encoder_width=64, decoder_width=128, critic_width=64, picture_stride=1, map_stride=1, skips=False,
-               critic_side=256, critic_norm="batch", critic_rate=1.0, detector_share=0.5, epochs=1000, learning_rate=1e-4,
-               balance=False, schedule="flat", precision="32-true", batch=8, evidence="probability", smooth=4)  # fmt: skip
-TINY = Config(encoder_width=4, decoder_width=2, critic_width=2, critic_side=32, learning_rate=5e-3,
+               critic_side=256, critic_norm="batch", critic_rate=1.0, balance=False, score="detector", detector_share=0.5,
+               batch=8, epochs=1000, learning_rate=1e-4, schedule="flat", precision="32-true", patience=3000,
+               evidence="probability", smooth=4)  # fmt: skip
+TINY = Config(encoder_width=4, decoder_width=2, critic_width=2, critic_side=32, score="detector", learning_rate=5e-3,
               precision="32-true", smooth=3)  # fmt: skip
 
 
@@ -442,7 +443,7 @@ def _watched(net: Any, watch: Watch, batch: Batch, config: Config, name: str) ->
         with torch.no_grad():  # here and not in `look`: several processes must not wait for gradients of it
             seen = net.look(batch.clean, batch.forged, batch.mask, batch.valid)
         for each, value in zip(("outlined", "caught"), seen, strict=True):
-            watch.see(each, value, 0.8)
+            watch.see(each, value, 0.9)
         share, critic = float(watch.get_buffer(name)), float(watch.critic)
         if int(watch.steps) >= config.patience and share < ALIVE:
             what, do = ("map", "outlines") if name == "outlined" else ("detector's score", "catches")
