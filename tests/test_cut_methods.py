@@ -112,6 +112,16 @@ def test_the_model_says_what_the_good_pictures_decided(washers: Path, tmp_path: 
     assert rule(dataclasses.replace(tiny, score="map")) == ScoreRule(reduce="top")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("method", ["cutpaste", "cutswap"])
+def test_a_forecast_tries_every_stage(washers: Path, tmp_path: Path, method: str) -> None:
+    """It shows one batch to the stages that look, so most pictures have no saliency yet."""
+    plan, pictures = plan_of(washers, tmp_path, method)
+    found = fitting.forecast(plan, pictures)
+    assert found.steps == 6
+    assert found.seconds_per_step > 0
+    fitting.run(plan.request, made=plan, pictures=pictures)
+
+
 # ---- CutSwap: where the saliency comes from
 
 

@@ -118,8 +118,11 @@ class CutSwap(Detector):
         return levels, self.picture.head(pooled(levels)).amax(dim=1)
 
     def priors(self, index: int) -> list[NDArray[np.float32]] | None:
-        """The maps of one good picture, fine to coarse, h w float32 in [0, 1]; None before they are made."""
-        if not len(self.salient1):
+        """The maps of one good picture, fine to coarse, h w float32 in [0, 1]; None where they are not made.
+
+        A forecast shows only some pictures to `see`.
+        """
+        if index >= len(self.salient1):
             return None
         if not self.maps:
             self.maps = [getattr(self, name).cpu().numpy() for name in SALIENT]
