@@ -305,8 +305,9 @@ def test_forge_writes_a_contact_sheet(washers: Path, tmp_path: Path) -> None:
 
 
 def test_the_demo_runs_end_to_end(tmp_path: Path) -> None:
-    process = spawn("demo", "-o", tmp_path / "d", "--good", 20, env={**os.environ, "HOME": str(tmp_path)})
+    process = spawn("demo", "-o", tmp_path / "d", "--good", 20, "--count", 3, env={**os.environ, "HOME": str(tmp_path)})
     output, _ = process.communicate(timeout=280)
     assert process.returncode == 0, output
-    assert (tmp_path / "d" / "report.html").exists()
+    page = (tmp_path / "d" / "report.html").read_text()
+    assert all(words in page for words in ("What it can see: forged defects", "Hardest good parts", "a90/95"))
     assert str(tmp_path / "d" / "report.html") in output.strip().splitlines()[-1]

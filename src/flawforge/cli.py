@@ -636,8 +636,9 @@ def doctor() -> None:
               "those promise 1 %.")  # fmt: skip
 @click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
 @click.option("--minutes", default=1.5, show_default=True, help="Training time, for methods that train.")
+@click.option("--count", default=48, show_default=True, help="Forgeries per kind and contrast to prove the model with.")
 @_seed
-def demo(out: Path, good: int, method: str, minutes: float, seed: int) -> None:
+def demo(out: Path, good: int, method: str, minutes: float, count: int, seed: int) -> None:
     """Render sample parts, fit, calibrate, evaluate, prove and report; no network, no data needed."""
     from flawforge.fitting import Request, check_output
     from flawforge.report import write_report
@@ -649,6 +650,6 @@ def demo(out: Path, good: int, method: str, minutes: float, seed: int) -> None:
     model = out / "model"
     inspector = _fit(Request(out / "parts", model, method=method, minutes=minutes, seed=seed))
     result = _evaluate(inspector, model, out / "parts", seed)
-    for line in (*_result_lines(result), *_pod_lines(_pod(inspector, model, out / "parts", seed))):
+    for line in (*_result_lines(result), *_pod_lines(_pod(inspector, model, out / "parts", seed, count=count))):
         click.echo(line)
     click.echo(f"open {write_report(model, out / 'report.html').resolve()}")
