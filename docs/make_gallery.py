@@ -38,7 +38,7 @@ def page() -> str:
     lines += ["Left to right: the good picture, the forgery, a close-up of it, its mask, the difference times three.", ""]
     lines += ["The seed is fixed, so the pictures change only when a forger does. On your own pictures:", ""]
     lines += ["```sh", "flawforge forge DATA -o forged", "```"]
-    lines += ["", "[The report of the demo](report.html) (download it and open it in a browser): promise, proof on forged defects,"]
+    lines += ["", "[The report of the demo](report.html) (save it, open it in a browser): promise, proof on forged defects,"]
     lines += ["real ones, drift. Made by `flawforge demo --good 200`, `flawforge drift` on its good test parts, and"]
     lines += ["`flawforge report`; not remade by `make docs`."]
     for family, names in FAMILIES.items():
