@@ -578,7 +578,7 @@ def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, textures:
 
 
 @main.command()
-@click.argument("what", type=click.Choice(["speed"]))
+@click.argument("what", metavar="WHAT", type=click.Choice(["speed"]))
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--repeats", default=200, show_default=True, help="Judgements to time; at least 20.")
@@ -586,7 +586,7 @@ def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, textures:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
 def bench(what: str, model: Path, paths: tuple[Path, ...], repeats: int, threads: int | None,
           json_file: Path | None) -> None:  # fmt: skip
-    """Time MODEL, a model or an export, on PATHS: from file to verdict, where it goes, memory, and the cold start."""
+    """Measure; WHAT is speed: MODEL, a model or an export, on PATHS from file to verdict, memory, and the cold start."""
     from flawforge import rows, speed
     from flawforge.overlays import write_json
 
