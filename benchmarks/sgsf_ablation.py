@@ -8,8 +8,9 @@ already are not measured again, so a stopped run goes on where it was. Every var
 the same number of steps (then a busy machine changes nothing).
 
 `forged_...`: on the held-back good pictures and forged copies of them, by families that training never used (paste and
-physical; training uses Perlin textures); settings may be chosen by these. The other figures are those of the labelled test
-pictures; nothing may be chosen by them.
+physical; training uses Perlin textures); settings may be chosen by these. A flaw is on the part: a forgery is drawn again
+until four fifths of it are salient. The other figures are those of the labelled test pictures; nothing may be chosen by
+them.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from draem_ablation import judge
-from flawforge import config, data, evaluate, fitting
+import numpy as np
+
+from flawforge import config, data, evaluate, fitting, metrics
+from flawforge.forge import FORGERS
+from flawforge.saliency import background_of, saliency
+from flawforge.types import Sample
+from flawforge_runtime import images
 from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "sgsf_ablation.csv"
-KEY = ("data", "variant", "minutes", "steps_asked", "settings", "seed")
+KEY = ("data", "variant", "minutes", "steps_asked", "size", "settings", "seed")
 VARIANTS: dict[str, dict[str, Any]] = {
     "draem": {},
     "reference": {},
@@ -38,7 +44,39 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "n = 1": {"contrast": 1},
     "n = 5": {"contrast": 5},
     "detach": {"detach": True},
+    "not shown": {"show": False},
+    "not residual": {"residual": False},
+    "spread 1, opacity 0.1": {"spread": 1.0, "opacity": 0.1},
 }
+PROOF = ("cutpaste", "nsa", "scratch", "stain", "missing", "dent")
+SALIENT, DRAWS = 0.8, 30
+
+
+def judge(inspector: Any, held: tuple[data.Entry, ...], seed: int) -> dict[str, float]:
+    """Image AUROC, pixel AP and peak-on-defect over held-back good pictures and forged copies of them."""
+    pictures = [images.letterbox(images.read_picture(entry.path).pixels, inspector.canvas)[0] for entry in held]
+    background = background_of(pictures)
+    maps, masks, scores, labels, peaks = [], [], [], [], []
+    for index, pixels in enumerate(pictures):
+        rng = np.random.default_rng([seed, index])
+        salient = saliency(pixels, "foreground", background=background).map > 0.5
+        for _ in range(DRAWS):
+            forged = FORGERS[PROOF[index % len(PROOF)]]()(Sample(pixels, other=pictures[index - 1]), rng)
+            if (forged.mask & salient).sum() > SALIENT * max(forged.mask.sum(), 1):
+                break
+        for picture, mask in ((pixels, np.zeros(pixels.shape[:2], bool)), (forged.image, forged.mask)):
+            decision = inspector(picture)
+            maps.append(decision.anomaly_map)
+            masks.append(mask)
+            scores.append(decision.pred_score)
+            labels.append(int(mask.any()))
+            if mask.any():
+                peaks.append(metrics.peak_on_defect(decision.anomaly_map, mask))
+    return {
+        "forged_image_auroc": metrics.auroc(scores, labels),
+        "forged_pixel_ap": metrics.pixel_average_precision(maps, masks),
+        "forged_peak": float(np.mean(peaks)),
+    }
 
 
 def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -48,7 +86,7 @@ def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) ->
     with tempfile.TemporaryDirectory() as folder:
         request = fitting.Request(
             root, Path(folder) / "model", method=method, seed=seed, settings=chosen,
-            minutes=None if options.steps else options.minutes, steps=options.steps,
+            minutes=None if options.steps else options.minutes, steps=options.steps, size=options.size,
         )  # fmt: skip
         plan = fitting.plan(request)
         inspector = fitting.run(request, made=plan)
@@ -69,6 +107,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=["mvtec_bottle", "magnetic_tile"])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variant", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings of sgsf in every variant")
@@ -79,7 +118,8 @@ def main() -> None:
         for name in options.data:
             for variant in options.variant:
                 minutes = "" if options.steps else f"{options.minutes:g}"
-                values = (name, variant, minutes, str(options.steps or ""), " ".join(sorted(options.set)), str(seed))
+                asked = (minutes, str(options.steps or ""), str(options.size), " ".join(sorted(options.set)))
+                values = (name, variant, *asked, str(seed))
                 if values in {tuple(row.get(key, "") for key in KEY) for row in read(options.out)[1]}:
                     print(f"{name}, {variant}, seed {seed}: already measured")
                     continue

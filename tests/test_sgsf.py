@@ -157,9 +157,10 @@ def test_sizes_of_the_profiles() -> None:
     assert 1 < count["cpu"] < 3
 
 
-def test_the_guide_reaches_the_answer_at_every_scale() -> None:
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_guide_reaches_the_answer_at_every_scale(residual: bool) -> None:
     torch.manual_seed(0)
-    net = GuidedUNet(4, 1, (1, 1, 2, 4, 8))
+    net = GuidedUNet(3, 4, 1, (1, 1, 2, 4, 8), residual)
     x = torch.rand(2, 3, 64, 64)
     features = [torch.rand(2, c, 64 >> level, 64 >> level, requires_grad=True) for level, c in enumerate((1, 1, 2, 4, 8))]
     net(x, features).square().sum().backward()
@@ -238,8 +239,23 @@ def test_the_reference_is_reconstructed_not_the_forged_picture() -> None:
         assert float(found["l2"].detach()) == pytest.approx(value, abs=1e-6)
 
 
+def test_the_segmenter_is_shown_the_good_picture_where_it_is_asked_for() -> None:
+    """With the guide's features silent, only what is shown can move the answer."""
+    goods = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(6))
+    for show in (True, False):
+        net = with_references(goods, dataclasses.replace(TINY, show=show)).train()
+        assert net.guide is not None
+        for fuse in net.segment.fuse:
+            torch.nn.init.zeros_(fuse[1].weight)  # type: ignore[index]
+        with torch.no_grad():
+            answers = [net.guide_and_segment(goods, source)[1] for source in (goods, goods.flip(0))]
+        assert torch.equal(*answers) != show
+
+
 def test_published_judging() -> None:
     assert score_rule(PAPER) == ScoreRule(reduce="max", smooth=1)
+    assert not PAPER.show
+    assert not PAPER.residual
     assert (PAPER.guidance, PAPER.forge_share, PAPER.focal_gamma, PAPER.batch, PAPER.references) == (
         "reference", 0.75, 2.0, 16, 0)  # fmt: skip
     rates = [sgsf.SCHEDULES[PAPER.schedule](p) for p in (0.0, 0.49, 0.5, 0.7, 0.9)]
@@ -247,7 +263,8 @@ def test_published_judging() -> None:
 
 
 def test_masks_follow_the_settings() -> None:
-    assert sgsf.forger(Config(rule="otsu")) == SaliencyPerlin(rule="otsu")
+    assert sgsf.forger(Config(rule="otsu")) == SaliencyPerlin(rule="otsu", spread=1.5, opacity=(0.2, 1.0))
+    assert sgsf.forger(PAPER) == SaliencyPerlin(opacity=(0.1, 1.0))
     assert "saliency" not in str(sgsf.forger(Config(masks="perlin"))).lower()
     with pytest.raises(ConfigError, match="guidance"):
         settings_from_dict(Config, {"guidance": "both"})
@@ -318,10 +335,10 @@ def test_the_forecast_counts_steps_without_references(washers: Path, tmp_path: P
 
 
 def test_it_learns_to_mark_what_the_reference_does_not_show() -> None:
-    """Sixty steps on random stripes with a grey square laid in: the square's pixels end far above the others."""
+    """Sixty steps on stripes with a grey square laid in: most of the square's pixels end above nearly all others."""
     rng = np.random.default_rng(0)
     stripes = torch.linspace(0, 12, 64).sin().mul(0.3).add(0.5).expand(3, 64, 64)
-    goods = torch.stack([torch.roll(stripes, int(rng.integers(20)), dims=2) for _ in range(8)])
+    goods = torch.stack([torch.roll(stripes, int(rng.integers(3)), dims=2) for _ in range(8)])
 
     def batch(stage: int, step: int) -> Batch:
         draw = np.random.default_rng([stage, step])

@@ -25,7 +25,8 @@ reference (facility location; Nemhauser, Wolsey and Fisher 1978). They are buffe
 export. In training a picture is never its own reference, or the segmenter would only learn to subtract the two.
 
 Profile `cpu`, beside what profile `paper` says: half resolution (`stride` 2), narrow nets, 32 references, AdamW with warm-up
-and cosine over the budget, logit instead of probability (it never saturates), a small mean filter before the maximum.
+and cosine over the budget, logit instead of probability (it never saturates), a small mean filter before the maximum; the
+segmenter also sees the reference itself (`show`), the fusion is `residual`, and forgeries are smaller and plainer.
 """
 
 from __future__ import annotations
@@ -59,9 +60,13 @@ class Config:
     guidance: Literal["reference", "denoise", "none"] = "reference"  # "reference"
     contrast: Annotated[int, Ge(1)] = 4  # 5 in the settings, 4 found best: a reference is drawn from so many in training
     references: Annotated[int, Ge(0)] = 32  # all good pictures, which is 0
+    show: bool = True  # False; True = the segmenter also sees the good picture itself, as DRAEM's does (ours)
+    residual: bool = True  # False; True = what the fusion gives is added to the encoder's features (ours)
     detach: bool = False  # assumed: the segmentation loss also moves the guide
     masks: Literal["saliency_perlin", "perlin"] = "saliency_perlin"  # "saliency_perlin"
     rule: Literal["mean_std", "otsu", "quantile", "uniform"] = "mean_std"  # "adaptive"; which rule is assumed
+    spread: Annotated[float, Interval(ge=0, le=3)] = 1.5  # assumed: 1; standard deviations above the mean, of "mean_std"
+    opacity: Annotated[float, Interval(ge=0, lt=1)] = 0.2  # assumed: 0.1; the least of a forgery's texture
     guide_width: Annotated[int, Ge(1)] = 8  # assumed: 128, DRAEM's
     segment_width: Annotated[int, Ge(1)] = 16  # 64: "the same U-Net" as DRAEM's
     stride: Literal[1, 2] = 2  # 1; 2 = both nets work at half resolution
@@ -78,19 +83,21 @@ class Config:
     smooth: Annotated[int, Ge(1)] = 11  # 1
 
 
-PAPER = Config(contrast=5, references=0, guide_width=128, segment_width=64, stride=1, batch=16, epochs=700,
-               learning_rate=1e-4, weight_decay=0.0, schedule="steps", precision="32-true", ssim_stride=1,
-               evidence="probability", smooth=1)
-TINY = Config(references=4, guide_width=2, segment_width=4, batch=4, learning_rate=5e-3, precision="32-true", smooth=3)
+PAPER = Config(contrast=5, references=0, show=False, residual=False, spread=1.0, opacity=0.1, guide_width=128,
+               segment_width=64, stride=1, batch=16, epochs=700, learning_rate=1e-4, weight_decay=0.0, schedule="steps",
+               precision="32-true", ssim_stride=1, evidence="probability", smooth=1)
+TINY = Config(references=4, guide_width=2, segment_width=8, batch=4, learning_rate=5e-3, precision="32-true", smooth=3)
 
 
 class GuidedUNet(UNet):
     """DRAEM's discriminative U-Net on the picture alone; at each scale the encoder's features are concatenated with the
-    guide's and convolved to their own width again, and go on downwards and to the decoder."""
+    guide's and convolved to their own width again, and go on downwards and to the decoder. `residual` adds them to what they
+    were, so that a young guide cannot drown the picture."""
 
-    def __init__(self, width: int, stride: int, guides: Sequence[int]) -> None:
+    def __init__(self, channels: int, width: int, stride: int, guides: Sequence[int], residual: bool) -> None:
         """`guides`: the guide's channels at each scale, finest first; the encoder's levels beyond stay bare."""
-        super().__init__(3, 2, width, stride)
+        super().__init__(channels, 2, width, stride)
+        self.residual = residual
         own = [width, 2 * width, 4 * width, 8 * width, 8 * width]
         self.fuse = nn.ModuleList(conv_bn_relu(o + g, o) for o, g in zip(own, guides, strict=False))
 
@@ -100,7 +107,8 @@ class GuidedUNet(UNet):
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
             if level < len(self.fuse):
-                x = self.fuse[level](torch.cat([x, features[level]], dim=1))
+                fused = self.fuse[level](torch.cat([x, features[level]], dim=1))
+                x = x + fused if self.residual else fused
             seen.append(x)
         return self.climb(seen)
 
@@ -123,8 +131,10 @@ class Sgsf(nn.Module):
         self.guidance, self.detach, self.evidence = config.guidance, config.detach, config.evidence
         self.limit, self.multiple, b = config.references, 32 * config.stride, config.guide_width
         guided = config.guidance != "none"
+        self.show = config.show and guided
         self.guide = Autoencoder(3, b, config.stride) if guided else None
-        self.segment = GuidedUNet(config.segment_width, config.stride, (b, b, 2 * b, 4 * b, 8 * b) if guided else ())
+        channels, guides = 6 if self.show else 3, (b, b, 2 * b, 4 * b, 8 * b) if guided else ()
+        self.segment = GuidedUNet(channels, config.segment_width, config.stride, guides, config.residual)
         initialise(self)
         if config.guidance == "reference":
             self.register_buffer("memory", torch.zeros(0, 3, 0, 0, dtype=torch.float16))
@@ -163,13 +173,17 @@ class Sgsf(nn.Module):
     def guide_and_segment(self, images: Tensor, source: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Pictures n 3 h w and what the guide looks at, alike -> (reconstruction of the latter, anomaly logit n 1 h w)."""
         h, w = images.shape[-2:]
+        images = self.pad(images)
         picture: Tensor | None = None
         features: list[Tensor] = []
         if self.guide is not None and source is not None:
-            picture, features = self.guide.decode(self.pad(source))
-            picture = picture[..., :h, :w]
+            source = self.pad(source)
+            picture, features = self.guide.decode(source)
+            shown = source if self.guidance == "reference" else picture
             features = [each.detach() for each in features] if self.detach else features
-        good, bad = self.segment(self.pad(images), features).chunk(2, dim=1)
+            images = torch.cat([shown.detach() if self.detach else shown, images], dim=1) if self.show else images
+            picture = picture[..., :h, :w]
+        good, bad = self.segment(images, features).chunk(2, dim=1)
         return picture, (bad - good)[..., :h, :w]
 
     def pad(self, images: Tensor) -> Tensor:
@@ -307,7 +321,7 @@ def forger(config: Config) -> Forger:
     """Saliency Perlin masks filled with texture; "perlin" is DRAEM's, the control."""
     if config.masks == "perlin":
         return FORGERS["perlin"]()
-    return SaliencyPerlin(rule=config.rule)
+    return SaliencyPerlin(rule=config.rule, spread=config.spread, opacity=(config.opacity, 1.0))
 
 
 def score_rule(config: Config) -> ScoreRule:
