@@ -18,7 +18,7 @@ Guide and segmenter never see the same picture twice: the good pictures are deal
 judged by Gaussians fitted without its fold, as strange parts will be. The first fold is kept from the segmenter altogether.
 On it the gate forges defects of a family that training never used (FAMILIES["physical"]) and asks, once for the picture and
 once for the map, whether the segmenter, or the sum of both, beats the statistics; only a gain that the spread over these
-pictures does not explain is taken (one-sided 95 %), else the statistics stand. No label and no test picture is involved,
+pictures does not explain is taken (one-sided 95 %), the surest of two; else the statistics stand. No label and no test picture is involved,
 nor any picture that the thresholds come from.
 
 All settings are assumptions: one set for every product.
@@ -299,7 +299,7 @@ def prove(net: Guided, batch: Batch, top: float) -> None:
 
 
 def decide(net: Guided, config: Config) -> None:
-    """For picture and map: the candidate with the greatest gain over the statistics that is surely above none."""
+    """For picture and map: the candidate whose gain over the statistics is surely greatest; none is zero."""
     proof = net.work.pop("proof", [])
     pictures = sorted({index for index, _ in proof})
     if len(pictures) < LEAST:
@@ -308,8 +308,8 @@ def decide(net: Guided, config: Config) -> None:
     for place in range(len(AIMS)):
         values = means[:, place].numpy()
         net.evidence[place] = torch.from_numpy(np.stack([values.mean(axis=0), least_gains(values)], axis=1))
-        gain, sure = net.evidence[place, :, 0], net.evidence[place, :, 1] > 0
-        best = int(torch.where(sure, gain, -1.0).argmax()) if sure.any() else 0
+        # By the least gain, not by the mean: of two that are about as good, the one that is so on every picture.
+        best = int(net.evidence[place, :, 1].argmax())  # the statistics' own gain over themselves is zero
         net.use[place] = torch.tensor(USES[CANDIDATES[best]])
     net.settle()
 
