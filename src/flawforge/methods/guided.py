@@ -18,8 +18,8 @@ Guide and segmenter never see the same picture twice: the good pictures are deal
 judged by Gaussians fitted without its fold, as strange parts will be. The first fold is kept from the segmenter altogether.
 On it the gate forges defects of a family that training never used (FAMILIES["physical"]) and asks, once for the picture and
 once for the map, whether the segmenter, or the sum of both, beats the statistics; only a gain that the spread over these
-pictures does not explain is taken (one-sided 95 %), the surest of two; else the statistics stand. No label and no test picture is involved,
-nor any picture that the thresholds come from.
+pictures does not explain is taken (one-sided 95 %), the surest of two; else the statistics stand. No label and no test
+picture is involved, nor any picture that the thresholds come from.
 
 All settings are assumptions: one set for every product.
 """
