@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from flawforge.listing import pictures_in
 from flawforge.speed import measure
 from flawforge_runtime.backends import cores
 from record import record
@@ -37,7 +38,7 @@ model = Padim(backbone="resnet18", pre_trained=False)
 engine = Engine(default_root_dir=out, accelerator="cpu", logger=False)
 engine.fit(model, datamodule=data)
 path = engine.export(model, ExportType.OPENVINO, export_root=out)
-paths = sorted((root / "test").rglob("*.png"))
+paths = sorted(p for p in (root / "test").rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp"))
 inferencer = OpenVINOInferencer(path=path, device="CPU", config={"INFERENCE_NUM_THREADS": threads})
 for each in paths[:5]:
     inferencer.predict(str(each))
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=400)
     options = parser.parse_args()
     root = Path(os.environ["FLAWFORGE_DATA"]) / options.data
-    paths = sorted((root / "test").rglob("*.png"))
+    paths = pictures_in(root / "test")
     for model in options.models:
         result = measure(model, paths, repeats=options.repeats, threads=options.threads)
         stages = {f"ms {name}": value for name, value in result.pop("stages").items()}
