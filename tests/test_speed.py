@@ -40,6 +40,7 @@ def test_too_few_judgements_are_refused(tiny_model: Path, washers: Path) -> None
     assert "5 repeats" in run.output
 
 
+@pytest.mark.timeout(900)  # four programs, each with its own start; a busy machine is slow at that
 def test_from_camera_to_verdict_as_printed(tmp_path: Path) -> None:
     """Every block of the page in its order, in an empty folder; no picture of the last calls may go unjudged."""
     blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
