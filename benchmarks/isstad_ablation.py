@@ -7,6 +7,8 @@ One row per product, variant and seed in results/isstad_ablation.csv, written as
 already are not measured again, so a stopped run goes on where it was. Every variant has the same minutes, or with --steps
 the same number of steps (then a busy machine changes nothing).
 
+SIZES say which net learns most in the time; they are for --forged-only.
+
 "product" is the method as it ships; the other scores (SCORES) are read off the same trained net, so they cost no training.
 "stage 2 on another's encoder" starts with --init from a "product" model of another product and has only stage 2's part of
 the budget; what that saves is in `train_seconds`.
@@ -42,8 +44,14 @@ TRAINED: dict[str, dict[str, Any]] = {
     "old corruption": {"corruption": "old"},
     "classifier on the last block only": {"supervise": "last"},
 }
+SIZES: dict[str, dict[str, Any]] = {
+    "linear stem": {"stem": "linear"},
+    "linear stem, larger": {"stem": "linear", "width": 256, "depth": 6, "heads": 4, "decoder_width": 192, "decoder_heads": 3,
+                            "decoder_depth": 4},
+    "patch 8, smaller": {"patch": 8, "width": 96, "depth": 3, "decoder_width": 96, "decoder_heads": 3, "decoder_depth": 2},
+}  # fmt: skip
 INIT = "stage 2 on another's encoder"
-VARIANTS = (*SCORES, *TRAINED, INIT)
+VARIANTS = (*SCORES, *TRAINED, *SIZES, INIT)
 DONOR = "kolektorsdd"  # gives its encoder to the others
 
 
@@ -86,7 +94,7 @@ def measure(variants: list[str], name: str, seed: int, options: argparse.Namespa
             fitted(root / DONOR, init, given, seed, budget, None)
             share = 1.0 - given.get("masked_share", METHODS["isstad"].profiles["cpu"].masked_share)
             budget = {"steps": round(options.steps * share)} if options.steps else {"minutes": options.minutes * share}
-        settings = {**TRAINED.get(variants[0], {}), **given}
+        settings = {**(TRAINED | SIZES).get(variants[0], {}), **given}
         plan, model = fitted(root / name, Path(folder) / "model", settings, seed, budget, init)
         training = model.about["training"]
         for variant in variants:

@@ -109,6 +109,25 @@ def test_the_encoder_sees_only_what_it_is_shown() -> None:
     torch.testing.assert_close(net(picture, torch.arange(6)[None]), net(picture))
 
 
+@pytest.mark.parametrize("patch", [2, 4])
+def test_a_convolutional_stem_sees_no_hidden_patch_either(patch: int) -> None:
+    net = filled(Encoder(patch, 8, 1, 2, stem="convolutional"))
+    picture = torch.rand(2, 3, 2 * patch, 3 * patch, generator=torch.Generator().manual_seed(0))
+    order = torch.tensor([[4, 1], [0, 5]])
+    seen = net(picture, order)
+    assert seen.shape == (2, 3, 8)
+    changed = picture.clone()
+    changed[0, :, :patch, :patch] = 9.0  # patch 0, hidden in the first picture, beside one that is shown
+    torch.testing.assert_close(net(changed, order), seen)
+    changed[1, :, :patch, :patch] = 9.0  # shown in the second
+    assert not torch.allclose(net(changed, order)[1], seen[1])
+    torch.testing.assert_close(net(picture, torch.arange(6).expand(2, -1)), net(picture))
+    torch.testing.assert_close(net(picture)[:1], net(picture[:1]))
+    assert net.patch(picture).shape == (2, 8, 2, 3)
+    with pytest.raises(ValueError, match="power of 2"):
+        Encoder(6, 8, 1, 2, stem="convolutional")
+
+
 def test_the_decoder_puts_every_token_in_its_place() -> None:
     """With blocks that add nothing, what comes out is what was put in: embedding or mask token, and the position."""
     net = filled(Decoder(4, 8, 1, 2))

@@ -584,7 +584,8 @@ def _content(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "training": {
             "pictures": len(plan.train), "held_back": len(plan.held), "seconds": round(seconds, 1),
-            "steps": history[-1]["step"] if history else 0, "minutes": request.minutes, "threads": torch.get_num_threads(),
+            "steps": sum({row["stage"]: row["step"] for row in history}.values()),  # of all stages
+            "minutes": request.minutes, "threads": torch.get_num_threads(),
             "forger": str(plan.method.forger(plan.settings)), "forgers": list(trained_on(plan, net)),
             "fingerprints": sorted(fingerprint(entry.path) for entry in plan.train),
             "torch": torch.__version__, "cpus": os.cpu_count(),

@@ -46,12 +46,13 @@ STAGE_ONE, STAGE_TWO = "hide and guess", "repair and point"
 class Config:
     """Settings of ISSTAD; the comments give the released code's values."""
 
-    patch: Annotated[int, Interval(ge=2, le=64)] = 8  # 16
+    patch: Annotated[int, Interval(ge=2, le=64)] = 16  # 16; a power of 2 for the convolutional stem
+    stem: Literal["linear", "convolutional"] = "convolutional"  # "linear"; how a patch is read
     width: Annotated[int, Ge(4)] = 192  # 1024
     depth: Annotated[int, Ge(1)] = 4  # 24
     heads: Annotated[int, Ge(1)] = 3  # 16
     decoder_width: Annotated[int, Ge(4)] = 128  # 512
-    decoder_depth: Annotated[int, Ge(1)] = 4  # 12
+    decoder_depth: Annotated[int, Ge(1)] = 3  # 12
     decoder_heads: Annotated[int, Ge(1)] = 4  # 16
     masked_depth: Annotated[int, Ge(1)] = 2  # 6; decoder blocks that stage 1 trains
     grid: Annotated[int, Ge(0)] = 0  # 14; side of the grid of patches that positions are spread over; 0 = the canvas's own
@@ -75,15 +76,16 @@ class Config:
     ssim_stride: Literal[1, 2] = 2  # 1; 2 = SSIM on 2 x 2 means
     combine: Literal["product", "probability", "error", "sum", "release"] = "product"  # "release"
     blur: Annotated[float, Ge(0)] = 4.0  # 4; standard deviation in canvas pixels
-    top: Annotated[float, Interval(gt=0, le=1)] = 0.001  # 1; share of the map's highest pixels whose mean is the score
+    top: Annotated[float, Interval(gt=0, le=1)] = 0.01  # 1; share of the map's highest pixels whose mean is the score
     carry: Literal["encoder", "all"] = "encoder"  # "all": --init MODEL gives its decoder and heads too
 
 
-PAPER = Config(patch=16, width=1024, depth=24, heads=16, decoder_width=512, decoder_depth=12, decoder_heads=16,
-               masked_depth=6, grid=14, masked_share=305 / 505, crop=0.2, flip=True, batch=16, epochs=505,
+PAPER = Config(patch=16, stem="linear", width=1024, depth=24, heads=16, decoder_width=512, decoder_depth=12,
+               decoder_heads=16, masked_depth=6, grid=14, masked_share=305 / 505, crop=0.2, flip=True, batch=16, epochs=505,
                masked_learning_rate=6.25e-5, warm_up=0.13, precision="32-true", ssim_stride=1, top=1.0)  # fmt: skip
-TINY = Config(patch=8, width=16, depth=1, heads=2, decoder_width=16, decoder_depth=2, decoder_heads=2, masked_depth=1,
-              batch=4, learning_rate=5e-3, masked_learning_rate=5e-3, precision="32-true", blur=1.0)  # fmt: skip
+TINY = Config(patch=8, stem="linear", width=16, depth=1, heads=2, decoder_width=16, decoder_depth=2, decoder_heads=2,
+              masked_depth=1, batch=4, learning_rate=5e-3, masked_learning_rate=5e-3, precision="32-true",
+              blur=1.0)  # fmt: skip
 
 
 class Isstad(nn.Module):
@@ -99,10 +101,12 @@ class Isstad(nn.Module):
                                    ("decoder_width", config.decoder_width, config.decoder_heads)):  # fmt: skip
             if width % heads or width % 4:
                 raise ConfigError(f"{what} is {width} with {heads} heads; give a multiple of 4 and of the heads.")
+        if config.stem == "convolutional" and config.patch & (config.patch - 1):
+            raise ConfigError(f"patch is {config.patch} with a convolutional stem; give a power of 2, or stem=linear.")
         if config.masked_depth > config.decoder_depth:
             raise ConfigError(f"masked_depth is {config.masked_depth}; give at most decoder_depth, {config.decoder_depth}.")
         self.config = config
-        self.encoder = Encoder(config.patch, config.width, config.depth, config.heads, config.grid)
+        self.encoder = Encoder(config.patch, config.width, config.depth, config.heads, config.grid, config.stem)
         self.decoder = Decoder(config.width, config.decoder_width, config.decoder_depth, config.decoder_heads, config.grid)
         self.repair = nn.Linear(config.decoder_width, config.patch**2 * 3)
         self.classify = nn.Linear(config.decoder_width, config.patch**2 * 2)
@@ -327,7 +331,7 @@ def _check_fit(given: Mapping[str, Tensor], target: Mapping[str, Tensor], keys: 
         )
     for key in keys:
         if key not in given:
-            raise ModelError(f"The weights of --init lack {key}; give an MAE or isstad model.")
+            raise ModelError(f"The weights of --init lack {key}; give an MAE or isstad model of the same stem.")
         if given[key].shape != target[key].shape:
             theirs, ours = ("x".join(map(str, each.shape)) for each in (given[key], target[key]))
             raise ModelError(

@@ -7,6 +7,8 @@ MAE's released code as far as they go, so that its checkpoints fit after their p
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -107,19 +109,42 @@ class Block(nn.Module):
         return out
 
 
-class Encoder(nn.Module):
-    """Patches of a picture -> tokens, the class token first."""
+class Stem(nn.Sequential):
+    """Overlapping 3 x 3 convolutions that halve the picture until a patch is one place, then one linear layer.
 
-    def __init__(self, patch: int, width: int, depth: int, heads: int, grid: int = 0) -> None:
+    Xiao et al., "Early convolutions help transformers see better" (arXiv 2106.14881), with GroupNorm instead of batch norm,
+    so that a picture is judged alone. `patch` must be a power of 2. n 3 h w -> n width h/patch w/patch.
+    """
+
+    def __init__(self, patch: int, width: int) -> None:
+        halvings = patch.bit_length() - 1
+        if 2**halvings != patch:
+            raise ValueError(f"patch is {patch} and must be a power of 2")
+        widths = [3, *(max(8, width >> (halvings - step)) for step in range(1, halvings + 1))]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()]
+        super().__init__(*layers, nn.Conv2d(widths[-1], width, 1))
+
+
+class Encoder(nn.Module):
+    """Patches of a picture -> tokens, the class token first. `stem`: "linear" or "convolutional", how a patch is read."""
+
+    def __init__(self, patch: int, width: int, depth: int, heads: int, grid: int = 0, stem: str = "linear") -> None:
         super().__init__()
-        self.width, self.grid = width, grid
-        self.patch = nn.Conv2d(3, width, patch, stride=patch)
+        self.side, self.width, self.grid, self.overlapping = patch, width, grid, stem == "convolutional"
+        self.patch = Stem(patch, width) if self.overlapping else nn.Conv2d(3, width, patch, stride=patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=EPSILON)
 
     def forward(self, pictures: Tensor, order: Tensor | None = None) -> Tensor:
         """n 3 h w, normalised, h and w multiples of the patch -> n (1 + L) d; with `order` (n k) only those patches."""
+        if order is not None and self.overlapping:  # else a shown patch would tell of its hidden neighbours
+            shown = pictures.new_zeros(len(pictures), pictures[0, 0].numel() // self.side**2).scatter_(1, order, 1.0)
+            rows, columns = (side // self.side for side in pictures.shape[-2:])
+            shown = shown.reshape(-1, 1, rows, columns)
+            pictures = pictures * F.interpolate(shown, scale_factor=float(self.side), mode="nearest")
         grid = self.patch(pictures)
         rows, columns = grid.shape[-2:]
         x = grid.flatten(2).transpose(1, 2) + positions(rows, columns, self.width, self.grid, pictures.device)
@@ -172,7 +197,7 @@ def initialise(net: nn.Module) -> None:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.Conv2d) and name.endswith("patch"):
-            nn.init.xavier_uniform_(layer.weight.view(len(layer.weight), -1))
+            nn.init.xavier_uniform_(layer.weight.view(len(layer.weight), -1))  # a linear layer of a patch
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         for token in ("cls_token", "mask_token"):
