@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from flawforge import data, engine, fitting, loading, metrics
-from flawforge.nn import patchstats
+from flawforge.nn import gaussians, patchstats, patchstats_fit
 from flawforge_runtime import images, inspector
 from record import record
 
@@ -34,7 +34,10 @@ SETS = ("mvtec_bottle", "aws_cookies", "kolektorsdd", "magnetic_tile")
 
 
 def one_prior(index: int) -> Any:
-    return mock.patch.object(patchstats, "best_priors", lambda branch, moments, *_: torch.full((len(moments[0]),), index))
+    def chosen(branch: Any, moments: Any, *_: Any) -> torch.Tensor:
+        return torch.full((len(moments[0]),), index)
+
+    return mock.patch.object(patchstats_fit, "best_priors", chosen)
 
 
 def harmonic(surprises: torch.Tensor) -> torch.Tensor:
@@ -58,17 +61,24 @@ def no_spread(branch: patchstats.Branch, squared: torch.Tensor, held: torch.Tens
     branch.usual.fill_(float(((2.0 * branch.width + branch.width_of) * known).sum() / known.sum().clamp_min(1)))
 
 
+def border_judged() -> contextlib.ExitStack:
+    stack = contextlib.ExitStack()
+    for module in (patchstats, patchstats_fit):
+        stack.enter_context(mock.patch.object(module, "border", no_border))
+    return stack
+
+
 VARIANTS: dict[str, tuple[dict[str, Any], Callable[[], Any] | None]] = {
     "as shipped": ({}, None),
     "all": ({}, None),
     "normalised, scales 1 2": ({"raw": (), "normalised": (1, 2)}, None),
     "normalised, scales 1 2 4": ({"raw": ()}, None),
     "raw, scales 1 2 4": ({"normalised": ()}, None),
-    "one Gaussian for all positions": ({}, lambda: one_prior(len(patchstats.PRIORS) - 1)),
+    "one Gaussian for all positions": ({}, lambda: one_prior(len(gaussians.PRIORS) - 1)),
     "own Gaussians, least shrinkage": ({}, lambda: one_prior(0)),
     "distance instead of density": ({}, lambda: mock.patch.object(patchstats.Branch, "finished", distance)),
     "harmonic mean of p": ({}, lambda: mock.patch.object(patchstats, "fuse", harmonic)),
-    "letterbox border judged": ({}, lambda: mock.patch.object(patchstats, "border", no_border)),
+    "letterbox border judged": ({}, border_judged),
     "covariance of its own (block 1)": ({"block": 1}, None),
 }
 
@@ -81,7 +91,7 @@ def run(variant: str, name: str, root: Path) -> None:
     net = fitting.seeded(plan.method.build, plan.settings, 0)
     with contextlib.ExitStack() as stack:
         if variant != "as shipped":
-            stack.enter_context(mock.patch.object(patchstats, "widen", no_spread))
+            stack.enter_context(mock.patch.object(patchstats_fit, "widen", no_spread))
         if patch:
             stack.enter_context(patch())
         clock, cpu = time.perf_counter(), time.process_time()

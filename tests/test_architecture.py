@@ -26,7 +26,7 @@ MODULES = sorted(
     for room in (flawforge, flawforge_runtime)
     for each in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
 )
-WITH_TORCH = ("flawforge.nn", "flawforge.methods", "flawforge.engine", "flawforge.fitting")
+WITH_TORCH = tuple(f"flawforge.{room}" for room in ("nn", "methods", "engine", "planning", "forecasting", "fitting", "folds"))
 
 
 def loaded_after(code: str) -> set[str]:

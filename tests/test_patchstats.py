@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flawforge import engine, fitting, loading
 from flawforge.methods import METHODS
-from flawforge.nn import gaussians, patchstats
+from flawforge.nn import gaussians, patchstats, patchstats_fit
 from flawforge.types import Batch
 
 TINY = METHODS["patchstats"].tiny
@@ -42,7 +42,7 @@ def fitted(clean: np.ndarray, valid: np.ndarray | None = None, size: int = 4) ->
         raise AssertionError("nothing here is trained on forged pictures")
 
     run = engine.Run(device="cpu")
-    engine.fit(net, patchstats.looks(), never, engine.Budget(steps=1), run, clean=lambda: iter(batches()))
+    engine.fit(net, patchstats_fit.looks(), never, engine.Budget(steps=1), run, clean=lambda: iter(batches()))
     return net
 
 
@@ -129,7 +129,7 @@ def test_shared_likelihood_is_the_brute_force_one() -> None:
 
 def test_a_share_is_even_and_never_too_many() -> None:
     for among in (1, 5, 64, 65, 206, 610):
-        kept = [i for i in range(among) if patchstats.spaced(i, among, 64)]
+        kept = [i for i in range(among) if patchstats_fit.spaced(i, among, 64)]
         assert len(kept) == min(among, 64)
         assert max(np.diff(kept), default=1) - min(np.diff(kept), default=1) <= 1
 
@@ -178,7 +178,7 @@ def test_spread_is_the_scale_that_makes_the_distances_likeliest() -> None:
     branch = fitted(pictures(6)).branches[0]
     widths, d, n = branch.width_of.clone(), 2 * TINY.filters, 4000
     squared = torch.from_numpy(stats.chi2(d, scale=3.0).rvs((n, 8, 8), random_state=np.random.default_rng(0))).float()
-    patchstats.widen(branch, squared, torch.ones_like(squared))
+    patchstats_fit.widen(branch, squared, torch.ones_like(squared))
     np.testing.assert_allclose(branch.spread.numpy(), 3.0, rtol=0.03)
     np.testing.assert_allclose((branch.width_of - widths).numpy(), d * np.log(3.0), rtol=0.03)  # |cS| = c^d |S|
 

@@ -41,7 +41,8 @@ from torch.nn import functional as F
 from flawforge.forge import FAMILIES, FORGERS, Mix
 from flawforge.nn.head_start import head_start
 from flawforge.nn.losses import dice_loss, focal_map, masked_mean
-from flawforge.nn.patchstats import PatchStats, even_light, fuse, looks
+from flawforge.nn.patchstats import PatchStats, even_light, fuse
+from flawforge.nn.patchstats_fit import looks
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.unet import UNet, initialise
 from flawforge.types import Batch, Collect, Evidence, Forger, Method, Prove, ScoreRule, Stage, Train, Turn

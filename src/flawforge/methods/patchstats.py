@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flawforge.forge import FORGERS
-from flawforge.nn.patchstats import PatchStats, looks
+from flawforge.nn.patchstats import PatchStats
+from flawforge.nn.patchstats_fit import looks
 from flawforge.types import Collect, Forger, Method, ScoreRule
 
 

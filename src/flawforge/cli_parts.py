@@ -1,0 +1,117 @@
+"""What several commands share: options, progress, and how an error reaches a person."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from flawforge.types import ConfigError, FlawforgeError
+
+MAX_PIXELS = 100_000_000  # as images.MAX_PIXELS
+
+
+class Group(click.Group):
+    """Every error that we foresee is one sentence on standard error and exit code 1; usage errors are click's code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FlawforgeError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            fail("Interrupted; what was finished is kept, and a fit goes on with the same command and --resume.")
+        except OSError as error:
+            fail(_disk_sentence(error))
+
+
+def fail(sentence: str) -> None:
+    click.echo(f"flawforge: {sentence}", err=True)
+    sys.exit(1)
+
+
+def _disk_sentence(error: OSError) -> str:
+    place = f" at {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"The disk is full{place}; nothing half-written was left: free some space and run the command again."
+    return f"{error.strerror or error}{place}; check that the path exists and that you may use it."
+
+
+def with_max_pixels(command: Callable[..., Any]) -> Callable[..., Any]:
+    option = click.option("--max-pixels", default=MAX_PIXELS, show_default=True, help="Refuse larger pictures unread.")
+    return option(command)
+
+
+def with_rates(command: Callable[..., Any]) -> Callable[..., Any]:
+    alarm = click.option("--false-alarm", type=float, help="Share of good parts that may be judged NG. [default: 0.01, or "
+                         "the strictest rate that the held-back pictures can promise]")  # fmt: skip
+    review = click.option("--review", type=float, help="Share of good parts that may be judged NG or REVIEW. [default: "
+                          "0.05, or the strictest that can be promised]")  # fmt: skip
+    confidence = click.option("--confidence", type=float, help="Keep the rates with this probability, for example 0.95, "
+                              "and not only on average; it takes more pictures.")  # fmt: skip
+    return alarm(review(confidence(command)))
+
+
+def with_rules(command: Callable[..., Any]) -> Callable[..., Any]:
+    area = click.option("--min-area", type=float, help="Marked regions of less are not counted: px, or mm2 with --scale.")
+    count = click.option("--max-count", type=int, help="A part with so many counted regions, or fewer, is OK. [default: 0]")
+    scale = click.option("--scale", type=float, help="Millimetres of one pixel.")
+    return area(count(scale(command)))
+
+
+def rules_of(calibration: Any, min_area: float | None, max_count: int | None, scale: float | None) -> Any:
+    """The model's rules with what was given; None where nothing was."""
+    from flawforge_runtime.calibrate import Rules
+
+    if min_area is None and max_count is None:
+        if scale is not None:
+            raise ConfigError(f"--scale {scale:g} was given without a rule to measure by; add --min-area.")
+        return None
+    old = calibration.rules if calibration is not None else Rules()
+    area = old.min_area if min_area is None else min_area
+    return Rules(area, old.max_count if max_count is None else max_count, old.mm_per_pixel if scale is None else scale)
+
+
+with_group_by = click.option("--group-by", metavar="REGEX", help="Pictures of one part share what this finds in "
+                             "FOLDER/NAME; parts are then held back whole and counted once. [default: the CSV's column "
+                             "group]")  # fmt: skip
+
+
+with_device = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]),
+                       help="Where the network runs.")  # fmt: skip
+
+
+def with_backend(command: Callable[..., Any]) -> Callable[..., Any]:
+    backend = click.option("--backend", type=click.Choice(["torch", "onnx", "openvino"]), help="Must be what MODEL was "
+                           "exported to. [default: what MODEL holds]")  # fmt: skip
+    threads = click.option("--threads", type=int, help="Threads of the network, at most the cores. [default: all]")
+    return backend(threads(command))
+
+
+with_seed = click.option("--seed", default=0, show_default=True, help="Every random draw follows from it.")
+
+
+@contextmanager
+def progress_bar(label: str, total: float | None, unit: str) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    # Without a terminal a bar is a log: one line in half a minute is enough.
+    quiet = {} if sys.stderr.isatty() else {"mininterval": 30.0, "maxinterval": 30.0}
+    with tqdm(total=total, desc=label, unit=unit, dynamic_ncols=True, **quiet) as bar:
+        yield bar
+
+
+@contextmanager
+def counter(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress callback (done, all) shown as a bar with an ETA."""
+    with progress_bar(label, 1, "") as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show

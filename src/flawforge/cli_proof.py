@@ -1,0 +1,209 @@
+"""Commands that ask what a model is worth: evaluate, pod, drift, report, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flawforge.cli_parts import counter, with_backend, with_device, with_seed
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
+@with_seed
+@with_device
+@with_backend
+def evaluate(model: Path, data: Path, json_file: Path | None, seed: int, **how: Any) -> None:
+    """Judge DATA's labelled test pictures with MODEL and print what it is worth, with 95 % intervals.
+
+    Nothing is fitted on them; the thresholds are the model's own.
+    """
+    from flawforge.loading import load
+    from flawforge.overlays import write_json
+
+    inspector = load(model, **how)
+    result = evaluate_model(inspector, model, data, seed)
+    if json_file is not None:
+        write_json(json_file, result)
+    for line in result_lines(result):
+        click.echo(line)
+
+
+def evaluate_model(inspector: Any, model: Path, data: Path, seed: int) -> dict[str, Any]:
+    from flawforge.data import read_entries
+    from flawforge.evaluate import draw_telling, save_evaluation
+    from flawforge.evaluate import evaluate as judge_all
+
+    entries = read_entries(data)
+    with counter("evaluating") as show:
+        result = judge_all(inspector, entries, seed=seed, progress=show)
+    try:
+        save_evaluation(model, result, draw_telling(inspector, entries, result))
+    except PermissionError:
+        click.echo(f"  {model} cannot be written to, so the report will not show this evaluation", err=True)
+    return result
+
+
+def estimate_text(estimate: dict[str, float | None] | None) -> str:
+    if not estimate or estimate["value"] is None:
+        return "n/a"
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+
+
+def result_lines(result: dict[str, Any]) -> list[str]:
+    lines = [f"{result['counts']['good']} good and {result['counts']['defective']} defective pictures"]
+    for group in ("image", "pixel"):
+        for name, estimate in (result[group] or {}).items():
+            if isinstance(estimate, dict) and "value" in estimate:
+                lines.append(f"  {group + ' ' + name:<22}{estimate_text(estimate)}")
+    point = result["operating_point"]
+    lines.append(f"  {'false-alarm rate':<22}{estimate_text(point['false_alarm_rate'])}")
+    lines.append(f"  {'escape rate':<22}{estimate_text(point['escape_rate'])}")
+    return lines
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("good", type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
+@click.option("--kind", "kinds", multiple=True, metavar="NAME", help="Forger of controlled size; several times if you like. "
+              "[default: six physical ones, without the families that MODEL was trained on]")  # fmt: skip
+@click.option("--contrast", "contrasts", multiple=True, type=float, help="Tone change, share of the full range; several "
+              "times if you like. [default: 0.1 and 0.3]")  # fmt: skip
+@click.option("--sizes", nargs=2, type=float, help="Smallest and largest defect, in px, or mm with --scale. [default: "
+              "1.2 % to 30 % of the picture's shorter side]")  # fmt: skip
+@click.option("--count", default=48, show_default=True, help="Forgeries per kind and contrast; 29 are the least that can "
+              "show 90 % with 95 % confidence.")  # fmt: skip
+@click.option("--scale", type=float, help="Millimetres of one pixel; sizes are then given and reported in mm.")
+@with_seed
+@with_device
+def pod(model: Path, good: Path, json_file: Path | None, seed: int, device: str, **wanted: Any) -> None:
+    """Forge defects of known size into GOOD pictures and say how small a one MODEL finds.
+
+    Pictures that MODEL was trained on are left out, so the folder that `fit` was given will do: its held-back pictures are
+    used. The result is forged-defect POD with 95 % bounds; "not reached" is said instead of a number.
+    """
+    from flawforge.loading import load
+    from flawforge.overlays import write_json
+
+    result = pod_model(load(model, device=device), model, good, seed, **wanted)
+    if json_file is not None:
+        write_json(json_file, result)
+    for line in pod_lines(result):
+        click.echo(line)
+
+
+def pod_model(inspector: Any, model: Path, good: Path, seed: int, kinds: tuple[str, ...] = (),
+         contrasts: tuple[float, ...] = (), sizes: tuple[float, float] | None = None, count: int = 48,
+         scale: float | None = None) -> dict[str, Any]:  # fmt: skip
+    from flawforge.data import good_entries, read_entries
+    from flawforge.pod import forgers_of, prove, save_proof, unseen
+    from flawforge.proof import CONTRASTS, Recipe, held_out_kinds
+
+    config = inspector.content.config
+    entries = read_entries(good)
+    paths = [entry.path for entry in good_entries(entries) or [entry for entry in entries if entry.label == 0]]
+    paths, seen = unseen(paths, config)
+    if seen:
+        click.echo(f"  {seen} pictures that the model was trained on are left out, {len(paths)} remain")
+    trained_on = forgers_of(config)
+    if sizes is not None:
+        sizes = (sizes[0] / (scale or 1.0), sizes[1] / (scale or 1.0))
+    recipe = Recipe(kinds or held_out_kinds(trained_on), contrasts or CONTRASTS, sizes, count, seed)
+    with counter("proving") as show:
+        result, shown = prove(inspector, paths, recipe, trained_on=trained_on, scale=scale, progress=show)
+    result["trained_pictures_left_out"] = seen
+    try:
+        save_proof(model, result, shown)
+    except PermissionError:
+        click.echo(f"  {model} cannot be written to, so the report will not show this proof", err=True)
+    return result
+
+
+def pod_lines(result: dict[str, Any]) -> list[str]:
+    alarm = result["false_alarm"]
+    lines = [f"forged-defect POD at a promised false-alarm rate of {alarm['promised']:.2%}, {result['goods']} good pictures"]
+    if alarm["n"]:
+        lines.append(f"  false alarms on the {alarm['n']} not calibrated on: {estimate_text(alarm['measured'])}")
+    lines.append(f"  {'kind':<12}{'contrast':>9}{'found':>9}{'a50':>12}{'a90':>12}{'a90/95':>12}")
+
+    def size(value: float | None) -> str:
+        return "not reached" if value is None else f"{value:.3g} {result['unit']}"
+
+    for row in result["curves"]:
+        found = f"{row['hits']}/{row['n']}"
+        a50, a90, bound = (size(row[key]) for key in ("a50", "a90", "a90_95"))
+        lines.append(f"  {row['kind']:<12}{row['contrast']:>9g}{found:>9}{a50:>12}{a90:>12}{bound:>12}")
+    return lines
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
+@click.option("--alarm", default=0.01, show_default=True, help="Probability of a false alarm, however long one watches.")
+@click.option("--defects", default=0.1, show_default=True, help="Share of defective parts that is normal on this line.")
+@click.option("--group-by", metavar="REGEX", help="Pictures of one part share what this finds in FOLDER/NAME.")
+@with_seed
+@with_device
+def drift(model: Path, paths: tuple[Path, ...], json_file: Path | None, alarm: float, defects: float,
+          group_by: str | None, seed: int, device: str) -> None:  # fmt: skip
+    """Are PATHS (parts in use, in their order) still like the good parts that MODEL was calibrated on?
+
+    Folders are taken in the order of their file names. The report of MODEL shows the last check.
+    """
+    from flawforge.drift import watch
+    from flawforge.listing import Entry, part_of
+    from flawforge.loading import load
+    from flawforge.overlays import save_album, write_json
+    from flawforge.rows import pictures_of
+
+    files = pictures_of(paths)
+    parts = part_of([Entry(path) for path in files], group_by) if group_by is not None else None
+    inspector = load(model, device=device)
+    with counter("watching") as show:
+        result = watch(inspector, files, alarm=alarm, defects=defects, parts=parts, seed=seed, progress=show)
+    try:
+        save_album(model, "drift", result)
+    except PermissionError:
+        click.echo(f"  {model} cannot be written to, so the report will not show this check", err=True)
+    if json_file is not None:
+        write_json(json_file, result)
+    click.echo(("DRIFT: " if result["alarm"] else "") + result["text"])
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--out", default=Path("report.html"), show_default=True, type=click.Path(path_type=Path),
+              help="The page to write.")  # fmt: skip
+def report(model: Path, out: Path) -> None:
+    """Write MODEL's report: one self-contained HTML page, with pictures where `evaluate` was run."""
+    from flawforge.report import write_report
+
+    click.echo(f"report: {write_report(model, out)}")
+
+
+@click.command()
+@click.argument("what", metavar="WHAT", type=click.Choice(["speed"]))
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--repeats", default=200, show_default=True, help="Judgements to time; at least 20.")
+@click.option("--threads", type=int, help="Threads of the network, at most the cores. [default: all]")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
+def bench(what: str, model: Path, paths: tuple[Path, ...], repeats: int, threads: int | None,
+          json_file: Path | None) -> None:  # fmt: skip
+    """Measure; WHAT is speed: MODEL, a model or an export, on PATHS from file to verdict, memory, and the cold start."""
+    from flawforge import rows, speed
+    from flawforge.overlays import write_json
+
+    files = rows.pictures_of(paths)
+    with counter(what) as show:
+        result = speed.measure(model, files, repeats=repeats, threads=threads, progress=show)
+    if json_file is not None:
+        write_json(json_file, result)
+    for line in speed.lines(result):
+        click.echo(line)

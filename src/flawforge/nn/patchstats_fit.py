@@ -1,0 +1,277 @@
+"""How the good pictures fit `nn.patchstats`: four looks at them, closed forms after each, nothing drawn at random."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flawforge.nn.gaussians import (
+    PRIORS,
+    TAUS,
+    freedom,
+    leave_out,
+    likelihoods,
+    posterior,
+    ridged,
+    shared_likelihood,
+    tail_of,
+    whitener,
+)
+from flawforge.nn.patchstats import FOLDS, Branch, Gaussians, PatchStats, border, pool, smooth
+from flawforge.types import Batch, Collect
+
+WEIGHT = 4  # pictures by which a position's spread is held to its Gaussian's
+MANY, FEW = 192, 64  # good pictures at most: for the Gaussians; for filters and tails (half of these choose the priors)
+
+# ---- 1: filters
+
+
+def count(net: PatchStats, batch: Batch) -> None:
+    """Know how many good pictures there are, so that later looks can take an even share of them."""
+    net.seen += len(batch.clean)
+
+
+def spaced(place: int, among: int, most: int) -> bool:
+    """Whether the picture at `place` is one of at most `most`, evenly spread over `among`."""
+    return among <= most or place * most % among < most
+
+
+def share(net: PatchStats, batch: Batch, most: int) -> tuple[Batch, list[int]]:
+    """The pictures of this batch that are among at most `most`, evenly spread over all; and their places among all.
+
+    A varied copy has its picture's place, so that both fall into the same fold.
+    """
+    kept = [i for i in range(len(batch.clean)) if spaced(net.looked + i, net.seen, most)]
+    places = [net.looked + i if batch.index is None else int(batch.index[i]) for i in kept]
+    net.looked += len(batch.clean)
+    return Batch(*(None if each is None else each[kept].contiguous() for each in batch)), places
+
+
+def look_at_patches(net: PatchStats, batch: Batch) -> None:
+    """Sum patches and their outer products."""
+    batch, _ = share(net, batch, FEW)
+    if not len(batch.clean):
+        return
+    fill = border(batch.clean)
+    for branch, x in net.inputs(batch.clean):
+        x = pool(x, branch.scale)
+        valid = cell_valid(batch, fill, branch)
+        step = branch.stride * (2 if branch.scale == 1 else 1)
+        valid = valid[..., :: step // branch.stride, :: step // branch.stride]
+        for picture, held in zip(x, valid, strict=True):
+            patches = F.unfold(F.pad(picture[None], [branch.side // 2] * 4, mode="reflect"), branch.side, stride=step)[0]
+            patches = patches[:, held.flatten() > 0]
+            work = branch.work
+            work["n"] = work.get("n", 0) + patches.shape[1]
+            work["sum"] = work.get("sum", 0) + patches.double().sum(dim=1)
+            work["outer"] = work.get("outer", 0) + (patches @ patches.T).double()
+
+
+def learn_filters(net: PatchStats) -> None:
+    """The leading principal components of each branch's patches."""
+    net.looked = 0
+    for branch in net.parts():
+        work = branch.work
+        mean = work["sum"] / max(work["n"], 1)
+        covariance = work["outer"] / max(work["n"], 1) - torch.outer(mean, mean)
+        _, vectors = torch.linalg.eigh(covariance)
+        branch.filters.copy_(vectors.flip(1).T[: branch.width].reshape(branch.filters.shape))
+        # The features are blind below a tenth of this; a constant picture has no contrast, so one grey level is the least.
+        branch.floor.fill_(max(float(covariance.diagonal().mean().clamp_min(0).sqrt()), 1 / 255))
+        branch.work = {}
+
+
+# ---- 2: Gaussians
+
+
+def cell_valid(batch: Batch, fill: tuple[Tensor, Tensor], branch: Branch) -> Tensor:
+    """n gh gw, 1 where any of the cell's pixels is judged and the filters see only the picture."""
+    return F.max_pool2d(batch.valid.contiguous(), branch.grid)[:, 0] * branch.told(fill)
+
+
+def look_at_features(net: PatchStats, batch: Batch) -> None:
+    """Sum features and outer products by block, and keep some pictures' features to choose the priors by."""
+    batch, places = share(net, batch, MANY)
+    if not len(batch.clean):
+        return
+    kept = [i for i in range(len(batch.clean)) if spaced(net.used + i, min(net.seen, MANY), FEW // 2)]
+    net.used += len(batch.clean)
+    fill = border(batch.clean)
+    for branch, x in net.inputs(batch.clean):
+        features, work = branch.features(x), branch.work
+        # Any constant near the mean keeps the sums small; float64, for some directions hardly vary at all.
+        shift = work.setdefault("shift", features.mean(dim=(0, 2, 3)))
+        weight = branch.to_blocks(cell_valid(batch, fill, branch)[:, None])[:, 0]  # k n b
+        held = branch.to_blocks(features - shift[:, None, None]) * weight[:, None]  # k d n b
+        exact = held.double()
+        work["size"] = features.shape[-2:]
+        parts = max(net.folds, 1)
+        if "n" not in work:
+            k, d, _, b = exact.shape
+            work |= {"n": exact.new_zeros(parts, k, b), "sum": exact.new_zeros(parts, k, d, b),
+                     "outer": exact.new_zeros(parts, k, d, d)}  # fmt: skip
+        for part in range(parts):
+            own = [i for i, place in enumerate(places) if place % parts == part]
+            if own:
+                flat = exact[:, :, own].flatten(2)
+                work["n"][part] += weight[:, own].sum(dim=1)
+                work["sum"][part] += exact[:, :, own].sum(dim=2)
+                work["outer"][part].baddbmm_(flat, flat.transpose(1, 2))
+        for i in kept:
+            each = exact[:, :, i]
+            alone = weight[:, i].double().sum(), each.sum(dim=(0, 2)), torch.einsum("kdb,keb->de", each, each)
+            work.setdefault("samples", []).append((held[:, :, i], weight[:, i], alone))
+
+
+def fit_gaussians(net: PatchStats) -> None:
+    """Whiten by the common covariance, choose the priors, and store every block's Gaussians."""
+    net.looked = 0
+    for branch in net.parts():
+        work = branch.work
+        parts = work["n"], work["sum"], work["outer"]
+        n, total, outer = (each.sum(dim=0) for each in parts)
+        whole = n.sum(), total.sum(dim=(0, 2)), outer.sum(dim=0)
+        common = whole[1] / whole[0].clamp_min(1)
+        means = total / n[:, None].clamp_min(1)
+        within = (outer - torch.einsum("kdb,keb,kb->kde", means, means, n)).sum(dim=0)
+        white = whitener(within / (n - 1).clamp_min(0).sum().clamp_min(1))
+        moments = whiten_moments((n, total, outer), white, common)
+        best = best_priors(branch, moments, whole, white)
+        shift = common + work["shift"].double()
+        gaussians, kept = posterior_gaussians(branch, moments, best, white, shift)
+        branch.centre, branch.factor, branch.width_of, branch.known = gaussians
+        branch.spread = torch.ones_like(branch.known)
+        branch.chosen = best.reshape(branch.work["size"][0] // branch.block, -1)
+        if net.folds:
+            without = [
+                posterior_gaussians(branch, whiten_moments(left, white, common), best, white, shift)[0]
+                for left in ((n - a, total - b, outer - c) for a, b, c in zip(*parts, strict=True))
+            ]
+            for name, each in zip(FOLDS, zip(*without, strict=True), strict=True):
+                setattr(branch, name, torch.stack(each))
+        branch.work = kept | {"maps": [], "held": []}
+
+
+def whiten_moments(moments: tuple[Tensor, Tensor, Tensor], white: Tensor, common: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Moments k .. in whitened coordinates about the common mean, where every prior is a multiple of the identity."""
+    n, total, outer = moments
+    middle = torch.einsum("kd,e->kde", total.sum(dim=2), common)
+    outer = outer - middle - middle.transpose(1, 2) + torch.outer(common, common) * n.sum(dim=1)[:, None, None]
+    return n, white @ (total - common[:, None] * n[:, None]), white @ outer @ white.T
+
+
+def best_priors(branch: Branch, moments: tuple[Tensor, Tensor, Tensor], whole: tuple[Tensor, Tensor, Tensor],
+                white: Tensor) -> Tensor:  # fmt: skip
+    """k: which of PRIORS makes the left-out good pictures likeliest, each block deciding together with its neighbours."""
+    kept, common = branch.work["samples"], (whole[1] / whole[0].clamp_min(1)).float()
+    pictures = [own for _, _, own in kept]
+    rows = []
+    for part in torch.arange(len(moments[0]), device=white.device).split(128):
+        samples = torch.stack([white.float() @ (x[part] - common[:, None]) for x, _, _ in kept])
+        weights = torch.stack([w[part] for _, w, _ in kept])
+        own = likelihoods(samples, weights, *(each[part] for each in moments))
+        rows.append(torch.cat([own, shared_likelihood(samples, weights, pictures, whole, white)[None]]))
+    gh, gw = (side // branch.block for side in branch.work["size"])
+    # One block's few samples are a noisy judge.
+    return smooth(torch.cat(rows, dim=1).reshape(1, -1, gh, gw))[0].flatten(1).argmax(dim=0)
+
+
+def posterior_gaussians(branch: Branch, moments: tuple[Tensor, Tensor, Tensor], best: Tensor, white: Tensor,
+                        shift: Tensor) -> tuple[Gaussians, dict[str, Tensor]]:  # fmt: skip
+    """Whitened moments k .. and the index of each block's prior -> the Gaussians, and what `look_at_maps` needs besides."""
+    n, _, outer = moments
+    d, b, (gh, gw) = len(white), branch.block, branch.work["size"]
+    shared = best == len(PRIORS) - 1
+    table = torch.tensor([(0, 0) if math.isinf(tau) else (tau, d * kappa) for tau, kappa in PRIORS], dtype=n.dtype,
+                         device=n.device)  # fmt: skip
+    tau, kappa = table[best].unbind(dim=1)
+    tau = tau.clamp_min(TAUS[0])
+    mean, scale = posterior(*moments, tau)
+    scale = scale + kappa[:, None, None] * torch.eye(d, dtype=n.dtype, device=n.device)
+    free = freedom(n, tau[:, None]) + kappa
+    mean = torch.where(shared[:, None, None], 0, mean)
+    scale = torch.where(shared[:, None, None], ridged(outer.sum(dim=0)), scale)
+    free = torch.where(shared, n.sum(), free).clamp_min(1e-6)
+    root = torch.linalg.cholesky(scale / free[:, None, None])
+    factor = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False)
+    centre = torch.linalg.solve(white, mean) + shift[:, None]
+    widths = -2 * torch.linalg.slogdet(factor)[1]
+    gaussians = Gaussians(
+        branch.from_blocks(centre, (gh, gw)).float().contiguous(),
+        factor.float(),
+        branch.from_blocks(widths[:, None, None].expand(-1, 1, b * b), (gh, gw))[0].float().contiguous(),
+        (branch.from_blocks(n[:, None], (gh, gw))[0] > 0).float(),
+    )
+    return gaussians, {"count": n, "free": free, "tau": tau, "kappa": kappa, "shared": shared}
+
+
+# ---- 3: tails
+
+
+def look_at_maps(net: PatchStats, batch: Batch) -> None:
+    """Keep some good pictures' left-out maps."""
+    batch, _ = share(net, batch, FEW)
+    if not len(batch.clean):
+        return
+    fill = border(batch.clean)
+    for branch, x in net.inputs(batch.clean):
+        work = branch.work
+        features, valid = branch.features(x), cell_valid(batch, fill, branch)
+        white = branch.whitened(features, branch.gaussians())
+        weight = branch.to_blocks(valid[:, None])[:, 0]  # k n b
+        held = white.permute(0, 2, 1, 3) * weight[:, :, None]
+        gram = (held.transpose(-1, -2) @ held) / work["free"][:, None, None, None].float()
+        tau, kappa = work["tau"][:, None, None].float(), work["kappa"][:, None].float()
+        distance, _, _ = leave_out(gram, weight, work["count"][:, None].float(), tau, kappa)
+        distance = torch.where(work["shared"][:, None, None], white.square().sum(dim=1), distance)
+        distance = branch.from_blocks(distance, (features.shape[-2], features.shape[-1]))
+        work["maps"].append(distance)
+        work["held"].append(valid)
+
+
+def fit_tails(net: PatchStats) -> None:
+    """The tail of each branch's left-out good strangeness, over all positions."""
+    for branch in net.parts():
+        squared, held = torch.cat(branch.work["maps"]), torch.cat(branch.work["held"])
+        widen(branch, squared, held)
+        maps = branch.finished(squared, held, branch.gaussians())
+        knots, slopes, tail = tail_of(maps[held > 0].double().cpu().sort().values)
+        branch.knots.copy_(knots)
+        branch.slopes.copy_(slopes)
+        branch.tail.copy_(tail)
+        branch.work = {}
+    net.seen = net.looked = net.used = 0
+
+
+def widen(branch: Branch, squared: Tensor, held: Tensor) -> None:
+    """Scale every position's covariance to the left-out distances n gh gw: the likeliest scale is their mean over d.
+
+    Neighbours help, and WEIGHT pictures hold it to 1.
+    """
+    d = 2.0 * branch.width
+    sums = smooth(torch.stack([(squared * held).sum(dim=0) / d, held.sum(dim=0)])[:, None])[:, 0]
+    branch.spread = (sums[0] + WEIGHT) / (sums[1] + WEIGHT)
+    branch.width_of = branch.width_of + d * branch.spread.log()
+    if branch.folds:
+        branch.fold_width_of = branch.fold_width_of + d * branch.spread.log()
+    typical = ((d + branch.width_of) * branch.known).sum() / branch.known.sum().clamp_min(1)
+    branch.usual.fill_(float(typical))
+
+
+def looks(of: Callable[[Any], PatchStats] = lambda net: net) -> list[Collect]:
+    """Four looks at the good pictures, the first only to count them. `of`: where in a net the statistics are."""
+
+    def look(name: str, visit: Callable[[PatchStats, Batch], None], finish: Callable[[PatchStats], None]) -> Collect:
+        return Collect(name, lambda net, batch: visit(of(net), batch), lambda net: finish(of(net)))
+
+    return [
+        look("count", count, lambda statistics: None),
+        look("filters", look_at_patches, learn_filters),
+        look("Gaussians", look_at_features, fit_gaussians),
+        look("tails", look_at_maps, fit_tails),
+    ]
