@@ -26,7 +26,8 @@ MODULES = sorted(
     for room in (flawforge, flawforge_runtime)
     for each in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
 )
-WITH_TORCH = tuple(f"flawforge.{room}" for room in ("nn", "methods", "engine", "planning", "forecasting", "fitting", "folds"))
+LEARNING = ("nn", "methods", "engine", "planning", "forecasting", "fitting", "folds")
+WITH_TORCH = tuple(f"flawforge.{room}" for room in LEARNING)
 
 
 def loaded_after(code: str) -> set[str]:
