@@ -44,7 +44,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "n = 1": {"contrast": 1},
     "n = 5": {"contrast": 5},
     "detach": {"detach": True},
-    "not shown": {"show": False},
+    "never shown": {"show": "never"},
+    "always shown": {"show": "always"},
     "not residual": {"residual": False},
     "spread 1, opacity 0.1": {"spread": 1.0, "opacity": 0.1},
 }

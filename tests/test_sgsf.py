@@ -242,19 +242,34 @@ def test_the_reference_is_reconstructed_not_the_forged_picture() -> None:
 def test_the_segmenter_is_shown_the_good_picture_where_it_is_asked_for() -> None:
     """With the guide's features silent, only what is shown can move the answer."""
     goods = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(6))
-    for show in (True, False):
-        net = with_references(goods, dataclasses.replace(TINY, show=show)).train()
+    for show in ("always", "alike", "never"):  # random pictures are not alike
+        config = settings_from_dict(Config, {**dataclasses.asdict(TINY), "show": show})
+        net = with_references(goods, config).train()
         assert net.guide is not None
         for fuse in net.segment.fuse:
             torch.nn.init.zeros_(fuse[1].weight)  # type: ignore[index]
         with torch.no_grad():
             answers = [net.guide_and_segment(goods, source)[1] for source in (goods, goods.flip(0))]
-        assert torch.equal(*answers) != show
+        assert torch.equal(*answers) == (show != "always")
+
+
+def test_a_reference_is_shown_where_references_are_alike_in_detail() -> None:
+    """Energies by hand: noise of deviation s on a common pattern of deviation 1 leaves 2 s^2 / (1 + s^2) of the detail."""
+    rng = torch.Generator().manual_seed(7)
+    pattern = torch.randn(1, 3, 64, 64, generator=rng)
+    for noise, alike in ((0.5, 1.0), (2.0, 0.0)):
+        goods = 0.5 + 0.03 * (pattern + noise * torch.randn(4, 3, 64, 64, generator=rng))
+        goods += torch.tensor([-0.1, 0.0, 0.1, 0.2])[:, None, None, None]  # light changes nothing
+        net = with_references(goods)
+        assert float(net.left) == pytest.approx(2 * noise**2 / (1 + noise**2), rel=0.05)
+        assert float(net.alike) == alike
+        assert ("it is shown" in net.facts()[0]) == bool(alike)
+    assert float(with_references(pattern.clamp(0, 1)).left) == 2.0
 
 
 def test_published_judging() -> None:
     assert score_rule(PAPER) == ScoreRule(reduce="max", smooth=1)
-    assert not PAPER.show
+    assert PAPER.show == "never"
     assert not PAPER.residual
     assert (PAPER.guidance, PAPER.forge_share, PAPER.focal_gamma, PAPER.batch, PAPER.references) == (
         "reference", 0.75, 2.0, 16, 0)  # fmt: skip

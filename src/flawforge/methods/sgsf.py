@@ -26,7 +26,8 @@ export. In training a picture is never its own reference, or the segmenter would
 
 Profile `cpu`, beside what profile `paper` says: half resolution (`stride` 2), narrow nets, 32 references, AdamW with warm-up
 and cosine over the budget, logit instead of probability (it never saturates), a small mean filter before the maximum; the
-segmenter also sees the reference itself (`show`), the fusion is `residual`, and forgeries are smaller and plainer.
+segmenter also sees the reference itself where references are alike in detail (`show`, decided by the good pictures, see
+`left_of_detail`), the fusion is `residual`, and forgeries are smaller and plainer.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Config:
     guidance: Literal["reference", "denoise", "none"] = "reference"  # "reference"
     contrast: Annotated[int, Ge(1)] = 4  # 5 in the settings, 4 found best: a reference is drawn from so many in training
     references: Annotated[int, Ge(0)] = 32  # all good pictures, which is 0
-    show: bool = True  # False; True = the segmenter also sees the good picture itself, as DRAEM's does (ours)
+    show: Literal["alike", "always", "never"] = "alike"  # "never"; the segmenter also sees the good picture itself (ours)
     residual: bool = True  # False; True = what the fusion gives is added to the encoder's features (ours)
     detach: bool = False  # assumed: the segmentation loss also moves the guide
     masks: Literal["saliency_perlin", "perlin"] = "saliency_perlin"  # "saliency_perlin"
@@ -83,7 +84,7 @@ class Config:
     smooth: Annotated[int, Ge(1)] = 11  # 1
 
 
-PAPER = Config(contrast=5, references=0, show=False, residual=False, spread=1.0, opacity=0.1, guide_width=128,
+PAPER = Config(contrast=5, references=0, show="never", residual=False, spread=1.0, opacity=0.1, guide_width=128,
                segment_width=64, stride=1, batch=16, epochs=700, learning_rate=1e-4, weight_decay=0.0, schedule="steps",
                precision="32-true", ssim_stride=1, evidence="probability", smooth=1)
 TINY = Config(references=4, guide_width=2, segment_width=8, batch=4, learning_rate=5e-3, precision="32-true", smooth=3)
@@ -125,13 +126,15 @@ class Sgsf(nn.Module):
     valid: Tensor
     encoder: Tensor
     keys: Tensor
+    alike: Tensor
+    left: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.guidance, self.detach, self.evidence = config.guidance, config.detach, config.evidence
         self.limit, self.multiple, b = config.references, 32 * config.stride, config.guide_width
         guided = config.guidance != "none"
-        self.show = config.show and guided
+        self.show = guided and config.show != "never"
         self.guide = Autoencoder(3, b, config.stride) if guided else None
         channels, guides = 6 if self.show else 3, (b, b, 2 * b, 4 * b, 8 * b) if guided else ()
         self.segment = GuidedUNet(channels, config.segment_width, config.stride, guides, config.residual)
@@ -141,7 +144,10 @@ class Sgsf(nn.Module):
             self.register_buffer("valid", torch.zeros(0, 1, 0, 0, dtype=torch.uint8))
             self.register_buffer("encoder", torch.zeros(0, 0))
             self.register_buffer("keys", torch.zeros(0, 0))
+            self.register_buffer("alike", torch.ones(1))  # 0 = references differ in detail, so none is shown
+            self.register_buffer("left", torch.zeros(1))  # of their detail, see `left_of_detail`
             self.register_load_state_dict_pre_hook(_resize_memory)
+        self.always = config.show == "always"
         self.seen: list[Tensor] = []  # small pictures of the first look, then the references of the second
         self.chosen: list[int] = []
         self.looked = 0
@@ -179,7 +185,7 @@ class Sgsf(nn.Module):
         if self.guide is not None and source is not None:
             source = self.pad(source)
             picture, features = self.guide.decode(source)
-            shown = source if self.guidance == "reference" else picture
+            shown = source * self.alike if self.guidance == "reference" else picture
             features = [each.detach() for each in features] if self.detach else features
             images = torch.cat([shown.detach() if self.detach else shown, images], dim=1) if self.show else images
             picture = picture[..., :h, :w]
@@ -202,6 +208,14 @@ class Sgsf(nn.Module):
         fitted = F.interpolate(images, canvas, mode="bilinear", align_corners=False)
         found = self.memory[self.retrieve(fitted, 1)[:, 0]].float()
         return F.interpolate(found, size, mode="bilinear", align_corners=False)
+
+    def facts(self) -> list[str]:
+        """What the good pictures decided, in words."""
+        if self.guidance != "reference":
+            return []
+        shown = "it is shown to the segmenter" if self.show and float(self.alike) else "its features alone are the guide"
+        return [f"{len(self.memory)} good pictures are kept as references; the most similar other one leaves "
+                f"{float(self.left):.0%} of a reference's detail, so {shown}"]  # fmt: skip
 
     def forward(self, images: Tensor) -> Evidence:
         _, logit = self.guide_and_segment(images, self.nearest(images) if self.guidance == "reference" else images)
@@ -276,7 +290,24 @@ def lay_in(net: Sgsf) -> None:
     kept = torch.cat(net.seen)
     net.memory, net.valid = kept[:, :3].half().contiguous(), (kept[:, 3:] > 0).to(torch.uint8).contiguous()
     net.keys = net.encode(net.memory.float())
+    net.left.fill_(left_of_detail(net))
+    net.alike.fill_(float(net.always or float(net.left) < 1))
     net.seen, net.chosen, net.looked = [], [], 0
+
+
+def left_of_detail(net: Sgsf) -> float:
+    """What is left of the references' detail when that of the most similar other one is taken away: a ratio of energies, 0
+    for equal pictures, 1 where nothing is gained, 2 where the two have nothing to do with each other.
+
+    Detail is a picture less its means over CELL x CELL pixels. With a single reference there is no other: 2.
+    """
+    if len(net.memory) < 2:
+        return 2.0
+    kept = net.memory.float()
+    means = F.interpolate(F.avg_pool2d(kept, CELL), kept.shape[-2:], mode="bilinear", align_corners=False)
+    detail = (kept - means) * net.valid
+    other = detail[net.retrieve(kept, 1, kept)[:, 0]]
+    return float((detail - other * net.valid).square().sum() / detail.square().sum().clamp_min(1e-9))
 
 
 # ---- training
