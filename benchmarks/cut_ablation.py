@@ -49,6 +49,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "nearest pictures": ("cutswap", {"density": "nearest"}),
     "score of the map": ("cutswap", {"score": "map"}),
     "map by distance": ("cutswap", {"surprise": "distance"}),
+    "map of stage 1": ("cutswap", {"stages": 1}),
+    "map of stages 1 to 3": ("cutswap", {"stages": 3}),
     "cutpaste": ("cutpaste", {}),
     "cutpaste, patch": ("cutpaste", {"task": "patch"}),
     "cutpaste, scar": ("cutpaste", {"task": "scar"}),

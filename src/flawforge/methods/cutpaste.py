@@ -55,7 +55,7 @@ class Config:
     density: Literal["gaussian", "nearest"] = "gaussian"  # gaussian
     unit: bool = False  # False; a public code scales features to length 1
     localise: Literal["stages", "windows"] = "stages"  # windows
-    stages: Annotated[int, Interval(ge=1, le=4)] = 3  # the trunk's first stages that the map of `stages` uses
+    stages: Annotated[int, Interval(ge=1, le=4)] = 2  # the trunk's first stages that the map of `stages` uses
     crop: Annotated[int, Ge(8)] = 64  # 64; crops that the patch model is trained on
     crops: Annotated[int, Ge(2)] = 96  # 64 or 96; crops in a batch
     patches: Annotated[int, Ge(1)] = 6  # pieces pasted into a picture before it is cut into crops (ours)

@@ -66,7 +66,7 @@ class Config:
     jitter: Annotated[float, Interval(ge=0, le=1)] = 0.1  # as for cutpaste
     density: Literal["gaussian", "nearest"] = "gaussian"  # CutPaste's
     unit: bool = False
-    stages: Annotated[int, Interval(ge=1, le=4)] = 3  # the trunk's first stages that the map uses (ours)
+    stages: Annotated[int, Interval(ge=1, le=4)] = 2  # the trunk's first stages that the map uses (ours)
     step: Annotated[int, Ge(1)] = 8  # px between places of the map (ours)
     sigma: Annotated[float, Gt(0)] = 8.0
     dims: Annotated[int, Ge(1)] = 56  # features that the map uses
@@ -81,7 +81,7 @@ class Config:
     forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # 1: every forged picture has its good one beside it
 
 
-PAPER = Config(variant="resnet18", hidden=(512, 128), step=4, dims=100, surprise="distance", batch=32, epochs=10_000,
+PAPER = Config(variant="resnet18", hidden=(512, 128), stages=3, step=4, dims=100, surprise="distance", batch=32, epochs=10_000,
                precision="32-true")  # fmt: skip
 TINY = Config(variant="resnet18-tiny", hidden=(8,), levels=(1, 2), dims=6, batch=4, precision="32-true")
 
