@@ -81,8 +81,8 @@ class Config:
     forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # 1: every forged picture has its good one beside it
 
 
-PAPER = Config(variant="resnet18", hidden=(512, 128), stages=3, step=4, dims=100, surprise="distance", batch=32, epochs=10_000,
-               precision="32-true")  # fmt: skip
+PAPER = Config(variant="resnet18", hidden=(512, 128), stages=3, step=4, dims=100, surprise="distance", batch=32,
+               epochs=10_000, precision="32-true")  # fmt: skip
 TINY = Config(variant="resnet18-tiny", hidden=(8,), levels=(1, 2), dims=6, batch=4, precision="32-true")
 
 
