@@ -1,7 +1,7 @@
 """What each part of AnoSeg buys, one factor at a time from the cpu profile.
 
     FLAWFORGE_DATA=... python benchmarks/anoseg_ablation.py [--data mvtec_bottle magnetic_tile] [--minutes 10 | --steps N]
-        [--seeds 0 1 2] [--variant NAME ...] [--set KEY=VALUE ...] [--forged-only]
+        [--size 256] [--seeds 0 1 2] [--variant NAME ...] [--set KEY=VALUE ...] [--forged-only]
 
 One row per product, variant and seed in results/anoseg_ablation.csv, written as soon as it is known; rows that are there
 already are not measured again, so a stopped run goes on where it was. Every variant has the same minutes, or with --steps
@@ -34,7 +34,7 @@ from flawforge_runtime import inspector
 from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "anoseg_ablation.csv"
-KEY = ("data", "variant", "minutes", "steps_asked", "settings", "seed")
+KEY = ("data", "variant", "minutes", "steps_asked", "size", "settings", "seed")
 PROOF = ("perlin", "scratch", "stain", "missing", "dent", "crack")
 UNALIGNED = ("aws_cookies",)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -82,7 +82,8 @@ def measure(variant: str, name: str, seed: int, options: argparse.Namespace) -> 
     budget: dict[str, Any] = {"steps": options.steps} if options.steps else {"minutes": options.minutes}
     settings = {**VARIANTS[variant], **config.parse_pairs(options.set)}
     with tempfile.TemporaryDirectory() as folder:
-        request = fitting.Request(root, Path(folder) / "m", method="anoseg", seed=seed, settings=settings, **budget)
+        request = fitting.Request(root, Path(folder) / "m", method="anoseg", seed=seed, size=options.size, settings=settings,
+                                  **budget)  # fmt: skip
         plan = fitting.plan(request)
         try:
             model = fitting.run(request, made=plan)
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=["mvtec_bottle", "magnetic_tile"])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings in every variant")
@@ -110,7 +112,8 @@ def main() -> None:
     for seed in options.seeds:
         for name, variant in wanted:
             minutes = "" if options.steps else f"{options.minutes:g}"
-            key = (name, variant, minutes, str(options.steps or ""), " ".join(sorted(options.set)), str(seed))
+            settings = " ".join(sorted(options.set))
+            key = (name, variant, minutes, str(options.steps or ""), str(options.size), settings, str(seed))
             if key in {tuple(row.get(each, "") for each in KEY) for row in read(options.out)[1]}:
                 continue
             row = measure(variant, name, seed, options)
