@@ -38,7 +38,7 @@ demo: venv
 	$(BIN)/flawforge demo --out flawforge-demo
 
 test: venv
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 check: venv
 	$(BIN)/ruff check .
