@@ -37,6 +37,7 @@ from flawforge.pod import forgers_of, prove, touches, unseen
 from flawforge.proof import CONTRASTS, Recipe, defect_size, held_out_kinds
 from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.images import read_mask, read_picture
+from flawforge_runtime.types import CalibrationError
 from record import read, record
 
 HERE = Path(__file__).resolve().parent
@@ -81,7 +82,11 @@ def _measure(data: Path, seed: int, rates: list[float], options: argparse.Namesp
     for rate in rates:
         if rate:
             known = inspector.calibration
-            inspector = inspector.with_calibration(calibrate(known.scores, rate, peaks=known.peaks))
+            try:
+                inspector = inspector.with_calibration(calibrate(known.scores, rate, peaks=known.peaks))
+            except CalibrationError as error:
+                print(f"{data.name} seed {seed}: {error}", flush=True)
+                continue
         proof, _ = prove(inspector, goods, recipe, trained_on=trained_on)
         sizes, hits = real_defects(inspector, entries)
         summary, bins = compare(proof, sizes, hits)

@@ -47,7 +47,8 @@ def main() -> None:
 @click.option("--steps", type=int, help="Training steps instead of minutes; repeatable to the bit.")
 @click.option("--size", default=256, show_default=True, help="Working size: a canvas of about SIZE x SIZE pixels.")
 @click.option("--tile", type=int, help="Cut large pictures into tiles of so many of their pixels; each becomes a canvas.")
-@click.option("--roi", type=click.Path(path_type=Path), help="Mask picture, white = judged.")
+@click.option("--roi", type=click.Path(path_type=Path), help="Mask picture, white = judged; or auto: where the good "
+              "pictures show a part on its background.")  # fmt: skip
 @click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to forge textures from.")
 @click.option("--init", type=click.Path(path_type=Path), help="Start from a model folder, a .safetensors file of outside "
               "weights, or timm:NAME, for methods that can.")  # fmt: skip

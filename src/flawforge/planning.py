@@ -17,6 +17,7 @@ import torch
 from flawforge import config, data, engine, loading, tolerance
 from flawforge.listing import part_of, textures_in
 from flawforge.methods import METHODS
+from flawforge.product import product_mask
 from flawforge.saliency import background_of, saliency
 from flawforge.types import (
     Batch,
@@ -39,6 +40,7 @@ FALSE_ALARM, REVIEW = 0.01, 0.05
 DEFAULT_MINUTES = 10.0
 METHOD = "auto"
 BACKGROUND_FROM = 24
+AUTO_ROI, ROI_FROM = Path("auto"), 48
 LEAST_TILE, MOST_TILES = 32, 2000
 
 
@@ -116,7 +118,9 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     rates, notes = promised_rates(n, request.false_alarm, request.review, request.confidence)
     if tolerance.kinds_from(request.tolerate):
         notes = (*notes, f"tolerated on good parts, and so learnt and promised for: {request.tolerate}")
-    roi = read_roi(request.roi, report.all_sizes(), request.max_pixels)
+    if request.roi == AUTO_ROI:
+        notes = (*notes, "the region of interest was found in the good pictures")
+    roi = read_roi(request.roi, report.all_sizes(), request.max_pixels, train)
     if request.tile is not None and request.tile < LEAST_TILE:
         raise ConfigError(f"--tile was given as {request.tile}; allowed are {LEAST_TILE} pixels or more.")
     sizes = report.all_sizes() if request.tile is None else [(request.tile, request.tile)]
@@ -189,10 +193,24 @@ def promised_rates(
     return (false_alarm, review), tuple(notes)
 
 
-def read_roi(path: Path | None, sizes: Sequence[tuple[int, int]], max_pixels: int) -> Mask | None:
+def roi_of(train: Sequence[data.Entry], max_pixels: int) -> Mask:
+    """Where the product lies in the good training pictures (--roi auto). Raises ConfigError where they show none."""
+    step = max(1, len(train) // ROI_FROM)
+    good = [images.read_picture(entry.path, max_pixels=max_pixels).pixels for entry in train[::step]]
+    roi = product_mask(good)
+    for picture in good:
+        inspector.fit_roi(roi, (picture.shape[0], picture.shape[1]))
+    return roi
+
+
+def read_roi(
+    path: Path | None, sizes: Sequence[tuple[int, int]], max_pixels: int, train: Sequence[data.Entry] = ()
+) -> Mask | None:
     """A region of interest from a mask picture (white = judged) that must fit every good picture's proportions."""
     if path is None:
         return None
+    if path == AUTO_ROI:
+        return roi_of(train, max_pixels)
     roi: Mask = images.read_picture(path, max_pixels=max_pixels).pixels.max(axis=2) > 127
     if not roi.any():
         raise ImageError(f"The region of interest {path} is all black; paint what is to be judged white.")
