@@ -305,7 +305,8 @@ def test_forge_writes_a_contact_sheet(washers: Path, tmp_path: Path) -> None:
 
 
 def test_the_demo_runs_end_to_end(tmp_path: Path) -> None:
-    process = spawn("demo", "-o", tmp_path / "d", "--good", 20, "--count", 3, env={**os.environ, "HOME": str(tmp_path)})
+    small = ("--good", 20, "--count", 3, "--minutes", 0.05)
+    process = spawn("demo", "-o", tmp_path / "d", *small, env={**os.environ, "HOME": str(tmp_path)})
     output, _ = process.communicate(timeout=280)
     assert process.returncode == 0, output
     page = (tmp_path / "d" / "report.html").read_text()
