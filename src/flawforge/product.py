@@ -18,6 +18,7 @@ SIDE = 256  # px of the longer side that is looked at
 SMALLEST, LARGEST = 0.03, 0.9  # share of the picture that a product may fill
 FRAME = 0.35  # share of the frame that it may touch
 AGREE = 0.9  # share of the good pictures in which such a product must be found
+RARE = 0.2  # share of the frames' pixels below which a colour is no background
 MARGIN = 0.04  # of the shorter side: what a part may lie beside where any good one lay
 ADVICE = "leave out --roi, or give a mask picture that is white where to judge"
 
@@ -43,7 +44,7 @@ def product_mask(pictures: Sequence[Image]) -> Mask:
     pictures  good ones, h w c, of the same proportions
     Raises ConfigError where they show no product that stands out from its background.
     """
-    background = background_of(pictures)
+    background = background_of(pictures, least=RARE)
     parts = []
     for picture in pictures:
         h, w = picture.shape[:2]

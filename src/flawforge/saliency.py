@@ -121,8 +121,11 @@ def spectral_residual(picture: Image) -> Map:
     return np.asarray(np.clip(large / np.float32(max(top, 1e-12)), 0.0, 1.0), np.float32)
 
 
-def background_of(pictures: Iterable[Image], clusters: int = 3, seed: int = 0) -> Background:
-    """Learn the background's colours from the frames (4 % of the side) of good pictures: k-means on at most 4,000 pixels."""
+def background_of(pictures: Iterable[Image], clusters: int = 3, seed: int = 0, least: float = 0.0) -> Background:
+    """Learn the background's colours from the frames (4 % of the side) of good pictures: k-means on at most 4,000 pixels.
+
+    least  share of the frames' pixels below which a cluster is dropped: a rim, a reflection, a part that juts in
+    """
     from sklearn.cluster import KMeans
 
     rng = np.random.default_rng(seed)
@@ -139,7 +142,8 @@ def background_of(pictures: Iterable[Image], clusters: int = 3, seed: int = 0) -
     centres = np.asarray(found.cluster_centers_, np.float32)
     far = np.linalg.norm(pixels - centres[found.labels_], axis=1)
     reach = [max(float(np.quantile(far[found.labels_ == k], 0.99)), 0.02) for k in range(count)]
-    return Background(centres, np.asarray(reach, np.float32))
+    kept = np.bincount(found.labels_, minlength=count) >= min(least * len(pixels), np.bincount(found.labels_).max())
+    return Background(centres[kept], np.asarray(reach, np.float32)[kept])
 
 
 def foreground(picture: Image, background: Background) -> Map:
