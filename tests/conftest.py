@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 # The nets in tests are tiny: a second thread only waits for the first, and for the other test processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell starts background jobs with Ctrl-C ignored, and their children inherit it: then no test could interrupt one.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from flawforge.washers import write_demo_parts
 

@@ -123,7 +123,7 @@ def test_a_watched_folder_is_judged_until_interrupted(tiny_model: Path, washers:
         (camera / "2.png").write_bytes(b"half")
         second = json.loads(process.stdout.readline())
         process.send_signal(2)
-        process.wait()
+        process.wait(timeout=60)
     assert Path(first["image_path"]).name == "1.png"
     assert Path(second["image_path"]).name == "2.png"
     assert "error" in second
