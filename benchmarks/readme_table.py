@@ -18,8 +18,8 @@ README = ROOT / "README.md"
 START, END = "<!-- accuracy: written by make docs -->\n", "<!-- end of accuracy -->\n"
 PROTOCOL = {"minutes": "10", "size": "256", "settings": ""}
 HEADER = (
-    "| data set | good / defective | method | image AUROC | pixel AUROC | AUPRO 0.3 | false alarms (promised) | escapes |\n"
-    "|---|---|---|---|---|---|---|---|\n"
+    "| data set | good / defective | method | image AUROC | pixel AP | AUPRO 0.3 | peak on defect | false alarms (promised) "
+    "| escapes |\n|---|---|---|---|---|---|---|---|---|\n"
 )
 NAMES = {
     "mvtec_bottle": "MVTec AD bottle",
@@ -55,8 +55,9 @@ def _line(data: str, method: str, profile: str, rows: list[dict[str, str]]) -> s
         f"{first['n_good']} / {first['n_defective']}",
         f"`{method}`" + (f" {profile}" if profile else ""),
         _auroc(latest),
-        _mean(latest, "pixel_auroc"),
+        _mean(latest, "pixel_ap"),
         _mean(latest, "aupro_0.3"),
+        _mean(latest, "peak_on_defect"),
         f"{_mean(latest, 'false_alarm_rate')} ({_mean(latest, 'promised_false_alarm')})",
         _mean(latest, "escape_rate"),
     ]
