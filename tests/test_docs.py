@@ -120,7 +120,7 @@ def test_readme_figures_are_the_recorded_ones() -> None:
 
 def test_readme_table_counts_each_row_once(tmp_path: Path) -> None:
     columns = ["data", "method", "profile", "minutes", "size", "settings", "seed", "n_good", "n_defective", "image_auroc",
-               "image_auroc_low", "image_auroc_high", "pixel_auroc", "aupro_0.3", "false_alarm_rate", "promised_false_alarm",
+               "image_auroc_low", "image_auroc_high", "pixel_ap", "aupro_0.3", "false_alarm_rate", "promised_false_alarm",
                "escape_rate", "error"]  # fmt: skip
     rows = [
         ["b", "draem", "cpu", "10", "256", "", "0", "4", "6", "0.5", "0.4", "0.6", "0.7", "", "0", "0.05", "1", ""],
@@ -134,8 +134,8 @@ def test_readme_table_counts_each_row_once(tmp_path: Path) -> None:
     file.write_text("".join(",".join(row) + "\n" for row in [columns, *rows]))
     table = script("benchmarks/readme_table.py")["table"](file).splitlines()[2:]
     assert table == [
-        "| AWS cookies | 2 / 3 | `draem` cpu | 1.000 (0.900 to 1.000) | n/a | n/a | n/a (0.100) | n/a |",
-        "| b | 4 / 6 | `draem` cpu | 0.800 (0.700 to 0.900 in 2 seeds) | 0.700 | n/a | 0.250 (0.050) | 0.500 |",
+        "| AWS cookies | 2 / 3 | `draem` cpu | 1.000 (0.900 to 1.000) | n/a | n/a | n/a | n/a (0.100) | n/a |",
+        "| b | 4 / 6 | `draem` cpu | 0.800 (0.700 to 0.900 in 2 seeds) | 0.700 | n/a | n/a | 0.250 (0.050) | 0.500 |",
     ]
     assert script("benchmarks/readme_table.py")["table"](tmp_path / "none.csv") == "not measured yet\n"
 
