@@ -183,6 +183,15 @@ def test_spread_is_the_scale_that_makes_the_distances_likeliest() -> None:
     np.testing.assert_allclose((branch.width_of - widths).numpy(), d * np.log(3.0), rtol=0.03)  # |cS| = c^d |S|
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("contrast", [0.0, 0.5, 1.0])
+def test_one_or_two_good_pictures_are_enough_to_fit(count: int, contrast: float) -> None:
+    rng = np.random.default_rng(0)
+    clean = (0.5 + contrast * (rng.random((count, 3, 64, 64), dtype=np.float32).round() - 0.5)).astype(np.float32)
+    surface = fitted(clean)(torch.from_numpy(clean)).map
+    assert bool(torch.isfinite(surface).all())
+
+
 def test_a_forged_spot_is_the_strangest_place() -> None:
     net = fitted(pictures(12))
     bad = pictures(1, seed=0)[0].copy()

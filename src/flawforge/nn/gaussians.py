@@ -64,7 +64,9 @@ def leave_out(gram: Tensor, weight: Tensor, count: Tensor, tau: Tensor, kappa: T
     """
     strength = count + tau
     c = weight * strength / (strength - 1).clamp_min(1e-6)
-    inside = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device) - gram * c[..., None, :]
+    # Of one good picture alone nothing is left but the prior, and rounding can make the difference singular.
+    whole = (1 + 64 * torch.finfo(gram.dtype).eps) * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    inside = whole - gram * c[..., None, :]
     solved = torch.linalg.solve(inside, gram)
     left = kappa + freedom(count - weight, tau)
     ratio = torch.where(weight > 0, c, torch.ones_like(c))
