@@ -14,7 +14,7 @@ import pytest
 
 import flawforge
 import flawforge_runtime
-from flawforge import cli, fitting
+from flawforge import cli, cli_parts, fitting
 from flawforge_runtime import images
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,5 +133,5 @@ def test_every_module_says_what_it_is() -> None:
 
 
 def test_cli_repeats_the_picture_limit_truly() -> None:
-    assert cli.MAX_PIXELS == images.MAX_PIXELS
+    assert cli_parts.MAX_PIXELS == images.MAX_PIXELS
     assert cli.METHOD == fitting.METHOD

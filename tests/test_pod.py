@@ -156,7 +156,7 @@ def test_the_command_leaves_training_pictures_out_and_the_report_finds_its_files
     folder.mkdir()
     for index in range(12):
         write_image(folder / f"{index:02d}.png", render_good(index, size=64))
-    tiny = ["--size", "64", "--holdout", "0.5", "--set", "filters=4", "--set", "side=5"]
+    tiny = ["--method", "patchstats", "--size", "64", "--holdout", "0.5", "--set", "filters=4", "--set", "side=5"]
     done = run.invoke(main, ["fit", str(folder), "-o", str(model), *tiny], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     options = ["--count", "3", "--kind", "stain", "--contrast", "0.4", "--json", str(tmp_path / "pod.json")]

@@ -174,7 +174,9 @@ def test_fit_with_tiles_learns_judges_and_loads(tmp_path: Path) -> None:
     roi = np.zeros((150, 200), bool)
     roi[:, :140] = True
     write_image(tmp_path / "roi.png", roi)
-    request = fitting.Request(tmp_path / "good", tmp_path / "model", tile=64, size=64, roi=tmp_path / "roi.png")
+    request = fitting.Request(
+        tmp_path / "good", tmp_path / "model", method="patchstats", tile=64, size=64, roi=tmp_path / "roi.png"
+    )
     made = fitting.run(request)
     loaded = loading.load(tmp_path / "model")
     assert loaded.tile == made.tile == 64
