@@ -57,8 +57,9 @@ def _factors(
     """The two matrices h k and k w whose product is one octave; joined along k, they sum octaves in one product."""
     angle = rng.random((cells[0] + 1, cells[1] + 1), dtype=np.float32) * np.float32(2.0 * np.pi)
     (wy, sy), (wx, sx) = _lattice(shape[0], cells[0]), _lattice(shape[1], cells[1])
-    scale = np.float32(np.sqrt(2.0))
-    rows = np.concatenate([sy @ (np.sin(angle) * scale), wy @ (np.cos(angle) * scale)], axis=1)
+    # Rounded before the product too: two multiples of 2^-22 add up exactly, whatever kernel adds them.
+    across, along = (_rounded(wave(angle) * np.float32(np.sqrt(2.0))) for wave in (np.sin, np.cos))
+    rows = np.concatenate([sy @ across, wy @ along], axis=1)
     return _rounded(rows * np.float32(gain)), np.concatenate([wx, sx], axis=1).T
 
 
