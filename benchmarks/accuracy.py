@@ -1,14 +1,15 @@
 """Fit and evaluate by the command line on each data set and seed; one row each, written as soon as it is known.
 
     FLAWFORGE_DATA=... python benchmarks/accuracy.py [--data mvtec_bottle ...] [--minutes 10] [--seeds 0 1 2]
-        [--method draem] [--profile cpu] [--size 256] [--set KEY=VALUE ...] [--models DIR] [--again]
+        [--method draem] [--profile cpu] [--size 256] [--clock cpu] [--set KEY=VALUE ...] [--models DIR] [--again]
 
 Every folder of FLAWFORGE_DATA in MVTec layout is a data set. Rows that are there already (same data set, method,
 profile, minutes, size, settings and seed) are not measured again unless --again is given, so a stopped run goes on
 where it was. `fit` sees train/good only; the numbers are those of the last weights, never of the best epoch.
 
 In a row: `fit_seconds` is the whole command, import and calibration included; `ms_per_picture` the median of judging
-one picture; `load` the machine's load when the fit began, for a budget in minutes buys less on a busy machine.
+one picture; `load` the machine's load when the fit began. Minutes are counted in processor time (--clock cpu), all
+threads together, so that a busy machine changes nothing; rows without `clock` are of a time when they were not.
 A `fit` or `evaluate` that fails gives a row too, with its last line under `error`.
 """
 
@@ -28,7 +29,7 @@ from typing import Any
 from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.csv"
-KEY = ("data", "method", "profile", "minutes", "size", "settings", "seed")
+KEY = ("data", "method", "profile", "minutes", "clock", "size", "settings", "seed")
 COLUMNS = {
     "image_auroc": ("image", "auroc"),
     "pixel_auroc": ("pixel", "auroc"),
@@ -71,7 +72,7 @@ def measure(data: Path, seed: int, options: argparse.Namespace, folder: Path) ->
     """Fit, evaluate, and give the measured columns of one row."""
     model = folder / f"{data.name}_{options.method}_{seed}"
     fit = ["flawforge", "fit", str(data), "-o", str(model), "--method", options.method, "--profile", options.profile]
-    fit += ["--minutes", f"{options.minutes:g}", "--size", str(options.size), "--seed", str(seed)]
+    fit += ["--minutes", f"{options.minutes:g}", "--clock", options.clock, "--size", str(options.size), "--seed", str(seed)]
     fit += [word for pair in options.set for word in ("--set", pair)]
     results = folder / f"{model.name}.json"
     evaluate = ["flawforge", "evaluate", str(model), str(data), "--json", str(results)]
@@ -110,17 +111,20 @@ def _ours(command: list[str]) -> list[str]:
 
 def _key(options: argparse.Namespace, name: str, seed: int) -> tuple[str, ...]:
     settings = " ".join(sorted(options.set))
-    return (name, options.method, options.profile, f"{options.minutes:g}", str(options.size), settings, str(seed))
+    return (name, options.method, options.profile, f"{options.minutes:g}", options.clock, str(options.size), settings,
+            str(seed))  # fmt: skip
 
 
 def _done(path: Path) -> set[tuple[str, ...]]:
-    return {tuple(row.get(name, "") for name in KEY) for row in read(path)[1] if not row.get("error")}
+    rows = [{**row, "clock": row.get("clock") or "wall"} for row in read(path)[1] if not row.get("error")]
+    return {tuple(row.get(name, "") for name in KEY) for row in rows}
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Accuracy on real pictures, by the command line.")
     parser.add_argument("--data", nargs="+", metavar="NAME", help="data sets; all of FLAWFORGE_DATA where not given")
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--method", default="draem")
     parser.add_argument("--profile", default="cpu")

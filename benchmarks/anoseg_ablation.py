@@ -4,9 +4,10 @@
         [--size 256] [--seeds 0 1 2] [--variant NAME ...] [--set KEY=VALUE ...] [--forged-only]
 
 One row per product, variant and seed in results/anoseg_ablation.csv, written as soon as it is known; rows that are there
-already are not measured again, so a stopped run goes on where it was. Every variant has the same minutes, or with --steps
-the same number of steps (then a busy machine changes nothing). Coordinates are also tried on products that lie
-anyhow (UNALIGNED), where they may hurt. A fit that its own watch stops gives a row too, with the reason under `stopped`.
+already are not measured again, so a stopped run goes on where it was. Every variant has the same minutes of processor time,
+all threads together, or with --steps the same number of steps; a busy machine changes neither. Coordinates are also tried
+on products that lie anyhow (UNALIGNED), where they may hurt. A fit that its own watch stops gives a row too, with the
+reason under `stopped`.
 
 `..._top` is the picture's score as the mean of the map's highest 0.1 %, `..._detector` by the detector, where there is one:
 both are read off the same net, whose detector took its share of the minutes. `iou_calibrated` is at the threshold that
@@ -79,7 +80,7 @@ def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, forged_o
 
 def measure(variant: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     root = Path(os.environ["FLAWFORGE_DATA"]) / name
-    budget: dict[str, Any] = {"steps": options.steps} if options.steps else {"minutes": options.minutes}
+    budget: dict[str, Any] = {"steps": options.steps} if options.steps else {"minutes": options.minutes, "clock": "cpu"}
     settings = {**VARIANTS[variant], **config.parse_pairs(options.set)}
     with tempfile.TemporaryDirectory() as folder:
         request = fitting.Request(root, Path(folder) / "m", method="anoseg", seed=seed, size=options.size, settings=settings,

@@ -3,13 +3,14 @@
     FLAWFORGE_DATA=... OMP_NUM_THREADS=1 python benchmarks/cut_ablation.py [--minutes 10] [--seeds 0 1 2]
         [--data mvtec_bottle magnetic_tile] [--variant NAME ...] [--set KEY=VALUE ...] [--steps N]
 
-Every variant departs from its method's `cpu` profile in the one thing that names it, for the same minutes. Rows that are
+Every variant departs from its method's `cpu` profile in the one thing that names it, for the same minutes of
+processor time. Rows that are
 there already (variant, data set, budget, settings, seed) are not measured again, so a stopped run goes on where it was.
 
 `forged_*` are judged on good pictures that were held back and on defects forged into them (`flawforge.proof`, kinds that
 neither method trains on); settings may be chosen by them. The other figures are the labelled test pictures', last weights;
 nothing is chosen by them. Pixel figures are taken at every second pixel of every second row. `cpu_seconds` is what the fit
-cost on one thread, `fit_seconds` the same by the clock: where the machine is shared a budget in minutes buys less.
+cost on one thread, `fit_seconds` the same by the clock.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "cut_ablation.csv"
 SETS = ("mvtec_bottle", "magnetic_tile")
-KEY = ("variant", "data", "budget", "settings", "seed")
+KEY = ("variant", "data", "budget", "size", "settings", "seed")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cutswap": ("cutswap", {}),
     "random places": ("cutswap", {"saliency": "none"}),
@@ -69,7 +70,8 @@ def main() -> None:
         for variant in options.variant or VARIANTS:
             for name in options.data:
                 budget = f"{options.steps} steps" if options.steps else f"{options.minutes:g} minutes"
-                key = dict(zip(KEY, (variant, name, budget, " ".join(sorted(options.set)), str(seed)), strict=True))
+                cells = (variant, name, budget, str(options.size), " ".join(sorted(options.set)), str(seed))
+                key = dict(zip(KEY, cells, strict=True))
                 if any(all(row.get(k) == v for k, v in key.items()) for row in read(options.out)[1]):
                     print(f"{variant}, {name}, seed {seed}: already measured")
                     continue
@@ -84,7 +86,7 @@ def measure(folder: Path, variant: str, seed: int, options: argparse.Namespace) 
     method, changed = VARIANTS[variant]
     request = fitting.Request(
         folder, Path("unused"), method=method, seed=seed, settings=changed | parse_pairs(options.set), steps=options.steps,
-        minutes=None if options.steps else options.minutes,
+        minutes=None if options.steps else options.minutes, clock="cpu", size=options.size,
     )  # fmt: skip
     plan = fitting.plan(request)
     pictures = fitting.load_pictures(plan)
@@ -139,6 +141,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What the parts of cutswap and cutpaste buy.")
     parser.add_argument("--data", nargs="+", default=list(SETS))
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--steps", type=int, help="instead of minutes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--variant", nargs="+", choices=list(VARIANTS))

@@ -3,9 +3,9 @@
     FLAWFORGE_DATA=... OMP_NUM_THREADS=1 python benchmarks/density_ablation.py [--minutes 10] [--seeds 0 1 2]
         [--data mvtec_bottle magnetic_tile] [--variant NAME ...] [--init MODEL_OR_FILE] [--steps N]
 
-The features are learnt once for each data set and seed, in those minutes, and every variant starts from the same ones; each
-departs from its method's `cpu` profile in the one thing that names it. "untrained features" start from random weights.
-With --init nothing is learnt: the features are those. Rows that are there already are not measured again.
+The features are learnt once for each data set and seed, in those minutes of processor time, and every variant starts from
+the same ones; each departs from its method's `cpu` profile in the one thing that names it. "untrained features" start from
+random weights. With --init nothing is learnt: the features are those. Rows that are there already are not measured again.
 
 `forged_*` are judged on good pictures that were held back and on defects forged into them (`flawforge.proof`); settings
 may be chosen by them. The other figures are the labelled test pictures'; nothing is chosen by them. `cpu_seconds` is what
@@ -79,7 +79,7 @@ def features(folder: Path, seed: int, options: argparse.Namespace) -> tuple[Init
     if options.init:
         return loading.read_init(options.init), 0
     plan = fitting.plan(fitting.Request(folder, Path("unused"), method="patchcore", seed=seed, steps=options.steps,
-                                        minutes=None if options.steps else options.minutes))  # fmt: skip
+                                        minutes=None if options.steps else options.minutes, clock="cpu"))  # fmt: skip
     net, _ = fitting.new_net(plan)
     stages = [stage for stage in plan.method.stages(net, plan.settings) if isinstance(stage, Train)]
     history = engine.fit(net, stages, fitting.batches(plan, fitting.load_pictures(plan), net, stages), plan.budget,

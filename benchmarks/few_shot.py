@@ -35,7 +35,8 @@ def main() -> None:
         if any(tuple(row[k] for k in ("data", "method", "minutes", "count", "seed")) == key for row in read(options.out)[1]):
             continue
         source = Path(os.environ["FLAWFORGE_DATA"]) / name
-        request = fitting.Request(source, Path("unused"), method=options.method, minutes=options.minutes, seed=seed)
+        request = fitting.Request(source, Path("unused"), method=options.method, minutes=options.minutes, clock="cpu",
+                                  seed=seed)  # fmt: skip
         plan = fitting.plan(request)
         whole = (*plan.train, *plan.held)
         drawn = sorted(np.random.default_rng(seed).permutation(len(whole))[:count].tolist())

@@ -3,9 +3,10 @@
     FLAWFORGE_DATA=/data OMP_NUM_THREADS=1 python benchmarks/guided_ablation.py [--variant NAME ...] [--data NAME ...]
         [--minutes 2] [--seeds 0] [--out FILE]
 
-Each fit is judged three times on the labelled test pictures: by the statistics, by the segmenter and by their sum, one row
-each. `chosen` says for what the gate, which saw no test picture, took that candidate; `proof_picture` and `proof_map` are
-what it went by. One factor changes at a time. Rows that are there already are not measured again.
+Minutes are processor time. Each fit is judged three times on the labelled test pictures: by the statistics, by the segmenter
+and by their sum, one row each. `chosen` says for what the gate, which saw no test picture, took that candidate;
+`proof_picture` and `proof_map` are what it went by. One factor changes at a time. Rows that are there already are not
+measured again.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def fit(source: Path, settings: dict[str, Any], minutes: float, seed: int) -> tuple[fitting.Plan, Any, list[dict[str, Any]]]:
     """The plan, the net as the gate left it, and the history."""
-    request = fitting.Request(source, Path("unused"), method="auto", minutes=minutes, seed=seed, settings=settings)
+    unused = Path("unused")
+    request = fitting.Request(source, unused, method="auto", minutes=minutes, clock="cpu", seed=seed, settings=settings)
     plan = fitting.plan(request)
     pictures = fitting.load_pictures(plan)
     net, _ = fitting.new_net(plan)

@@ -1,11 +1,11 @@
 """What each part of ISSTAD buys, one factor at a time from the cpu profile.
 
     FLAWFORGE_DATA=... python benchmarks/isstad_ablation.py [--data mvtec_bottle magnetic_tile] [--minutes 10 | --steps N]
-        [--seeds 0 1 2] [--variant NAME ...] [--set KEY=VALUE ...] [--forged-only]
+        [--size 256] [--seeds 0 1 2] [--variant NAME ...] [--set KEY=VALUE ...] [--forged-only]
 
 One row per product, variant and seed in results/isstad_ablation.csv, written as soon as it is known; rows that are there
-already are not measured again, so a stopped run goes on where it was. Every variant has the same minutes, or with --steps
-the same number of steps (then a busy machine changes nothing).
+already are not measured again, so a stopped run goes on where it was. Every variant has the same minutes of processor time,
+all threads together, or with --steps the same number of steps; a busy machine changes neither.
 
 SIZES say which net learns most in the time; they are for --forged-only.
 
@@ -34,7 +34,7 @@ from flawforge_runtime import inspector
 from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "isstad_ablation.csv"
-KEY = ("data", "variant", "minutes", "steps_asked", "settings", "seed")
+KEY = ("data", "variant", "minutes", "steps_asked", "size", "settings", "seed")
 SCORES = ("product", "probability", "error", "sum", "release")
 TRAINED: dict[str, dict[str, Any]] = {
     "identity target": {"target": "identity"},
@@ -67,6 +67,7 @@ def scored_by(model: inspector.Inspector, combine: str) -> inspector.Inspector:
 
 
 def fitted(root: Path, folder: Path, settings: dict[str, Any], seed: int, budget: dict[str, Any], init: Path | None) -> Any:
+    """`budget` is whatever of a request says how long, and at what size."""
     request = fitting.Request(root, folder, method="isstad", seed=seed, settings=settings, init=init, **budget)
     plan = fitting.plan(request)
     return plan, fitting.run(request, made=plan)
@@ -86,14 +87,15 @@ def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, options:
 def measure(variants: list[str], name: str, seed: int, options: argparse.Namespace) -> Any:
     """(variant, figures) for variants that share one trained net: all SCORES, or one of the others."""
     root, given = Path(os.environ["FLAWFORGE_DATA"]), config.parse_pairs(options.set)
-    budget: dict[str, Any] = {"steps": options.steps} if options.steps else {"minutes": options.minutes}
+    budget: dict[str, Any] = {"steps": options.steps} if options.steps else {"minutes": options.minutes, "clock": "cpu"}
+    budget |= {"size": options.size}
     with tempfile.TemporaryDirectory() as folder:
         init = None
         if variants == [INIT]:
             init = Path(folder) / "donor"
-            fitted(root / DONOR, init, given, seed, budget, None)
+            fitted(root / DONOR, init, given, seed, dict(budget), None)
             share = 1.0 - given.get("masked_share", METHODS["isstad"].profiles["cpu"].masked_share)
-            budget = {"steps": round(options.steps * share)} if options.steps else {"minutes": options.minutes * share}
+            budget |= {"steps": round(options.steps * share)} if options.steps else {"minutes": options.minutes * share}
         settings = {**(TRAINED | SIZES).get(variants[0], {}), **given}
         plan, model = fitted(root / name, Path(folder) / "model", settings, seed, budget, init)
         training = model.about["training"]
@@ -108,6 +110,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=["mvtec_bottle", "magnetic_tile"])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings in every variant")
@@ -120,7 +123,7 @@ def main() -> None:
         for name in options.data:
             for group in groups:
                 minutes = "" if options.steps else f"{options.minutes:g}"
-                rest = (minutes, str(options.steps or ""), " ".join(sorted(options.set)), str(seed))
+                rest = (minutes, str(options.steps or ""), str(options.size), " ".join(sorted(options.set)), str(seed))
                 there = {tuple(row.get(key, "") for key in KEY) for row in read(options.out)[1]}
                 missing = [variant for variant in group if (name, variant, *rest) not in there]
                 if not missing:

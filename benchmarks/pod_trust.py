@@ -71,7 +71,8 @@ def _measure(data: Path, seed: int, rates: list[float], options: argparse.Namesp
     name = f"{data.name}_{options.method}_{seed}"
     model = Path(options.models or temporary) / name
     if not model.is_dir():
-        command = ["fit", str(data), "-o", str(model), "--method", options.method, "--minutes", f"{options.minutes:g}"]
+        command = ["fit", str(data), "-o", str(model), "--method", options.method, "--minutes", f"{options.minutes:g}",
+                   "--clock", "cpu"]  # fmt: skip
         ours = [sys.executable, "-c", "from flawforge.cli import main; main()"]
         subprocess.run([*ours, *command, "--seed", str(seed)], check=True, stdout=subprocess.DEVNULL)
     inspector = load(model)

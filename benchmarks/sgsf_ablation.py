@@ -4,8 +4,8 @@
         [--seeds 0 1 2] [--variant NAME ...] [--set KEY=VALUE ...]
 
 One row per product, variant and seed in results/sgsf_ablation.csv, written as soon as it is known; rows that are there
-already are not measured again, so a stopped run goes on where it was. Every variant has the same minutes, or with --steps
-the same number of steps (then a busy machine changes nothing).
+already are not measured again, so a stopped run goes on where it was. Every variant has the same minutes of processor time,
+all threads together, or with --steps the same number of steps; a busy machine changes neither.
 
 `forged_...`: on the held-back good pictures and forged copies of them, by families that training never used (paste and
 physical; training uses Perlin textures); settings may be chosen by these. A flaw is on the part: a forgery is drawn again
@@ -87,7 +87,7 @@ def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) ->
     with tempfile.TemporaryDirectory() as folder:
         request = fitting.Request(
             root, Path(folder) / "model", method=method, seed=seed, settings=chosen,
-            minutes=None if options.steps else options.minutes, steps=options.steps, size=options.size,
+            minutes=None if options.steps else options.minutes, clock="cpu", steps=options.steps, size=options.size,
         )  # fmt: skip
         plan = fitting.plan(request)
         inspector = fitting.run(request, made=plan)

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,22 @@ def test_minutes_go_on_with_the_time_that_was_left(tmp_path: Path) -> None:
     assert after[-1].progress == 1.0
     assert after[-1].seconds >= 1.2
     assert len(after) < 2 or after[-2].seconds < 1.2
+
+
+def test_minutes_of_processor_time_do_not_count_waiting() -> None:
+    ticks: list[Tick] = []
+
+    def wait(tick: Tick) -> None:
+        ticks.append(tick)
+        time.sleep(0.02)
+
+    start = time.monotonic()
+    fit(Line(), [stage()], batch, Budget(minutes=0.3 / 60, clock="cpu"), Run(workers=0), on_tick=wait)
+    assert len(ticks) >= 3
+    assert ticks[-1].seconds >= 0.3
+    assert time.monotonic() - start >= 0.3 + 0.02 * (len(ticks) - 1)
+    with pytest.raises(ConfigError, match=r"--clock was given as sun; allowed are wall and cpu\."):
+        Budget(minutes=1, clock="sun")
 
 
 def test_a_loss_that_is_not_finite_stops_with_every_loss_named() -> None:

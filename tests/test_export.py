@@ -147,18 +147,37 @@ def grey(*levels: float) -> list[tuple[str, Picture]]:
 
 
 def test_rounding_flips_no_picture_that_lies_on_the_threshold() -> None:
-    model, other = judge(0.0), judge(1e-5)
+    model, other = judge(0.0), judge(1e-4)
     threshold = model.calibration.threshold  # type: ignore[union-attr]
     compared = grey(0.2, threshold, 0.45, 0.9)
     raised, parity = room.compare(model, other, compared, "", raise_calibration=True)
     assert parity.flips == ()
-    assert parity.score_difference == pytest.approx(1e-5, rel=0.01)
+    assert parity.score_difference == pytest.approx(1e-4, rel=0.01)
     assert raised is not None
-    assert raised.threshold >= threshold + 0.99e-5
+    assert raised.threshold >= threshold + 0.99e-4
     room.prove(parity, False, 0.0)
-    _, parity = room.compare(model, other, compared, "", raise_calibration=False)
+    _, parity = room.compare(model, other, grey(0.2, threshold - 5e-5), "", raise_calibration=False)
     assert len(parity.flips) == 1
     assert "OK at" in parity.flips[0] or "REVIEW at" in parity.flips[0]
+
+
+def test_a_verdict_that_the_last_digit_decides_is_a_close_call_and_no_flip() -> None:
+    model, other = judge(0.0), judge(1e-6)
+    threshold = model.calibration.threshold  # type: ignore[union-attr]
+    compared = grey(0.2, threshold, 0.9)
+    _, parity = room.compare(model, other, compared, "", raise_calibration=False)
+    assert parity.flips == ()
+    assert len(parity.close_calls) == 1
+    assert "flipped verdicts: 0 of 3, and 1 that lie on a limit to the last digit" in parity.lines()
+    room.prove(parity, False, 0.0)
+    own = dataclasses.replace(model, calibration=dataclasses.replace(model.calibration, fixed=0.7))  # type: ignore[type-var]
+    raised, parity = room.compare(own, other, grey(0.7, 0.7 - 5e-6, 0.8), "", raise_calibration=True)
+    assert raised is not None
+    assert raised.fixed == 0.7
+    assert parity.flips == ()
+    assert len(parity.close_calls) == 1
+    _, parity = room.compare(own, judge(1e-4), grey(0.7 - 5e-5), "", raise_calibration=True)
+    assert len(parity.flips) == 1
 
 
 def test_flips_are_refused_in_float32_and_counted_in_int8() -> None:

@@ -44,6 +44,8 @@ def main() -> None:
 @click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
 @click.option("--profile", default="", help="A method's settings by name, such as cpu or paper. [default: cpu]")
 @click.option("--minutes", type=float, help="Training time, where a method trains. [default: 10, or its schedule]")
+@click.option("--clock", default="wall", show_default=True, help="What --minutes counts: wall, or cpu = processor time, "
+              "which a busy machine does not shorten.")  # fmt: skip
 @click.option("--steps", type=int, help="Training steps instead of minutes; repeatable to the bit.")
 @click.option("--size", default=256, show_default=True, help="Working size: a canvas of about SIZE x SIZE pixels.")
 @click.option("--tile", type=int, help="Cut large pictures into tiles of so many of their pixels; each becomes a canvas.")

@@ -33,18 +33,25 @@ from flawforge.types import Batch, Collect, ConfigError, Prove, Stage, Train, Tr
 from flawforge_runtime.files import write_atomically
 
 CHECKPOINT_FORMAT = 1
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets every run with the precision it was given
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: a number of steps (repeatable to the bit) or of minutes (whatever the machine does in them)."""
+    """How long to train: a number of steps (repeatable to the bit) or of minutes (whatever the machine does in them).
+
+    clock   what minutes are counted by: "wall", or "cpu", the processor time of this process, all its threads together
+    """
 
     steps: int | None = None
     minutes: float | None = None
+    clock: str = "wall"
 
     def __post_init__(self) -> None:
+        if self.clock not in CLOCKS:
+            raise ConfigError(f"--clock was given as {self.clock}; allowed are {' and '.join(CLOCKS)}.")
         if (self.steps is None) == (self.minutes is None):
             raise ConfigError(f"A budget of steps={self.steps} and minutes={self.minutes} was given; give one of the two.")
         amount = self.steps if self.steps is not None else self.minutes
@@ -55,6 +62,10 @@ class Budget:
         """Share of the budget that is spent, in [0, 1]."""
         spent = step / self.steps if self.steps else seconds / (60.0 * (self.minutes or 1.0))
         return min(spent, 1.0)
+
+    def now(self) -> float:
+        """Seconds of the clock, from an arbitrary zero."""
+        return CLOCKS[self.clock]()
 
 
 @dataclass(frozen=True)
@@ -234,9 +245,9 @@ def fit(
         if number < state.stage:
             continue
         if isinstance(stage, Collect):
-            start = time.monotonic()
+            start = budget.now()
             _collect(net, stage, clean, clean_count, fabric.device, on_tick)
-            state.looked += time.monotonic() - start
+            state.looked += budget.now() - start
         elif isinstance(stage, Prove):
             _prove(net, stage, partial(batch, number), run.workers, fabric.device, on_tick)
         else:
@@ -261,7 +272,7 @@ def _part(stage: Train, stages: Sequence[Stage], budget: Budget, looked: float) 
     minutes = budget.minutes or 0.0
     proofs = sum(each.share for each in stages if isinstance(each, Prove))
     left = max(minutes * (1 - proofs) - looked / 60, minutes / 10)
-    return Budget(minutes=left * stage.share / trains)
+    return Budget(minutes=left * stage.share / trains, clock=budget.clock)
 
 
 @contextmanager
@@ -350,7 +361,7 @@ def _steps(
 ) -> None:  # fmt: skip
     (net, wrapped), (plain, ready) = nets, optimisers
     base_rates = [[group["initial_lr"] for group in optimiser.param_groups] for optimiser in plain]
-    start, saved = time.monotonic() - state.seconds, time.monotonic()
+    start, saved = budget.now() - state.seconds, time.monotonic()
     source = prefetch(batch, state.step, run.workers)
 
     def save() -> None:
@@ -368,7 +379,7 @@ def _steps(
                     group["lr"] = rate * turn.schedule(progress)
                 losses |= _turn(fabric, wrapped, turn, optimiser, tensors)
             _check_finite(losses, stage.name, state.step)
-            state.step, state.seconds = state.step + 1, time.monotonic() - start
+            state.step, state.seconds = state.step + 1, budget.now() - start
             tick = Tick(stage.name, state.step, budget.progress(state.step, state.seconds), state.seconds, losses)
             _remember(state, tick)
             if on_tick:

@@ -5,8 +5,10 @@ for -> int8 through NNCF where asked for -> at least PICTURES good and forged pi
 verdict. float32: any flipped verdict, or a difference above rounding, refuses. int8: flips are counted, and refused above a
 limit.
 
-Rounding alone can flip one verdict: the threshold is the score of a held-back picture, and that very picture lies on it. So
+Rounding alone can flip a verdict: the threshold is the score of a held-back picture, and that very picture lies on it. So
 a float32 export's calibration is raised by the largest difference that was seen; int8 keeps the model's own, and says so.
+And a picture whose verdict the model itself would change if its limits moved by LEAST_ROUNDING is a close call: float32
+cannot tell on which side it lies, so it is counted apart from the flips.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class Parity:
     score_spread       highest less lowest score of the model; map_spread likewise: what the differences are seen against
     score_size         largest absolute score of the model; map_size likewise
     flips              one line per verdict that changed
+    close_calls        the same for verdicts that rounding alone decides
     """
 
     good: int
@@ -66,6 +69,7 @@ class Parity:
     score_size: float
     map_size: float
     flips: tuple[str, ...]
+    close_calls: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """For people."""
@@ -73,7 +77,8 @@ class Parity:
             f"compared on {self.good} good and {self.forged} forged pictures ({self.source})",
             f"largest difference of a score {self.score_difference:.3g} (scores spread over {self.score_spread:.3g}), "
             f"of a map {self.map_difference:.3g} (maps over {self.map_spread:.3g})",
-            f"flipped verdicts: {len(self.flips)} of {self.good + self.forged}",
+            f"flipped verdicts: {len(self.flips)} of {self.good + self.forged}"
+            + (f", and {len(self.close_calls)} that lie on a limit to the last digit" if self.close_calls else ""),
         ]
 
 
@@ -298,25 +303,39 @@ def compare(
         tops += [float(one.anomaly_map.min()), float(one.anomaly_map.max())]
         score_difference = max(score_difference, abs(one.score - two.score))
         map_difference = max(map_difference, float(np.abs(one.anomaly_map - two.anomaly_map).max()))
-    calibration = model.calibration
-    raised = calibration
-    if calibration is not None and raise_calibration:
-        raised = dataclasses.replace(
-            calibration,
-            scores=tuple(each + score_difference for each in calibration.scores),
-            peaks=tuple(each + map_difference for each in calibration.peaks),
-        )
-    flips = []
-    if calibration is not None and raised is not None:
-        other = dataclasses.replace(other, calibration=raised)
-        for number, (kind, one, two) in enumerate(judged):
-            before, after = model.decide(one).verdict, other.decide(two).verdict
-            if before != after:
-                flips.append(f"picture {number} ({kind}): {before} at {one.score:.6g}, {after} at {two.score:.6g}")
-    good = sum(kind == "good" for kind, _, _ in judged)
     spreads = max(scores) - min(scores), max(tops) - min(tops)
     sizes = max(map(abs, scores)), max(map(abs, tops))
-    return raised, Parity(good, len(judged) - good, source, score_difference, map_difference, *spreads, *sizes, tuple(flips))
+    calibration = model.calibration
+    raised = calibration
+    flips: list[str] = []
+    close_calls: list[str] = []
+    if calibration is not None:
+        if raise_calibration:
+            raised = dataclasses.replace(_moved(calibration, score_difference, map_difference), fixed=calibration.fixed)
+        given = dataclasses.replace(other, calibration=raised)
+        own, *moved = (
+            dataclasses.replace(model, calibration=_moved(calibration, *(sign * LEAST_ROUNDING * size for size in sizes)))
+            for sign in (0, 1, -1)
+        )
+        for number, (kind, one, two) in enumerate(judged):
+            before, after = own.decide(one).verdict, given.decide(two).verdict
+            if before != after:
+                line = f"picture {number} ({kind}): {before} at {one.score:.6g}, {after} at {two.score:.6g}"
+                close = any(each.decide(one).verdict != before for each in moved)
+                (close_calls if close else flips).append(line)
+    good = sum(kind == "good" for kind, _, _ in judged)
+    differences = score_difference, map_difference
+    return raised, Parity(good, len(judged) - good, source, *differences, *spreads, *sizes, tuple(flips), tuple(close_calls))
+
+
+def _moved(calibration: Calibration, score: float, peak: float) -> Calibration:
+    """The calibration with its scores and peaks raised by so much, and all its limits with them."""
+    return dataclasses.replace(
+        calibration,
+        fixed=None if calibration.fixed is None else calibration.fixed + score,
+        scores=tuple(each + score for each in calibration.scores),
+        peaks=tuple(each + peak for each in calibration.peaks),
+    )
 
 
 def prove(parity: Parity, int8: bool, max_flips: float) -> None:

@@ -51,8 +51,8 @@ def identity(plan: Plan) -> str:
     """What makes a checkpoint belong to a run: settings, seed, budget, canvas, --init, training files by size and name."""
     request = plan.request
     files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
-    facts = [request.method, dataclasses.asdict(plan.settings), request.seed, request.steps, request.minutes, plan.canvas,
-             request.tile,
+    facts = [request.method, dataclasses.asdict(plan.settings), request.seed, request.steps, request.minutes,
+             request.clock, plan.canvas, request.tile,
              str(request.holdout), bool(request.roi), str(request.textures), request.tolerate, files,
              plan.init and [plan.init.sha256, plan.init.about]]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -214,7 +214,7 @@ def _content(
         "training": {
             "pictures": len(plan.train), "held_back": len(plan.held), "seconds": round(seconds, 1),
             "steps": sum({row["stage"]: row["step"] for row in history}.values()),  # of all stages
-            "minutes": request.minutes, "threads": torch.get_num_threads(),
+            "minutes": request.minutes, "clock": request.clock, "threads": torch.get_num_threads(),
             "forger": str(plan.method.forger(plan.settings)), "forgers": list(trained_on(plan, net)),
             "fingerprints": sorted(fingerprint(entry.path) for entry in plan.train),
             "torch": torch.__version__, "cpus": os.cpu_count(),

@@ -53,6 +53,7 @@ class Request:
     method: str = METHOD
     profile: str = ""
     minutes: float | None = None
+    clock: str = "wall"
     steps: int | None = None
     size: int = 256
     tile: int | None = None
@@ -157,11 +158,11 @@ def _method(name: str) -> Method:
 
 def _budget(request: Request, settings: Any, pictures: int) -> engine.Budget:
     if request.steps is not None or request.minutes is not None:
-        return engine.Budget(steps=request.steps, minutes=request.minutes)
+        return engine.Budget(steps=request.steps, minutes=request.minutes, clock=request.clock)
     epochs = getattr(settings, "epochs", 0)
     if epochs:
         return engine.Budget(steps=max(1, round(epochs * pictures / settings.batch)))
-    return engine.Budget(minutes=DEFAULT_MINUTES)
+    return engine.Budget(minutes=DEFAULT_MINUTES, clock=request.clock)
 
 
 def promised_rates(
