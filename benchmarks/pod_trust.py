@@ -9,10 +9,18 @@ are judged. A real defect is measured and counted by the same rules as a forged 
 hit = NG and a mark on it. Rate 0 is the model's own promise; another rate moves the threshold before anything is judged.
 Nothing of the real defects reaches the forging.
 
-results/pod_trust.csv, one row each: `spearman` rank correlation over size bins of forged and real recall; `real` and
-`forged` recall over all real defects, the latter predicted at each real size by the mean of the forged curves (`gap` is
-their difference); `brier` of that prediction, beside `brier_rate`, that of the real recall itself, which knows more than
-any forgery can. results/pod_trust_bins.csv: the bins. docs/pod_trust.svg: all bins of all rows, drawn anew by each run.
+results/pod_trust.csv, one row each, with the minutes that the model was fitted for:
+    real, forged      recall of all real defects, with its 95 % interval; the latter predicted at each real size by the
+                      mean of the forged curves; `gap` is forged less real, its interval by bootstrap over real defects
+    faint, plain      the same prediction by the curves of the lowest and of the highest contrast alone
+    spearman          rank correlation over size bins of predicted and real recall
+    concordance       chance that a real defect that was found has a higher predicted POD than one that was missed; 0.5 =
+                      sizes foretell nothing; 95 % interval by bootstrap
+    brier             of that prediction, beside `brier_rate`, that of the real recall itself, which knows more than any
+                      forgery can
+    n_beyond          real defects larger than the largest forged one, where the curves are held level
+results/pod_trust_bins.csv: the bins. results/pod_trust.svg: all bins of all rows; docs/forged-and-real.md is written from
+both by trust_page.py.
 """
 
 from __future__ import annotations
@@ -22,6 +30,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,8 +51,9 @@ from record import read, record
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "pod_trust.csv"
-PICTURE = HERE.parent / "docs" / "pod_trust.svg"
+PICTURE = HERE / "results" / "pod_trust.svg"
 BINS = 5  # of real sizes, with as many real defects each
+BOOTSTRAP = 1000
 KEY = ("data", "method", "seed", "rate")
 
 
@@ -80,7 +90,9 @@ def _measure(data: Path, seed: int, rates: list[float], options: argparse.Namesp
     goods, _ = unseen([entry.path for entry in good_entries(entries)], inspector.content.config)
     trained_on = forgers_of(inspector.content.config)
     recipe = Recipe(held_out_kinds(trained_on), CONTRASTS, count=options.count, seed=seed)
+    training = inspector.content.config["training"]
     for rate in rates:
+        start = time.process_time()
         if rate:
             known = inspector.calibration
             try:
@@ -92,7 +104,9 @@ def _measure(data: Path, seed: int, rates: list[float], options: argparse.Namesp
         sizes, hits = real_defects(inspector, entries)
         summary, bins = compare(proof, sizes, hits)
         row = {"data": data.name, "method": options.method, "seed": seed, "rate": rate,
-               "promised": inspector.calibration.false_alarm, "model_id": inspector.about["model_id"]}  # fmt: skip
+               "promised": inspector.calibration.false_alarm, "model_id": inspector.about["model_id"],
+               "minutes": training.get("minutes"), "steps": training.get("steps"),
+               "cpu_seconds": time.process_time() - start}  # fmt: skip
         for each in bins:
             record(options.out.with_name("pod_trust_bins.csv"), row | each)
         record(options.out, row | summary)
@@ -117,7 +131,13 @@ def compare(
     proof: dict[str, Any], sizes: NDArray[np.float64], hits: NDArray[np.int_]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Summary and bins of a proof (the JSON of `flawforge pod`) and real defects: sizes (n,) px, hits (n,) of 0 and 1."""
-    predicted = np.mean([_at(curve["points"], sizes) for curve in proof["curves"] if curve["points"]], axis=0)
+    drawn = [curve for curve in proof["curves"] if curve["points"]]
+    predicted = np.mean([_at(curve["points"], sizes) for curve in drawn], axis=0)
+    tones = [curve["contrast"] for curve in drawn]
+    faint, plain = (
+        float(np.mean([_at(curve["points"], sizes) for curve in drawn if curve["contrast"] == tone]))
+        for tone in (min(tones), max(tones))
+    )
     trials = [(each["size"], each["hit"]) for each in proof["trials"]]
     edges = np.unique(np.quantile(sizes, np.linspace(0, 1, BINS + 1)))
     bins = []
@@ -133,9 +153,18 @@ def compare(
     pairs = [(each["predicted"], each["real"]) for each in bins]
     moves = len({a for a, _ in pairs}) > 1 and len({b for _, b in pairs}) > 1
     recall = float(hits.mean())
+    exact = intervals.rate(int(hits.sum()), hits.size)
+    rng = np.random.default_rng(0)
+    gaps = (predicted - hits)[rng.integers(hits.size, size=(BOOTSTRAP, hits.size))].mean(axis=1)
+    low, high = np.quantile(gaps, (0.025, 0.975))
+    concordance = intervals.image_metrics(predicted, hits, bootstrap=BOOTSTRAP, rng=rng)["auroc"]
     summary = {
-        "n_real": sizes.size, "real": recall, "forged": float(predicted.mean()), "gap": float(predicted.mean()) - recall,
+        "n_real": sizes.size, "real": recall, "real_low": exact.low, "real_high": exact.high,
+        "forged": float(predicted.mean()), "faint": faint, "plain": plain,
+        "gap": float(predicted.mean()) - recall, "gap_low": float(low), "gap_high": float(high),
         "spearman": float(spearmanr(*zip(*pairs, strict=True)).statistic) if moves else None,
+        "concordance": concordance.value, "concordance_low": concordance.low, "concordance_high": concordance.high,
+        "n_beyond": int((sizes > max(size for size, _ in trials)).sum()),
         "brier": float(np.mean((predicted - hits) ** 2)), "brier_rate": recall * (1 - recall),
         "median_size": float(np.median(sizes)), "n_forged": len(trials), "goods": proof["goods"],
     }  # fmt: skip

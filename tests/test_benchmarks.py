@@ -48,15 +48,24 @@ def test_forged_and_real_recall_are_compared_by_size() -> None:
     truth = 1 / (1 + np.exp(-3 * np.log(sizes / 15)))
     hits = (rng.random(300) < truth).astype(int)
     grid = np.geomspace(4, 60, 30)
-    curve = {"points": [[a, 1 / (1 + (15 / a) ** 3), 0.0, 1.0] for a in grid]}
+    curve = {"contrast": 0.3, "points": [[a, 1 / (1 + (15 / a) ** 3), 0.0, 1.0] for a in grid]}
     proof = {"curves": [curve], "trials": [{"size": a, "hit": a > 15} for a in grid], "goods": 9}
     summary, bins = pod_trust.compare(proof, sizes, hits)
     assert abs(summary["gap"]) < 0.06
     assert summary["spearman"] > 0.85
     assert summary["brier"] < summary["brier_rate"]
     assert sum(each["n_real"] for each in bins) == 300
-    flat, _ = pod_trust.compare(proof | {"curves": [{"points": [[4.0, 0.5, 0, 1], [60.0, 0.5, 0, 1]]}]}, sizes, hits)
-    assert flat["spearman"] is None
+    assert summary["gap_low"] < 0 < summary["gap_high"]  # the truth lies within, and its interval has a width
+    assert summary["gap_high"] - summary["gap_low"] < 0.12
+    assert summary["concordance_low"] > 0.7
+    assert summary["faint"] == summary["plain"] == summary["forged"]
+    assert summary["n_beyond"] == 0
+    level = {"contrast": 0.1, "points": [[4.0, 0.5, 0, 1], [60.0, 0.5, 0, 1]]}
+    flat, _ = pod_trust.compare(proof | {"curves": [level]}, sizes, hits)
+    assert (flat["spearman"], flat["concordance"]) == (None, 0.5)
+    both, _ = pod_trust.compare(proof | {"curves": [level, curve]}, sizes, hits)
+    assert (both["faint"], both["plain"]) == (0.5, summary["forged"])
+    assert pod_trust.compare(proof, np.append(sizes, 90.0), np.append(hits, 1))[0]["n_beyond"] == 1
     row = {"data": "parts", "method": "m", "seed": "0", "rate": "0", "from": "4", "to": "9"}
     drawn = pod_trust.drawing([row | {key: str(value) for key, value in bins[0].items()}])
     assert drawn.startswith("<svg")
