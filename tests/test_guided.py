@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score
 from flawforge import engine, fitting, loading
 from flawforge.methods import METHODS, guided
 from flawforge.nn.head_start import recipe
-from flawforge.types import Batch, Collect, ScoreRule, Train
+from flawforge.types import Batch, Collect, ModelError, ScoreRule, Train
 from flawforge_runtime.inspector import picture_score
 
 TINY = METHODS["auto"].tiny
@@ -212,6 +212,13 @@ def test_the_shipped_weights_are_those_of_the_recipe_and_fit_the_default() -> No
         fitting.seeded(guided.Guided, narrow, 3).unet.out.weight,
         fitting.seeded(guided.Guided, dataclasses.replace(narrow, head_start=False), 3).unet.out.weight,
     )
+
+
+def test_shipped_weights_that_were_damaged_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = recipe()
+    monkeypatch.setattr("flawforge.nn.head_start.recipe", lambda: {**made, "sha256": made["sha256"][::-1]})
+    with pytest.raises(ModelError, match=r"The weights that ship with flawforge are damaged; install flawforge again\."):
+        guided.Guided(METHODS["auto"].profiles["cpu"])
 
 
 def test_minutes_leave_room_for_looking_and_proving() -> None:

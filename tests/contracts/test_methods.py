@@ -14,7 +14,8 @@ import torch
 from flawforge import engine, export, fitting, loading
 from flawforge.config import settings_from_dict
 from flawforge.methods import METHODS
-from flawforge.types import Evidence, Forged, Method, Sample, ScoreRule, Train
+from flawforge.types import Batch, Collect, Evidence, Forged, Method, Sample, ScoreRule, Train
+from flawforge.washers import render_good
 from flawforge_runtime import backends, bundle, inspector
 
 METHOD = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
@@ -128,8 +129,6 @@ def test_every_parameter_learns(method: Method) -> None:
     rng = np.random.default_rng(0)
 
     def batch(stage: int, step: int) -> Any:
-        from flawforge.types import Batch
-
         clean = rng.random((4, 3, 64, 64), dtype=np.float32)
         mask = (rng.random((4, 1, 64, 64)) > 0.5).astype(np.float32)
         forged = np.where(mask > 0, 1 - clean, clean)
@@ -145,28 +144,32 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "methods.json"
 
 
 def golden_of(method: Method) -> dict[str, Any]:
-    """What an untrained tiny net says of a fixed picture; regenerate with `python tests/contracts/test_methods.py`."""
-    net = fitting.seeded(method.build, method.tiny, 0).eval()
+    """What a tiny net that never trained says of a washer, after its looks at eight good ones where it has any.
+
+    Training is left out: Adam's first steps carry the rounding of another processor far. Regenerate with
+    `python tests/contracts/test_methods.py`.
+    """
+    net = fitting.seeded(method.build, method.tiny, 0)
+    good = np.stack([render_good(index, size=64).transpose(2, 0, 1) for index in range(9)]).astype(np.float32) / 255
+    one = np.ones((8, 1, 64, 64), np.float32)
+    clean = Batch(good[:8], good[:8], 0 * one, one, np.arange(8))
+    looks = [stage for stage in method.stages(net, method.tiny) if isinstance(stage, Collect)]
+    engine.fit(net, looks, lambda stage, step: clean, engine.Budget(steps=1), engine.Run(workers=0),
+               clean=lambda: iter([clean]))  # fmt: skip
     with torch.inference_mode():
-        evidence: Evidence = net(torch.from_numpy(pictures(1)))
+        evidence: Evidence = net.eval()(torch.from_numpy(good[8:]))
     values = evidence.map[0, ::16, ::16].flatten().tolist()
     return {"parameters": sum(p.numel() for p in net.parameters()), "map": [float(f"{v:.5g}") for v in values]}
 
 
 @METHOD
 def test_golden_output_of_the_tiny_net(method: Method) -> None:
-    if not isinstance(method.stages(method.build(method.tiny), method.tiny)[-1], Train):
-        pytest.skip("this method is empty before it has collected")
-    stored = json.loads(GOLDEN.read_text())[method.name]
-    found = golden_of(method)
+    stored, found = json.loads(GOLDEN.read_text())[method.name], golden_of(method)
     assert found["parameters"] == stored["parameters"]
-    np.testing.assert_allclose(found["map"], stored["map"], rtol=1e-3, atol=1e-5)
+    spread = max(stored["map"]) - min(stored["map"])
+    np.testing.assert_allclose(found["map"], stored["map"], rtol=1e-3, atol=1e-3 * spread)
 
 
 if __name__ == "__main__":
-    trained = {}
-    for name, method in METHODS.items():
-        if isinstance(method.stages(method.build(method.tiny), method.tiny)[-1], Train):
-            trained[name] = method
-    golden = {name: golden_of(method) for name, method in trained.items()}
+    golden = {name: golden_of(method) for name, method in METHODS.items()}
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
