@@ -200,6 +200,14 @@ def test_without_thresholds_there_is_nothing_to_evaluate(parts: Path) -> None:
         ev.evaluate(Inspector(brightness, SIZE, ScoreRule("max")), read_entries(parts))
 
 
+def test_rates_of_pictures_are_not_passed_off_as_rates_of_parts(parts: Path) -> None:
+    model = an_inspector()
+    assert model.calibration is not None
+    by_part = model.with_calibration(replace(model.calibration, per_part=True))
+    told = [ev.evaluate(each, read_entries(parts), bootstrap=0)["notes"] for each in (model, by_part)]
+    assert [any("count pictures" in note for note in notes) for notes in told] == [False, True]
+
+
 def test_too_many_pixels_are_thinned_and_the_grid_says_so(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ev, "POOLED", 4 * 32 * 32)
     result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)

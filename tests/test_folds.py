@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawforge import answer, fitting, folds, loading
+from flawforge.methods import METHODS, guided
 from flawforge.types import CalibrationError, ConfigError
 
 SMALL = {"filters": 4, "side": 5}
@@ -50,3 +53,38 @@ def test_all_pictures_train_and_all_calibrate(washers: Path, tmp_path: Path) -> 
         folds.run(fitting.Request(washers, tmp_path / "n", false_alarm=0.01), 3)
     with pytest.raises(ConfigError, match="leave one of them out"):
         folds.run(fitting.Request(washers, tmp_path / "n", confidence=0.95), 3)
+
+
+@pytest.mark.parametrize("picture", guided.CANDIDATES)
+@pytest.mark.parametrize("surface", guided.CANDIDATES)
+def test_what_the_gate_chose_can_be_chosen_again(picture: str, surface: str) -> None:
+    config = METHODS["auto"].tiny
+    net = guided.Guided(config)
+    net.use[:] = torch.tensor([guided.USES[picture], guided.USES[surface]])
+    again = guided.Guided(config)
+    decided = guided.decided(net, config)
+    assert decided == dataclasses.replace(config, use=decided.use)
+    guided.pack(again, decided)
+    assert torch.equal(again.use, net.use)
+    assert (again.segmenting, again.apart) == (picture != "statistics" or surface != "statistics", picture != surface)
+
+
+@pytest.mark.parametrize("settings", [{}, {"proofs": 1, "width": 4}])
+def test_all_folds_of_auto_do_as_the_first_one_chose(washers: Path, tmp_path: Path, settings: dict[str, int]) -> None:
+    """Statistics count in nats, their sum with the segmenter in widths of good pictures: no threshold holds for both."""
+    tiny = dataclasses.asdict(METHODS["auto"].tiny) | settings
+    request = fitting.Request(washers, tmp_path / "m", method="auto", steps=6, size=64, settings=tiny, false_alarm=0.05)
+    said: list[str] = []
+    model = folds.run(request, 2, show=said.append)
+    assert model.content is not None
+    assert model.calibration is not None
+    config = model.content.config
+    use = config["settings"]["use"]
+    assert use != "gate"
+    assert f"chosen in the first of 2 folds, and kept in the others: use = {use}" in [*said, *config["notes"]]
+    net = loading.torch_net(model.content)
+    assert guided.decided(net, METHODS["auto"].tiny).use == use
+    assert (model.calibration.n, len(set(model.calibration.pictures))) == (24, 24)
+    scores = [model(path).pred_score for path in sorted((washers / "train" / "good").iterdir())]
+    low, high = min(model.calibration.scores), max(model.calibration.scores)
+    assert low - 2 * (high - low) <= min(scores) <= max(scores) <= high + (high - low)  # one scale: it learnt from these

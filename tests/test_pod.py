@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -87,6 +88,62 @@ def test_pictures_that_were_calibrated_on_prove_no_rate(proved: tuple[dict[str, 
     others = [render_good(index, size=96) for index in range(8, 12)]
     fresh, _ = pod.prove(inspector(), others, Recipe(("stain",), (0.4,), count=2))
     assert (fresh["false_alarm"]["n"], fresh["false_alarm"]["calibrated_on"]) == (4, 0)
+
+
+def test_the_numbers_of_the_pictures_change_no_bound() -> None:
+    """Where the bootstrap by picture decides, too: which picture comes first in the folder is nothing."""
+    rng = np.random.default_rng(0)
+    trials = [
+        pod.Trial("stain", 0.3, float(size), good, 1.0, "NG" if size > (30 if good < 2 else 6) else "OK", True)
+        for size in np.geomspace(4, 120, 24) for good in range(9)
+    ]  # fmt: skip
+    orders = [[*range(9)], *(rng.permutation(9).tolist() for _ in range(4))]
+    rows = [pod._curve(trials, "stain", 0.3, None, 0, order) for order in orders]
+    assert rows[0]["a90_95_by"] == "bootstrap by picture"
+    assert rows[0]["a90_95"] is not None
+    assert all(row == rows[0] for row in rows)
+
+
+def test_a_part_is_one_trial_of_the_promise_however_often_it_is_photographed(tmp_path: Path) -> None:
+    """Four parts of two pictures; of one part one picture was calibrated on, so the other is no fresh one either."""
+    paths = [tmp_path / f"{index}.png" for index in range(8)]
+    for path, good in zip(paths, GOODS, strict=True):
+        write_image(path, good)
+    parts = {path: f"part {index // 2}" for index, path in enumerate(paths)}
+    model = inspector()
+    assert model.calibration is not None
+    seen = dataclasses.replace(model.calibration, pictures=(pod.fingerprint(paths[2]),), fixed=-1.0)
+    recipe = Recipe(("stain",), (0.4,), count=2)
+    by_part, _ = pod.prove(model.with_calibration(seen), paths, recipe, parts=parts)
+    alarm = by_part["false_alarm"]
+    assert (alarm["n"], alarm["calibrated_on"], alarm["of"], alarm["measured"]["value"]) == (3, 1, "parts", 1.0)
+    by_picture, _ = pod.prove(model.with_calibration(seen), paths, recipe)
+    alarm = by_picture["false_alarm"]
+    assert (alarm["n"], alarm["calibrated_on"], alarm["of"]) == (7, 1, "pictures")
+
+
+def test_held_back_pictures_are_none_the_fresher_for_having_been_varied(tmp_path: Path) -> None:
+    """Under --tolerate the scores of the calibration are those of varied copies; the files tell."""
+    folder, run = tmp_path / "good", CliRunner()
+    folder.mkdir()
+    for index in range(12):
+        write_image(folder / f"{index:02d}.png", render_good(index, size=64))
+    tiny = ["--method", "patchstats", "--size", "64", "--holdout", "0.5", "--set", "filters=4", "--set", "side=5"]
+    fit = ["fit", str(folder), "-o", str(tmp_path / "m"), *tiny, "--tolerate", "brightness,turn"]
+    assert run.invoke(main, fit, catch_exceptions=False).exit_code == 0
+    model = loading.load(tmp_path / "m")
+    plain = [model(path).pred_score for path in sorted(folder.iterdir())]
+    assert model.calibration is not None
+    assert not set(plain) & set(model.calibration.scores)  # what was compared before
+    wanted = ["--count", "2", "--kind", "stain", "--contrast", "0.4", "--json", str(tmp_path / "pod.json")]
+    assert run.invoke(main, ["pod", str(tmp_path / "m"), str(folder), *wanted], catch_exceptions=False).exit_code == 0
+    alarm = json.loads((tmp_path / "pod.json").read_text())["false_alarm"]
+    assert (alarm["n"], alarm["calibrated_on"]) == (0, 6)
+    for index in range(12, 15):
+        write_image(folder / f"{index:02d}.png", render_good(index, size=64))
+    assert run.invoke(main, ["pod", str(tmp_path / "m"), str(folder), *wanted], catch_exceptions=False).exit_code == 0
+    alarm = json.loads((tmp_path / "pod.json").read_text())["false_alarm"]
+    assert (alarm["n"], alarm["calibrated_on"]) == (3, 6)
 
 
 def decision(mask: Mask, verdict: str = "NG", regions: tuple[Region, ...] = ()) -> Decision:

@@ -79,6 +79,8 @@ def result_lines(result: dict[str, Any]) -> list[str]:
 @click.option("--count", default=48, show_default=True, help="Forgeries per kind and contrast; 29 are the least that can "
               "show 90 % with 95 % confidence.")  # fmt: skip
 @click.option("--scale", type=float, help="Millimetres of one pixel; sizes are then given and reported in mm.")
+@click.option("--group-by", metavar="REGEX", help="Pictures of one part share what this finds in FOLDER/NAME; false alarms "
+              "are then counted by part. [default: the CSV's column group]")  # fmt: skip
 @with_seed
 @with_device
 def pod(model: Path, good: Path, json_file: Path | None, seed: int, device: str, **wanted: Any) -> None:
@@ -99,14 +101,19 @@ def pod(model: Path, good: Path, json_file: Path | None, seed: int, device: str,
 
 def pod_model(inspector: Any, model: Path, good: Path, seed: int, kinds: tuple[str, ...] = (),
          contrasts: tuple[float, ...] = (), sizes: tuple[float, float] | None = None, count: int = 48,
-         scale: float | None = None) -> dict[str, Any]:  # fmt: skip
+         scale: float | None = None, group_by: str | None = None) -> dict[str, Any]:  # fmt: skip
     from flawforge.data import good_entries, read_entries
+    from flawforge.listing import part_of
     from flawforge.pod import forgers_of, prove, save_proof, unseen
     from flawforge.proof import CONTRASTS, Recipe, held_out_kinds
 
     config = inspector.content.config
     entries = read_entries(good)
-    paths = [entry.path for entry in good_entries(entries) or [entry for entry in entries if entry.label == 0]]
+    good_ones = good_entries(entries) or [entry for entry in entries if entry.label == 0]
+    parts = part_of(good_ones, group_by)
+    if inspector.calibration is not None and inspector.calibration.per_part and parts is None:
+        click.echo("  the promise is on parts, and --group-by does not say which these show: each picture counts as one")
+    paths = [entry.path for entry in good_ones]
     paths, seen = unseen(paths, config)
     if seen:
         click.echo(f"  {seen} pictures that the model was trained on are left out, {len(paths)} remain")
@@ -115,7 +122,8 @@ def pod_model(inspector: Any, model: Path, good: Path, seed: int, kinds: tuple[s
         sizes = (sizes[0] / (scale or 1.0), sizes[1] / (scale or 1.0))
     recipe = Recipe(kinds or held_out_kinds(trained_on), contrasts or CONTRASTS, sizes, count, seed)
     with counter("proving") as show:
-        result, shown = prove(inspector, paths, recipe, trained_on=trained_on, scale=scale, progress=show)
+        result, shown = prove(inspector, paths, recipe, trained_on=trained_on, scale=scale, parts=parts,
+                              progress=show)  # fmt: skip
     result["trained_pictures_left_out"] = seen
     try:
         save_proof(model, result, shown)
@@ -128,7 +136,8 @@ def pod_lines(result: dict[str, Any]) -> list[str]:
     alarm = result["false_alarm"]
     lines = [f"forged-defect POD at a promised false-alarm rate of {alarm['promised']:.2%}, {result['goods']} good pictures"]
     if alarm["n"]:
-        lines.append(f"  false alarms on the {alarm['n']} not calibrated on: {estimate_text(alarm['measured'])}")
+        what = f"{alarm['n']} {alarm['of']} not calibrated on"
+        lines.append(f"  false alarms on the {what}: {estimate_text(alarm['measured'])}")
     lines.append(f"  {'kind':<12}{'contrast':>9}{'found':>9}{'a50':>12}{'a90':>12}{'a90/95':>12}")
 
     def size(value: float | None) -> str:

@@ -96,6 +96,8 @@ def evaluate(
     if calibration is None:
         raise CalibrationError("The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first.")
     chosen, notes = choose(entries)
+    if calibration.per_part:
+        notes = [*notes, "The promise is on parts; the rates here count pictures, which are rejected no more often"]
     seen = _Seen(has_masks=any(entry.label and entry.mask_path for entry in chosen))
     for done, entry in enumerate(chosen, 1):
         _judge(inspector, entry, seen)

@@ -166,6 +166,7 @@ def calibrate_on(
     """
     highest: dict[Any, tuple[float, float]] = {}
     looks: list[dict[str, float]] = []
+    names: list[str] = []
     skipped = []
     kinds = tolerance.kinds_from(tolerate)
     for place, path in enumerate(paths):
@@ -182,11 +183,12 @@ def calibrate_on(
         score, peak = highest.get(key, (judged.score, judged.peak))
         highest[key] = max(score, judged.score), max(peak, judged.peak)
         looks.append(drift.looks_of(picture.pixels))
+        names.append(fingerprint(path))
     scores, peaks = ([each[i] for each in highest.values()] for i in (0, 1))
     made = calibrate.calibrate(scores, false_alarm, review=review, peaks=peaks, confidence=confidence,
                                per_part=parts is not None, rules=rules)  # fmt: skip
     table = {name: tuple(each[name] for each in looks) for name in drift.LOOKS}
-    return dataclasses.replace(made, looks=table), skipped
+    return dataclasses.replace(made, looks=table, pictures=tuple(sorted(names))), skipped
 
 
 def _content(

@@ -8,6 +8,9 @@ fewer pictures than the last one. The rate holds where that makes good parts no 
 which more pictures rarely do; it is not proved for every method and data set (Barber et al. 2021, "Predictive inference
 with the jackknife+", section 1: the jackknife's coverage needs a stable fit; keeping all k models, CV+, proves twice the
 rate, and would cost k times as long for every picture judged).
+
+Scores of all folds are thrown together, so they must be of one scale. A method that chooses by its pictures what its score
+is made of (auto's gate) chooses in the first fold; the other folds and the last fit do as it did.
 """
 
 from __future__ import annotations
@@ -19,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from flawforge import data, fitting
+from flawforge import data, fitting, loading
 from flawforge.listing import part_of
 from flawforge.types import ConfigError
-from flawforge_runtime import calibrate, inspector
+from flawforge_runtime import bundle, calibrate, inspector
 
 LOOSE = 0.5  # a rate that any fold carries; the fold's own thresholds are thrown away
 
@@ -68,14 +71,23 @@ def run(
     collected = []
     for number, fold in enumerate(deal(units, folds, request.seed)):
         show(f"fold {number + 1} of {folds}: fitting without {len(fold)} pictures, then scoring them")
-        collected.append(_fold(request, made, everything, set(fold), parts))
+        content, calibration = _fold(request, made, everything, set(fold), parts)
+        collected.append(calibration)
+        if number == 0 and made.method.decided is not None:
+            settings = made.method.decided(loading.torch_net(content), made.settings)
+            for name, value in dataclasses.asdict(settings).items():
+                if value != getattr(made.settings, name):
+                    notes = (*notes, f"chosen in the first of {folds} folds, and kept in the others: {name} = {value}")
+                    show(notes[-1])
+            made = dataclasses.replace(made, settings=settings)
         on_fold(number + 1, folds + 1)
     pooled = calibrate.calibrate(
         [score for each in collected for score in each.scores], rates[0], review=rates[1],
         peaks=[peak for each in collected for peak in each.peaks], per_part=parts is not None,
     )  # fmt: skip
     looks = {name: tuple(v for each in collected for v in each.looks[name]) for name in collected[0].looks}
-    pooled = dataclasses.replace(pooled, looks=looks, folds=folds)
+    pictures = tuple(sorted(name for each in collected for name in each.pictures))
+    pooled = dataclasses.replace(pooled, looks=looks, folds=folds, pictures=pictures)
     last = dataclasses.replace(made, train=everything, held=(), rates=rates, notes=notes, parts=parts)
     fitted = fitting.run(request, made=last, given=pooled, show=show)
     on_fold(folds + 1, folds + 1)
@@ -85,13 +97,14 @@ def run(
 def _fold(
     request: fitting.Request, made: fitting.Plan, everything: Sequence[data.Entry], fold: set[Path],
     parts: Mapping[Path, str] | None,
-) -> calibrate.Calibration:
-    """Scores of one fold's pictures by a model fitted without them."""
+) -> tuple[bundle.Content, calibrate.Calibration]:
+    """A model fitted without one fold's pictures, and their scores by it."""
     held = tuple(entry for entry in everything if entry.path in fold)
     train = tuple(entry for entry in everything if entry.path not in fold)
     with tempfile.TemporaryDirectory(prefix="flawforge-fold-") as folder:
         some = dataclasses.replace(request, out=Path(folder) / "model")
         plan = dataclasses.replace(made, request=some, train=train, held=held, rates=(LOOSE, LOOSE), parts=parts)
-        calibration = fitting.run(some, made=plan).calibration
-    assert calibration is not None, "a fit calibrates"
-    return calibration
+        fitted = fitting.run(some, made=plan)
+    assert fitted.calibration is not None, "a fit calibrates"
+    assert fitted.content is not None, "a fit has its content"
+    return fitted.content, fitted.calibration

@@ -113,6 +113,7 @@ def prove(
     *,
     trained_on: Sequence[str] = (),
     scale: float | None = None,
+    parts: Mapping[Path, str] | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], list[Shown]]:
@@ -122,6 +123,7 @@ def prove(
     recipe      what to forge; None = the default, without the families of `trained_on`
     trained_on  names of the forgers that the model was trained on
     scale       mm per pixel of the pictures; sizes are then in mm, else in px
+    parts       which part each path shows: parts are then counted and drawn whole; None = each picture is a part
 
     Raises CalibrationError for a model without thresholds, DataError where no good picture can be read.
     """
@@ -144,11 +146,12 @@ def prove(
     show(total, total)
     keys = [(kind, contrast) for kind in recipe.kinds for contrast in recipe.contrasts]
     by_curve = [[each for each in trials if (each.kind, each.contrast) == key] for key in keys]
-    curves = [_curve(rows, *key, scale, recipe.seed) for key, rows in zip(keys, by_curve, strict=True)]
+    of = _parts_of(kept, parts)
+    curves = [_curve(rows, *key, scale, recipe.seed, of) for key, rows in zip(keys, by_curve, strict=True)]
     found = [each for each in trials if each.rejected]
     names = [str(good) if isinstance(good, Path) else f"picture {index}" for index, good in enumerate(kept)]
     result = {
-        "false_alarm": _false_alarm(inspector.calibration, judged),
+        "false_alarm": _false_alarm(inspector.calibration, judged, kept, of),
         "forgers": {
             "trained_on": list(trained_on), "proved_with": list(recipe.kinds),
             "families_trained_on": list(families_of(trained_on)), "families_proved_with": list(families_of(recipe.kinds)),
@@ -164,6 +167,13 @@ def prove(
                         for name, (score, verdict) in zip(names, judged, strict=True)],
     }  # fmt: skip
     return result, album.drawn(inspector.calibration, names, scale)
+
+
+def _parts_of(goods: Sequence[Image | Path], parts: Mapping[Path, str] | None) -> list[int]:
+    """A number for the part that each good picture shows; one's own where that is not known."""
+    names: dict[Any, int] = {}
+    named = [parts[good] if parts is not None and isinstance(good, Path) else index for index, good in enumerate(goods)]
+    return [names.setdefault(name, len(names)) for name in named]
 
 
 def _row(trial: Trial, scale: float | None, names: Sequence[str]) -> dict[str, Any]:
@@ -225,18 +235,37 @@ def _judge_goods(
     return judged, kept, skipped
 
 
-def _false_alarm(calibration: Calibration, judged: Sequence[tuple[float, str]]) -> dict[str, Any]:
-    """Promised and measured rates; pictures whose score the calibration holds were calibrated on, and prove no rate."""
-    known = set(calibration.scores)
-    fresh = [verdict for score, verdict in judged if score not in known]
-    measured = intervals.rate(sum(verdict == "NG" for verdict in fresh), len(fresh))
+def _false_alarm(
+    calibration: Calibration, judged: Sequence[tuple[float, str]], goods: Sequence[Image | Path], parts: Sequence[int]
+) -> dict[str, Any]:
+    """Promised and measured rates. What was calibrated on proves no rate, nor does a part of which any picture was.
+
+    parts  a number for each picture; pictures of one part have the same. A part is rejected where any picture of it is.
+    """
+    rejected: dict[int, bool] = {}
+    known: set[int] = set()
+    for (score, verdict), good, part in zip(judged, goods, parts, strict=True):
+        rejected[part] = rejected.get(part, False) or verdict == "NG"
+        if _calibrated_on(calibration, good, score):
+            known.add(part)
+    fresh = [alarm for part, alarm in rejected.items() if part not in known]
     return {
-        "promised": calibration.false_alarm, "measured": measured._asdict(), "n": len(fresh),
-        "threshold": calibration.threshold, "calibrated_on": len(judged) - len(fresh), "calibration_pictures": calibration.n,
+        "promised": calibration.false_alarm, "measured": intervals.rate(sum(fresh), len(fresh))._asdict(), "n": len(fresh),
+        "of": "parts" if len(rejected) < len(judged) else "pictures",
+        "threshold": calibration.threshold, "calibrated_on": len(known), "calibration_pictures": calibration.n,
     }  # fmt: skip
 
 
-def _curve(trials: Sequence[Trial], kind: str, contrast: float, scale: float | None, seed: int) -> dict[str, Any]:
+def _calibrated_on(calibration: Calibration, good: Image | Path, score: float) -> bool:
+    """By the file, where the calibration knows its files: under --tolerate its score is that of a varied copy."""
+    if calibration.pictures and isinstance(good, Path):
+        return fingerprint(good) in calibration.pictures
+    return score in calibration.scores
+
+
+def _curve(
+    trials: Sequence[Trial], kind: str, contrast: float, scale: float | None, seed: int, parts: Sequence[int]
+) -> dict[str, Any]:
     row: dict[str, Any] = {"kind": kind, "contrast": contrast, "unit": _unit(scale), "n": len(trials)}
     if not trials:
         nothing = dict.fromkeys(("a50", "a90", "a90_95", "a90_95_by", "smallest", "largest"))
@@ -244,7 +273,8 @@ def _curve(trials: Sequence[Trial], kind: str, contrast: float, scale: float | N
                                 "contradicted": False, "why": "none could be forged"}  # fmt: skip
     sizes = np.array([each.size for each in trials]) * (scale or 1.0)
     hits = np.array([each.hit for each in trials], int)
-    goods = np.array([each.good for each in trials])
+    numbered: dict[int, int] = {}  # in the order of the trials, which that of the pictures does not change
+    goods = np.array([numbered.setdefault(parts[each.good], len(numbered)) for each in trials])
     curve = hitmiss.fit_curve(sizes, hits)
     bound, by = curve.a90_95, "profile likelihood"
     if bound is not None and len(set(goods.tolist())) < goods.size:

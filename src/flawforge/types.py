@@ -239,6 +239,8 @@ class Method:
               sequence of maps h' w' float32 in [0, 1] of any size, finest first, or None while there are none
     start     (net, config, init) -> notes for people: puts weights from --init into the net, before `stages` is asked;
               raises ModelError where they do not fit; None = the method starts from nothing else
+    decided   (net, config) -> config: the settings with which another fit takes the choices that this fitted net took by
+              looking at its pictures, so that scores of both are of one scale; None = it chooses nothing that changes scale
     """
 
     name: str
@@ -252,3 +254,4 @@ class Method:
     score: Callable[[Any], ScoreRule]
     prior: str = ""
     start: Callable[[Any, Any, Init], Sequence[str]] | None = None
+    decided: Callable[[Any, Any], Any] | None = None

@@ -123,6 +123,8 @@ class Calibration:
     fixed        an NG threshold of the user's own instead of the promised one; see `carried`
     folds        0: the pictures were held back; k: cross-conformal in k folds, a weaker promise (flawforge/folds.py)
     looks        statistics of the held-back pictures by name, for a drift check; they decide nothing
+    pictures     first 12 hex digits of the sha256 of each file that was scored, so that none of them is taken for a fresh
+                 one later; empty where that is not known
     """
 
     scores: tuple[float, ...]
@@ -135,6 +137,7 @@ class Calibration:
     fixed: float | None = None
     looks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     folds: int = 0
+    pictures: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -197,7 +200,7 @@ class Calibration:
         if threshold is not None and not math.isfinite(threshold):
             raise CalibrationError(f"A threshold of {threshold:g} was given; give a finite score.")
         return replace(new, fixed=self.fixed if threshold is None else float(threshold), looks=self.looks,
-                       folds=self.folds)  # fmt: skip
+                       folds=self.folds, pictures=self.pictures)  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, thresholds included for readers in other languages."""
@@ -207,7 +210,7 @@ class Calibration:
             "fixed": self.fixed, "threshold": self.threshold,
             "review_threshold": self.review_threshold, "pixel_threshold": self.pixel_threshold,
             "scores": list(self.scores), "peaks": list(self.peaks),
-            "looks": {name: list(values) for name, values in self.looks.items()},
+            "looks": {name: list(values) for name, values in self.looks.items()}, "pictures": list(self.pictures),
         }  # fmt: skip
 
 
@@ -251,4 +254,6 @@ def calibration_from_dict(data: Mapping[str, Any]) -> Calibration:
         per_part=bool(data.get("per_part", False)), rules=Rules(**data.get("rules", {})),
     )  # fmt: skip
     looks = {str(name): tuple(map(float, values)) for name, values in data.get("looks", {}).items()}
-    return replace(calibration.moved(threshold=data.get("fixed")), looks=looks, folds=int(data.get("folds", 0)))
+    pictures = tuple(map(str, data.get("pictures", ())))
+    return replace(calibration.moved(threshold=data.get("fixed")), looks=looks, folds=int(data.get("folds", 0)),
+                   pictures=pictures)  # fmt: skip

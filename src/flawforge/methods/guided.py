@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ NATS = 24.0  # fused surprise at which the skip bends from a line to a logarithm
 LEAST = 3  # pictures that a gate needs
 CANDIDATES = ("statistics", "segmenter", "sum")
 USES = {"statistics": (1.0, 0.0), "segmenter": (0.0, 1.0), "sum": (1.0, 1.0)}  # weights of statistics and segmenter
+Use = Literal["gate", "statistics", "segmenter", "sum", "statistics/segmenter", "statistics/sum", "segmenter/statistics",
+              "segmenter/sum", "sum/statistics", "sum/segmenter"]  # one for both, or picture/map  # fmt: skip
 NAMED = {(True, False): "the statistics alone", (False, True): "the segmenter alone", (True, True): "their sum"}
 AIMS, MEASURES = ("picture", "map"), ("AUROC", "average precision of pixels")
 
@@ -70,7 +72,7 @@ class Config:
     folds: Annotated[int, Ge(2)] = 5
     width: Annotated[int, Ge(1)] = 16
     head_start: bool = True  # begin with the weights that ship with flawforge, where they fit `width`
-    use: Literal["gate", "statistics", "segmenter", "sum"] = "sum"
+    use: Use = "sum"
     seen: Annotated[float, Ge(0)] = 3.0  # nats by which a forged region must raise the statistics to be learnt from
     learning_rate: Annotated[float, Gt(0)] = 2e-3
     weight_decay: Annotated[float, Ge(0)] = 1e-4
@@ -325,7 +327,8 @@ def least_gains(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def pack(net: Guided, config: Config) -> None:
     """Drop what only training and proof needed; without a gate, take what the settings say."""
     if config.use != "gate":
-        net.use[:] = torch.tensor(USES[config.use])
+        picture, _, surface = config.use.partition("/")
+        net.use[:] = torch.tensor([USES[picture], USES[surface or picture]])
     net.stats.forget_folds()
     net.settle()
     net.work = {}
@@ -366,6 +369,13 @@ def stages(net: Guided, config: Config) -> Sequence[Stage]:
     return [*looked, train, units, gate, packed] if config.use == "gate" else [*looked, train, units, packed]
 
 
+def decided(net: Guided, config: Config) -> Config:
+    """The settings by which another fit uses for picture and map what the gate chose here."""
+    named = {weights: name for name, weights in USES.items()}
+    picture, surface = (named[row[0], row[1]] for row in net.use.tolist())
+    return replace(config, use=cast(Use, picture if picture == surface else f"{picture}/{surface}"))
+
+
 def forger(config: Config) -> Forger:
     """Textures and pastes; the physical family is kept for the proof."""
     return Mix(tuple(FORGERS[name]() for name in FORGED))
@@ -386,6 +396,7 @@ GUIDED = Method(
     stages=stages,
     forger=forger,
     score=score_rule,
+    decided=decided,
 )
 AUTO = replace(
     GUIDED,
