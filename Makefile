@@ -49,6 +49,8 @@ docs: venv
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/python docs/make_forgers.py
 	$(BIN)/python docs/make_methods.py
+	$(BIN)/python benchmarks/regret_table.py
+	$(BIN)/python benchmarks/trust_page.py
 	$(BIN)/python benchmarks/readme_table.py
 
 bench: venv

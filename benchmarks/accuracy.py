@@ -90,13 +90,14 @@ def measure(data: Path, seed: int, options: argparse.Namespace, folder: Path) ->
 
 
 def columns(result: dict[str, Any]) -> dict[str, Any]:
-    """The row's columns from the JSON of `evaluate`; value and, for the image AUROC, its interval."""
-    row = {name: ((result[group] or {}).get(metric) or {}).get("value") for name, (group, metric) in COLUMNS.items()}
-    auroc, point = result["image"]["auroc"], result["operating_point"]
+    """The row's columns from the JSON of `evaluate`: each value and its 95 % interval."""
+    row: dict[str, Any] = {}
+    for name, (group, metric) in COLUMNS.items():
+        estimate = (result[group] or {}).get(metric) or {}
+        row |= {name: estimate.get("value"), f"{name}_low": estimate.get("low"), f"{name}_high": estimate.get("high")}
+    point = result["operating_point"]
     return {
         **row,
-        "image_auroc_low": auroc["low"],
-        "image_auroc_high": auroc["high"],
         "promised_false_alarm": point["promised_false_alarm"],
         "n_good": result["counts"]["good"],
         "n_defective": result["counts"]["defective"],

@@ -177,42 +177,58 @@ def _at(points: list[list[float]], sizes: NDArray[np.float64]) -> NDArray[np.flo
     return np.asarray(np.interp(np.log(sizes), np.log(table[:, 0]), table[:, 1]))
 
 
-COLOURS = ("#2b6cb0", "#d4571a", "#16794a", "#7a4bb5", "#8a5a00", "#b3261e")
+PANEL, EDGE, ACROSS = 250, 46, 2  # px of a panel's square, of the room about it; panels in a row
+INKS = {True: "#2b6cb0", False: "#d4571a"}  # forged as large as these were tried, or not
 
 
 def drawing(rows: list[dict[str, str]]) -> str:
-    """A standalone SVG: predicted against real recall, a dot per size bin, a colour per data set."""
-    side, left, top = 420, 56, 20
-    x = lambda v: left + v * (side - 80)  # noqa: E731
-    y = lambda v: top + (1 - v) * (side - 80)  # noqa: E731
-    names = sorted({row["data"] for row in rows})
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {side}" font-family="sans-serif" font-size="12">',
-             f'<rect width="640" height="{side}" fill="#fff"/>',
-             f'<path d="M{x(0)} {y(0)}L{x(1)} {y(1)}" stroke="#999" stroke-dasharray="4 3"/>']  # fmt: skip
+    """A standalone SVG: foretold against real recall, a panel per data set, a dot per size bin of each model and rate."""
+    latest = {tuple(row[name] for name in (*KEY, "from")): row for row in rows}
+    names = sorted({row["data"] for row in latest.values()})
+    step = PANEL + EDGE + 26
+    width, height = EDGE + ACROSS * step, -(-len(names) // ACROSS) * step + 66
+    about = 'role="img" aria-label="Recall of real defects against recall foretold by forged ones"'
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+             f'font-size="12" {about}>',
+             f'<rect width="{width}" height="{height}" fill="#fff"/>']  # fmt: skip
+    for i, name in enumerate(names):
+        mine = [row for row in latest.values() if row["data"] == name]
+        parts += _panel(name, mine, EDGE + i % ACROSS * step, 26 + i // ACROSS * step)
+    foot = height - 50
+    notes = ((0, INKS[True], "forged defects were tried at this size"), (270, INKS[False], "real ones larger than forged"))
+    for x, ink, words in notes:
+        parts.append(f'<circle cx="{EDGE + 6 + x}" cy="{foot}" r="5" fill="{ink}"/>')
+        parts.append(f'<text x="{EDGE + 18 + x}" y="{foot + 4}">{words}</text>')
+    more = "larger dot: larger defects; full: the model's own rate, hollow: 5 %; bar: 95 %; dashed: foretold = real"
+    parts.append(f'<text x="{EDGE}" y="{foot + 28}" fill="#555">{more}</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _panel(name: str, rows: list[dict[str, str]], left: int, top: int) -> list[str]:
+    x = lambda v: left + v * PANEL  # noqa: E731
+    y = lambda v: top + (1 - v) * PANEL  # noqa: E731
+    models = len({row["method"] for row in rows})
+    title = f"{name}, {models} method{'s' * (models > 1)}"
+    parts = [f'<text x="{left}" y="{top - 8}" font-size="14" font-weight="600">{title}</text>']
     for tick in (0, 0.25, 0.5, 0.75, 1):
         parts.append(f'<path d="M{x(tick)} {y(0)}V{y(1)}M{x(0)} {y(tick)}H{x(1)}" stroke="#e5e8ec"/>')
-        parts.append(f'<text x="{x(tick)}" y="{y(0) + 16}" text-anchor="middle">{tick:g}</text>')
-        parts.append(f'<text x="{x(0) - 6}" y="{y(tick) + 4}" text-anchor="end">{tick:g}</text>')
-    parts.append(f'<text x="{x(0.5)}" y="{y(0) + 36}" text-anchor="middle">recall foretold by forged defects</text>')
-    parts.append(f'<text transform="translate(14 {y(0.5)}) rotate(-90)" text-anchor="middle">recall of real defects</text>')
+        parts.append(f'<text x="{x(tick)}" y="{y(0) + 15}" text-anchor="middle" fill="#555">{tick:g}</text>')
+        parts.append(f'<text x="{x(0) - 5}" y="{y(tick) + 4}" text-anchor="end" fill="#555">{tick:g}</text>')
+    parts.append(f'<path d="M{x(0)} {y(0)}L{x(1)} {y(1)}" stroke="#999" stroke-dasharray="4 3"/>')
+    parts.append(f'<text x="{x(0.5)}" y="{y(0) + 30}" text-anchor="middle">foretold by forged defects</text>')
+    parts.append(f'<text transform="translate({left - 33} {y(0.5)}) rotate(-90)" text-anchor="middle">real recall</text>')
     place: dict[tuple[str, ...], int] = {}
-    for row in rows:
-        key = tuple(row[name] for name in KEY)
+    for row in sorted(rows, key=lambda row: float(row["from"])):
+        key = tuple(row[each] for each in KEY)
         place[key] = place.get(key, 0) + 1
-        colour = COLOURS[names.index(row["data"]) % len(COLOURS)]
-        a, b, low, high = (float(row[name]) for name in ("predicted", "real", "real_low", "real_high"))
-        title = f"{row['data']}, {row['method']}, {row['from']} to {row['to']} px, {row['n_real']} defects"
-        fill = colour if float(row["rate"]) == 0 else "#fff"
-        parts.append(f'<path d="M{x(a):.1f} {y(low):.1f}V{y(high):.1f}" stroke="{colour}" opacity="0.35"/>')
-        parts.append(f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="{2 + place[key]}" fill="{fill}" stroke="{colour}">'
-                     f"<title>{title}</title></circle>")  # fmt: skip
-    for i, name in enumerate(names):
-        parts.append(f'<circle cx="{x(1) + 34}" cy="{top + 12 + 20 * i}" r="5" fill="{COLOURS[i % len(COLOURS)]}"/>')
-        parts.append(f'<text x="{x(1) + 46}" y="{top + 16 + 20 * i}">{name}</text>')
-    notes = ("larger dot: larger defects", "full: the model's own rate", "hollow: a higher rate", "bar: 95 %")
-    for i, line in enumerate(notes):
-        parts.append(f'<text x="{x(1) + 28}" y="{top + 40 + 20 * len(names) + 16 * i}" fill="#555">{line}</text>')
-    return "\n".join([*parts, "</svg>", ""])
+        a, b, low, high = (float(row[each]) for each in ("predicted", "real", "real_low", "real_high"))
+        ink = INKS[int(row["n_forged"]) > 0]
+        words = f"{row['method']}, {row['from']} to {row['to']} px, {row['n_real']} defects"
+        parts.append(f'<path d="M{x(a):.1f} {y(low):.1f}V{y(high):.1f}" stroke="{ink}" opacity="0.18"/>')
+        fill = ink if float(row["rate"]) == 0 else "none"
+        parts.append(f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="{1.5 + 0.9 * place[key]:.1f}" stroke="{ink}" '
+                     f'fill="{fill}" fill-opacity="0.6"><title>{words}</title></circle>')  # fmt: skip
+    return parts
 
 
 def _options() -> argparse.Namespace:

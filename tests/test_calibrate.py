@@ -32,6 +32,39 @@ def test_ties_never_raise_the_false_alarm_rate(values: list[int], rate: float) -
     assert alarms <= rate * len(scores) + 1e-9
 
 
+@pytest.mark.parametrize("n", range(1, 201))
+def test_with_ties_the_promise_holds_for_every_n_and_rate_and_for_regions(n: int) -> None:
+    """Leave one out of n + 1 scores with ties: no rate j / (n + 1) is exceeded, by the verdict, the p-value or a mark."""
+    rng = np.random.default_rng(n)
+    scores = rng.integers(0, max(2, n // 3), n + 1).astype(float)
+    peaks = rng.integers(0, max(2, n // 2), n + 1).astype(float)
+    made = [
+        calibrate(np.delete(scores, i), 1 / (n + 1), review=n / (n + 1), peaks=np.delete(peaks, i)) for i in range(n + 1)
+    ]
+    p_values = np.array([each.p_value(score) for each, score in zip(made, scores, strict=True)])
+    for k in sorted({1, max(1, n // 20), max(1, n // 3), n}):
+        assert (p_values <= k / (n + 1) + 1e-9).sum() <= k
+        at_rate = [each.moved(k / (n + 1), review=n / (n + 1)) for each in made]
+        assert sum(each.verdict(score) == "NG" for each, score in zip(at_rate, scores, strict=True)) <= k
+        assert sum(peak > each.pixel_threshold for each, peak in zip(at_rate, peaks, strict=True)) <= k
+
+
+@given(st.integers(1, 500), st.floats(1e-4, 0.999), st.sampled_from([None, 0.5, 0.8, 0.95, 0.999]))
+@settings(max_examples=300, deadline=None)
+def test_every_rate_that_n_cannot_carry_is_refused_with_the_number_that_can(
+    n: int, rate: float, confidence: float | None
+) -> None:
+    needed = pictures_needed(rate, confidence)
+    if n >= needed:
+        assert 1 <= rank(n, rate, confidence) <= n
+        assert strictest_rate(n, confidence) <= rate * (1 + 1e-6)
+    else:
+        with pytest.raises(CalibrationError, match=f"hold back {needed} pictures"):
+            calibrate(range(n), rate, confidence=confidence)
+        assert strictest_rate(n, confidence) > rate
+        assert rank(needed, rate, confidence) >= 1
+
+
 def test_the_kth_largest_by_hand() -> None:
     scores = [0.1 * i for i in range(1, 20)]  # n = 19
     assert calibrate(scores, 0.05).threshold == scores[-1]

@@ -140,6 +140,35 @@ def test_readme_table_counts_each_row_once(tmp_path: Path) -> None:
     assert script("benchmarks/readme_table.py")["table"](tmp_path / "none.csv") == "not measured yet\n"
 
 
+def test_the_regret_on_its_page_is_the_recorded_one() -> None:
+    page = script("benchmarks/regret_table.py")
+    assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"
+
+
+def test_forged_and_real_on_their_page_are_the_recorded_ones(tmp_path: Path) -> None:
+    page = script("benchmarks/trust_page.py")
+    assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"
+    assert page["tables"](tmp_path / "none.csv") == "not measured yet\n"
+
+
+def test_regret_is_what_the_chosen_one_falls_short_of_the_best(tmp_path: Path) -> None:
+    page, record = script("benchmarks/regret_table.py"), script("benchmarks/record.py")["record"]
+    path = tmp_path / "ablation.csv"
+    facts = {"statistics": (0.9, 0.5, "picture"), "segmenter": (0.7, 0.4, "map"), "sum": (0.95, 0.8, "")}
+    for seed in (1, 0, 1):  # the last of a seed stands
+        for name, (auroc, precision, took) in facts.items():
+            row = {"variant": "as shipped", "data": "parts", "minutes": 2.0, "seed": seed, "candidate": name,
+                   "chosen": took, "image_auroc": auroc if seed else 0.95, "pixel_ap": precision}  # fmt: skip
+            record(path, row)
+    first, second = page["fits"](path)
+    assert (page["chosen"](first, "picture"), page["chosen"](first, "map")) == ("statistics", "segmenter")
+    assert page["regret"](first, "picture", "statistics") == 0
+    assert page["regret"](second, "picture", "statistics") == pytest.approx(0.05)
+    assert page["regret"](second, "map", "segmenter") == pytest.approx(0.4)
+    assert "| picture | 0.025 (0.050) | 0.025 (0.050) | 0.125 (0.250) | 0.000 (0.000) |" in page["table"](path)
+    assert page["table"](tmp_path / "none.csv") == "not measured yet\n"
+
+
 def test_picture_is_there_and_small() -> None:
     assert 10_000 < (ROOT / "docs" / "tour.jpg").stat().st_size < 150_000
 

@@ -80,6 +80,16 @@ def test_a_change_is_seen(what: str, within: int) -> None:
     assert 100 < over[0] <= 100 + within
 
 
+def test_the_interval_of_a_median_covers_it() -> None:
+    rng = np.random.default_rng(4)
+    for n in (6, 17, 50):
+        found = [drift.median_interval(rng.exponential(size=n)) for _ in range(400)]
+        covered = sum(low <= np.log(2) <= high for low, high in found if low is not None and high is not None)
+        assert covered >= binom.ppf(0.001, 400, 0.95)
+    assert drift.median_interval(rng.normal(size=5)) == (None, None)
+    assert drift.median_interval(np.arange(6.0)) == (0.0, 5.0)
+
+
 def test_the_order_of_parts_in_use_matters_and_the_seed_decides_ties_only() -> None:
     rng = np.random.default_rng(3)
     calibration, scores = known(rng), np.sort(rng.normal(size=80)).tolist()
@@ -128,6 +138,11 @@ def test_a_lamp_that_dims_is_named(line: tuple[Inspector, list[Path]]) -> None:
     dim = drift.watch(inspector, paths)
     assert dim["alarm"]
     assert 30 < dim["at"] <= 60
+    share = dim["rejected_share"]
+    assert share["value"] == dim["rejected"] / 60
+    assert share["low"] < share["value"] < share["high"]
+    assert f"{dim['rejected']} of 60 were rejected" in dim["text"]
+    assert all(row["now_low"] <= row["now"] <= row["now_high"] for row in dim["looks"])
     brightness = next(row for row in dim["looks"] if row["name"] == "brightness")
     assert brightness["now"] < brightness["then"]
     late = drift.watch(inspector, paths[30:])

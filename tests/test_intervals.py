@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.stats import binom, norm
 
 from flawforge import intervals, metrics
 from flawforge.types import ConfigError
@@ -58,6 +59,30 @@ def test_every_replicate_of_an_image_metric_is_exact() -> None:
         each = [metric(np.repeat(scores, row), np.repeat(labels, row)) for row in counts]
         low, high = np.quantile(np.array(each, float), [0.025, 0.975])
         assert found[name] == pytest.approx((metric(scores, labels), low, high), abs=1e-9)
+
+
+def test_the_interval_of_an_auroc_covers_the_truth() -> None:
+    """Two normal classes a deviation apart: AUROC is Phi(1 / sqrt 2). A percentile bootstrap is a little short of 95 %."""
+    rng, truth, repeats = np.random.default_rng(0), float(norm.cdf(1 / np.sqrt(2))), 300
+    labels = np.repeat([False, True], [40, 40])
+    found = [
+        intervals.image_metrics(rng.normal(size=80) + labels, labels, bootstrap=200, rng=rng)["auroc"]
+        for _ in range(repeats)
+    ]
+    covered = sum(each.low <= truth <= each.high for each in found if each.low is not None and each.high is not None)
+    assert covered >= binom.ppf(0.001, repeats, 0.93)
+    assert np.mean([each.high - each.low for each in found if each.low is not None and each.high is not None]) < 0.25
+
+
+@given(st.integers(1, 60), st.floats(0.01, 0.99))
+@settings(max_examples=80, deadline=None)
+def test_the_interval_of_a_rate_covers_every_truth(n: int, truth: float) -> None:
+    """Exactly, by summing over all counts: Clopper and Pearson never promise too much."""
+    covered = sum(
+        binom.pmf(k, n, truth) for k in range(n + 1)
+        if (found := intervals.rate(k, n)).low <= truth <= found.high  # type: ignore[operator]
+    )  # fmt: skip
+    assert covered >= 0.95 - 1e-9
 
 
 def test_pixel_values_are_exact_and_bins_close() -> None:

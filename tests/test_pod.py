@@ -52,6 +52,8 @@ def test_the_result_is_the_one_that_scripts_rely_on(proved: tuple[dict[str, Any]
     result = json.loads(json.dumps(proved[0], allow_nan=False))
     assert set(result["false_alarm"]) >= {"promised", "measured"}
     assert set(result["forgers"]) >= {"trained_on", "proved_with"}
+    elsewhere = result["rejected_elsewhere"]
+    assert elsewhere["low"] <= elsewhere["value"] == elsewhere["count"] / elsewhere["of"] <= elsewhere["high"]
     assert [(row["kind"], row["contrast"]) for row in result["curves"]] == [
         ("stain", 0.1), ("stain", 0.4), ("scratch", 0.1), ("scratch", 0.4),
     ]  # fmt: skip
@@ -64,6 +66,8 @@ def test_the_result_is_the_one_that_scripts_rely_on(proved: tuple[dict[str, Any]
             assert row["smallest"] <= size <= row["largest"] * (1 + 1e-9)
             assert 0 <= low <= value <= high <= 1
         assert (row["a90_95"] is None) == bool(row["why"])
+        assert row["recall"]["low"] <= row["recall"]["value"] == row["hits"] / row["n"] <= row["recall"]["high"]
+        assert row["a50_95"] is None or row["a50"] <= row["a50_95"]
     plain = {(row["kind"], row["contrast"]): row["hits"] for row in result["curves"]}
     assert plain["stain", 0.4] > plain["stain", 0.1]  # it is a detector of tone
 

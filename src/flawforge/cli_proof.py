@@ -138,15 +138,18 @@ def pod_lines(result: dict[str, Any]) -> list[str]:
     if alarm["n"]:
         what = f"{alarm['n']} {alarm['of']} not calibrated on"
         lines.append(f"  false alarms on the {what}: {estimate_text(alarm['measured'])}")
-    lines.append(f"  {'kind':<12}{'contrast':>9}{'found':>9}{'a50':>12}{'a90':>12}{'a90/95':>12}")
+    head = f"  {'kind':<12}{'contrast':>9}{'found':>9}{'95 %':>14}"
+    lines.append(f"{head}{'a50':>12}{'a50/95':>12}{'a90':>12}{'a90/95':>12}")
 
     def size(value: float | None) -> str:
         return "not reached" if value is None else f"{value:.3g} {result['unit']}"
 
     for row in result["curves"]:
         found = f"{row['hits']}/{row['n']}"
-        a50, a90, bound = (size(row[key]) for key in ("a50", "a90", "a90_95"))
-        lines.append(f"  {row['kind']:<12}{row['contrast']:>9g}{found:>9}{a50:>12}{a90:>12}{bound:>12}")
+        recall = row["recall"]
+        share = "n/a" if recall["low"] is None else f"{recall['low']:.2f} to {recall['high']:.2f}"
+        reached = "".join(f"{size(row[key]):>12}" for key in ("a50", "a50_95", "a90", "a90_95"))
+        lines.append(f"  {row['kind']:<12}{row['contrast']:>9g}{found:>9}{share:>14}{reached}")
     return lines
 
 

@@ -26,7 +26,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
+from scipy.stats import binom
 
+from flawforge import intervals
 from flawforge.types import CalibrationError, ConfigError, DataError, Image, ImageError
 from flawforge_runtime.calibrate import Calibration
 from flawforge_runtime.images import read_picture
@@ -169,8 +171,10 @@ def watch(
     at = int(over[0]) if over.size else None
     moved = compare_looks(calibration.looks, looks[-RECENT:])
     rejected = sum(score > calibration.threshold for score in scores)
+    share = intervals.rate(rejected, len(scores))._asdict()
     result = {
-        "alarm": at is not None, "at": at, "n": len(scores), "rejected": rejected, "alarm_rate": alarm, "defects": defects,
+        "alarm": at is not None, "at": at, "n": len(scores), "rejected": rejected, "rejected_share": share,
+        "alarm_rate": alarm, "defects": defects,
         "level": level(alarm), "evidence": float(path_of_wealth.max()), "looks": moved, "skipped": skipped, "seed": seed,
         "model": dict(inspector.about), "wealth": path_of_wealth.tolist(),
         "parts": [{"part": str(key), "score": score} for key, score in highest.items()],
@@ -179,7 +183,10 @@ def watch(
 
 
 def compare_looks(reference: Mapping[str, Sequence[float]], now: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Each statistic's median then and now, and the shift in robust standard deviations; those furthest off first."""
+    """Each statistic's median then and now, and the shift in robust standard deviations; those furthest off first.
+
+    now_low, now_high  95 % interval of the median now, by its order statistics; None for fewer than six parts
+    """
     rows = []
     for name in LOOKS:
         before = np.asarray(reference.get(name, ()), float)
@@ -189,9 +196,19 @@ def compare_looks(reference: Mapping[str, Sequence[float]], now: Sequence[Mappin
         middle = float(np.median(before))
         spread = max(1.4826 * float(np.median(np.abs(before - middle))), 1e-3 * abs(middle), 1e-6)
         shift = (float(np.median(after)) - middle) / spread
-        rows.append({"name": name, "meaning": LOOKS[name], "then": middle, "now": float(np.median(after)), "shift": shift,
-                     "moved": abs(shift) > MOVED})  # fmt: skip
+        low, high = median_interval(after)
+        rows.append({"name": name, "meaning": LOOKS[name], "then": middle, "now": float(np.median(after)), "now_low": low,
+                     "now_high": high, "shift": shift, "moved": abs(shift) > MOVED})  # fmt: skip
     return sorted(rows, key=lambda row: -abs(row["shift"]))
+
+
+def median_interval(values: Floats) -> tuple[float | None, float | None]:
+    """95 % interval of the median behind n independent values (n,): order statistics, whatever the distribution."""
+    below = int(binom.ppf(0.025, values.size, 0.5))  # the k-th smallest and largest: P(k - 1 or fewer below) <= 2.5 %
+    if below < 1:
+        return None, None
+    ordered = np.sort(values)
+    return float(ordered[below - 1]), float(ordered[-below])
 
 
 def words(result: Mapping[str, Any]) -> str:
@@ -199,10 +216,13 @@ def words(result: Mapping[str, Any]) -> str:
     n, rate = result["n"], 100 * result["alarm_rate"]
     named = [f"{row['name']} from {row['then']:.4g} to {row['now']:.4g}" for row in result["looks"] if row["moved"]]
     what = f" What moved: {', '.join(named)}." if named else ""
+    share = result["rejected_share"]
+    seen = f" {result['rejected']} of {n} were rejected ({100 * share['low']:.1f} to {100 * share['high']:.1f} %)."
     if result["alarm"]:
         return (
             f"parts in use are no longer like the good parts it was calibrated on (seen after {result['at']} of {n}; such "
-            f"an alarm is false in {rate:g} % of cases at most).{what} Calibrate again with good parts as they are now."
+            f"an alarm is false in {rate:g} % of cases at most).{seen}{what} Calibrate again with good parts as they are "
+            "now."
         )
     strength = math.log(result["evidence"]) / math.log(result["level"]) if result["evidence"] > 1 else 0.0
-    return f"No drift in {n} parts in use; the evidence came {100 * strength:.0f} % of the way to an alarm.{what}"
+    return f"No drift in {n} parts in use; the evidence came {100 * strength:.0f} % of the way to an alarm.{seen}{what}"

@@ -100,6 +100,10 @@ class Curve:
         return self.reaches(0.5)
 
     @property
+    def a50_95(self) -> float | None:
+        return self.bound_reaches(0.5)
+
+    @property
     def a90(self) -> float | None:
         return self.reaches(GOAL)
 

@@ -149,6 +149,7 @@ def prove(
     of = _parts_of(kept, parts)
     curves = [_curve(rows, *key, scale, recipe.seed, of) for key, rows in zip(keys, by_curve, strict=True)]
     found = [each for each in trials if each.rejected]
+    elsewhere = sum(not each.pointed for each in found)
     names = [str(good) if isinstance(good, Path) else f"picture {index}" for index, good in enumerate(kept)]
     result = {
         "false_alarm": _false_alarm(inspector.calibration, judged, kept, of),
@@ -157,7 +158,7 @@ def prove(
             "families_trained_on": list(families_of(trained_on)), "families_proved_with": list(families_of(recipe.kinds)),
         },
         "curves": curves,
-        "rejected_elsewhere": {"count": sum(not each.pointed for each in found), "of": len(found)},
+        "rejected_elsewhere": {"count": elsewhere, "of": len(found), **intervals.rate(elsewhere, len(found))._asdict()},
         "size": SIZE, "hit": HIT, "unit": _unit(scale), "mm_per_pixel": scale,
         "recipe": dataclasses.asdict(recipe),
         "goods": len(kept), "skipped": skipped, "model": dict(inspector.about),
@@ -268,9 +269,10 @@ def _curve(
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"kind": kind, "contrast": contrast, "unit": _unit(scale), "n": len(trials)}
     if not trials:
-        nothing = dict.fromkeys(("a50", "a90", "a90_95", "a90_95_by", "smallest", "largest"))
-        return row | nothing | {"hits": 0, "rejected": 0, "points": [], "bins": [], "falls": False, "separated": False,
-                                "contradicted": False, "why": "none could be forged"}  # fmt: skip
+        nothing = dict.fromkeys(("a50", "a50_95", "a90", "a90_95", "a90_95_by", "smallest", "largest"))
+        return row | nothing | {"hits": 0, "recall": intervals.rate(0, 0)._asdict(), "rejected": 0, "points": [], "bins": [],
+                                "falls": False, "separated": False, "contradicted": False,
+                                "why": "none could be forged"}  # fmt: skip
     sizes = np.array([each.size for each in trials]) * (scale or 1.0)
     hits = np.array([each.hit for each in trials], int)
     numbered: dict[int, int] = {}  # in the order of the trials, which that of the pictures does not change
@@ -286,7 +288,8 @@ def _curve(
     low, high = curve.bounds(grid)
     table = np.stack([grid, curve.pod(grid), low, high], axis=1)
     return row | {
-        "a50": curve.a50, "a90": curve.a90, "a90_95": bound, "a90_95_by": by, "hits": curve.hits,
+        "a50": curve.a50, "a50_95": curve.a50_95, "a90": curve.a90, "a90_95": bound, "a90_95_by": by, "hits": curve.hits,
+        "recall": intervals.rate(curve.hits, curve.n)._asdict(),
         "rejected": sum(each.rejected for each in trials), "smallest": curve.low, "largest": curve.high,
         "falls": curve.falls, "separated": curve.firth, "contradicted": curve.contradicted, "why": _why(curve, bound),
         "points": table.tolist(), "bins": _bins(sizes, hits),

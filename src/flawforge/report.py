@@ -180,7 +180,8 @@ def _kind_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
         escape = _estimate(values.get("escape_rate") or {}, percent)
         auroc = _estimate(values.get("image_auroc") or {}, _three)
         found.append({
-            "kind": kind, "count": values.get("count", ""), "auroc": auroc["text"], "escape": escape["text"],
+            "kind": kind, "count": values.get("count", ""), "escape": escape["text"],
+            "auroc": f"{auroc['text']} ({auroc['interval']})" if auroc["interval"] != "–" else auroc["text"],
             "interval": escape["interval"], "whisker": escape["whisker"],
         })  # fmt: skip
     return found

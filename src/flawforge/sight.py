@@ -95,10 +95,17 @@ def caption(row: Mapping[str, Any]) -> str:
 def _row(curve: Mapping[str, Any]) -> Facts:
     unit = curve["unit"]
     return {
-        "kind": curve["kind"], "contrast": f"{curve['contrast']:g}", "found": f"{curve['hits']} of {curve['n']}",
+        "kind": curve["kind"], "contrast": f"{curve['contrast']:g}", "found": _found(curve),
         **{name: _at_most(curve, key) for name, key in (("a50", "a50"), ("a90", "a90"), ("bound", "a90_95"))},
         "why": curve.get("why", ""), "tried": f"{size(curve['smallest'], unit)} to {size(curve['largest'], unit)}",
     }  # fmt: skip
+
+
+def _found(curve: Mapping[str, Any]) -> str:
+    """Hits of trials, and what the share of them may be, with 95 % confidence."""
+    recall = curve.get("recall") or {}
+    text = f"{curve['hits']} of {curve['n']}"
+    return text if recall.get("low") is None else f"{text} ({100 * recall['low']:.0f} to {100 * recall['high']:.0f} %)"
 
 
 def _at_most(curve: Mapping[str, Any], key: str) -> str:

@@ -1,0 +1,83 @@
+"""What the gate of `auto` loses for want of labels: results/guided_ablation.csv -> docs/methods/auto.md. Run by `make docs`.
+
+For each fit of the variant as shipped, the three candidates (statistics, segmenter, their sum) were judged on labelled test
+pictures. Regret is what the candidate that the gate chose, without a label, falls short of the best of the three: in image
+AUROC for the picture, in average precision of pixels for the map. Beside it stands the regret of a fixed rule, which needs
+no gate. A test compares page and CSV.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from readme_table import NAMES
+from record import read
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "guided_ablation.csv"
+PAGE = ROOT / "docs" / "methods" / "auto.md"
+START, END = "<!-- regret: written by make docs -->\n", "<!-- end of regret -->\n"
+VARIANT = "as shipped"
+AIMS = {"picture": ("image_auroc", "image AUROC"), "map": ("pixel_ap", "pixel AP")}
+CANDIDATES = ("statistics", "segmenter", "sum")
+
+Row = dict[str, str]
+
+
+def fits(results: Path = RESULTS) -> list[dict[str, Row]]:
+    """{candidate: row} of each fit as shipped; measured again, the last rows of a fit stand."""
+    found: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in read(results)[1]:
+        if row["variant"] == VARIANT:
+            found.setdefault((row["data"], row["minutes"], row["seed"]), {})[row["candidate"]] = row
+    return [found[key] for key in sorted(found) if set(found[key]) == set(CANDIDATES)]
+
+
+def chosen(fit: dict[str, Row], aim: str) -> str:
+    """The candidate that the gate took for "picture" or "map"."""
+    return next(name for name, row in fit.items() if aim in row["chosen"].split(" and "))
+
+
+def regret(fit: dict[str, Row], aim: str, candidate: str) -> float:
+    """How far a candidate's figure on test pictures lies below the best one's; 0 or more."""
+    column = AIMS[aim][0]
+    return max(float(row[column]) for row in fit.values()) - float(fit[candidate][column])
+
+
+def table(results: Path = RESULTS) -> str:
+    """Two Markdown tables: every fit, then the gate beside fixed rules."""
+    measured = fits(results)
+    if not measured:
+        return "not measured yet\n"
+    lines = ["| data set | minutes, seed | aim | measure | the gate took | it has | best | it has | regret |"]
+    lines += ["|---" * 9 + "|"]
+    for fit in measured:
+        one = fit["sum"]
+        for aim, (column, words) in AIMS.items():
+            took, best = chosen(fit, aim), max(fit, key=lambda name: float(fit[name][column]))
+            cells = [NAMES.get(one["data"], one["data"]), f"{one['minutes']}, {one['seed']}", aim, words, took,
+                     f"{float(fit[took][column]):.3f}", best, f"{float(fit[best][column]):.3f}",
+                     f"{regret(fit, aim, took):.3f}"]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"Regret over {len(measured)} fits, mean (largest):", "", "| aim | the gate | " + " | ".join(
+        f"always {name}" for name in CANDIDATES) + " |", "|---" * 5 + "|"]  # fmt: skip
+    for aim in AIMS:
+        rules = [[regret(fit, aim, chosen(fit, aim)) for fit in measured]]
+        rules += [[regret(fit, aim, name) for fit in measured] for name in CANDIDATES]
+        lines.append(f"| {aim} | " + " | ".join(f"{statistics.mean(each):.3f} ({max(each):.3f})" for each in rules) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def filled(text: str, results: Path = RESULTS) -> str:
+    """docs/methods/auto.md with its tables as the CSV has them. Raises ValueError where the markers are missing."""
+    before, _, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"docs/methods/auto.md needs the lines {START.strip()} and {END.strip()}")
+    return f"{before}{START}\n{table(results)}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(PAGE)
