@@ -19,8 +19,10 @@ from flawforge.forge.blend import SMALLEST
 from flawforge.listing import Entry, Listing, good_entries, read_entries, read_listing
 from flawforge.tolerance import COPIES, vary
 from flawforge.types import Batch, ConfigError, DataError, Forger, Image, ImageError, Mask, Sample
+from flawforge_runtime import poses
 from flawforge_runtime.decode import MAX_PIXELS, as_picture, read_picture
 from flawforge_runtime.images import Placement, letterbox, mask_on_canvas, pad, to_planes, valid_mask
+from flawforge_runtime.poses import Pose, Template
 
 __all__ = [
     "DataReport",
@@ -138,6 +140,7 @@ class GoodPictures:
         max_pixels: int = MAX_PIXELS,
         threads: int = 2,
         tolerate: Sequence[str] = (),
+        template: Template | None = None,
         seed: int = 0,
     ) -> None:
         """Read all entries once.
@@ -148,15 +151,17 @@ class GoodPictures:
         cache_bytes  the most to hold; pictures beyond it are decoded again whenever they are drawn
         tolerate     kinds of variation that good parts may show (tolerance.KINDS): every picture then has tolerance.COPIES
                      varied copies, the same ones for the same seed
+        template     what every part is laid like, where its pose is found (flawforge_runtime.poses)
 
         DataError where no picture is left or the roi is empty; ImageError where the roi's proportions do not fit.
         """
         self.canvas = canvas
         self._max_pixels = max_pixels
-        self._tolerate, self._seed = tuple(tolerate), seed
+        self._tolerate, self._seed, self._template = tuple(tolerate), seed, template
         self._cache: list[Image | None] = []
         self._placements: list[Placement] = []
-        self._valid: dict[Placement, Mask] = {}
+        self._poses: list[Pose | None] = []
+        self._valid: dict[tuple[Placement, Pose | None], Mask] = {}
         self._textures = tuple(textures)
         self._texture_cache: dict[int, Image | None] = {}
         self._prior = prior
@@ -169,15 +174,16 @@ class GoodPictures:
             if isinstance(result, str):
                 skipped.append((entry.path, result))
                 continue
-            pixels, placement = result
+            pixels, placement, pose = result
             pixels.flags.writeable = False  # forgers see the very array that is kept
             kept.append(entry)
             room -= pixels.nbytes
             self.deep = self.deep or pixels.dtype != np.uint8
             self._cache.append(pixels if room >= 0 else None)
             self._placements.append(placement)
-            if placement not in self._valid:
-                self._valid[placement] = _look_here(roi, placement)
+            self._poses.append(pose)
+            if (placement, pose) not in self._valid:
+                self._valid[placement, pose] = _look_here(roi, placement, pose)
         self.entries, self.skipped = tuple(kept), tuple(skipped)
         if not kept:
             raise DataError(
@@ -197,8 +203,8 @@ class GoodPictures:
         """H W 3 on the canvas, uint8, or float32 where any of the pictures has more than 8 bits; copy 0 is as it is."""
         pixels = self._cache[index]
         if pixels is None:
-            path = self.entries[index].path
-            pixels, _ = letterbox(read_picture(path, max_pixels=self._max_pixels).pixels, self.canvas)
+            pixels, placement = self._letterboxed(self.entries[index].path)
+            pixels = _laid(pixels, placement, self._poses[index])
         pixels = _held(pixels, self.deep)
         if not copy:
             return pixels
@@ -208,7 +214,7 @@ class GoodPictures:
 
     def valid(self, index: int) -> Mask:
         """H W bool: inside the picture and the region of interest."""
-        return self._valid[self._placements[index]]
+        return self._valid[self._placements[index], self._poses[index]]
 
     def batch(
         self,
@@ -251,11 +257,16 @@ class GoodPictures:
                 self._fill(batch, place, index, self.picture(index, copy), None)
             yield batch
 
-    def _read(self, entry: Entry) -> tuple[Image, Placement] | str:
+    def _letterboxed(self, path: Path) -> tuple[Image, Placement]:
+        return letterbox(read_picture(path, max_pixels=self._max_pixels).pixels, self.canvas)
+
+    def _read(self, entry: Entry) -> tuple[Image, Placement, Pose | None] | str:
         try:
-            return letterbox(read_picture(entry.path, max_pixels=self._max_pixels).pixels, self.canvas)
+            pixels, placement = self._letterboxed(entry.path)
         except (ImageError, OSError) as error:
             return str(error)
+        pose = poses.find(pixels, valid_mask(placement), self._template) if self._template else None
+        return _laid(pixels, placement, pose), placement, pose
 
     def _forge(
         self, forger: Forger, rng: np.random.Generator, index: int, picture: Image, other: int | None, texture: int | None
@@ -363,10 +374,18 @@ def _held(pixels: Image, deep: bool) -> Image:
     return pixels.astype(np.float32) / np.float32(255.0) if deep and pixels.dtype == np.uint8 else pixels
 
 
-def _look_here(roi: Mask | None, placement: Placement) -> Mask:
+def _laid(pixels: Image, placement: Placement, pose: Pose | None) -> Image:
+    """As `Inspector.judge` lays them."""
+    return pixels if pose is None else pad(np.ascontiguousarray(poses.lay(pixels, pose)[placement.inner]), placement)
+
+
+def _look_here(roi: Mask | None, placement: Placement, pose: Pose | None) -> Mask:
+    valid = valid_mask(placement)
+    if pose is not None:
+        valid &= poses.lay_mask(valid, pose)
     if roi is None:
-        return valid_mask(placement)
-    valid = mask_on_canvas(roi, placement)
+        return valid
+    valid &= mask_on_canvas(roi, placement)
     if not valid.any():
         raise DataError("the region of interest is empty on the working canvas; mark where to look with white pixels.")
     return valid

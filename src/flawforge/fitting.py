@@ -52,7 +52,7 @@ def identity(plan: Plan) -> str:
     request = plan.request
     files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
     facts = [request.method, dataclasses.asdict(plan.settings), request.seed, request.steps, request.minutes,
-             request.clock, plan.canvas, request.tile,
+             request.clock, plan.canvas, request.tile, request.align,
              str(request.holdout), bool(request.roi), str(request.textures), request.tolerate, files,
              plan.init and [plan.init.sha256, plan.init.about]]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -207,6 +207,7 @@ def _content(
         "settings": dataclasses.asdict(plan.settings),
         "canvas": list(plan.canvas),
         "tile": request.tile,
+        "align": plan.template and {"least": plan.template.least},
         "score_rule": dataclasses.asdict(plan.method.score(plan.settings)),
         "max_pixels": request.max_pixels,
         "seed": request.seed,
@@ -229,7 +230,7 @@ def _content(
         "history": history,
     }  # fmt: skip
     tensors = tensors_to_bytes({key: value.contiguous() for key, value in net.state_dict().items()})
-    return bundle.Content(settings, tensors, None, "", plan.roi)
+    return bundle.Content(settings, tensors, None, "", plan.roi, template=plan.template)
 
 
 def trained_on(plan: Plan, net: Any) -> tuple[str, ...]:

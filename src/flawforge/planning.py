@@ -18,6 +18,8 @@ from flawforge import config, data, engine, loading, tolerance
 from flawforge.listing import part_of, textures_in
 from flawforge.methods import METHODS
 from flawforge.product import product_mask
+from flawforge.registration import PICTURES as REGISTERED_FROM
+from flawforge.registration import Registration, register
 from flawforge.saliency import background_of, saliency
 from flawforge.types import (
     Batch,
@@ -35,6 +37,7 @@ from flawforge.types import (
     TrainingError,
 )
 from flawforge_runtime import calibrate, images, inspector, tiles
+from flawforge_runtime.poses import Template
 
 FALSE_ALARM, REVIEW = 0.01, 0.05
 DEFAULT_MINUTES = 10.0
@@ -58,6 +61,7 @@ class Request:
     size: int = 256
     tile: int | None = None
     roi: Path | None = None
+    align: str = "auto"
     textures: Path | None = None
     init: Path | None = None
     false_alarm: float | None = None
@@ -88,6 +92,7 @@ class Plan:
     budget: engine.Budget
     rates: tuple[float, float]
     roi: Mask | None
+    template: Template | None
     notes: tuple[str, ...]
     init: Init | None = None
     parts: Mapping[Path, str] | None = None  # which part each held-back picture shows, where that is known
@@ -127,7 +132,24 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     sizes = report.all_sizes() if request.tile is None else [(request.tile, request.tile)]
     canvas = images.choose_canvas(sizes, request.size)
     budget = _budget(request, settings, len(train))
-    return Plan(request, method, settings, report, train, held, canvas, budget, rates, roi, notes, init, parts)
+    laid = registered(request, train, canvas)
+    notes = (*notes, laid.note) if laid.note else notes
+    like = laid.template
+    return Plan(request, method, settings, report, train, held, canvas, budget, rates, roi, like, notes, init, parts)
+
+
+def registered(request: Request, train: Sequence[data.Entry], canvas: tuple[int, int]) -> Registration:
+    """Whether, and like what, parts are laid before they are judged. Raises ConfigError."""
+    if request.tile is not None:
+        if request.align == "on":
+            raise ConfigError("--align on was given with --tile, and tiles have no pose; leave out one of the two.")
+        return Registration(None, "")
+    step = max(1, len(train) // REGISTERED_FROM)
+    some = []
+    for entry in train[::step][:REGISTERED_FROM] if request.align != "off" else ():
+        pixels, placement = images.letterbox(images.read_picture(entry.path, max_pixels=request.max_pixels).pixels, canvas)
+        some.append((pixels, images.valid_mask(placement)))
+    return register(some, request.align)
 
 
 def _init(request: Request, method: Method) -> Init | None:
@@ -246,7 +268,7 @@ def load_pictures(plan: Plan) -> data.GoodPictures:
         folder = Path(tempfile.mkdtemp(prefix="flawforge-tiles-"))
         entries, roi = cut_tiles(plan, request.tile, folder), None
     pictures = data.GoodPictures(
-        entries, plan.canvas, roi=roi, textures=textures_in(request.textures), prior=_prior(plan),
+        entries, plan.canvas, roi=roi, template=plan.template, textures=textures_in(request.textures), prior=_prior(plan),
         max_pixels=request.max_pixels, tolerate=tolerance.kinds_from(request.tolerate), seed=request.seed,
     )  # fmt: skip
     if folder is not None:

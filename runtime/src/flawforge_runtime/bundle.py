@@ -2,6 +2,7 @@
 
     config.json  model.safetensors  calibration.json  manifest.json (sha256 of each file)  README.md (model card)
     roi.png      only where a region of interest was given
+    template.png only where parts are laid alike before they are judged; config.json's `align` goes with it
 An export holds the network as a graph instead: model.onnx, or model.xml and model.bin. That is format 2.
     evaluation/  written by `evaluate` for the report; not part of the model, not hashed
 """
@@ -15,9 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flawforge_runtime import images
 from flawforge_runtime.calibrate import Calibration, calibration_from_dict
 from flawforge_runtime.files import new_folder, write_atomically
+from flawforge_runtime.poses import Template
 from flawforge_runtime.types import FlawforgeError, Mask, ModelError
 
 FORMAT, EXPORT_FORMAT = 1, 2
@@ -33,6 +37,7 @@ class Content:
 
     tensors   the bytes of model.safetensors; empty in an export
     exported  {file name: bytes} of an export's graph, as NETWORKS names them; empty otherwise
+    template  what parts are laid like before they are judged; None = they are judged as they lie
     """
 
     config: Mapping[str, Any]
@@ -41,6 +46,7 @@ class Content:
     card: str
     roi: Mask | None = None
     exported: Mapping[str, bytes] = field(default_factory=dict)
+    template: Template | None = None
 
     @property
     def network(self) -> Mapping[str, bytes]:
@@ -91,6 +97,9 @@ def _write_files(folder: Path, content: Content) -> None:
     if content.roi is not None:
         images.write_image(folder / "roi.png", content.roi)
         files["roi.png"] = (folder / "roi.png").read_bytes()
+    if content.template is not None:
+        images.write_image(folder / "template.png", content.template.grey)
+        files["template.png"] = (folder / "template.png").read_bytes()
     entries = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}
     form = EXPORT_FORMAT if content.exported else FORMAT
     manifest = {"format": form, "made_by": "flawforge", "model_id": content.model_id, "files": entries}
@@ -142,7 +151,7 @@ def read(folder: Path) -> Content:
     manifest = _manifest(folder)
     listed = manifest.get("files")
     allowed = [{*COMMON, *files} for files in NETWORKS.values()]
-    if not isinstance(listed, dict) or set(listed) - {"roi.png"} not in allowed:
+    if not isinstance(listed, dict) or set(listed) - {"roi.png", "template.png"} not in allowed:
         raise ModelError(DAMAGED.format(folder=folder, why="manifest.json does not list the model's files"))
     data: dict[str, bytes] = {}
     for name, entry in listed.items():
@@ -167,9 +176,14 @@ def _content(folder: Path, data: Mapping[str, bytes]) -> Content:
         roi = None
         if "roi.png" in data:
             roi = images.read_picture(folder / "roi.png").pixels[..., 0] > 127
+        template = None
+        if "template.png" in data:
+            grey = images.read_picture(folder / "template.png").pixels[..., 0]
+            template = Template(np.ascontiguousarray(grey), float(config["align"]["least"]))
         if not (config["method"] and height > 0 and width > 0):
             raise KeyError("method")
     except (FlawforgeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(DAMAGED.format(folder=folder, why=f"its settings do not fit together: {error}")) from error
     exported = {name: data[name] for name in (*NETWORKS["onnx"], *NETWORKS["openvino"]) if name in data}
-    return Content(config, data.get("model.safetensors", b""), calibration, data["README.md"].decode(), roi, exported)
+    tensors, text = data.get("model.safetensors", b""), data["README.md"].decode()
+    return Content(config, tensors, calibration, text, roi, exported, template)

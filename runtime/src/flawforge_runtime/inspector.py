@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge_runtime import bundle, images, tiles
+from flawforge_runtime import bundle, images, poses, tiles
 from flawforge_runtime.calibrate import Calibration
 from flawforge_runtime.types import (
     CalibrationError,
@@ -46,12 +46,14 @@ class Judged:
     score        higher = stranger
     peak         the highest value of `anomaly_map`, h w at the picture's own size
     at           (row, column) in the picture's own pixels where the score's smoothed map is highest
+    notes        what people should know of how it was judged
     """
 
     score: float
     peak: float
     anomaly_map: Map
     at: tuple[int, int]
+    notes: tuple[str, ...] = ()
 
 
 def picture_score(surface: Map, score: float, valid: Mask, rule: ScoreRule) -> tuple[float, tuple[int, int]]:
@@ -98,6 +100,7 @@ class Inspector:
     rule         how a map becomes a score
     calibration  thresholds from held-back good pictures; None = scores only, and asking for a verdict is an error
     roi          h w bool, True = judged; applies to pictures of the same proportions; None = the whole picture
+    template     what parts are laid like before they are judged (see `poses`); None = they are judged as they lie
     tile         side in the picture's own pixels of the tiles that it is cut into; None = a picture is looked at whole
     progress     called with (rows done, all rows) while a picture is judged in tiles
     about        facts on the model, for reports: model_id, method, profile, seed, flawforge_version, ...
@@ -110,6 +113,7 @@ class Inspector:
     roi: Mask | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     max_pixels: int = images.MAX_PIXELS
+    template: poses.Template | None = None
     tile: int | None = None
     progress: Callable[[int, int], None] | None = None
     content: bundle.Content | None = None
@@ -121,6 +125,10 @@ class Inspector:
         pixels, placement = images.letterbox(picture.pixels, self.canvas)
         valid = images.valid_mask(placement)
         own_roi = None
+        pose = self.template and poses.find(pixels, valid, self.template)
+        if pose:
+            valid &= poses.lay_mask(valid, pose)
+            pixels = images.pad(np.ascontiguousarray(poses.lay(pixels, pose)[placement.inner]), placement)
         if self.roi is not None:
             own_roi = fit_roi(self.roi, picture.pixels.shape[:2])
             valid &= images.mask_on_canvas(own_roi, placement)
@@ -132,11 +140,16 @@ class Inspector:
             raise ImageError("The network gave a value that is not finite for this picture; check picture and model.")
         ground = others[0] if others else maps
         score, (row, column) = picture_score(ground[0], float(scores[0]), valid, self.rule)
-        own_map = images.restore(maps[0], placement)
-        if own_roi is not None:
+        surface = maps[0]
+        if pose:
+            row, column = poses.back_at(row, column, pose, self.canvas)
+            surface = poses.back(np.where(valid, surface, surface[valid].min()), pose)
+        own_map = images.restore(surface, placement)
+        if own_roi is not None and not pose:
             # Outside the region of interest nothing is judged: the map takes its lowest value there.
             own_map = np.where(own_roi, own_map, np.float32(own_map.min()))
-        return Judged(score, float(own_map.max()), own_map, _own_pixel(row, column, placement))
+        notes = (poses.NOT_FOUND,) if self.template and not pose else ()
+        return Judged(score, float(own_map.max()), own_map, _own_pixel(row, column, placement), notes)
 
     def __call__(self, picture: Any, image_path: str = "") -> Decision:
         """Judge a path, a PIL picture or an h w 3 uint8 array. A higher score is stranger.
@@ -184,7 +197,7 @@ class Inspector:
             image_path=image_path, pred_score=judged.score, p_value=calibration.p_value(judged.score), verdict=verdict,
             pred_label=verdict == "NG", threshold=calibration.threshold, anomaly_map=judged.anomaly_map, pred_mask=mask,
             regions=regions, seconds=time.perf_counter() - start,
-            notes=(*notes, by_rule) if by_rule else notes,
+            notes=(*notes, *judged.notes, *((by_rule,) if by_rule else ())),
         )  # fmt: skip
 
     def _judge_tiled(self, picture: images.Picture) -> Judged:
@@ -330,6 +343,7 @@ def from_content(content: bundle.Content, network: Network) -> Inspector:
         roi=content.roi,
         about=bundle.about(content),
         max_pixels=int(config.get("max_pixels", images.MAX_PIXELS)),
+        template=content.template,
         tile=config.get("tile"),
         content=content,
     )
