@@ -19,7 +19,7 @@ from flawforge_runtime.poses import Template
 from flawforge_runtime.types import ConfigError, Image, Mask
 
 PICTURES = 24  # good ones looked at
-GAIN = 0.5  # what may be left of the good pictures' difference from their mean
+GAIN = 1 / 3  # what may be left of the good pictures' difference from their mean
 FOUND = 0.9  # share of the good pictures in which a pose must be found
 ALIKE = 0.7  # least mean correlation of good pictures, once laid, with the template
 BELIEVED = 0.5  # of the lowest correlation of a good picture: below that a pose is not believed
