@@ -28,10 +28,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from draem_ablation import judge
 from flawforge import config, data, evaluate, fitting
 from flawforge.types import ScoreRule, TrainingError
 from flawforge_runtime import inspector
+from judging import forged_figures
 from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "anoseg_ablation.csv"
@@ -63,7 +63,7 @@ def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, forged_o
     entries = [entry for entry in data.read_entries(root) if entry.split == "test"]
     for name, rule in rules.items():
         read_off = dataclasses.replace(model, rule=rule)  # its thresholds are the first rule's: only rates without one hold
-        found = judge(read_off, plan.held, plan.request.seed, PROOF)
+        found = forged_figures(read_off, plan.held, plan.request.seed, PROOF)
         row[f"forged_image_auroc_{name}"] = found.pop("forged_image_auroc")
         row |= found
         if forged_only:

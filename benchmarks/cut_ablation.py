@@ -18,16 +18,16 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from flawforge import data, engine, fitting, loading, metrics, proof
+from flawforge import engine, fitting, loading, proof
 from flawforge.config import parse_pairs
 from flawforge_runtime import images, inspector
+from judging import figures, test_pairs
 from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "cut_ablation.csv"
@@ -105,36 +105,10 @@ def measure(folder: Path, variant: str, seed: int, options: argparse.Namespace) 
     goods = [images.read_picture(entry.path).pixels for entry in plan.held]
     forged = proof.proof_pictures([entry.path for entry in plan.held], proof.Recipe(count=options.proofs))
     blank = [(good, np.zeros(good.shape[:2], bool)) for good in goods]
-    made = figures(judge, [*blank, *((each.image, each.mask) for each in forged)])
+    made = figures(judge, [*blank, *((each.image, each.mask) for each in forged)], every=2)
     found |= {f"forged_{name}": value for name, value in made.items() if name != "ms_per_picture"}
-    tests = [each for each in data.read_entries(folder) if each.split == "test"]
-    found |= figures(judge, ((images.read_picture(each.path).pixels, mask_of(each)) for each in tests))
+    found |= figures(judge, test_pairs(folder), every=2)
     return found | {"facts": "; ".join(net.facts())}
-
-
-def mask_of(entry: data.Entry) -> Any:
-    size = images.read_picture(entry.path).pixels.shape[:2]
-    return images.read_mask(entry.mask_path, size=size) if entry.mask_path else np.zeros(size, bool)
-
-
-def figures(judge: inspector.Inspector, pairs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
-    """Of (picture, mask) pairs; a picture with an empty mask is good."""
-    scores, labels, maps, masks, peaks, seconds = [], [], [], [], [], []
-    for picture, mask in pairs:
-        start = time.process_time()
-        judged = judge.judge(images.as_picture(picture))
-        seconds.append(time.process_time() - start)
-        scores.append(judged.score)
-        labels.append(bool(mask.any()))
-        if mask.any():
-            peaks.append(metrics.peak_on_defect(judged.anomaly_map, mask))
-        maps.append(judged.anomaly_map[::2, ::2].copy())
-        masks.append(mask[::2, ::2].copy())
-    return {
-        "image_auroc": metrics.auroc(scores, labels), "pixel_ap": metrics.pixel_average_precision(maps, masks),
-        "aupro_0.3": metrics.aupro(maps, masks, 0.3), "peak_on_defect": float(np.mean(peaks)),
-        "ms_per_picture": 1e3 * float(np.median(seconds)),
-    }  # fmt: skip
 
 
 def _options() -> argparse.Namespace:

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from cut_ablation import figures, mask_of
-from flawforge import data, engine, fitting, loading, proof
+from flawforge import engine, fitting, loading, proof
 from flawforge.types import Collect, Init, Train
 from flawforge_runtime import images, inspector
+from judging import figures, test_pairs
 from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "density_ablation.csv"
@@ -111,10 +111,9 @@ def measure(folder: Path, variant: str, seed: int, init: Init, proofs: int) -> d
     goods = [images.read_picture(entry.path).pixels for entry in plan.held]
     forged = proof.proof_pictures([entry.path for entry in plan.held], proof.Recipe(count=proofs))
     blank = [(good, np.zeros(good.shape[:2], bool)) for good in goods]
-    made = figures(judge, [*blank, *((each.image, each.mask) for each in forged)])
+    made = figures(judge, [*blank, *((each.image, each.mask) for each in forged)], every=2)
     found |= {f"forged_{name}": value for name, value in made.items() if name != "ms_per_picture"}
-    tests = [each for each in data.read_entries(folder) if each.split == "test"]
-    found |= figures(judge, ((images.read_picture(each.path).pixels, mask_of(each)) for each in tests))
+    found |= figures(judge, test_pairs(folder), every=2)
     return found | {"facts": "; ".join(net.facts())}
 
 

@@ -14,15 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from flawforge import data, fitting, metrics
-from flawforge.forge import FORGERS
-from flawforge.types import Sample
-from flawforge_runtime import images
+from flawforge import fitting
+from judging import forged_figures
 from record import record
 
-PROOF = ("cutpaste", "nsa", "scratch", "stain", "missing", "dent")
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "learning_rate=5e-4": {"learning_rate": 5e-4},
@@ -32,27 +27,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "reconstruct_width=8": {"reconstruct_width": 8},
     "segment_width=24": {"segment_width": 24},
 }
-
-
-def judge(inspector: Any, held: tuple[data.Entry, ...], seed: int, proof: tuple[str, ...] = PROOF) -> dict[str, float]:
-    """Image AUROC, pixel AP and peak-on-defect over held-back good pictures and copies of them forged by `proof`."""
-    maps, masks, scores, labels, peaks = [], [], [], [], []
-    for index, entry in enumerate(held):
-        pixels, _ = images.letterbox(images.read_picture(entry.path).pixels, inspector.canvas)
-        other, _ = images.letterbox(images.read_picture(held[index - 1].path).pixels, inspector.canvas)
-        rng = np.random.default_rng([seed, index])
-        forged = FORGERS[proof[index % len(proof)]]()(Sample(pixels, other=other), rng)
-        for picture, mask in ((pixels, np.zeros(pixels.shape[:2], bool)), (forged.image, forged.mask)):
-            decision = inspector(picture)
-            maps.append(decision.anomaly_map)
-            masks.append(mask)
-            scores.append(decision.pred_score)
-            labels.append(int(mask.any()))
-            if mask.any():
-                peaks.append(metrics.peak_on_defect(decision.anomaly_map, mask))
-    return {"forged_image_auroc": metrics.auroc(scores, labels),
-            "forged_pixel_ap": metrics.pixel_average_precision(maps, masks),
-            "forged_peak": float(np.mean(peaks))}  # fmt: skip
 
 
 def main() -> None:
@@ -70,7 +44,7 @@ def main() -> None:
                                       seed=arguments.seed, settings=VARIANTS[name])  # fmt: skip
             plan = fitting.plan(request)
             inspector = fitting.run(request, made=plan)
-        found = judge(inspector, plan.held, arguments.seed)
+        found = forged_figures(inspector, plan.held, arguments.seed)
         row = {"product": arguments.product, "variant": name, "pictures": arguments.pictures, "seed": arguments.seed,
                "train_seconds": inspector.about["training"]["seconds"],
                **{k: round(v, 4) for k, v in found.items()}}  # fmt: skip

@@ -17,13 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from flawforge import data, engine, fitting, loading, metrics
+from flawforge import engine, fitting, loading
 from flawforge.methods import guided
-from flawforge_runtime import images
 from flawforge_runtime.inspector import Inspector
+from judging import figures, test_pairs
 from record import read, record
 
 SETS = ("mvtec_bottle", "magnetic_tile", "kolektorsdd", "aws_cookies")
@@ -53,26 +52,8 @@ def fit(source: Path, settings: dict[str, Any], minutes: float, seed: int) -> tu
 
 def judge(plan: fitting.Plan, net: Any, source: Path) -> dict[str, float]:
     """Test pictures, judged by the net as it stands."""
-    inspector = Inspector(loading.numpy_network(net, torch.device("cpu")), plan.canvas, plan.method.score(plan.settings))
-    scores, labels, maps, masks, peaks, seconds = [], [], [], [], [], []
-    for entry in (each for each in data.read_entries(source) if each.split == "test"):
-        picture = images.read_picture(entry.path)
-        start = time.perf_counter()
-        judged = inspector.judge(picture)
-        seconds.append(time.perf_counter() - start)
-        size = judged.anomaly_map.shape
-        mask = images.read_mask(entry.mask_path, size=size) if entry.mask_path else np.zeros(size, bool)
-        scores.append(judged.score)
-        labels.append(bool(entry.label))
-        if entry.label:
-            peaks.append(metrics.peak_on_defect(judged.anomaly_map, mask))
-        maps.append(judged.anomaly_map)
-        masks.append(mask)
-    return {
-        "image_auroc": metrics.auroc(scores, labels), "pixel_ap": metrics.pixel_average_precision(maps, masks),
-        "pixel_auroc": metrics.pixel_auroc(maps, masks), "aupro_0.3": metrics.aupro(maps, masks, 0.3),
-        "peak_on_defect": float(np.mean(peaks)), "ms_per_picture": 1e3 * float(np.median(seconds)),
-    }  # fmt: skip
+    network = loading.numpy_network(net, torch.device("cpu"))
+    return figures(Inspector(network, plan.canvas, plan.method.score(plan.settings)), test_pairs(source))
 
 
 def main() -> None:

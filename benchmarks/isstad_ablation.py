@@ -27,10 +27,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from draem_ablation import judge
 from flawforge import config, data, evaluate, fitting, loading
 from flawforge.methods import METHODS
 from flawforge_runtime import inspector
+from judging import forged_figures
 from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "isstad_ablation.csv"
@@ -74,7 +74,7 @@ def fitted(root: Path, folder: Path, settings: dict[str, Any], seed: int, budget
 
 
 def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, options: argparse.Namespace) -> dict[str, Any]:
-    row: dict[str, Any] = judge(model, plan.held, plan.request.seed)
+    row: dict[str, Any] = forged_figures(model, plan.held, plan.request.seed)
     if not options.forged_only:
         entries = [entry for entry in data.read_entries(root) if entry.split == "test"]
         found = evaluate.evaluate(model, entries, bootstrap=0)

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 
-from flawforge import data, engine, fitting, loading, metrics
+from flawforge import engine, fitting, loading
 from flawforge.nn import gaussians, patchstats, patchstats_fit
-from flawforge_runtime import images, inspector
+from flawforge_runtime import inspector
+from judging import figures, test_pairs
 from record import record
 
 RESULTS = Path(__file__).parent / "results" / "patchstats_ablation.csv"
@@ -103,26 +103,8 @@ def run(variant: str, name: str, root: Path) -> None:
         judge = inspector.Inspector(
             loading.numpy_network(net, torch.device("cpu")), plan.canvas, plan.method.score(plan.settings)
         )
-        scores, labels, maps, masks, peaks, seconds = [], [], [], [], [], []
-        for entry in (each for each in data.read_entries(root / name) if each.split == "test"):
-            picture = images.read_picture(entry.path)
-            start = time.process_time()
-            judged = judge.judge(picture)
-            seconds.append(time.process_time() - start)
-            size = judged.anomaly_map.shape
-            mask = images.read_mask(entry.mask_path, size=size) if entry.mask_path else np.zeros(size, bool)
-            scores.append(judged.score)
-            labels.append(bool(entry.label))
-            if entry.label:
-                peaks.append(metrics.peak_on_defect(judged.anomaly_map, mask))
-            maps.append(judged.anomaly_map[::2, ::2].copy())
-            masks.append(mask[::2, ::2].copy())
-    row = {
-        "variant": variant, "dataset": name, "image_auroc": metrics.auroc(scores, labels),
-        "pixel_ap": metrics.pixel_average_precision(maps, masks), "aupro_0.3": metrics.aupro(maps, masks, 0.3),
-        "peak_on_defect": float(np.mean(peaks)), "fit_seconds": clock, "cpu_seconds": cpu,
-        "ms_per_picture": 1e3 * float(np.median(seconds)), "seed": 0,
-    }  # fmt: skip
+        found = figures(judge, test_pairs(root / name), every=2)
+    row = {"variant": variant, "dataset": name, **found, "fit_seconds": clock, "cpu_seconds": cpu, "seed": 0}
     record(RESULTS, row)
     print({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}, flush=True)
 

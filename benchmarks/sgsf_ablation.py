@@ -21,13 +21,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from flawforge import config, data, evaluate, fitting, metrics
-from flawforge.forge import FORGERS
-from flawforge.saliency import background_of, saliency
-from flawforge.types import Sample
-from flawforge_runtime import images
+from flawforge import config, data, evaluate, fitting
+from judging import forged_figures
 from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "sgsf_ablation.csv"
@@ -49,35 +44,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "not residual": {"residual": False},
     "spread 1, opacity 0.1": {"spread": 1.0, "opacity": 0.1},
 }
-PROOF = ("cutpaste", "nsa", "scratch", "stain", "missing", "dent")
-SALIENT, DRAWS = 0.8, 30
-
-
-def judge(inspector: Any, held: tuple[data.Entry, ...], seed: int) -> dict[str, float]:
-    """Image AUROC, pixel AP and peak-on-defect over held-back good pictures and forged copies of them."""
-    pictures = [images.letterbox(images.read_picture(entry.path).pixels, inspector.canvas)[0] for entry in held]
-    background = background_of(pictures)
-    maps, masks, scores, labels, peaks = [], [], [], [], []
-    for index, pixels in enumerate(pictures):
-        rng = np.random.default_rng([seed, index])
-        salient = saliency(pixels, "foreground", background=background).map > 0.5
-        for _ in range(DRAWS):
-            forged = FORGERS[PROOF[index % len(PROOF)]]()(Sample(pixels, other=pictures[index - 1]), rng)
-            if (forged.mask & salient).sum() > SALIENT * max(forged.mask.sum(), 1):
-                break
-        for picture, mask in ((pixels, np.zeros(pixels.shape[:2], bool)), (forged.image, forged.mask)):
-            decision = inspector(picture)
-            maps.append(decision.anomaly_map)
-            masks.append(mask)
-            scores.append(decision.pred_score)
-            labels.append(int(mask.any()))
-            if mask.any():
-                peaks.append(metrics.peak_on_defect(decision.anomaly_map, mask))
-    return {
-        "forged_image_auroc": metrics.auroc(scores, labels),
-        "forged_pixel_ap": metrics.pixel_average_precision(maps, masks),
-        "forged_peak": float(np.mean(peaks)),
-    }
 
 
 def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -92,7 +58,8 @@ def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) ->
         plan = fitting.plan(request)
         inspector = fitting.run(request, made=plan)
     training = inspector.about["training"]
-    row = {"train_seconds": training["seconds"], "steps": training["steps"], **judge(inspector, plan.held, seed)}
+    row = {"train_seconds": training["seconds"], "steps": training["steps"],
+           **forged_figures(inspector, plan.held, seed, on_part=True)}  # fmt: skip
     entries = [entry for entry in data.read_entries(root) if entry.split == "test"]
     if not options.forged_only:
         found = evaluate.evaluate(inspector, entries, bootstrap=0)

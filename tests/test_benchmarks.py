@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import aupro_speed
 import false_alarm
 import pod_trust
 from flawforge import metrics
-from record import record
+from record import read, record
 
 
 def test_random_splits_hold_the_promise_at_the_exact_rate() -> None:
@@ -99,3 +101,28 @@ def test_a_measured_row_is_not_measured_again_but_a_failed_one_is(tmp_path: Path
     options.set.reverse()
     assert accuracy._key(options, "parts", 0) == key
     assert accuracy._key(options, "parts", 1) not in accuracy._done(path)
+
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "benchmarks"
+ABLATIONS = {
+    "sgsf_ablation.py": ["--variant", "reference"],
+    "anoseg_ablation.py": ["--variant", "no skips"],
+    "isstad_ablation.py": ["--variant", "product", "sum"],
+    "cut_ablation.py": ["--variant", "random places"],
+}
+
+
+@pytest.mark.parametrize("script", ABLATIONS)
+def test_an_ablation_writes_its_rows(script: str, washers: Path, tmp_path: Path) -> None:
+    """One step on drawn parts: that the figures are there, not what they are."""
+    command = [sys.executable, str(SCRIPTS / script), "--data", washers.name, "--steps", "1", "--size", "64"]
+    command += ["--seeds", "0", "--out", str(tmp_path / "rows.csv"), *ABLATIONS[script]]
+    environment = {**os.environ, "FLAWFORGE_DATA": str(washers.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = read(tmp_path / "rows.csv")[1]
+    assert len(rows) == len(ABLATIONS[script]) - 1
+    for row in rows:
+        for column in ("forged_image_auroc", "forged_pixel_ap"):
+            found = next(value for name, value in row.items() if name.startswith(column))
+            assert 0.0 <= float(found) <= 1.0
