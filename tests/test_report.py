@@ -328,3 +328,8 @@ def test_what_cannot_be_written_or_read_is_one_sentence(tmp_path: Path, model: P
     with pytest.raises(ModelError, match=r"evaluation\.json is not a JSON object"):
         report.write_report(copy, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_page_that_is_handed_on_names_no_file_of_the_good_pictures() -> None:
+    config = {"method": "m", "held_back": ["/plant/7.png"], "training": {"pictures": 9, "fingerprints": ["0123456789ab"]}}
+    assert report._shown(config) == {"method": "m", "training": {"pictures": 9}}

@@ -38,7 +38,7 @@ def test_what_is_not_reached_is_never_a_number() -> None:
     seen = sight.view(proof(*rows))
     assert seen is not None
     assert seen["best"]["text"] == seen["rows"][0]["bound"] == "not reached"
-    assert "was not shown to find 9 of 10 forged defects of any kind up to 80 px" in seen["sentences"][0]
+    assert "was not shown to find 9 of 10 of any kind up to 80 px" in seen["sentences"][0]
     assert "a90/95 not reached" in str(charts.pod_curves(rows))
 
 
@@ -46,8 +46,10 @@ def test_the_worst_kind_speaks_for_all() -> None:
     rows = [curve("scratch", 0.3, 15.2), curve("dent", 0.3, 40.1), curve("scratch", 0.1, None), curve("dent", 0.1, 66.0)]
     said = sight.sentences(rows)
     assert said == [
-        "At contrast 0.3 it finds 9 of 10 forged defects (each kind) from 41 px on.",
-        "At contrast 0.1 it finds 9 of 10 forged defects (dent) from 66 px on; not shown for scratch.",
+        "Forged defects that change the tone by 30 % of its range: it finds 9 of 10 from these sizes on: scratch 16 px, "
+        "dent 41 px.",
+        "Forged defects that change the tone by 10 % of its range: it finds 9 of 10 from these sizes on: dent 66 px; not "
+        "shown for scratch.",
     ]
     assert sight.best(rows)["text"] == "41 px"
 

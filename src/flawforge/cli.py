@@ -352,7 +352,7 @@ def doctor() -> None:
               "those promise 1 %.")  # fmt: skip
 @click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
 @click.option("--minutes", default=1.5, show_default=True, help="Training time, for methods that train.")
-@click.option("--count", default=48, show_default=True, help="Forgeries per kind and contrast to prove the model with.")
+@click.option("--count", default=32, show_default=True, help="Forgeries per kind and contrast to prove the model with.")
 @with_seed
 def demo(out: Path, good: int, method: str, minutes: float, count: int, seed: int) -> None:
     """Render sample parts, fit, calibrate, evaluate, prove and report; no network, no data needed."""

@@ -18,6 +18,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,11 +100,20 @@ def touches(decision: Decision, mask: Mask) -> bool:
 
 def judge_forgeries(inspector: Judge, forgeries: Iterable[Forgery]) -> Iterator[tuple[Trial, Forgery, Decision]]:
     """Judge proof pictures one after another. Raises CalibrationError for a model without thresholds."""
-    for each in forgeries:
+    for each in _one_ahead(iter(forgeries)):
         decision = inspector(each.image)
         pointed = touches(decision, each.mask)
         trial = Trial(each.kind, each.contrast, each.size, each.good, decision.pred_score, decision.verdict, pointed)
         yield trial, each, decision
+
+
+def _one_ahead(forgeries: Iterator[Forgery]) -> Iterator[Forgery]:
+    """The same, the next one being forged in a thread while this one is judged."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, forgeries, None)
+        while (made := waiting.result()) is not None:
+            waiting = pool.submit(next, forgeries, None)
+            yield made
 
 
 def prove(

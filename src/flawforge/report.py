@@ -73,8 +73,8 @@ def report_facts(model_folder: Path) -> Facts:
         "name": model_folder.resolve().name,
         "folder": str(model_folder.resolve()),
         "model_id": content.model_id,
-        "config": dict(content.config),
-        "calibration": calibration.as_dict() if calibration else None,
+        "config": _shown(content.config),
+        "calibration": {**calibration.as_dict(), "pictures": []} if calibration else None,
         "promise": answer.promise(calibration),
         "answer": answer.answer(calibration, evaluation, proof, drift),
         "missing": missing,
@@ -85,6 +85,12 @@ def report_facts(model_folder: Path) -> Facts:
         "files": _read_json(model_folder / "manifest.json")["files"],
         "card": content.card,
     }
+
+
+def _shown(config: Mapping[str, Any]) -> Facts:
+    """The settings without the lists of files: a page that is handed on tells no paths and no fingerprints of pictures."""
+    training = {key: value for key, value in (config.get("training") or {}).items() if key != "fingerprints"}
+    return {key: value for key, value in config.items() if key != "held_back"} | {"training": training}
 
 
 def report_json(facts: Facts) -> str:
@@ -116,7 +122,7 @@ def report_html(facts: Facts) -> str:
         trade_off=charts.trade_off(good, defective, calibration["threshold"] if calibration else None),
         curves=charts.training_curves(facts["config"].get("history") or []),
         commands=_commands(facts),
-        data_uri=_data_uri(report_json(facts).encode(), "application/json"),
+        data_uri=_data_uri(json.dumps(_plain(facts), ensure_ascii=False).encode(), "application/json"),
     )  # fmt: skip
 
 

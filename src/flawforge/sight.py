@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flawforge import charts
+from flawforge.charts import percent
 
 Facts = dict[str, Any]
 NOT_REACHED = "not reached"
@@ -53,20 +54,19 @@ def view(proof: Mapping[str, Any] | None) -> Facts | None:
 
 
 def sentences(curves: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence for each contrast, the plainest first: from which size on 9 of 10 are found, and what is not."""
+    """One sentence for each contrast, the plainest first: from which size on 9 of 10 of a kind are found, and what not."""
     said = []
     for contrast in sorted({curve["contrast"] for curve in curves}, reverse=True):
         some = [curve for curve in curves if curve["contrast"] == contrast]
-        found = [curve for curve in some if curve["a90_95"] is not None]
+        found = sorted((curve for curve in some if curve["a90_95"] is not None), key=lambda curve: curve["a90_95"])
         lost = [curve["kind"] for curve in some if curve["a90_95"] is None]
-        words = f"At contrast {contrast:g}"
+        words = f"Forged defects that change the tone by {percent(contrast)} of its range: "
         if found:
-            largest = max(found, key=lambda curve: curve["a90_95"])
-            every = "each kind" if not lost else ", ".join(curve["kind"] for curve in found)
-            words += f" it finds 9 of 10 forged defects ({every}) from {size(largest['a90_95'], largest['unit'])} on"
+            each = ", ".join(f"{curve['kind']} {size(curve['a90_95'], curve['unit'])}" for curve in found)
+            words += f"it finds 9 of 10 from these sizes on: {each}"
             words += f"; not shown for {', '.join(lost)}." if lost else "."
         else:
-            words += f" it was not shown to find 9 of 10 forged defects of any kind up to {_largest(some)}."
+            words += f"it was not shown to find 9 of 10 of any kind up to {_largest(some)}."
         said.append(words)
     return said
 

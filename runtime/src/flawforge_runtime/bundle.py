@@ -66,9 +66,11 @@ class Content:
 
 
 def about(content: Content) -> dict[str, Any]:
-    """Facts on the model for reports and result rows."""
-    keys = ("method", "profile", "seed", "canvas", "flawforge_version", "created", "training")
-    return {"model_id": content.model_id} | {key: content.config.get(key) for key in keys}
+    """Facts on the model for reports and result rows; not which pictures it was trained on."""
+    keys = ("method", "profile", "seed", "canvas", "flawforge_version", "created")
+    training = {key: value for key, value in (content.config.get("training") or {}).items() if key != "fingerprints"}
+    facts = {"model_id": content.model_id} | {key: content.config.get(key) for key in keys}
+    return facts | {"training": training}
 
 
 def _json(data: Any) -> bytes:
