@@ -52,7 +52,7 @@ def washers(folder: Path) -> None:
     write_demo_parts(folder, good=GOOD, test_good=FRESH, seed=SEED, size=SIDE)
 
 
-PRODUCTS = {"washer": washers, "cloth": drawn(900023), "plate": drawn(900021)}
+PRODUCTS = {"washer": washers, "badge": drawn(900027), "spotted": drawn(900016)}
 
 
 def make(name: str, method: str, parts: Path, models: Path) -> Path:
