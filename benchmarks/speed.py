@@ -1,10 +1,11 @@
 """From file to verdict on this machine, per backend; beside it anomalib's PaDiM ResNet-18 through OpenVINO, same pictures.
 
-    FLAWFORGE_DATA=folder python benchmarks/speed.py MODEL [EXPORT]... [--data mvtec_bottle] [--threads 2]
+    FLAWFORGE_DATA=folder python benchmarks/speed.py MODEL [EXPORT]... [--data mvtec_bottle] [--anomalib FOLDER]
 
 ANOMALIB_PYTHON names a Python in which anomalib and openvino are installed; without it anomalib's row is left out. Its
 weights are random (nothing is downloaded), which is all the same for speed: its own network, its own statistics on these
-pictures, its own exporter and OpenVINO inferencer, from the file to the result.
+pictures, its own exporter and OpenVINO inferencer with its own settings (bfloat16 where the processor has it), from the file
+to the result. Its model is fitted into FOLDER first, unless it is there from an earlier run.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from flawforge.listing import pictures_in
 from flawforge.speed import measure
@@ -34,10 +36,14 @@ from anomalib.engine import Engine
 from anomalib.models import Padim
 data = Folder("speed", root=root, normal_dir="train/good", train_batch_size=8, num_workers=0, test_split_mode="none",
               val_split_mode="from_train")
-model = Padim(backbone="resnet18", pre_trained=False)
-engine = Engine(default_root_dir=out, accelerator="cpu", logger=False)
-engine.fit(model, datamodule=data)
-path = engine.export(model, ExportType.OPENVINO, export_root=out)
+path = out / "weights" / "openvino" / "model.xml"
+if not path.exists():
+    model = Padim(backbone="resnet18", pre_trained=False)
+    engine = Engine(default_root_dir=out, accelerator="cpu", logger=False)
+    engine.fit(model, datamodule=data)
+    path = engine.export(model, ExportType.OPENVINO, export_root=out)
+if not repeats:
+    raise SystemExit('RESULT {}')
 paths = sorted(p for p in (root / "test").rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp"))
 inferencer = OpenVINOInferencer(path=path, device="CPU", config={"INFERENCE_NUM_THREADS": threads})
 for each in paths[:5]:
@@ -55,13 +61,31 @@ print("RESULT " + json.dumps(found))
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--data", default="mvtec_bottle")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--repeats", type=int, default=400)
+    parser.add_argument("--anomalib", type=Path, help="folder of anomalib's model; made where it is missing")
+    parser.add_argument("--prepare", action="store_true", help="only make anomalib's model, and measure nothing")
     options = parser.parse_args()
     root = Path(os.environ["FLAWFORGE_DATA"]) / options.data
     paths = pictures_in(root / "test")
+    python = os.environ.get("ANOMALIB_PYTHON")
+    with tempfile.TemporaryDirectory() as temporary:
+        out = options.anomalib or Path(temporary)
+        if python:
+            anomalib(python, root, options.threads, 0, out)
+        if options.prepare:
+            return
+        measure_ours(options, paths)
+        if python:
+            facts = {"data": options.data, "who": "anomalib", "method": "padim resnet18, random weights", "cores": cores(),
+                     "backend": "openvino", "threads": options.threads, "repeats": options.repeats}  # fmt: skip
+            record(RESULTS, facts | anomalib(python, root, options.threads, options.repeats, out))
+
+
+def measure_ours(options: argparse.Namespace, paths: list[Path]) -> None:
+    """A row for every model folder."""
     for model in options.models:
         result = measure(model, paths, repeats=options.repeats, threads=options.threads)
         stages = {f"ms {name}": value for name, value in result.pop("stages").items()}
@@ -70,17 +94,16 @@ def main() -> None:
         facts = {"data": options.data, "who": "flawforge", "method": config["method"], "profile": config["profile"],
                  "precision": precision, "canvas": str(config["canvas"])}  # fmt: skip
         record(RESULTS, facts | result | stages)
-    python = os.environ.get("ANOMALIB_PYTHON")
-    if python:
-        with tempfile.TemporaryDirectory() as out:
-            command = [python, "-c", ANOMALIB, str(root), str(options.threads), str(options.repeats), out]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-        if not found:
-            raise SystemExit(f"anomalib gave no result:\n{done.stderr[-2000:]}")
-        facts = {"data": options.data, "who": "anomalib", "method": "padim resnet18, random weights", "backend": "openvino",
-                 "threads": options.threads, "repeats": options.repeats, "cores": cores()}  # fmt: skip
-        record(RESULTS, facts | json.loads(found[0]))
+
+
+def anomalib(python: str, root: Path, threads: int, repeats: int, out: Path) -> dict[str, Any]:
+    """Its times; `repeats` 0: only its model, in `out`."""
+    command = [python, "-c", ANOMALIB, str(root), str(threads), str(repeats), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if not found:
+        raise SystemExit(f"anomalib gave no result:\n{done.stderr[-2000:]}")
+    return dict(json.loads(found[0]))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,11 @@ def pictures(n: int, size: int = 32, seed: int = 0) -> np.ndarray:
 
 def fitted(clean: np.ndarray, valid: np.ndarray | None = None, size: int = 4) -> patchstats.PatchStats:
     net = patchstats.PatchStats(TINY)
-    valid = np.ones_like(clean[:, :1]) if valid is None else valid
+    fit(net, clean, np.ones_like(clean[:, :1]) if valid is None else valid, size)
+    return net
 
+
+def fit(net: patchstats.PatchStats, clean: np.ndarray, valid: np.ndarray, size: int = 4) -> None:
     def batches() -> list[Batch]:
         empty = np.zeros_like(valid)
         return [Batch(*(a[i : i + size] for a in (clean, clean, empty, valid))) for i in range(0, len(clean), size)]
@@ -43,7 +46,6 @@ def fitted(clean: np.ndarray, valid: np.ndarray | None = None, size: int = 4) ->
 
     run = engine.Run(device="cpu")
     engine.fit(net, patchstats_fit.looks(), never, engine.Budget(steps=1), run, clean=lambda: iter(batches()))
-    return net
 
 
 def blocks(seed: int = 0, n: int = 6, d: int = 3, b: int = 4) -> tuple[Tensor, Tensor]:
@@ -263,3 +265,29 @@ def test_the_main_road_fits_saves_and_loads_to_the_bit(tmp_path: Path) -> None:
     one, other = made(path), loaded(path)
     assert one.pred_score == other.pred_score
     np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
+
+
+@pytest.mark.parametrize("name", ["patchstats", "guided"])
+def test_judging_is_the_fits_own_arithmetic_arranged_otherwise(name: str) -> None:
+    """Real settings and tiny ones: scales that share a grid and scales that do not, one input and both."""
+    size = 64
+    form = METHODS["patchstats"].profiles["cpu"] if name == "patchstats" else METHODS["guided"].tiny
+    clean = pictures(8, size)
+    clean[:, :, : size // 8] = clean[:, :, size // 8 : size // 8 + 1]  # a letterbox border above
+    net = patchstats.PatchStats(form)
+    fit(net, clean, np.ones_like(clean[:, :1]))
+    strange = pictures(6, size, seed=4)
+    strange[1, :, :, : size // 4] = strange[1, :, :, size // 4 : size // 4 + 1]  # a border on the left
+    strange[2] = 0.5  # nothing but border
+    strange[3, :, 20:30, 20:30] = 1.0
+    x = torch.from_numpy(strange)
+    with torch.inference_mode():
+        expected, (found, even) = net.surprises(x), net.look(x)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-4, atol=2e-3)
+    np.testing.assert_allclose(even.numpy(), patchstats.even_light(x, form.light).numpy(), atol=1e-3)
+    assert not [key for key in net.state_dict() if "judge" in key]  # made from what is saved, and not saved
+    again = patchstats.PatchStats(form)
+    again.load_state_dict(net.state_dict())
+    with torch.inference_mode():
+        np.testing.assert_array_equal(again.look(x)[0].numpy(), found.numpy())

@@ -84,7 +84,8 @@ def lesson(net: guided.Guided, drawn: Drawn, batch: Batch) -> dict[str, Tensor]:
     picture, fused = drawn.net.look(batch.forged, folds)
     weights = guided.seen(fused, guided.fused_clean(drawn.net, batch, folds), batch.mask, batch.valid, config.seen)
     with torch.autocast("cpu", torch.bfloat16):
-        logit = net.segment(picture.contiguous(memory_format=torch.channels_last), fused).float()
+        guide = guided.enlarge(guided.guide_of(fused), batch.forged)
+        logit = net.segment(picture.contiguous(memory_format=torch.channels_last), guide).float()
     return guided.losses(logit, batch.mask, weights, config)
 
 

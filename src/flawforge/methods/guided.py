@@ -127,26 +127,28 @@ class Guided(nn.Module):
         """n 3 h w -> (what the segmenter sees n c h/2 w/2, fused surprise n 1 gh gw), always in float32."""
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             images = images.float()
-            surprises = self.stats.surprises(images, folds)
+            if folds is None:
+                surprises, even = self.stats.look(images)
+            else:
+                surprises, even = self.stats.surprises(images, folds), even_light(images.contiguous(), self.stats.light)
             z = ((F.avg_pool2d(images, 2) - self.mean) / self.deviation).clamp(-8, 8) / 4
             maps = F.interpolate(surprises.clamp_min(0).log1p(), z.shape[-2:], mode="bilinear", align_corners=False)
-            even = even_light(images.contiguous(), self.stats.light)
             parts = [maps, z, F.pixel_unshuffle(images, 2), F.pixel_unshuffle(even, 2) / 2]
             return torch.cat(parts, dim=1), fuse(surprises)
 
-    def segment(self, seen: Tensor, fused: Tensor) -> Tensor:
-        """What `look` gave -> logits n 1 h w."""
+    def segment(self, seen: Tensor, guide: Tensor) -> Tensor:
+        """What the segmenter sees n c h/2 w/2, and the guide n 1 h w (`enlarge(guide_of(fused))`) -> logits n 1 h w."""
         h, w = seen.shape[-2:]
         padded = F.pad(seen, (0, -w % 32, 0, -h % 32), mode="replicate")
         logit = F.pixel_shuffle(self.unet(padded)[..., :h, :w], 2)
-        guide = F.interpolate(2 * (fused.clamp_min(0) / NATS).log1p(), (2 * h, 2 * w), mode="bilinear", align_corners=False)
         return logit + self.bias + self.skip * guide
 
     def both(self, images: Tensor, folds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """n 3 h w -> the maps of statistics and segmenter, n h w, in their own units."""
         seen, fused = self.look(images, folds)
-        statistics = F.interpolate(fused, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-        return statistics, self.segment(seen, fused)[:, 0].float()
+        coarse = torch.cat([fused, guide_of(fused)], dim=1)
+        full = self.stats.full(coarse) if folds is None else enlarge(coarse, images)
+        return full[:, 0], self.segment(seen, full[:, 1:])[:, 0].float()
 
     def forward(self, images: Tensor) -> Evidence:
         if not self.segmenting:
@@ -169,6 +171,16 @@ class Guided(nn.Module):
                 line += f"; {measure} on proof forgeries: {means}; gain over the statistics at least (95 %): {gains}"
             lines.append(line)
         return [*lines, *self.stats.facts()]
+
+
+def guide_of(fused: Tensor) -> Tensor:
+    """Fused surprise -> what the statistics say in the segmenter's own units, the logit's."""
+    return 2 * (fused.clamp_min(0) / NATS).log1p()
+
+
+def enlarge(coarse: Tensor, images: Tensor) -> Tensor:
+    """n c gh gw -> n c h w, the size of the pictures."""
+    return F.interpolate(coarse, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _resize(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
@@ -234,7 +246,8 @@ def loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
     folds = [index % config.folds for index in batch.index.tolist()]
     picture, fused = net.look(batch.forged, folds)
     weights = seen(fused, fused_clean(net, batch, folds), batch.mask, batch.valid, config.seen)
-    logit = net.segment(picture.contiguous(memory_format=torch.channels_last), fused).float()
+    guide = enlarge(guide_of(fused), batch.forged)
+    logit = net.segment(picture.contiguous(memory_format=torch.channels_last), guide).float()
     return losses(logit, batch.mask, weights, config)
 
 

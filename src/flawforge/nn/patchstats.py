@@ -13,6 +13,8 @@ network; the filters are the leading principal components of the good pictures' 
                                                            tail probability p among left-out good pictures
     one map         `PatchStats.forward`                   the sum of the branches' -log p (Fisher 1932)
 
+Once the tails are fitted, pictures are judged by `nn.patchstats_judge`: the same numbers, arranged for speed.
+
 A branch is one scale of one input: the picture itself or the picture with its illumination evened out. Its features are the
 log of the local mean of each |response| and the signed log of the local mean response. How much position counts is for the
 good pictures to say: `tau` holds a position's mean to the common mean, `kappa` a block's covariance to the common one, and
@@ -45,6 +47,7 @@ from flawforge.nn.gaussians import (
     KNOTS,
     PRIORS,
 )
+from flawforge.nn.patchstats_judge import Judge, pool
 from flawforge.types import Evidence
 
 
@@ -83,18 +86,6 @@ def even_light(images: Tensor, window: int) -> Tensor:
     mean = wide(images)
     variance = (wide(images.square()) - mean.square()).mean(dim=1, keepdim=True).clamp_min(0)
     return (images - full(mean)) * full(1 / (variance.sqrt() + 0.05))
-
-
-def pool(x: Tensor, side: int) -> Tensor:
-    """n c h w -> means over side x side cells. (torch's own pooling takes several times as long on few channels.)"""
-    if side == 1:
-        return x
-    n, c, h, w = x.shape
-    rows = x.reshape(n, c, h // side, side, w).mean(dim=3)
-    columns = rows[..., ::side]
-    for i in range(1, side):
-        columns = columns + rows[..., i::side]
-    return columns / side
 
 
 class Gaussians(NamedTuple):
@@ -258,6 +249,8 @@ class PatchStats(nn.Module):
         inputs = [(True, s) for s in form.normalised] + [(False, s) for s in form.raw]
         self.branches = nn.ModuleList(Branch(form, scale, normalised, folds) for normalised, scale in inputs)
         self.seen = self.looked = self.used = 0  # pictures in all, in this look, and of these looked at
+        self.judge: Judge | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: module.settle())
 
     def parts(self) -> list[Branch]:
         """The branches, typed."""
@@ -267,6 +260,11 @@ class PatchStats(nn.Module):
         """Each branch with its input."""
         even = even_light(images, self.light) if any(b.normalised for b in self.parts()) else images
         return [(branch, even if branch.normalised else images) for branch in self.parts()]
+
+    def settle(self) -> None:
+        """Arrange what was fitted for judging; before the Gaussians there is nothing to arrange."""
+        fitted = all(branch.known.numel() for branch in self.parts())
+        self.judge = Judge(self.parts(), self.light) if fitted else None
 
     def surprises(self, images: Tensor, folds: Sequence[int] | None = None) -> Tensor:
         """n 3 h w -> every branch's -log p on the finest grid, n branches gh gw.
@@ -282,8 +280,21 @@ class PatchStats(nn.Module):
             maps.append(F.interpolate(surprise, (h // finest, w // finest), mode="bilinear", align_corners=False))
         return torch.cat(maps, dim=1)
 
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """n 3 h w -> (the `surprises` under the Gaussians of all good pictures, the pictures in even light)."""
+        if self.judge is None:
+            raise RuntimeError("These statistics have seen no good pictures yet.")
+        surprises, even = self.judge(images)
+        return surprises, even
+
+    def full(self, coarse: Tensor) -> Tensor:
+        """n c gh gw on the finest grid -> n c h w, linear between."""
+        assert self.judge is not None
+        return self.judge.full(coarse)
+
     def forward(self, images: Tensor) -> Evidence:
-        return evidence_of(fuse(self.surprises(images)), images.shape[-2:])
+        surface = self.full(fuse(self.look(images)[0]))[:, 0]
+        return Evidence(surface, surface.flatten(1).amax(dim=1))
 
     def forget_folds(self) -> None:
         """Drop what only training needs."""
@@ -303,12 +314,6 @@ class PatchStats(nn.Module):
                 f"under one nearly or wholly common at {1 - tau:.0%} (one Gaussian for all at {shares[-1]:.0%})"
             )
         return lines
-
-
-def evidence_of(coarse: Tensor, size: Sequence[int]) -> Evidence:
-    """n 1 gh gw -> the map at size (h, w), and its maximum."""
-    surface = F.interpolate(coarse, (size[0], size[1]), mode="bilinear", align_corners=False)[:, 0]
-    return Evidence(surface, surface.flatten(1).amax(dim=1))
 
 
 def fuse(surprises: Tensor) -> Tensor:

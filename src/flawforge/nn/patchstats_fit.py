@@ -22,7 +22,8 @@ from flawforge.nn.gaussians import (
     tail_of,
     whitener,
 )
-from flawforge.nn.patchstats import FOLDS, Branch, Gaussians, PatchStats, border, pool, smooth
+from flawforge.nn.patchstats import FOLDS, Branch, Gaussians, PatchStats, border, smooth
+from flawforge.nn.patchstats_judge import pool
 from flawforge.types import Batch, Collect
 
 WEIGHT = 4  # pictures by which a position's spread is held to its Gaussian's
@@ -246,6 +247,7 @@ def fit_tails(net: PatchStats) -> None:
         branch.tail.copy_(tail)
         branch.work = {}
     net.seen = net.looked = net.used = 0
+    net.settle()
 
 
 def widen(branch: Branch, squared: Tensor, held: Tensor) -> None:

@@ -1,0 +1,281 @@
+"""`nn.patchstats` arranged for judging: the same surprises to rounding, with all that the fit has settled worked in.
+
+A fit needs every quantity by itself; a judgement only the map. So here
+
+- branches whose Gaussians stand on the same grid are stacked, and one operation serves them all;
+- the noise floor is in the filters, and the known positions and spreads are in the scale of the distance;
+- every linear operation on a small map (wide means, smoothing, enlarging) is a matrix for its rows and one for its columns:
+  networks' runtimes multiply matrices well, and cut, pad and interpolate badly;
+- a letterbox border is known by how many rows differ above and below, which is again a product with a matrix of 0 and 1.
+
+The tables are made from the fitted numbers and are not saved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.nn.gaussians import KNOTS
+
+BINOMIAL = (0.25, 0.5, 0.25)
+
+
+def pool(x: Tensor, side: int) -> Tensor:
+    """n c h w -> means over side x side cells. (torch's own pooling takes several times as long on few channels.)"""
+    if side == 1:
+        return x
+    n, c, h, w = x.shape
+    rows = x.reshape(n, c, h // side, side, w).mean(dim=3)
+    columns = rows[..., ::side]
+    for i in range(1, side):
+        columns = columns + rows[..., i::side]
+    return columns / side
+
+
+def cells(x: Tensor, side: int) -> Tensor:
+    """`pool`, but one operation where it is exported: networks' runtimes pool well."""
+    return F.avg_pool2d(x, side) if side > 1 and torch.compiler.is_exporting() else pool(x, side)
+
+
+class Fitted(Protocol):
+    """What is read of a fitted `patchstats.Branch`, where the shapes stand."""
+
+    scale: int
+    normalised: bool
+    side: int
+    block: int
+    grid: int
+    stride: int
+    skip: int
+    width: int
+    filters: Tensor
+    floor: Tensor
+    centre: Tensor
+    factor: Tensor
+    width_of: Tensor
+    known: Tensor
+    spread: Tensor
+    usual: Tensor
+    knots: Tensor
+    slopes: Tensor
+    tail: Tensor
+
+
+def enlarging(own: int, size: int) -> Tensor:
+    """size x own: linear interpolation of `own` values at `size` places, corners not aligned."""
+    return F.interpolate(torch.eye(own)[None], size, mode="linear", align_corners=False)[0].T.contiguous()
+
+
+def averaging(own: int, side: int) -> Tensor:
+    """own x own: the mean over `side` (odd) neighbours, of those that there are."""
+    near = (torch.arange(own)[:, None] - torch.arange(own)).abs() <= side // 2
+    return near.float() / near.sum(dim=1, keepdim=True)
+
+
+def smoothing(own: int) -> Tensor:
+    """own x own: binomial mean over 3, the ends repeated."""
+    return F.pad(torch.eye(own)[:, None], [1, 1], mode="replicate")[:, 0].unfold(1, 3, 1).matmul(torch.tensor(BINOMIAL)).T
+
+
+def sandwich(rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:
+    """rows H h, x n c h w, columns W w -> n c H W."""
+    return rows @ x @ columns.T
+
+
+class Even(nn.Module):
+    """`patchstats.even_light` on one canvas: images n 3 h w -> the same with the illumination evened out."""
+
+    mean_rows: Tensor
+    mean_columns: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, size: Sequence[int], window: int) -> None:
+        super().__init__()
+        side = 2 * max(window // 8, 1) + 1
+        for name, length in zip(("rows", "columns"), size, strict=True):
+            self.register_buffer(f"mean_{name}", averaging(length // 4, side), persistent=False)
+            self.register_buffer(name, enlarging(length // 4, length), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = sandwich(self.mean_rows, cells(images, 4), self.mean_columns)
+        square = sandwich(self.mean_rows, cells(images.square(), 4), self.mean_columns)
+        variance = (square - mean.square()).mean(dim=1, keepdim=True).clamp_min(0)
+        inverse = 1 / (variance.sqrt() + 0.05)
+        return (images - sandwich(self.rows, mean, self.columns)) * sandwich(self.rows, inverse, self.columns)
+
+
+class Stack(nn.Module):
+    """The branches of one grid. `forward` gives the surprise of each, n branches gh gw."""
+
+    centre: Tensor
+    factor: Tensor
+    log_offset: Tensor
+    log_scale: Tensor
+    signed: Tensor
+    unsigned: Tensor
+    smoother: Tensor
+    per_spread: Tensor
+    above_usual: Tensor
+    known: Tensor
+    usual: Tensor
+    smooth_rows: Tensor
+    smooth_columns: Tensor
+    lows: Tensor
+    highs: Tensor
+    starts: Tensor
+    slopes: Tensor
+    last: Tensor
+    tail_scale: Tensor
+    tail_shape: Tensor
+
+    def __init__(self, branches: Sequence[Fitted]) -> None:
+        super().__init__()
+        first = branches[0]
+        self.kinds = [(each.normalised, each.scale) for each in branches]
+        self.margin, self.block, self.grid = first.side // 2, first.block, first.grid
+        self.steps = [(each.skip, each.stride // each.skip) for each in branches]
+        self.d, (self.gh, self.gw) = 2 * first.width, first.known.shape
+        self.gh, self.gw = int(self.gh), int(self.gw)
+        count, width = len(branches), first.width
+
+        def keep(name: str, value: Tensor) -> None:
+            self.register_buffer(name, value.detach().float().contiguous(), persistent=False)
+
+        def of_each(name: str) -> Tensor:
+            return torch.stack([getattr(each, name) for each in branches])
+
+        for i, each in enumerate(branches):
+            keep(f"filters_{i}", each.filters / each.floor)
+        # Of every branch first the strengths, log(0.1 + |v|), then the means, the sign of v times log(1 + 10 |v|).
+        kinds = torch.tensor([0.0, 1.0]).repeat_interleave(width).repeat(count)[:, None, None]
+        keep("log_offset", 0.1 + 0.9 * kinds)
+        keep("log_scale", 1 + 9 * kinds)
+        keep("signed", kinds)
+        keep("unsigned", 1 - kinds)
+        binomial = torch.tensor(BINOMIAL)
+        keep("smoother", torch.outer(binomial, binomial).expand(self.d * count, 1, 3, 3))
+        keep("centre", of_each("centre").flatten(0, 1))
+        keep("factor", of_each("factor").flatten(0, 1).transpose(1, 2))
+        usual = of_each("usual")[:, :, None]
+        keep("per_spread", 1 / of_each("spread"))
+        keep("above_usual", of_each("width_of") - usual)
+        keep("known", of_each("known"))
+        keep("usual", usual)
+        keep("smooth_rows", smoothing(self.gh))
+        keep("smooth_columns", smoothing(self.gw))
+        # -log p is a broken line: one slope between each two knots, the first from below all of them.
+        knots = of_each("knots")
+        least = torch.full_like(knots[:, :1], torch.finfo(torch.float32).min)
+        keep("lows", torch.cat([least, knots[:, 1:-1]], dim=1).T[:, :, None, None])
+        keep("highs", knots[:, 1:].T[:, :, None, None])
+        keep("starts", knots[:, :-1].T[:, :, None, None])
+        keep("slopes", of_each("slopes").T[:, :, None, None])
+        keep("last", knots[:, -1:, None])
+        keep("tail_scale", of_each("tail")[:, :1, None])
+        keep("tail_shape", of_each("tail")[:, 1:, None])
+        for name, length, cells in (("rows", self.gh * self.grid, self.gh), ("columns", self.gw * self.grid, self.gw)):
+            before, after = [], []
+            for each in branches:
+                reach = each.side // 2 * each.scale
+                lowest = (torch.arange(cells) * self.grid - reach).clamp_min(0)
+                highest = (torch.arange(1, cells + 1) * self.grid - 1 + reach).clamp_max(length - 1)
+                between = torch.arange(length - 1)[:, None]  # pixel i and pixel i + 1 differ, or do not
+                before.append((between <= lowest).float())
+                after.append((between >= highest - 1).float())
+            keep(f"before_{name}", torch.stack(before))
+            keep(f"after_{name}", torch.stack(after))
+
+    def forward(self, inputs: dict[tuple[bool, int], Tensor], differs: tuple[Tensor, Tensor]) -> Tensor:
+        parts = []
+        for i, (kind, (skip, cell)) in enumerate(zip(self.kinds, self.steps, strict=True)):
+            padded = F.pad(inputs[kind], [self.margin] * 4, mode="reflect")
+            response = F.conv2d(padded, getattr(self, f"filters_{i}"), stride=skip)
+            parts += [cells(response.abs(), cell), cells(response, cell)]
+        x = F.conv2d(F.pad(torch.cat(parts, dim=1), [1] * 4, mode="replicate"), self.smoother, groups=len(self.smoother))
+        logs = torch.log(self.log_offset + self.log_scale * x.abs())
+        # The sign by a division: networks' runtimes have no quick one.
+        sign = x / x.abs().clamp_min(1e-30)
+        return self.surprise(self.distance(logs * (self.unsigned + self.signed * sign) - self.centre), differs)
+
+    def distance(self, residual: Tensor) -> Tensor:
+        """n branches*d gh gw -> Mahalanobis distances n branches gh gw."""
+        b, high, wide = self.block, self.gh // self.block, self.gw // self.block
+        x = residual.reshape(-1, len(self.kinds), self.d, high, b, wide, b).permute(1, 3, 5, 0, 4, 6, 2)
+        white = torch.bmm(x.reshape(len(self.factor), -1, self.d), self.factor)
+        squared = white.square().sum(dim=2).reshape(len(self.kinds), high, wide, -1, b, b)
+        return squared.permute(3, 0, 1, 4, 2, 5).reshape(-1, len(self.kinds), self.gh, self.gw)
+
+    def surprise(self, distance: Tensor, differs: tuple[Tensor, Tensor]) -> Tensor:
+        """-> -log of the tail probability of the smoothed strangeness."""
+        told = [
+            (each[:, None, None] @ getattr(self, f"before_{name}")).clamp_max(1)
+            * (each[:, None, None] @ getattr(self, f"after_{name}")).clamp_max(1)
+            for name, each in zip(("rows", "columns"), differs, strict=True)
+        ]
+        known = told[0].transpose(2, 3) * told[1] * self.known
+        strange = self.usual + known * (distance * self.per_spread + self.above_usual)
+        x = sandwich(self.smooth_rows, strange, self.smooth_columns)
+        lows, highs, starts, slopes = (each[:, None] for each in (self.lows, self.highs, self.starts, self.slopes))
+        body = (slopes * (torch.minimum(torch.maximum(x, lows), highs) - starts)).sum(dim=0) - math.log(KNOTS[0])
+        beyond = (x - self.last).clamp_min(0)
+        return body + torch.log1p(self.tail_shape * beyond / self.tail_scale) / self.tail_shape
+
+
+def differing(images: Tensor) -> tuple[Tensor, Tensor]:
+    """n 3 h w -> n h - 1 and n w - 1: 1 where a row, or a column, is not the next one to the bit."""
+    rows = (images[..., 1:, :] - images[..., :-1, :]).abs().amax(dim=(1, 3)).sign()
+    columns = (images[..., 1:] - images[..., :-1]).abs().amax(dim=(1, 2)).sign()
+    return rows, columns
+
+
+class Judge(nn.Module):
+    """All branches of a fitted `patchstats.PatchStats`, for its own canvas alone."""
+
+    full_rows: Tensor
+    full_columns: Tensor
+
+    def __init__(self, branches: Sequence[Fitted], window: int) -> None:
+        super().__init__()
+        first = branches[0]
+        size = [int(side) * first.grid for side in first.known.shape]
+        self.even = Even(size, window)
+        grids = sorted({each.grid for each in branches})
+        self.scales = {kind: sorted({each.scale for each in branches if each.normalised == kind}) for kind in (True, False)}
+        self.stacks = nn.ModuleList(Stack([each for each in branches if each.grid == grid]) for grid in grids)
+        stacked = [each for grid in grids for each in branches if each.grid == grid]
+        self.order = [next(i for i, each in enumerate(stacked) if each is own) for own in branches]
+        for name, length in zip(("rows", "columns"), size, strict=True):
+            self.register_buffer(f"full_{name}", enlarging(length // grids[0], length), persistent=False)
+            for i, grid in enumerate(grids[1:], 1):
+                self.register_buffer(f"{name}_{i}", enlarging(length // grid, length // grids[0]), persistent=False)
+        self.to(first.known.device)
+
+    def full(self, coarse: Tensor) -> Tensor:
+        """n c gh gw on the finest grid -> n c h w, linear between."""
+        return sandwich(self.full_rows, coarse, self.full_columns)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """n 3 h w -> (surprises n branches gh gw on the finest grid, the pictures in even light n 3 h w)."""
+        even = self.even(images)
+        inputs = {}
+        for normalised, scales in self.scales.items():
+            x, at = even if normalised else images, 1
+            for scale in scales:
+                x, at = cells(x, scale // at), scale
+                inputs[normalised, scale] = x
+        differs = differing(images)
+        maps = []
+        for i, stack in enumerate(self.stacks):
+            own = stack(inputs, differs)
+            maps.append(sandwich(getattr(self, f"rows_{i}"), own, getattr(self, f"columns_{i}")) if i else own)
+        surprises = torch.cat(maps, dim=1)
+        if self.order != sorted(self.order):
+            surprises = torch.cat([surprises[:, i : i + 1] for i in self.order], dim=1)
+        return surprises, even
