@@ -14,13 +14,15 @@ from typing import Any
 
 import click.testing
 import numpy as np
+import onnx
 import pytest
+import torch
 
 import flawforge_runtime
 from flawforge import export as room
 from flawforge import loading
 from flawforge.cli import main
-from flawforge.types import ConfigError, DataError, ModelError, ScoreRule
+from flawforge.types import ConfigError, DataError, Evidence, ModelError, ScoreRule
 from flawforge_runtime import backends, bundle
 from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.images import Picture
@@ -277,6 +279,30 @@ def test_a_missing_or_altered_file_is_refused(exported: Path, tmp_path: Path) ->
     (folder / name).unlink()
     with pytest.raises(ModelError, match=f"{name} is missing"):
         flawforge_runtime.load(folder)
+
+
+class Half(torch.nn.Module):
+    """A statistic, which int8 may not touch, and a trained layer, which it may."""
+
+    def __init__(self, trained: bool) -> None:
+        super().__init__()
+        self.register_buffer("filters", torch.rand(4, 3, 3, 3))
+        self.layer = torch.nn.Conv2d(4, 1, 3, padding=1) if trained else None
+
+    def forward(self, images: torch.Tensor) -> Evidence:
+        x = torch.nn.functional.conv2d(images, self.filters, padding=1)
+        surface = (x.sum(dim=1, keepdim=True) if self.layer is None else self.layer(x))[:, 0]
+        return Evidence(surface, surface.flatten(1).amax(dim=1))
+
+
+def test_int8_is_for_what_training_moved() -> None:
+    graph = room.to_onnx(Half(True), (16, 16))
+    layers = room.trained_layers(graph, Half(True))
+    nodes = {node.name: node for node in onnx.load_from_string(graph).graph.node if node.op_type == "Conv"}
+    assert len(nodes) == 2
+    assert [name for name in nodes if name in layers] == [name for name, node in nodes.items() if "layer" in node.input[1]]
+    with pytest.raises(ConfigError, match="No layer of this model was trained"):
+        room.trained_layers(room.to_onnx(Half(False), (16, 16)), Half(False))
 
 
 @pytest.mark.parametrize("to", ["onnx", "openvino"])

@@ -163,6 +163,31 @@ def test_a_region_of_interest_travels_from_fit_to_judging(washers: Path, tmp_pat
         fitting.run(request(washers, tmp_path / "n", roi=tmp_path / "black.png"))
 
 
+def test_what_is_to_be_ignored_is_taken_from_the_region_of_interest(washers: Path, tmp_path: Path) -> None:
+    roi, ignored = np.zeros((64, 64), np.uint8), np.zeros((128, 128), np.uint8)
+    roi[:, :32] = 255
+    ignored[:64] = 255
+    Image.fromarray(roi).save(tmp_path / "roi.png")
+    Image.fromarray(ignored).save(tmp_path / "ignore.png")
+    own = fitting.run(request(washers, tmp_path / "m", ignore=tmp_path / "ignore.png"))
+    assert own.roi is not None
+    np.testing.assert_array_equal(ff.load(tmp_path / "m").roi, ignored == 0)
+    changed = np.zeros((64, 64, 3), np.uint8)
+    changed[:4] = 255
+    above = own(changed).anomaly_map[:32]
+    assert (above == above.min()).all()
+    both = fitting.plan(request(washers, tmp_path / "n", roi=tmp_path / "roi.png", ignore=tmp_path / "ignore.png")).roi
+    assert both is not None
+    assert both[32:, :32].all()
+    assert both.sum() == 32 * 32
+    Image.fromarray(255 - roi * 0).save(tmp_path / "white.png")
+    with pytest.raises(ImageError, match="leaves nothing to judge"):
+        fitting.plan(request(washers, tmp_path / "n", ignore=tmp_path / "white.png"))
+    Image.fromarray(ignored[:64]).save(tmp_path / "wide.png")
+    with pytest.raises(ImageError, match=r"The ignore mask .*wide.png is 128 x 64 pixels .*same proportions"):
+        fitting.plan(request(washers, tmp_path / "n", ignore=tmp_path / "wide.png"))
+
+
 def test_textures_from_a_folder_change_what_is_forged(washers: Path, tmp_path: Path) -> None:
     (tmp_path / "textures").mkdir()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 80, 3), np.uint8)).save(tmp_path / "textures" / "a.png")

@@ -80,6 +80,14 @@ def test_a_region_of_interest_of_other_proportions_is_refused() -> None:
         inspector(roi=np.zeros((64, 64), bool))(np.zeros((64, 64, 3), np.uint8))
 
 
+def test_a_picture_of_another_size_than_trained_on_is_noted() -> None:
+    judge = inspector(sizes=((120, 96), (128, 96)))
+    assert judge(spot(128, 96, 80, 20)).notes == ()
+    assert judge(spot(64, 48, 40, 10)).notes == (
+        "64 x 48 pixels (h x w), trained on 120 to 128 x 96: resized onto the canvas 64 x 64, proportions kept",
+    )
+
+
 def test_smoothing_means_only_valid_pixels() -> None:
     surface, valid = np.zeros((4, 8), np.float32), np.zeros((4, 8), bool)
     surface[:, :4], valid[:, :4] = 1.0, True

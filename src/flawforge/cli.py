@@ -51,6 +51,8 @@ def main() -> None:
 @click.option("--tile", type=int, help="Cut large pictures into tiles of so many of their pixels; each becomes a canvas.")
 @click.option("--roi", type=click.Path(path_type=Path), help="Mask picture, white = judged; or auto: where the good "
               "pictures show a part on its background.")  # fmt: skip
+@click.option("--ignore", type=click.Path(path_type=Path), help="Mask picture, white = not judged, and nothing "
+              "is forged there.")  # fmt: skip
 @click.option("--align", default="auto", show_default=True, help="Lay parts alike before they are judged: auto = where good "
               "pictures show that it pays, on, or off.")  # fmt: skip
 @click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to forge textures from.")

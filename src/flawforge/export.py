@@ -18,7 +18,7 @@ import dataclasses
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib import import_module
 from io import BytesIO
@@ -113,12 +113,13 @@ def export(
     goods, source = good_pictures(content, good, max(pictures, PICTURES) // 2 + (TUNED_ON if int8 else 0))
     progress("graph")
     exported = {"model.onnx": to_onnx(net, reference.canvas)}
+    layers = trained_layers(exported["model.onnx"], net) if int8 else set()
     if to == "openvino":
         progress("OpenVINO")
         exported = to_openvino(exported["model.onnx"])
     if int8:
         progress("int8")
-        exported = to_int8(exported, tuning_batches(goods, reference, seed))
+        exported = to_int8(exported, tuning_batches(goods, reference, seed), layers)
     facts: dict[str, Any] = {"from": content.model_id, "to": to, "precision": "int8" if int8 else "float32", "opset": OPSET}
     config = {key: value for key, value in content.config.items() if key != "held_back"} | {"export": facts}
     made = dataclasses.replace(content, config=config, tensors=b"", exported=exported)
@@ -216,22 +217,45 @@ def _openvino_files(model: Any, folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in ("model.xml", "model.bin")}
 
 
-def to_int8(exported: Mapping[str, bytes], batches: Sequence[Any]) -> dict[str, bytes]:
-    """The same graph with int8 weights and activations (NNCF), their ranges from `batches` of 1 3 h w float32."""
+def trained_layers(graph: bytes, net: Any) -> set[str]:
+    """Names of the ONNX graph's layers whose weights training moved: what gradients found stands eight bits.
+
+    Statistics do not: an inverse covariance, a log or a distance in eight bits changes every second verdict. Raises
+    ConfigError for a network without such a layer.
+    """
+    import onnx
+
+    trained = {f"net.{name}" for name, _ in net.named_parameters()}
+    layers = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+    nodes = onnx.load_from_string(graph).graph.node
+    found = {node.name for node in nodes if node.op_type in layers and trained & set(node.input)}
+    if not found:
+        raise ConfigError("No layer of this model was trained, and statistics stay in float32; leave out --int8.")
+    return found
+
+
+def to_int8(exported: Mapping[str, bytes], batches: Sequence[Any], layers: Set[str]) -> dict[str, bytes]:
+    """The same graph, its `layers` with int8 weights and inputs (NNCF), their ranges from `batches` of 1 3 h w float32."""
     import nncf
+
+    def quantised(model: Any, data: Any, names: Sequence[str]) -> Any:
+        others = [name for name in names if name.partition("/")[0] not in layers]
+        ignored = nncf.IgnoredScope(names=others, validate=False)
+        return nncf.quantize(model, data, subset_size=len(batches), ignored_scope=ignored)
 
     with tempfile.TemporaryDirectory(prefix="flawforge-") as name, _quiet():
         folder = Path(name)
         if "model.onnx" in exported:
             import onnx
 
+            graph = onnx.load_from_string(exported["model.onnx"])
             data = nncf.Dataset([{"images": batch} for batch in batches])
-            quantised = nncf.quantize(onnx.load_from_string(exported["model.onnx"]), data, subset_size=len(batches))
-            return {"model.onnx": quantised.SerializeToString()}
+            return {"model.onnx": quantised(graph, data, [node.name for node in graph.graph.node]).SerializeToString()}
         import openvino
 
         model = openvino.Core().read_model(exported["model.xml"], exported["model.bin"])
-        return _openvino_files(nncf.quantize(model, nncf.Dataset(list(batches)), subset_size=len(batches)), folder)
+        names = [each.get_friendly_name() for each in model.get_ops()]
+        return _openvino_files(quantised(model, nncf.Dataset(list(batches)), names), folder)
 
 
 def good_pictures(content: bundle.Content, good: Path | None, most: int) -> tuple[list[Picture], str]:

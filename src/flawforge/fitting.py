@@ -53,7 +53,7 @@ def identity(plan: Plan) -> str:
     files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
     facts = [request.method, dataclasses.asdict(plan.settings), request.seed, request.steps, request.minutes,
              request.clock, plan.canvas, request.tile, request.align,
-             str(request.holdout), bool(request.roi), str(request.textures), request.tolerate, files,
+             str(request.holdout), bool(request.roi), bool(request.ignore), str(request.textures), request.tolerate, files,
              plan.init and [plan.init.sha256, plan.init.about]]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -287,7 +287,7 @@ def fit(source: str | Path, *, out: str | Path | None = None, **options: Any) ->
     for key in options:
         if key not in known:
             raise ConfigError(f"fit was given '{key}'; allowed are out, {', '.join(known)}.")
-    for key in ("roi", "textures", "init"):
+    for key in ("roi", "ignore", "textures", "init"):
         if options.get(key) is not None:
             options[key] = Path(options[key])
     if out is not None:

@@ -61,6 +61,7 @@ class Request:
     size: int = 256
     tile: int | None = None
     roi: Path | None = None
+    ignore: Path | None = None
     align: str = "auto"
     textures: Path | None = None
     init: Path | None = None
@@ -127,6 +128,7 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     if request.roi == AUTO_ROI:
         notes = (*notes, "the region of interest was found in the good pictures")
     roi = read_roi(request.roi, report.all_sizes(), request.max_pixels, train)
+    roi = less_ignored(roi, request.ignore, report.all_sizes(), request.max_pixels)
     if request.tile is not None and request.tile < LEAST_TILE:
         raise ConfigError(f"--tile was given as {request.tile}; allowed are {LEAST_TILE} pixels or more.")
     sizes = report.all_sizes() if request.tile is None else [(request.tile, request.tile)]
@@ -240,6 +242,21 @@ def read_roi(
     for size in sorted(set(sizes)):
         inspector.fit_roi(roi, size)
     return roi
+
+
+def less_ignored(roi: Mask | None, path: Path | None, sizes: Sequence[tuple[int, int]], max_pixels: int) -> Mask | None:
+    """The region of interest (None = all) without what a mask picture shows white, which must fit every good picture's
+    proportions. Raises ImageError where nothing is left to judge."""
+    if path is None:
+        return roi
+    ignored: Mask = images.read_picture(path, max_pixels=max_pixels).pixels.max(axis=2) > 127
+    for size in sorted(set(sizes)):
+        inspector.same_proportions(ignored, size, f"The ignore mask {path}")
+    roi = np.ones_like(ignored) if roi is None else roi
+    left: Mask = roi & ~inspector.fit_roi(ignored, roi.shape)
+    if not left.any():
+        raise ImageError(f"The ignore mask {path} leaves nothing to judge; paint white only what is not to be judged.")
+    return left
 
 
 def seeded(build: Callable[[Any], Any], settings: Any, seed: int) -> Any:

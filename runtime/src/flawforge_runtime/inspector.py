@@ -101,6 +101,7 @@ class Inspector:
     calibration  thresholds from held-back good pictures; None = scores only, and asking for a verdict is an error
     roi          h w bool, True = judged; applies to pictures of the same proportions; None = the whole picture
     template     what parts are laid like before they are judged (see `poses`); None = they are judged as they lie
+    sizes        least and greatest (h, w) of the pictures that it was trained on; None = not known
     tile         side in the picture's own pixels of the tiles that it is cut into; None = a picture is looked at whole
     progress     called with (rows done, all rows) while a picture is judged in tiles
     about        facts on the model, for reports: model_id, method, profile, seed, flawforge_version, ...
@@ -115,6 +116,7 @@ class Inspector:
     max_pixels: int = images.MAX_PIXELS
     template: poses.Template | None = None
     tile: int | None = None
+    sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
     progress: Callable[[int, int], None] | None = None
     content: bundle.Content | None = None
 
@@ -148,8 +150,22 @@ class Inspector:
         if own_roi is not None and not pose:
             # Outside the region of interest nothing is judged: the map takes its lowest value there.
             own_map = np.where(own_roi, own_map, np.float32(own_map.min()))
-        notes = (poses.NOT_FOUND,) if self.template and not pose else ()
+        notes: tuple[str, ...] = (poses.NOT_FOUND,) if self.template and not pose else ()
+        notes += self._of_another_size(picture.pixels.shape[:2])
         return Judged(score, float(own_map.max()), own_map, _own_pixel(row, column, placement), notes)
+
+    def _of_another_size(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """What is to be said of a picture (h, w) of a size that training never saw."""
+        if self.sizes is None:
+            return ()
+        ranges = list(zip(*self.sizes, strict=True))
+        if all(low <= own <= high for own, (low, high) in zip(size, ranges, strict=True)):
+            return ()
+        trained = " x ".join(str(low) if low == high else f"{low} to {high}" for low, high in ranges)
+        return (
+            f"{size[0]} x {size[1]} pixels (h x w), trained on {trained}: resized onto the canvas "
+            f"{self.canvas[0]} x {self.canvas[1]}, proportions kept",
+        )
 
     def __call__(self, picture: Any, image_path: str = "") -> Decision:
         """Judge a path, a PIL picture or an h w 3 uint8 array. A higher score is stranger.
@@ -312,12 +328,12 @@ def fit_roi(roi: Mask, size: tuple[int, int]) -> Mask:
     return cv2.resize(roi.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
-def same_proportions(roi: Mask, size: tuple[int, int]) -> None:
+def same_proportions(roi: Mask, size: tuple[int, int], name: str = "The region of interest") -> None:
     """Raises ImageError where the region of interest differs from `size` (h, w) by over 2 % in its proportions."""
     if abs(roi.shape[0] * size[1] / (roi.shape[1] * size[0]) - 1) > 0.02:
         raise ImageError(
-            f"The region of interest is {roi.shape[1]} x {roi.shape[0]} pixels and the picture {size[1]} x {size[0]}; "
-            "give a region of interest of the same proportions as the pictures."
+            f"{name} is {roi.shape[1]} x {roi.shape[0]} pixels and the picture {size[1]} x {size[0]}; "
+            "give a mask of the same proportions as the pictures."
         )
 
 
@@ -330,6 +346,14 @@ def inspect_paths(inspector: Inspector, paths: Iterable[Path]) -> Iterator[Decis
             if isinstance(error, CalibrationError):
                 raise
             yield path, str(error)
+
+
+def _sizes(config: Mapping[str, Any]) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    found = (config.get("data_report") or {}).get("sizes")
+    if not found:
+        return None
+    (low_h, low_w), (high_h, high_w) = found["min"], found["max"]
+    return (int(low_h), int(low_w)), (int(high_h), int(high_w))
 
 
 def from_content(content: bundle.Content, network: Network) -> Inspector:
@@ -345,5 +369,6 @@ def from_content(content: bundle.Content, network: Network) -> Inspector:
         max_pixels=int(config.get("max_pixels", images.MAX_PIXELS)),
         template=content.template,
         tile=config.get("tile"),
+        sizes=_sizes(config),
         content=content,
     )
