@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import accuracy
 import aupro_speed
 import false_alarm
+import pod_report
 import pod_trust
 from flawforge import metrics
 from record import read, record
@@ -126,3 +127,13 @@ def test_an_ablation_writes_its_rows(script: str, washers: Path, tmp_path: Path)
         for column in ("forged_image_auroc", "forged_pixel_ap"):
             found = next(value for name, value in row.items() if name.startswith(column))
             assert 0.0 <= float(found) <= 1.0
+
+
+def test_what_is_not_reached_is_drawn_without_a_bar() -> None:
+    row = {"data": "parts", "method": "auto", "promised": "0.02", "smallest": "4", "largest": "60", "kind": "dent"}
+    rows = [row | {"contrast": "0.3", "a90": "9", "a90_95": "12"}, row | {"contrast": "0.1", "a90": "", "a90_95": ""},
+            row | {"method": "patchstats", "contrast": "0.3", "a90": "20", "a90_95": ""}]  # fmt: skip
+    drawn = pod_report.drawing(rows)
+    assert drawn.count("not reached") == 2
+    assert drawn.count("<circle") == 2
+    assert drawn.count('stroke-width="2"') == 1
