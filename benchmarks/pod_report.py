@@ -4,9 +4,9 @@
         [--count 48] [--out FILE]
 
 Each model is fitted by the command line with processor time for a clock (or taken from --models, named as accuracy.py
-names them); defects are forged into its held-back good pictures. results/pod_report.csv has a row for each kind and contrast: found
-of how many with its 95 % interval, a50, a90 and a90/95 in px of the picture, empty where not reached. results/pod_report.svg
-draws a90/95 of all of them. How far such figures tell of real defects: docs/forged-and-real.md.
+names them); defects are forged into its held-back good pictures. results/pod_report.csv has a row for each kind and
+contrast: found of how many with its 95 % interval, a50, a90 and a90/95 in px of the picture, empty where not reached.
+results/pod_report.svg draws them. How far such figures tell of real defects: docs/forged-and-real.md.
 """
 
 from __future__ import annotations
@@ -65,12 +65,15 @@ def rows(data: Path, method: str, options: argparse.Namespace, folder: Path) -> 
              "promised": inspector.calibration.false_alarm, "model_id": inspector.about["model_id"],
              "goods": proof["goods"]}  # fmt: skip
     kept = ("kind", "contrast", "n", "hits", "a50", "a50_95", "a90", "a90_95", "a90_95_by", "smallest", "largest", "why")
-    return [about | {key: curve[key] for key in kept} | {"found": curve["recall"]["value"], "found_low": curve["recall"]["low"],
-            "found_high": curve["recall"]["high"]} for curve in proof["curves"]]  # fmt: skip
+    made = []
+    for curve in proof["curves"]:
+        recall = {"found": curve["recall"]["value"], "found_low": curve["recall"]["low"], "found_high": curve["recall"]["high"]}
+        made.append(about | {key: curve[key] for key in kept} | recall)
+    return made
 
 
 def drawing(table: list[dict[str, str]]) -> str:
-    """A standalone SVG: a90 a dot, a90/95 the end of its bar; a line for each kind and contrast, a column for a method."""
+    """A standalone SVG: a90 a dot, a90/95 the end of its bar; a line per kind and contrast, a column per method."""
     latest = {tuple(row[key] for key in ("data", "method", "kind", "contrast")): row for row in table}
     sets, methods = (list(dict.fromkeys(key[i] for key in latest)) for i in (0, 1))
     parts, top = [], 30
