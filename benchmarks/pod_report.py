@@ -67,7 +67,8 @@ def rows(data: Path, method: str, options: argparse.Namespace, folder: Path) -> 
     kept = ("kind", "contrast", "n", "hits", "a50", "a50_95", "a90", "a90_95", "a90_95_by", "smallest", "largest", "why")
     made = []
     for curve in proof["curves"]:
-        recall = {"found": curve["recall"]["value"], "found_low": curve["recall"]["low"], "found_high": curve["recall"]["high"]}
+        found = curve["recall"]
+        recall = {"found": found["value"], "found_low": found["low"], "found_high": found["high"]}
         made.append(about | {key: curve[key] for key in kept} | recall)
     return made
 
