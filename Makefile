@@ -52,6 +52,7 @@ docs: venv
 	$(BIN)/python benchmarks/regret_table.py
 	$(BIN)/python benchmarks/trust_page.py
 	$(BIN)/python benchmarks/readme_table.py
+	$(BIN)/python benchmarks/speed_table.py
 
 bench: venv
 	$(BIN)/python benchmarks/accuracy.py

@@ -43,7 +43,8 @@ if not path.exists():
     engine.fit(model, datamodule=data)
     path = engine.export(model, ExportType.OPENVINO, export_root=out)
 if not repeats:
-    raise SystemExit('RESULT {}')
+    print("RESULT {}")
+    sys.exit()
 paths = sorted(p for p in (root / "test").rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp"))
 inferencer = OpenVINOInferencer(path=path, device="CPU", config={"INFERENCE_NUM_THREADS": threads})
 for each in paths[:5]:

@@ -140,6 +140,31 @@ def test_readme_table_counts_each_row_once(tmp_path: Path) -> None:
     assert script("benchmarks/readme_table.py")["table"](tmp_path / "none.csv") == "not measured yet\n"
 
 
+def test_the_speed_on_its_page_is_the_recorded_one() -> None:
+    page = script("benchmarks/speed_table.py")
+    assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"
+
+
+def test_a_row_of_speed_stands_beside_anomalibs(tmp_path: Path) -> None:
+    stages = ("decode", "resize", "to network", "network", "score", "map to own size", "regions")
+    columns = ["data", "who", "method", "backend", "precision", "threads", "p50", "p95", "p99", "cold_start_seconds",
+               "resident_mb", "processor", *(f"ms {stage}" for stage in stages)]  # fmt: skip
+    rows = [
+        ["b", "flawforge", "auto", "onnx", "float32", "2", "9", "9", "9", "1", "500", "chip", *"1234567"],
+        ["b", "flawforge", "auto", "onnx", "float32", "2", "8", "9", "10", "0.5", "400", "chip", *"1234567"],
+        ["b", "flawforge", "auto", "openvino", "int8", "2", "4", "5", "6", "", "400", "chip", *"1111111"],
+        ["b", "anomalib", "padim", "openvino", "", "2", "16", "20", "30", "", "", "", *[""] * 7],
+    ]
+    file = tmp_path / "speed.csv"
+    file.write_text("".join(",".join(row) + "\n" for row in [columns, *rows]))
+    lines = script("benchmarks/speed_table.py")["table"](file).splitlines()
+    assert "| b | `auto` onnx | 8.0 | 9.0 | 10.0 | 0.50 | 0.50 | 400 |" in lines
+    assert "| b | `auto` openvino int8 | 4.0 | 5.0 | 6.0 | 0.25 |  | 400 |" in lines
+    assert "| b | anomalib: padim, openvino | 16.0 | 20.0 | 30.0 | 1.00 |  |  |" in lines
+    assert "| b | `auto` onnx | 1.0 | 2.0 | 3.0 | 4.0 | 5.0 | 6.0 | 7.0 |" in lines
+    assert lines[-1] == "Measured on: chip, 2 threads."
+
+
 def test_the_regret_on_its_page_is_the_recorded_one() -> None:
     page = script("benchmarks/regret_table.py")
     assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"

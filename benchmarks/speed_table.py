@@ -1,0 +1,69 @@
+"""Copy results/speed.csv into docs/from-camera-to-verdict.md between its markers, as it came. Run by `make docs`.
+
+One row per data set, model, backend and precision: the last that was measured. Beside each p50 stands its ratio to
+anomalib's on the same pictures. A test compares page and CSV.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from readme_table import NAMES
+from record import read
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "speed.csv"
+PAGE = ROOT / "docs" / "from-camera-to-verdict.md"
+START, END = "<!-- speed: written by make docs -->\n", "<!-- end of speed -->\n"
+STAGES = ("decode", "resize", "to network", "network", "score", "map to own size", "regions")
+KEY = ("data", "who", "method", "backend", "precision", "threads")
+ORDER = ("openvino", "onnx", "torch")
+
+Row = dict[str, str]
+
+
+def table(results: Path = RESULTS) -> str:
+    """Two Markdown tables, times and stages, or one line that says that nothing was measured yet."""
+    rows = list({tuple(row[key] for key in KEY): row for row in read(results)[1]}.values())
+    rows.sort(key=lambda row: (row["data"], row["who"], row["method"], ORDER.index(row["backend"]), row["precision"]))
+    if not rows:
+        return "not measured yet\n"
+    theirs = {row["data"]: float(row["p50"]) for row in rows if row["who"] == "anomalib"}
+    lines = ["| data set | model | p50 ms | p95 | p99 | p50 / anomalib's | first verdict, s | MB |", "|---" * 8 + "|"]
+    for row in rows:
+        ratio = f"{float(row['p50']) / theirs[row['data']]:.2f}" if row["data"] in theirs else ""
+        cells = [*_named(row), *(f"{float(row[key]):.1f}" for key in ("p50", "p95", "p99")), ratio,
+                 _rounded(row["cold_start_seconds"], 2), _rounded(row["resident_mb"], 0)]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Where it goes, in milliseconds (medians):", ""]
+    lines += [f"| data set | model | {' | '.join(STAGES)} |", "|---" * (2 + len(STAGES)) + "|"]
+    for row in rows:
+        if row["who"] == "flawforge":
+            lines.append(f"| {' | '.join([*_named(row), *(_rounded(row[f'ms {stage}'], 1) for stage in STAGES)])} |")
+    machines = sorted({f"{row['processor']}, {row['threads']} threads" for row in rows if row["who"] == "flawforge"})
+    return "\n".join([*lines, "", f"Measured on: {'; '.join(machines)}."]) + "\n"
+
+
+def _named(row: Row) -> list[str]:
+    data = NAMES.get(row["data"], row["data"])
+    if row["who"] == "anomalib":
+        return [data, f"anomalib: {row['method']}, {row['backend']}"]
+    return [data, f"`{row['method']}` {row['backend']}" + (" int8" if row["precision"] == "int8" else "")]
+
+
+def _rounded(cell: str, digits: int) -> str:
+    return f"{float(cell):.{digits}f}" if cell else ""
+
+
+def filled(text: str, results: Path = RESULTS) -> str:
+    """The page with its tables as the CSV has them. Raises ValueError where the markers are missing."""
+    before, _, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{PAGE.name} needs the lines {START.strip()} and {END.strip()}")
+    return f"{before}{START}\n{table(results)}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(PAGE)
