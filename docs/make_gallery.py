@@ -15,6 +15,7 @@ from flawforge.washers import render_good
 
 FOLDER = Path(__file__).resolve().parent / "gallery"
 SIDE, SEED, SHOWN, QUALITY = 256, 7, 3, 55
+REPORTS, METHODS = ("washer", "badge", "spotted"), ("auto", "patchstats")  # as docs/make_reports.py writes them
 
 
 def sheet(name: str) -> Image:
@@ -38,9 +39,13 @@ def page() -> str:
     lines += ["Left to right: the good picture, the forgery, a close-up of it, its mask, the difference times three.", ""]
     lines += ["The seed is fixed, so the pictures change only when a forger does. On your own pictures:", ""]
     lines += ["```sh", "flawforge forge DATA -o forged", "```"]
-    lines += ["", "[The report of the demo](report.html) (save it, open it in a browser): promise, proof on forged defects,"]
-    lines += ["real ones, drift. Made by `flawforge demo --good 200`, `flawforge drift` on its good test parts, and"]
-    lines += ["`flawforge report`; not remade by `make docs`."]
+    lines += ["", "## Reports", "", "One page each; save it and open it in a browser. None is remade by `make docs`.", ""]
+    lines += ["- [The demo](report.html): promise, proof on forged defects, rendered damage, drift. The steps of"]
+    lines += ["  `flawforge demo` one by one: `fit --minutes 1.5 --clock cpu`, `evaluate`, `pod`, `drift`, `report`."]
+    lines += ["- Two methods on three drawn products, by `docs/make_reports.py`:"]
+    lines += [f"  {name}: {', '.join(f'[{each}](reports/{name}-{each}.html)' for each in METHODS)};" for name in REPORTS]
+    lines += ["  of the last two there are good pictures only, as before a plant's first defect. The renderer of these two"]
+    lines += ["  also drew what `auto`'s first weights learnt from, other products of it: read its lead there with care."]
     for family, names in FAMILIES.items():
         lines += ["", f"## {family}"]
         for name in names:

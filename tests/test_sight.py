@@ -74,6 +74,9 @@ def test_the_first_screen_says_what_is_seen_and_a_drift_overrules_it() -> None:
     shown = answer.answer(calibration, None, proof(curve("dent", 0.3, 12.0)))
     assert [each["tone"] for each in shown] == ["open", "open"]
     assert "forged defects" in shown[0]["text"]
+    blind = answer.answer(calibration, None, proof(curve("dent", 0.3, None), curve("dent", 0.1, None)))
+    assert blind[0]["tone"] == "warn"
+    assert blind[0]["text"].startswith("Not on this evidence")
     drifted = answer.answer(calibration, None, proof(curve("dent", 0.3, 12.0)), {"alarm": True, "text": "the lamp."})
     assert (drifted[0]["tone"], drifted[0]["text"]) == ("warn", "Not now: the lamp.")
 
