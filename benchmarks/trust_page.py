@@ -6,6 +6,7 @@ The tables are written between the page's markers; its words are a person's. A t
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from pathlib import Path
 
@@ -118,7 +119,13 @@ def _rank(rows: list[Row], one: str, other: str) -> str:
     pairs = [(float(row[one]), float(row[other])) for row in rows]
     if len(pairs) < 3 or len({a for a, _ in pairs}) < 2 or len({b for _, b in pairs}) < 2:
         return "n/a"
-    return f"{spearmanr(*zip(*pairs, strict=True)).statistic:+.2f}"
+    found = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    if len(pairs) < 4:
+        return f"{found:+.2f}"
+    held = min(max(found, -0.999), 0.999)
+    reach = 1.96 * math.sqrt((1 + held**2 / 2) / (len(pairs) - 3))  # Bonett and Wright, Psychometrika 65 (2000)
+    low, high = (math.tanh(math.atanh(held) + side * reach) for side in (-1, 1))
+    return f"{found:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def filled(text: str, results: Path = RESULTS) -> str:
