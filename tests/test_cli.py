@@ -310,5 +310,5 @@ def test_the_demo_runs_end_to_end(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=280)
     assert process.returncode == 0, output
     page = (tmp_path / "d" / "report.html").read_text()
-    assert all(words in page for words in ("What it can see: forged defects", "Hardest good parts", "a90/95"))
+    assert all(words in page for words in ("What it can see: forged defects", "Hardest good parts", "a90/95", 'id="drift"'))
     assert str(tmp_path / "d" / "report.html") in output.strip().splitlines()[-1]

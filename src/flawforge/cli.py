@@ -23,7 +23,19 @@ from flawforge.cli_parts import (
     with_rules,
     with_seed,
 )
-from flawforge.cli_proof import bench, drift, evaluate, evaluate_model, pod, pod_lines, pod_model, report, result_lines
+from flawforge.cli_proof import (
+    bench,
+    drift,
+    drift_line,
+    evaluate,
+    evaluate_model,
+    pod,
+    pod_lines,
+    pod_model,
+    report,
+    result_lines,
+    watch_model,
+)
 from flawforge.types import ConfigError, Decision
 
 METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports neither OpenCV nor torch (tested)
@@ -357,9 +369,10 @@ def doctor() -> None:
 @click.option("--count", default=32, show_default=True, help="Forgeries per kind and contrast to prove the model with.")
 @with_seed
 def demo(out: Path, good: int, method: str, minutes: float, count: int, seed: int) -> None:
-    """Render sample parts, fit, calibrate, evaluate, prove and report; no network, no data needed."""
+    """Render sample parts, fit, calibrate, evaluate, prove, watch and report; no network, no data needed."""
     from flawforge.fitting import Request, check_output
     from flawforge.report import write_report
+    from flawforge.rows import pictures_of
     from flawforge.washers import write_demo_parts
 
     check_output(out, resume=False)
@@ -370,6 +383,8 @@ def demo(out: Path, good: int, method: str, minutes: float, count: int, seed: in
     result = evaluate_model(inspector, model, out / "parts", seed)
     for line in (*result_lines(result), *pod_lines(pod_model(inspector, model, out / "parts", seed, count=count))):
         click.echo(line)
+    in_use = pictures_of([out / "parts" / "test" / "good"])
+    click.echo(drift_line(watch_model(inspector, model, in_use, seed=seed)))
     click.echo(f"open {write_report(model, out / 'report.html').resolve()}")
 
 

@@ -168,24 +168,34 @@ def drift(model: Path, paths: tuple[Path, ...], json_file: Path | None, alarm: f
 
     Folders are taken in the order of their file names. The report of MODEL shows the last check.
     """
-    from flawforge.drift import watch
     from flawforge.listing import Entry, part_of
     from flawforge.loading import load
-    from flawforge.overlays import save_album, write_json
+    from flawforge.overlays import write_json
     from flawforge.rows import pictures_of
 
     files = pictures_of(paths)
     parts = part_of([Entry(path) for path in files], group_by) if group_by is not None else None
-    inspector = load(model, device=device)
+    result = watch_model(load(model, device=device), model, files, alarm=alarm, defects=defects, parts=parts, seed=seed)
+    if json_file is not None:
+        write_json(json_file, result)
+    click.echo(drift_line(result))
+
+
+def watch_model(inspector: Any, model: Path, files: list[Path], **how: Any) -> dict[str, Any]:
+    from flawforge.drift import watch
+    from flawforge.overlays import save_album
+
     with counter("watching") as show:
-        result = watch(inspector, files, alarm=alarm, defects=defects, parts=parts, seed=seed, progress=show)
+        result = watch(inspector, files, progress=show, **how)
     try:
         save_album(model, "drift", result)
     except PermissionError:
         click.echo(f"  {model} cannot be written to, so the report will not show this check", err=True)
-    if json_file is not None:
-        write_json(json_file, result)
-    click.echo(("DRIFT: " if result["alarm"] else "") + result["text"])
+    return result
+
+
+def drift_line(result: dict[str, Any]) -> str:
+    return ("DRIFT: " if result["alarm"] else "") + str(result["text"])
 
 
 @click.command()
