@@ -74,6 +74,19 @@ def test_the_interval_of_an_auroc_covers_the_truth() -> None:
     assert np.mean([each.high - each.low for each in found if each.low is not None and each.high is not None]) < 0.25
 
 
+@given(st.integers(2, 40), st.integers(2, 40), st.booleans())
+@LAWS
+def test_no_error_among_few_pictures_leaves_room_for_one(good: int, defective: int, wrong: bool) -> None:
+    """Disjoint pairs are all in order with probability AUROC ** min(m, n) at least as often as all pictures are."""
+    scores = np.concatenate([np.arange(good), 100 + np.arange(defective)]) * (-1 if wrong else 1)
+    labels = np.repeat([False, True], [good, defective])
+    found = intervals.image_metrics(scores, labels, bootstrap=20, rng=np.random.default_rng(0))["auroc"]
+    bound = 0.025 ** (1 / min(good, defective))
+    assert (found.value, found.low, found.high) == (
+        (0.0, 0.0, pytest.approx(1 - bound)) if wrong else (1.0, pytest.approx(bound), 1.0)
+    )
+
+
 @given(st.integers(1, 60), st.floats(0.01, 0.99))
 @settings(max_examples=80, deadline=None)
 def test_the_interval_of_a_rate_covers_every_truth(n: int, truth: float) -> None:

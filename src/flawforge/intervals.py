@@ -4,8 +4,10 @@ The bootstrap draws whole pictures with replacement, good and defective ones apa
 are not independent. Replicates of the pixel metrics use per-picture histograms over common bins, so that hundreds of
 them cost seconds; the value itself is exact, and the interval is shifted by the small difference that the bins make.
 
-What the intervals do not say: they hold for pictures drawn like these. Where all replicates agree (an AUROC of
-exactly 1, say) the interval has no width, though a larger test set might still show an error. One picture of a class,
+What the intervals do not say: they hold for pictures drawn like these. Where all replicates agree the interval has no
+width, though a larger test set might still show an error; an image AUROC of exactly 1 is not left so: with m good and n
+defective pictures it has min(m, n) disjoint pairs, all in order, so its lower bound is that of as many hits of as many
+trials. One picture of a class,
 drawn again and again, shows nothing of how such pictures differ: the interval is then all of [0, 1], as it is without
 replicates.
 
@@ -88,7 +90,11 @@ def image_metrics(scores: ArrayLike, labels: ArrayLike, *, bootstrap: int, rng: 
     first = np.flatnonzero(np.concatenate(([True], np.diff(values[order]) != 0)))
     weights, labels = weights[:, order], labels[order]
     drawn = _curve(*(np.add.reduceat(weights * one, first, axis=1) for one in (~labels, labels)))
-    return {name: _estimate(of(curve), of(drawn)) for name, of in IMAGE_METRICS.items()}
+    found = {name: _estimate(of(curve), of(drawn)) for name, of in IMAGE_METRICS.items()}
+    pairs = int(min(labels.sum(), (~labels).sum()))
+    if found["auroc"].value in (0.0, 1.0) and found["auroc"].low is not None and len(weights) > 1:
+        found["auroc"] = rate(round(found["auroc"].value) * pairs, pairs)
+    return found
 
 
 def pixel_metrics(
