@@ -59,12 +59,13 @@ class Judged:
 def picture_score(surface: Map, score: float, valid: Mask, rule: ScoreRule) -> tuple[float, tuple[int, int]]:
     """(score, (row, column) of the highest smoothed value), over the valid pixels of a canvas map h w."""
     smoothed = smooth(surface, valid, rule.smooth)
-    inside = np.where(valid, smoothed, -np.inf)
+    whole = bool(valid.all())
+    inside = smoothed if whole else np.where(valid, smoothed, -np.inf)
     row, column = np.unravel_index(int(inside.argmax()), inside.shape)
     if rule.reduce == "max":
         score = float(inside[row, column])
     elif rule.reduce == "top":
-        values = smoothed[valid]
+        values = smoothed.ravel() if whole else smoothed[valid]
         kept = max(1, round(rule.top * values.size))
         score = float(np.partition(values, values.size - kept)[-kept:].mean())
     return float(score), (int(row), int(column))
@@ -81,13 +82,18 @@ def smooth(surface: Map, valid: Mask, side: int) -> Map:
 
 def find_regions(anomaly_map: Map, mask: Mask) -> tuple[Region, ...]:
     """Connected marked regions (8 neighbours), the strangest first."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    marked = mask.view(np.uint8)
+    left, top, width, height = cv2.boundingRect(marked)  # labelling costs much, and most of a picture is unmarked
+    if not width:
+        return ()
+    part = np.s_[top : top + height, left : left + width]
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(marked[part], connectivity=8)
     found = []
     for label in range(1, count):
         x, y, w, h, area = (int(v) for v in stats[label])
         window = np.s_[y : y + h, x : x + w]
-        peak = float(anomaly_map[window][labels[window] == label].max())
-        found.append(Region(x, y, w, h, area, peak))
+        peak = float(anomaly_map[part][window][labels[window] == label].max())
+        found.append(Region(left + x, top + y, w, h, area, peak))
     return tuple(sorted(found, key=lambda region: -region.peak))
 
 

@@ -43,6 +43,7 @@ from flawforge.nn.head_start import head_start
 from flawforge.nn.losses import dice_loss, focal_map, masked_mean
 from flawforge.nn.patchstats import PatchStats, even_light, fuse
 from flawforge.nn.patchstats_fit import looks
+from flawforge.nn.patchstats_judge import cells
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.unet import UNet, initialise
 from flawforge.types import Batch, Collect, Evidence, Forger, Method, Prove, ScoreRule, Stage, Train, Turn
@@ -131,7 +132,8 @@ class Guided(nn.Module):
                 surprises, even = self.stats.look(images)
             else:
                 surprises, even = self.stats.surprises(images, folds), even_light(images.contiguous(), self.stats.light)
-            z = ((F.avg_pool2d(images, 2) - self.mean) / self.deviation).clamp(-8, 8) / 4
+            half = cells(images, 2) if torch.compiler.is_exporting() else F.avg_pool2d(images, 2)
+            z = ((half - self.mean) / self.deviation).clamp(-8, 8) / 4
             maps = F.interpolate(surprises.clamp_min(0).log1p(), z.shape[-2:], mode="bilinear", align_corners=False)
             parts = [maps, z, F.pixel_unshuffle(images, 2), F.pixel_unshuffle(even, 2) / 2]
             return torch.cat(parts, dim=1), fuse(surprises)

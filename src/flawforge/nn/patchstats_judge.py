@@ -39,8 +39,15 @@ def pool(x: Tensor, side: int) -> Tensor:
 
 
 def cells(x: Tensor, side: int) -> Tensor:
-    """`pool`, but one operation where it is exported: networks' runtimes pool well."""
-    return F.avg_pool2d(x, side) if side > 1 and torch.compiler.is_exporting() else pool(x, side)
+    """`pool`, but one operation where it is exported: a pooling, or for pictures a convolution, as those that follow.
+
+    (A pooling would have OpenVINO lay the picture out otherwise first.)
+    """
+    if side == 1 or not torch.compiler.is_exporting():
+        return pool(x, side)
+    if x.shape[1] > 3:
+        return F.avg_pool2d(x, side)
+    return F.conv2d(x, torch.eye(3)[:, :, None, None].expand(3, 3, side, side) / side**2, stride=side)
 
 
 class Fitted(Protocol):
@@ -100,12 +107,13 @@ class Even(nn.Module):
         super().__init__()
         side = 2 * max(window // 8, 1) + 1
         for name, length in zip(("rows", "columns"), size, strict=True):
-            self.register_buffer(f"mean_{name}", averaging(length // 4, side), persistent=False)
+            means = averaging(length // 4, side).repeat_interleave(4, dim=1) / 4  # of the 4 x 4 means
+            self.register_buffer(f"mean_{name}", means, persistent=False)
             self.register_buffer(name, enlarging(length // 4, length), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        mean = sandwich(self.mean_rows, cells(images, 4), self.mean_columns)
-        square = sandwich(self.mean_rows, cells(images.square(), 4), self.mean_columns)
+        mean = sandwich(self.mean_rows, images, self.mean_columns)
+        square = sandwich(self.mean_rows, images.square(), self.mean_columns)
         variance = (square - mean.square()).mean(dim=1, keepdim=True).clamp_min(0)
         inverse = 1 / (variance.sqrt() + 0.05)
         return (images - sandwich(self.rows, mean, self.columns)) * sandwich(self.rows, inverse, self.columns)
