@@ -4,8 +4,8 @@
 
 ANOMALIB_PYTHON names a Python in which anomalib and openvino are installed; without it anomalib's row is left out. Its
 weights are random (nothing is downloaded), which is all the same for speed: its own network, its own statistics on these
-pictures, its own exporter and OpenVINO inferencer with its own settings (bfloat16 where the processor has it), from the file
-to the result. Its model is fitted into FOLDER first, unless it is there from an earlier run.
+pictures, its own exporter and OpenVINO inferencer, from the file to the result: once with its own settings
+(bfloat16 where the processor has it), once in float32, in which ours compute. Its model is fitted into FOLDER first, unless it is there from an earlier run.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import json, sys, time
 from pathlib import Path
 import numpy as np, torch
 root, threads, repeats, out = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+hint = {"float32": {"INFERENCE_PRECISION_HINT": "f32"}, "default": {}}[sys.argv[5]]
 torch.set_num_threads(threads)
 from anomalib.data import Folder
 from anomalib.deploy import ExportType, OpenVINOInferencer
@@ -46,7 +47,7 @@ if not repeats:
     print("RESULT {}")
     sys.exit()
 paths = sorted(p for p in (root / "test").rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp"))
-inferencer = OpenVINOInferencer(path=path, device="CPU", config={"INFERENCE_NUM_THREADS": threads})
+inferencer = OpenVINOInferencer(path=path, device="CPU", config={"INFERENCE_NUM_THREADS": threads, **hint})
 for each in paths[:5]:
     inferencer.predict(str(each))
 taken = []
@@ -79,10 +80,11 @@ def main() -> None:
         if options.prepare:
             return
         measure_ours(options, paths)
-        if python:
+        for precision in ("default", "float32") if python else ():
             facts = {"data": options.data, "who": "anomalib", "method": "padim resnet18, random weights", "cores": cores(),
-                     "backend": "openvino", "threads": options.threads, "repeats": options.repeats}  # fmt: skip
-            record(RESULTS, facts | anomalib(python, root, options.threads, options.repeats, out))
+                     "precision": precision, "backend": "openvino", "threads": options.threads,
+                     "repeats": options.repeats}  # fmt: skip
+            record(RESULTS, facts | anomalib(str(python), root, options.threads, options.repeats, out, precision))
 
 
 def measure_ours(options: argparse.Namespace, paths: list[Path]) -> None:
@@ -97,10 +99,11 @@ def measure_ours(options: argparse.Namespace, paths: list[Path]) -> None:
         record(RESULTS, facts | result | stages)
 
 
-def anomalib(python: str, root: Path, threads: int, repeats: int, out: Path) -> dict[str, Any]:
+def anomalib(python: str, root: Path, threads: int, repeats: int, out: Path, precision: str = "default") -> dict[str, Any]:
     """Its times; `repeats` 0: only its model, in `out`."""
-    command = [python, "-c", ANOMALIB, str(root), str(threads), str(repeats), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    out.mkdir(parents=True, exist_ok=True)
+    command = [python, "-c", ANOMALIB, str(root.resolve()), str(threads), str(repeats), str(out.resolve()), precision]
+    done = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False)
     found = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not found:
         raise SystemExit(f"anomalib gave no result:\n{done.stderr[-2000:]}")
