@@ -2,10 +2,10 @@
 
     FLAWFORGE_DATA=folder python benchmarks/speed.py MODEL [EXPORT]... [--data mvtec_bottle] [--anomalib FOLDER]
 
-ANOMALIB_PYTHON names a Python in which anomalib and openvino are installed; without it anomalib's row is left out. Its
+ANOMALIB_PYTHON names a Python in which anomalib and openvino are installed; without it anomalib's rows are left out. Its
 weights are random (nothing is downloaded), which is all the same for speed: its own network, its own statistics on these
-pictures, its own exporter and OpenVINO inferencer, from the file to the result: once with its own settings
-(bfloat16 where the processor has it), once in float32, in which ours compute. Its model is fitted into FOLDER first, unless it is there from an earlier run.
+pictures, its own exporter and OpenVINO inferencer, from the file to the result: once with its own settings (bfloat16 where
+the processor has it), once in float32, in which ours compute. Its model is fitted into FOLDER first, unless it is there.
 """
 
 from __future__ import annotations
