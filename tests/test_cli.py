@@ -91,6 +91,11 @@ def test_thresholds_and_rules_move_at_inspection_and_the_score_stays(washers: Pa
     assert [row["pred_score"] for row in own] == [row["pred_score"] for row in low]
     assert {row["verdict"] for row in low} == {"NG"}
     assert {row["verdict"] for row in rows("--threshold", -1e9, "--min-area", 1e9)} == {"OK"}
+    areas = [max(region["area"] for region in json.loads(row["regions"])) for row in low]
+    for scale in (0.5, 2.0):  # mm a pixel: the same part passes or not as its largest region has the area or not
+        limit = sorted(areas)[len(areas) // 2] * scale**2
+        verdicts = [row["verdict"] for row in rows("--threshold", -1e9, "--min-area", limit, "--scale", scale)]
+        assert verdicts == ["NG" if area * scale**2 >= limit else "OK" for area in areas]
     assert float(rows("--false-alarm", 0.6)[0]["threshold"]) <= float(own[0]["threshold"])
     refused(call("inspect", tiny_model, washers / "test" / "good", "--false-alarm", 0.001), "hold back 999 pictures")
     refused(call("inspect", tiny_model, washers / "test" / "good", "--scale", 0.1), "add --min-area")

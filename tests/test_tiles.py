@@ -14,11 +14,12 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flawforge import fitting, loading
+from flawforge import evaluate, fitting, loading, rows
+from flawforge.listing import read_entries
 from flawforge.types import ConfigError, DataError, Image, ImageError, ScoreRule
 from flawforge_runtime import tiles
 from flawforge_runtime.calibrate import calibrate
-from flawforge_runtime.images import write_image
+from flawforge_runtime.images import read_picture, write_image
 from flawforge_runtime.inspector import Inspector, find_regions
 
 
@@ -122,6 +123,51 @@ def test_streamed_and_whole_judge_alike(tmp_path: Path, monkeypatch: pytest.Monk
     assert streamed.anomaly_map.shape == streamed.pred_mask.shape == (50, 44)
     assert streamed.anomaly_map.max() == whole.anomaly_map.max()
     assert "highest of 3 x 3 pixels" in streamed.notes[-1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(h=st.integers(1, 40), w=st.integers(1, 40), factor=st.integers(1, 7), high=st.integers(1, 12), seed=st.integers(0, 9))
+def test_shrinking_by_bands_is_shrinking_the_whole(h: int, w: int, factor: int, high: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).random((h, w, 3), dtype=np.float32)
+
+    class Bands:
+        height, width = h, w
+
+        def bands(self) -> Any:
+            return (pixels[top : top + high] for top in range(0, h, high))
+
+    blocks = [[pixels[y : y + factor, x : x + factor] for x in range(0, w, factor)] for y in range(0, h, factor)]
+    for highest in (False, True):
+        wanted = [[block.max((0, 1)) if highest else block.mean((0, 1)) for block in row] for row in blocks]
+        np.testing.assert_allclose(tiles.shrunk(Bands(), factor, highest=highest), np.array(wanted), rtol=1e-5)
+
+
+def test_streamed_pictures_are_drawn_and_evaluated_at_the_maps_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flawforge_runtime.inspector.WHOLE", 100)
+    monkeypatch.setattr("flawforge_runtime.inspector.SHRUNK", 50)
+    root = tmp_path / "parts"
+    for folder in ("test/good", "test/spot", "ground_truth/spot"):
+        (root / folder).mkdir(parents=True)
+    calm, flawed, mask = (np.zeros((150, 131), np.uint8) for _ in range(3))
+    flawed[20:40, 100:120] = 200
+    mask[20:40, 100:120] = 255
+    tiff(root / "test" / "good" / "0.tif", calm, rowsperstrip=11)
+    path = tiff(root / "test" / "spot" / "0.tif", flawed, rowsperstrip=11)
+    write_image(root / "ground_truth" / "spot" / "0_mask.png", mask)
+    entries, inspector = read_entries(root), judge()
+    found = evaluate.evaluate(inspector, entries, bootstrap=0)
+    assert found["pixel"]["auroc"]["value"] > 0.99
+    assert found["pixel"]["peak_on_defect"]["value"] == 1.0
+    shown = evaluate.draw_telling(inspector, entries, found)
+    assert {each.group for each in shown} == {"detection", "good"}
+    decision = inspector(path)
+    assert tiles.mask_like(root / "ground_truth" / "spot" / "0_mask.png", (50, 44), 10**6).sum() == 8 * 7
+    rows.write_overlay(tmp_path, decision, inspector, 10**6)
+    (drawn,) = (tmp_path / "overlays").iterdir()
+    assert read_picture(drawn).pixels.shape == (50, 2 * 44 + 4, 3)
+    write_image(root / "ground_truth" / "spot" / "0_mask.png", mask[:, :90])
+    with pytest.raises(ImageError, match=r"is 150 x 90 \(h x w\) and its map 50 x 44"):
+        evaluate.evaluate(inspector, entries, bootstrap=0)
 
 
 def test_nothing_outside_the_region_of_interest_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

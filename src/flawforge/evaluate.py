@@ -22,7 +22,7 @@ from flawforge.intervals import Estimate
 from flawforge.listing import Entry
 from flawforge.overlays import Drawn, overlay, save_album, scale_of
 from flawforge.types import CalibrationError, DataError, Decision, ImageError, Map, Mask
-from flawforge_runtime import images
+from flawforge_runtime import images, tiles
 from flawforge_runtime.calibrate import Calibration
 
 POOLED = 400_000_000  # pixels; above it every second row and column is pooled, so that memory stays below about 6 GB
@@ -35,6 +35,12 @@ class Judge(Protocol):
 
     @property
     def calibration(self) -> Calibration | None: ...
+
+    @property
+    def tile(self) -> int | None: ...
+
+    @property
+    def max_pixels(self) -> int: ...
 
     @property
     def about(self) -> Mapping[str, Any]: ...
@@ -157,7 +163,7 @@ def _judge(inspector: Judge, entry: Entry, seen: _Seen) -> None:
         return
     mask: Mask | None = np.zeros(decision.anomaly_map.shape, bool) if entry.label == 0 else None
     if entry.label == 1 and entry.mask_path is not None:
-        mask = images.read_mask(entry.mask_path, decision.anomaly_map.shape)
+        mask = mask_of(inspector, entry.mask_path, decision)
     if mask is not None and seen.has_masks:
         seen.pool(decision, mask)
     on_defect = metrics.peak_on_defect(decision.anomaly_map, mask) if mask is not None and entry.label else None
@@ -166,6 +172,13 @@ def _judge(inspector: Judge, entry: Entry, seen: _Seen) -> None:
         "p_value": decision.p_value, "verdict": decision.verdict, "peak_on_defect": on_defect,
         "seconds": decision.seconds,
     })  # fmt: skip
+
+
+def mask_of(inspector: Judge, path: Path, decision: Decision) -> Mask:
+    """The labelled defect at the size of the decision's map, which is shrunk where a picture was judged strip by strip."""
+    if inspector.tile is None:
+        return images.read_mask(path, decision.anomaly_map.shape)
+    return tiles.mask_like(path, decision.anomaly_map.shape, inspector.max_pixels)
 
 
 def _image(
@@ -267,10 +280,9 @@ def draw_telling(inspector: Judge, entries: Sequence[Entry], result: Mapping[str
     for group, rows in telling(result["pictures"], each).items():
         for row in rows:
             decision = inspector(Path(row["path"]))
-            size = decision.anomaly_map.shape
-            pixels = images.read_picture(row["path"], max_pixels=decision.anomaly_map.size).pixels
+            pixels = tiles.picture_like(Path(row["path"]), decision.anomaly_map.shape, inspector.max_pixels)
             mask_path = masks.get(row["path"])
-            mask = images.read_mask(mask_path, size) if mask_path is not None else None
+            mask = mask_of(inspector, mask_path, decision) if mask_path is not None else None
             shown.append(Shown(group, row, overlay(pixels, decision, scale, mask, max_side=SIDE)))
     return shown
 

@@ -19,7 +19,8 @@ from flawforge.overlays import overlay, scale_of
 from flawforge.types import Decision, ModelError
 from flawforge_runtime import feed
 from flawforge_runtime.files import new_folder
-from flawforge_runtime.images import read_picture, write_image
+from flawforge_runtime.images import write_image
+from flawforge_runtime.tiles import picture_like
 
 
 def streamed(paths: Sequence[Path], watch: Path | None, stdin: TextIO) -> Iterator[Path]:
@@ -81,7 +82,7 @@ def _row_writer(file: Any, form: str) -> Callable[[dict[str, Any]], None]:
 def write_overlay(folder: Path, decision: Decision, inspector: Any, max_pixels: int) -> None:
     """folder/overlays/VERDICT-name-tag.jpg: the picture with its marks, and beside it the heat map."""
     path = Path(decision.image_path)
-    pixels = read_picture(path, max_pixels=max_pixels).pixels
+    pixels = picture_like(path, decision.anomaly_map.shape, max_pixels)
     # Pictures of one name from two folders must not overwrite each other.
     tag = hashlib.sha256(str(path.parent).encode()).hexdigest()[:6]
     drawn = overlay(pixels, decision, scale_of(inspector.calibration))

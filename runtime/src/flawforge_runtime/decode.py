@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from flawforge_runtime.types import Image, ImageError
+from flawforge_runtime.types import Image, ImageError, Mask
 
 MAX_PIXELS = 100_000_000
 FORMATS = "PNG, JPEG, BMP, TIFF or WebP"
@@ -69,6 +69,12 @@ def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
             with _open(stream) as image:
                 _check_size(image.height, image.width, name, max_pixels)
                 return _decode(image, name, stream)
+
+
+def marked(level: NDArray[Any]) -> Mask:
+    """h w brightness of a mask picture -> h w bool: the upper half of its range; where nothing gets there, what is not 0."""
+    half = 128 if level.dtype == np.uint8 else 0.5
+    return np.asarray(level >= half if level.max() >= half else level > 0)
 
 
 def as_picture(source: str | Path | Pillow.Image | NDArray[Any], *, max_pixels: int = MAX_PIXELS) -> Picture:

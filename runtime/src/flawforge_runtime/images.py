@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge_runtime.decode import FORMATS, MAX_PIXELS, SUFFIXES, Picture, as_picture, read_picture
+from flawforge_runtime.decode import FORMATS, MAX_PIXELS, SUFFIXES, Picture, as_picture, marked, read_picture
 from flawforge_runtime.files import write_atomically
 from flawforge_runtime.types import ConfigError, Image, ImageError, Map, Mask
 
@@ -177,8 +177,7 @@ def read_mask(path: str | Path, size: tuple[int, int], *, max_pixels: int = MAX_
             f"give a mask of the picture's own size."
         )
     level = picture.pixels.max(axis=2)
-    half = 128 if level.dtype == np.uint8 else 0.5
-    return np.asarray(level >= half if level.max() >= half else level > 0)
+    return marked(level)
 
 
 def write_image(path: str | Path, array: NDArray[Any]) -> None:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge_runtime.decode import read_picture, scaled_pixels
+from flawforge_runtime.decode import marked, read_picture, scaled_pixels
 from flawforge_runtime.types import ConfigError, Image, ImageError, Map, Mask, Region
 
 OVERLAP = 0.25  # share of a tile's side that it shares with its neighbour; assumption
@@ -114,6 +114,60 @@ def open_rows(path: Path, max_pixels: int) -> tuple[Rows, tuple[str, ...]]:
         picture = read_picture(path, max_pixels=max_pixels)
         return Whole(picture.pixels), picture.notes
     return Strips(path, *size), ()
+
+
+def shrunk(rows: Rows, factor: int, *, highest: bool = False) -> Image:
+    """A picture shrunk to the mean, or the highest value, of `factor` x `factor` pixels: h w 3, sides rounded up."""
+    across = np.arange(0, rows.width, factor)
+    counts = np.diff([*across, rows.width])[:, None]
+    made: list[Image] = []
+
+    def add(band: Image) -> None:
+        down = np.arange(0, len(band), factor)
+        if highest:
+            made.append(np.maximum.reduceat(np.maximum.reduceat(band, down, axis=0), across, axis=1))
+            return
+        total = np.add.reduceat(np.add.reduceat(band, down, axis=0, dtype=np.float32), across, axis=1)
+        mean = total / counts / np.diff([*down, len(band)])[:, None, None]
+        made.append((np.rint(mean) if band.dtype == np.uint8 else mean).astype(band.dtype))
+
+    left: Image | None = None
+    for each in rows.bands():
+        band = each if left is None else np.concatenate([left, each])
+        whole = len(band) // factor * factor
+        if whole:
+            add(band[:whole])
+        left = band[whole:]
+    if left is not None and len(left):
+        add(left)
+    return np.concatenate(made)
+
+
+def _at_size(path: Path, shape: tuple[int, int], max_pixels: int, highest: bool) -> Image:
+    """A picture file at the size (h, w) of a map that may have been shrunk. Raises ImageError where it cannot be."""
+    rows, _ = open_rows(path, max_pixels)
+    factor = -(-max(rows.height, rows.width) // max(shape))
+    if (-(-rows.height // factor), -(-rows.width // factor)) != shape:
+        raise ImageError(
+            f"{path} is {rows.height} x {rows.width} (h x w) and its map {shape[0]} x {shape[1]}; give the picture that was "
+            "judged, and masks of its own size."
+        )
+    return shrunk(rows, factor, highest=highest)
+
+
+def picture_like(path: Path, shape: tuple[int, int], max_pixels: int) -> Image:
+    """The picture that was judged, at the size (h, w) of its map: as it is, or shrunk where the map was shrunk."""
+    try:
+        pixels = read_picture(path, max_pixels=shape[0] * shape[1]).pixels  # a larger one is refused by its header
+    except ImageError:
+        return _at_size(path, shape, max_pixels, highest=False)
+    return pixels if pixels.shape[:2] == shape else _at_size(path, shape, max_pixels, highest=False)
+
+
+def mask_like(path: Path, shape: tuple[int, int], max_pixels: int) -> Mask:
+    """A defect mask at the size (h, w) of its picture's map, which was shrunk: True where any pixel under it is marked."""
+    level = _at_size(path, shape, max_pixels, highest=True).max(axis=2)
+    return marked(level)
 
 
 def starts(length: int, side: int) -> list[int]:
