@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flawforge import export, fitting
+from flawforge import export, fitting, speed
 from flawforge.data import GoodPictures, good_entries, read_entries
 from flawforge.loading import load
 from flawforge.registration import register
@@ -192,6 +192,8 @@ def test_parts_that_lie_anyhow_are_laid_alike_from_fit_to_export(lying: Path, tm
     assert loaded.template.least == with_poses.template.least
     np.testing.assert_array_equal(loaded.template.grey, with_poses.template.grey)
     assert loaded(flawed).pred_score == with_poses(flawed).pred_score
+    assert "pose" in speed.where(with_poses, sound, 3)
+    assert "pose" not in speed.where(without, sound, 3)
     export.export(tmp_path / "auto", tmp_path / "onnx", "onnx", good=lying / "train" / "good")
     exported = load(tmp_path / "onnx")
     assert exported.template is not None

@@ -18,8 +18,8 @@ import numpy as np
 import psutil
 
 from flawforge import loading
-from flawforge.types import CalibrationError, ConfigError
-from flawforge_runtime import bundle
+from flawforge.types import CalibrationError, ConfigError, Image, Mask
+from flawforge_runtime import bundle, poses
 from flawforge_runtime.backends import cores
 from flawforge_runtime.images import letterbox, read_picture, restore, valid_mask
 from flawforge_runtime.inspector import UNCALIBRATED, Inspector, find_regions, picture_score, to_network
@@ -93,6 +93,8 @@ def where(inspector: Inspector, paths: Sequence[Path], repeats: int) -> dict[str
     for index in range(repeats):
         picture = timed("decode", read_picture, paths[index % len(paths)])
         pixels, placement = timed("resize", letterbox, picture.pixels, inspector.canvas)
+        if inspector.template is not None:
+            pixels = timed("pose", _laid, pixels, valid_mask(placement), inspector.template)
         batch = timed("to network", to_network, pixels)
         maps, scores, *others = timed("network", inspector.network, batch)
         ground = others[0] if others else maps
@@ -100,6 +102,11 @@ def where(inspector: Inspector, paths: Sequence[Path], repeats: int) -> dict[str
         own = timed("map to own size", restore, maps[0], placement)
         timed("regions", lambda own: find_regions(own, own > threshold), own)
     return {name: float(np.median(each)) * 1000 for name, each in taken.items()}
+
+
+def _laid(pixels: Image, valid: Mask, template: poses.Template) -> Image:
+    pose = poses.find(pixels, valid, template)
+    return pixels if pose is None else poses.lay(pixels, pose)
 
 
 def batched(inspector: Inspector, path: Path, repeats: int = 10) -> float:
