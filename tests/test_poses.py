@@ -233,3 +233,10 @@ def test_tiles_have_no_pose(lying: Path, tmp_path: Path) -> None:
     request = fitting.Request(lying, tmp_path / "m", method="patchstats", size=64, tile=48, align="on")
     with pytest.raises(ConfigError, match="tiles have no pose"):
         fitting.plan(request)
+
+
+def test_pictures_that_are_too_unlike_their_template_share_no_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flawforge.registration.ALIKE", 0.9999)  # drawn plates are very alike
+    assert register(pictures(1.0), "auto").template is None
+    with pytest.raises(ConfigError, match="share no form to lay them by"):
+        register(pictures(1.0), "on")
