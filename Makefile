@@ -53,6 +53,8 @@ docs: venv
 	$(BIN)/python benchmarks/trust_page.py
 	$(BIN)/python benchmarks/readme_table.py
 	$(BIN)/python benchmarks/speed_table.py
+	$(BIN)/python benchmarks/comparison_page.py
+	$(BIN)/python benchmarks/ablation_tables.py
 
 bench: venv
 	$(BIN)/python benchmarks/accuracy.py

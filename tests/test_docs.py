@@ -140,6 +140,53 @@ def test_readme_table_counts_each_row_once(tmp_path: Path) -> None:
     assert script("benchmarks/readme_table.py")["table"](tmp_path / "none.csv") == "not measured yet\n"
 
 
+def test_the_comparison_is_the_recorded_one(tmp_path: Path) -> None:
+    page = script("benchmarks/comparison_page.py")
+    assert page["PAGE"].read_text() == page["page"](), "run `make docs`"
+    assert page["filled"](README.read_text()) == README.read_text(), "run `make docs`"
+    columns = ["data", "method", "minutes", "clock", "size", "profile", "settings", "seed", "error", *page["FIGURES"]]
+    rows = [
+        ["aws_cookies", "draem", "2", "cpu", "256", "cpu", "", "0", "", "0.1", *"00000"],
+        ["aws_cookies", "draem", "2", "cpu", "256", "cpu", "", "0", "", "0.5", *"00000"],  # again: this one stands
+        ["aws_cookies", "draem", "2", "cpu", "256", "cpu", "", "1", "", "0.8", *"00000"],
+        ["aws_cookies", "draem", "2", "cpu", "256", "cpu", "", "2", "stopped", "", *[""] * 5],
+        ["aws_cookies", "draem", "2", "", "256", "cpu", "", "3", "", "1", *"00000"],  # by the wall clock
+        ["mvtec_bottle", "auto", "2", "cpu", "256", "cpu", "", "0", "", "0.9", *"00000"],
+    ]
+    file = tmp_path / "accuracy.csv"
+    file.write_text("".join(",".join(row) + "\n" for row in [columns, *rows]))
+    assert page["table"](page["runs"](file), "image_auroc").splitlines() == [
+        "| | MVTec AD bottle | AWS cookies |",
+        "|---|---|---|",
+        "| `auto` | 0.900 (one seed) |  |",
+        "| `draem` |  | 0.650 (0.500 to 0.800) |",
+    ]
+
+
+def test_ablation_tables_are_the_recorded_ones() -> None:
+    tables = script("benchmarks/ablation_tables.py")
+    for each in tables["TABLES"]:
+        page = tables["PAGES"] / each.page
+        assert tables["filled"](page.read_text(), each) == page.read_text(), f"{each.page} {STALE}"
+
+
+def test_an_ablation_is_paired_by_seed(tmp_path: Path) -> None:
+    tables = script("benchmarks/ablation_tables.py")
+    table = tables["Table"]("x", "x.csv", "x.md", "base", {"minutes": "1"}, {"ap": "AP"})
+    rows = [("base", 1, 0, 0.5), ("base", 1, 1, 0.6), ("base", 1, 2, 0.7), ("base", 2, 0, 0.0),
+            ("up", 1, 0, 0.6), ("up", 1, 1, 0.8), ("up", 1, 2, 0.8), ("mixed", 1, 0, 0.6), ("mixed", 1, 1, 0.4),
+            ("mixed", 1, 2, 0.7), ("two", 1, 1, 0.7), ("two", 1, 2, 0.8), ("two", 1, 3, 0.0)]  # fmt: skip
+    text = "".join(f"{name},mvtec_bottle,{minutes},{seed},{value}\n" for name, minutes, seed, value in rows)
+    (tmp_path / "x.csv").write_text("variant,data,minutes,seed,ap\n" + text)
+    assert tables["lines"](table, tmp_path).splitlines()[2:] == [
+        "| base | 0.600 (0.500 to 0.700) |",
+        "| up | **+0.133 (+0.100 to +0.200)** |",
+        "| mixed | -0.033 (-0.200 to +0.100) |",
+        "| two | +0.100 (+0.100 to +0.100) |",
+    ]
+    assert tables["lines"](table, tmp_path / "none") == "not measured yet\n"
+
+
 def test_the_speed_on_its_page_is_the_recorded_one() -> None:
     page = script("benchmarks/speed_table.py")
     assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"

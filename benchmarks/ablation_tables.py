@@ -1,0 +1,107 @@
+"""What each part of a method buys: results/*_ablation.csv -> a table on the method's page in docs/methods. By `make docs`.
+
+The first line of a table is the method as it ships; every other line differs from it in the one thing that names it and
+shows the difference to the line above it all, paired by seed: mean, and lowest and highest over the seeds. A difference
+is bold where all seeds, three or more, agree on its sign; where a change does nothing at all, three seeds agree in one
+cell of four. A test compares pages and CSV.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from readme_table import NAMES
+from record import read
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, PAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "methods"
+START, END = "<!-- ablation {}: written by make docs -->\n", "<!-- end of ablation {} -->\n"
+ENOUGH = 3  # seeds that must agree on a sign before a difference is bold
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: rows of `results` with these cells, against the variant `base`, on `page`."""
+
+    name: str
+    results: str
+    page: str
+    base: str
+    cells: Mapping[str, str]
+    figures: Mapping[str, str]
+
+
+FIGURES = {"image_auroc": "image AUROC", "pixel_ap": "pixel AP"}
+OUTLINES = {"image_auroc_top": "image AUROC", "iou_calibrated": "IoU at the threshold", "iou_best": "best IoU"}
+SHORT = {"minutes": "1", "size": "128", "settings": ""}
+TABLES = (
+    Table("cutswap", "cut_ablation.csv", "cutswap.md", "cutswap", {"budget": "1 minutes", "size": "128", "settings": ""},
+          FIGURES),
+    Table("sgsf", "sgsf_ablation.csv", "sgsf.md", "reference", SHORT, FIGURES),
+    Table("anoseg", "anoseg_ablation.csv", "anoseg.md", "as shipped", SHORT, OUTLINES),
+    Table("isstad", "isstad_ablation.csv", "isstad.md", "product", SHORT, FIGURES),
+)
+
+
+def measured(table: Table, folder: Path = RESULTS) -> dict[tuple[str, str], dict[str, dict[str, str]]]:
+    """{(variant, data set): {seed: row}}, in the CSV's order; measured again, the last row stands."""
+    found: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for row in read(folder / table.results)[1]:
+        fits = all(row.get(key, "") == value for key, value in table.cells.items()) and not row.get("stopped")
+        if fits:
+            found.setdefault((row["variant"], row["data"]), {})[row["seed"]] = row
+    return found
+
+
+def lines(table: Table, folder: Path = RESULTS) -> str:
+    """The Markdown table, or one line that says that nothing was measured yet."""
+    found = measured(table, folder)
+    sets = [name for name in NAMES if (table.base, name) in found]
+    if not sets:
+        return "not measured yet\n"
+    names = list(dict.fromkeys(variant for variant, _ in found if variant != table.base))
+    heads = [f"{NAMES[name]}, {title}" for name in sets for title in table.figures.values()]
+    text = [f"| variant | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for variant in (table.base, *names):
+        cells = []
+        for name in sets:
+            mine, base = found.get((variant, name), {}), found[table.base, name]
+            for column in table.figures:
+                if variant == table.base:
+                    cells.append(spread([float(row[column]) for row in base.values() if row.get(column)], ""))
+                else:
+                    both = [seed for seed in mine if seed in base and mine[seed].get(column) and base[seed].get(column)]
+                    cells.append(spread([float(mine[s][column]) - float(base[s][column]) for s in both], "+"))
+        text.append(f"| {variant} | {' | '.join(cells)} |")
+    return "\n".join(text) + "\n"
+
+
+def spread(values: Sequence[float], sign: str) -> str:
+    """Mean (lowest to highest); differences (sign = "+") are bold where ENOUGH of them agree on their sign."""
+    if not values:
+        return ""
+    shown = f"{statistics.mean(values):{sign}.3f} ({min(values):{sign}.3f} to {max(values):{sign}.3f})"
+    if len(values) == 1:
+        shown = f"{values[0]:{sign}.3f} (one seed)"
+    agree = sign and len(values) >= ENOUGH and (min(values) > 0 or max(values) < 0)
+    return f"**{shown}**" if agree else shown
+
+
+def filled(text: str, table: Table, folder: Path = RESULTS) -> str:
+    """The page with its table between its markers. Raises ValueError where the markers are missing."""
+    first, last = START.format(table.name), END.format(table.name)
+    before, start, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not start or not end:
+        raise ValueError(f"{table.page} needs the lines {first.strip()} and {last.strip()}")
+    return f"{before}{first}\n{lines(table, folder)}\n{last}{after}"
+
+
+if __name__ == "__main__":
+    for each in TABLES:
+        page = PAGES / each.page
+        page.write_text(filled(page.read_text(encoding="utf-8"), each), encoding="utf-8")
+        print(page)

@@ -1,0 +1,98 @@
+"""Every method beside every other, at equal minutes: results/accuracy.csv -> docs/comparison.md and README.md. By `make
+docs`.
+
+The runs counted are those at the protocol below: two minutes of processor time, working size 256, profile `cpu`, no
+changed settings. A cell holds the mean over seeds and, in brackets, the lowest and highest: the spread of the fit, not
+the interval of the test pictures, which every row of the CSV has. Where one seed was run, the cell says so. A test
+compares pages and CSV.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from readme_table import NAMES
+from record import read
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "accuracy.csv"
+PAGE, README = ROOT / "docs" / "comparison.md", ROOT / "README.md"
+START, END = "<!-- comparison: written by make docs -->\n", "<!-- end of comparison -->\n"
+PROTOCOL = {"minutes": "2", "clock": "cpu", "size": "256", "profile": "cpu", "settings": ""}
+FIGURES = {
+    "image_auroc": "Image AUROC",
+    "pixel_ap": "Pixel AP",
+    "aupro_0.3": "AUPRO 0.3",
+    "peak_on_defect": "Peak of the map on the defect, share of the defective pictures",
+    "false_alarm_rate": "False alarms among good test pictures, at the rate that the model promises by default",
+    "escape_rate": "Escapes at that rate: defective pictures that are not judged NG",
+}
+
+Row = dict[str, str]
+
+
+def runs(results: Path = RESULTS) -> dict[tuple[str, str], list[Row]]:
+    """{(method, data set): one row a seed}; measured again, the last row of a seed stands."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in read(results)[1]:
+        if not row.get("error") and all(row.get(key, "") == value for key, value in PROTOCOL.items()):
+            found.setdefault((row["method"], row["data"]), {})[row["seed"]] = row
+    return {key: list(seeds.values()) for key, seeds in found.items()}
+
+
+def cell(rows: Sequence[Row], column: str) -> str:
+    """Mean and range over seeds; "" where nothing was measured."""
+    values = [float(row[column]) for row in rows if row.get(column)]
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.3f} (one seed)"
+    return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def table(found: dict[tuple[str, str], list[Row]], column: str) -> str:
+    """Markdown: a row per method, a column per data set."""
+    methods = sorted({method for method, _ in found})
+    sets = [name for name in NAMES if any(data == name for _, data in found)]
+    lines = [f"| | {' | '.join(NAMES[name] for name in sets)} |", "|---" * (len(sets) + 1) + "|"]
+    for method in methods:
+        cells = [cell(found.get((method, name), []), column) for name in sets]
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def page(results: Path = RESULTS) -> str:
+    """All of docs/comparison.md."""
+    found = runs(results)
+    most = max((len(rows) for rows in found.values()), default=0)
+    text = [
+        "# All methods at equal minutes\n",
+        "Two minutes of processor time on one core, profile `cpu`, a canvas of 256, good pictures only, last weights,",
+        f"the same settings for every product, up to {most} seeds: mean, and in brackets the lowest and highest seed.",
+        "`patchstats` needs no minutes and takes none. Two minutes are little for what learns by gradients, and that is",
+        "the question here: what does a method give soon? Ten minutes stand in the [README](../README.md).\n",
+        "Written by `benchmarks/comparison_page.py` from [every row and its origin](../benchmarks/results/accuracy.csv),",
+        "which `benchmarks/accuracy.py --minutes 2` measures. Nothing was chosen by these figures.\n",
+    ]
+    for column, title in FIGURES.items():
+        text += [f"## {title}\n", table(found, column)]
+    return "\n".join(text)
+
+
+def filled(text: str, results: Path = RESULTS) -> str:
+    """README.md with the image AUROC and pixel AP between its markers. Raises ValueError where the markers are missing."""
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError(f"README.md needs the lines {START.strip()} and {END.strip()}")
+    found = runs(results)
+    both = "\n".join(f"{FIGURES[column]}:\n\n{table(found, column)}" for column in ("image_auroc", "pixel_ap"))
+    return f"{before}{START}\n{both}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    print(PAGE, README)
