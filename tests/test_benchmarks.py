@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ import false_alarm
 import pod_report
 import pod_trust
 from flawforge import metrics
+from flawforge.config import override
+from flawforge.methods import METHODS
 from record import read, record
 
 
@@ -127,6 +130,23 @@ def test_an_ablation_writes_its_rows(script: str, washers: Path, tmp_path: Path)
         for column in ("forged_image_auroc", "forged_pixel_ap"):
             found = next(value for name, value in row.items() if name.startswith(column))
             assert 0.0 <= float(found) <= 1.0
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("*_ablation.py")))
+def test_every_variant_of_an_ablation_can_be_fitted(script: str) -> None:
+    """Its settings are its method's own, in their range: an hour's run does not end at the fourth variant."""
+    names = runpy.run_path(str(SCRIPTS / script))
+    variants = names.get("VARIANTS") or {}
+    if script == "isstad_ablation.py":
+        variants = names["TRAINED"] | names["SIZES"]
+    assert variants
+    for name, found in variants.items():
+        method, settings = script.removesuffix("_ablation.py"), found
+        if isinstance(found, tuple):
+            method, settings = found if isinstance(found[0], str) else (method, found[0])
+        if name == "draem":
+            method = "draem"
+        override(METHODS[method].profiles["cpu"], settings)
 
 
 def test_what_is_not_reached_is_drawn_without_a_bar() -> None:
