@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -216,12 +217,13 @@ def test_the_engine_runs_both_stages(washers: Path, tmp_path: Path) -> None:
     assert len(net.bank) == 64
 
 
-def test_the_encoder_of_a_masked_autoencoder_gives_features() -> None:
+@pytest.mark.parametrize(("stem", "own"), [("linear", "vit/8/16/4/2/3"), ("convolutional", "vit/8/16/4/2/3/convolutional")])
+def test_the_encoder_of_a_masked_autoencoder_gives_features(stem: str, own: str) -> None:
     isstad = METHODS["isstad"]
-    sizes = dataclasses.replace(isstad.tiny, depth=4, grid=3)
+    sizes = dataclasses.replace(isstad.tiny, depth=4, grid=3, stem=stem)
     net = fitting.seeded(isstad.build, sizes, 3).eval()
     init = Init(net.state_dict(), {"method": "isstad", "settings": dataclasses.asdict(sizes)}, "0" * 64)
-    features = PatchFeatures("vit/8/16/4/2/3", (2, 4), local=False).eval()
+    features = PatchFeatures(own, (2, 4), local=False).eval()
     assert start_from(features, init)[0].startswith("the features are those of a isstad model")
     assert (features.width, features.stride) == (32, 8)
     images = pictures(2, 44)
@@ -232,11 +234,24 @@ def test_the_encoder_of_a_masked_autoencoder_gives_features() -> None:
     assert found.shape == (2, 32, 6, 6)
     torch.testing.assert_close(found[:, 16:].flatten(2).transpose(1, 2), known, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found[:, :16], found[:, 16:])
-    with pytest.raises(ModelError, match=r"give the encoder's own sizes in backbone \(its own is vit/8/16/4/2/3\)"):
+    with pytest.raises(ModelError, match=rf"give the encoder's own sizes in backbone \(its own is {own}\)"):
         start_from(PatchFeatures("vit/8/16/5/2", (2,), local=True), init)
-    for name in ("vit/8/16/3/2", "vit/8/15/4/3", "vit/8", "vit/8/16/4/3"):
+    for name in ("vit/8/16/3/2", "vit/8/15/4/3", "vit/8", "vit/8/16/4/3", "vit/12/16/4/2/convolutional"):
         with pytest.raises(ConfigError, match="at least 4 blocks deep"):
             trunk_of(name, 2)
+
+
+@pytest.mark.parametrize("method", ["patchcore", "padim"])
+def test_the_name_on_the_page_is_that_of_isstads_default(method: str) -> None:
+    isstad = METHODS["isstad"]
+    settings = isstad.profiles["cpu"]
+    about = {"method": "isstad", "settings": dataclasses.asdict(settings)}
+    init = Init(isstad.build(settings).state_dict(), about, "0" * 64)
+    page = (Path(__file__).resolve().parent.parent / "docs" / "methods" / "patchcore.md").read_text()
+    name = re.search(r"--init ISSTAD_MODEL --set backbone=([\w/]+)", page)
+    assert name
+    net = METHODS[method].build(dataclasses.replace(METHODS[method].profiles["cpu"], backbone=name[1], stages=(2, 4)))
+    assert start_from(net.features, init)[0].startswith("the features are those of a isstad model")
 
 
 def test_a_cutpaste_model_gives_its_pictures_trunk(washers: Path, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
     backbone               what it is
     a name in VARIANTS     `nn.resnet.ResNet`
     timm/NAME              `Timm`: a convolutional network of timm's, the optional extra
-    vit/P/W/D/H[/G]        `Vit`: the encoder of `nn.vit`: patch of P px, W numbers, D blocks, H heads, its positions' grid G
+    vit/P/W/D/H[/G][/convolutional]   `Vit`: the encoder of `nn.vit`: patch of P px, W numbers, D blocks, H heads, its
+                           positions' grid G, and its stem where that is not linear
 
 All three have `widths` and `strides`, one for each of up to four stages, and give n 3 h w in [0, 1] -> the stages' outputs.
 Their weights are drawn at random; `fill` puts in those of --init. Nothing here opens a file or fetches anything.
@@ -87,15 +88,18 @@ class Vit(nn.Module):
 
     def __init__(self, name: str, stages: int) -> None:
         super().__init__()
-        told = re.fullmatch(r"(\d+)/(\d+)/(\d+)/(\d+)(?:/(\d+))?", name)
-        patch, width, depth, heads, grid = (int(each or 0) for each in told.groups()) if told else (0,) * 5
-        if not told or min(patch, width, heads) < 1 or depth < 4 or width % heads or width % 4:
+        told = re.fullmatch(r"(\d+)/(\d+)/(\d+)/(\d+)(?:/(\d+))?(?:/(convolutional))?", name)
+        patch, width, depth, heads, grid = (int(each or 0) for each in told.groups()[:5]) if told else (0,) * 5
+        stem = (told and told[6]) or "linear"
+        odd = stem == "convolutional" and patch & (patch - 1)
+        if not told or min(patch, width, heads) < 1 or depth < 4 or width % heads or width % 4 or odd:
             raise ConfigError(
-                f"backbone {VIT}{name} was given; give {VIT}PATCH/WIDTH/DEPTH/HEADS or with /GRID, at least 4 blocks deep, "
-                "the width a multiple of 4 and of the heads."
+                f"backbone {VIT}{name} was given; give {VIT}PATCH/WIDTH/DEPTH/HEADS, after it /GRID or /convolutional where "
+                "the encoder has them, at least 4 blocks deep, the width a multiple of 4 and of the heads, the patch of a "
+                "convolutional stem a power of 2."
             )
         self.patch = patch
-        self.encoder = Encoder(patch, width, depth, heads, grid)
+        self.encoder = Encoder(patch, width, depth, heads, grid, stem)
         self.ends = tuple(round(depth * s / 4) for s in range(1, stages + 1))
         self.widths, self.strides = (width,) * stages, (patch,) * stages
 
@@ -122,6 +126,7 @@ class Vit(nn.Module):
         if wrong or len(given) != len(target):
             told = init.about.get("settings", {})
             names = [told.get(key) for key in ("patch", "width", "depth", "heads", "grid")]
+            names += ["convolutional"] if told.get("stem") == "convolutional" else []
             hint = f" (its own is {VIT}{'/'.join(map(str, names))})" if None not in names else ""
             raise ModelError(f"{origin} does not fit this backbone; give the encoder's own sizes in backbone{hint}.")
         self.encoder.load_state_dict(given)
