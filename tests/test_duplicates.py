@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from flawforge.duplicates import SIDE, join, near_duplicates, thumbnail
+from flawforge.check import check_data
+from flawforge.data import split_holdout
+from flawforge.duplicates import SIDE, THRESHOLD, join, near_duplicates, thumbnail
 from flawforge.listing import good_entries, read_entries
 from flawforge_runtime.decode import read_picture
 
@@ -42,7 +44,7 @@ def shot(picture: np.ndarray, seed: int, move: int = 1) -> np.ndarray:
 
 
 def groups_of(pictures: list[np.ndarray]) -> list[list[int]]:
-    return near_duplicates([thumbnail(picture) for picture in pictures])
+    return near_duplicates([thumbnail(picture) for picture in pictures])[0]
 
 
 @pytest.mark.parametrize("count", [3, 8, 60])
@@ -72,6 +74,49 @@ def test_bursts_and_exposures_are_grouped_whole(individual, move):
 def test_two_parts_shot_again_and_again():
     pictures = [shot(part(seed % 2), seed) for seed in range(10)]
     assert groups_of(pictures) == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
+
+
+def grid(seed: int, period: float, turn: float) -> np.ndarray:
+    """256 x 256 x 3 uint8: a grid of wires, anyhow placed, turned by up to `turn` degrees, with grain."""
+    rng = np.random.default_rng(seed)
+    angle, (right, down) = np.deg2rad(rng.uniform(-turn, turn)), rng.uniform(0, period, 2)
+    rows, columns = np.mgrid[:256.0, :256.0]
+    across = (columns * np.cos(angle) + rows * np.sin(angle) + right) % period
+    along = (rows * np.cos(angle) - columns * np.sin(angle) + down) % period
+    light = 140 + 40 * ((across < period / 4) | (along < period / 4)) + rng.normal(0, 8, rows.shape)
+    return np.clip(light, 0, 255).astype(np.uint8)[..., None].repeat(3, axis=2)
+
+
+@pytest.mark.parametrize("period", [6, 10, 16, 24, 32, 45])
+@pytest.mark.parametrize("turn", [0, 2])
+def test_a_product_that_repeats_itself_is_not_one_part(period, turn):
+    groups, least = near_duplicates([thumbnail(grid(seed, period, turn)) for seed in range(40)])
+    assert max(map(len, groups), default=0) <= 20
+    if period == 32:
+        assert least != THRESHOLD  # plain likeness would have made them one part
+
+
+def test_a_shot_is_told_from_another_place_of_a_grid():
+    """More likeness is asked for, and two shots of one place have it."""
+    pictures = [grid(seed, 24, 2) for seed in range(40)]
+    groups, least = near_duplicates([thumbnail(each) for each in [*pictures, pictures[3], pictures[7]]])
+    assert least is not None
+    assert least > THRESHOLD
+    assert any({3, 40} <= set(group) for group in groups)
+    assert any({7, 41} <= set(group) for group in groups)
+
+
+@pytest.mark.parametrize("count", [4, 15])
+def test_a_grid_can_be_trained_on(count, tmp_path):
+    """It was refused as so many shots of one part; now it is said that they cannot be told."""
+    for seed in range(count):
+        cv2.imwrite(str(tmp_path / f"{seed:02}.png"), grid(seed, 32, 2))
+    entries = read_entries(tmp_path)
+    report = check_data(entries)
+    assert count == 4 or "as on a grid or a weave" in " ".join(report.lines())
+    train, held = split_holdout(entries, report.duplicate_groups, 0.2, 0)
+    assert len(train) + len(held) == count
+    assert len(held) <= max(1, count // 2)
 
 
 def test_order_does_not_matter():

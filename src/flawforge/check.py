@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge.duplicates import join, near_duplicates, thumbnail
+from flawforge.duplicates import THRESHOLD, join, near_duplicates, thumbnail
 from flawforge.listing import Entry
 from flawforge.types import ImageError
 from flawforge_runtime.decode import MAX_PIXELS, read_picture
@@ -133,13 +133,14 @@ def check_data(
             paths.append(entry.path)
         if progress is not None:
             progress(done, len(entries))
+    groups, least = _groups(looks)
     return DataReport(
         count=len(looks),
         sizes=tuple(sorted(Counter(look.size for look in looks).items())),
         modes=tuple(sorted(Counter(look.mode for look in looks).items())),
         unreadable=tuple(unreadable),
-        duplicate_groups=tuple(tuple(paths[index] for index in group) for group in _groups(looks)),
-        notes=(*notes, *_notes(looks)),
+        duplicate_groups=tuple(tuple(paths[index] for index in group) for group in groups),
+        notes=(*notes, *_notes(looks), *_repeats(least)),
         deep=any(look.deep for look in looks),
     )
 
@@ -171,14 +172,24 @@ def _look(path: Path, max_pixels: int) -> _Look | str:
     )
 
 
-def _groups(looks: Sequence[_Look]) -> list[list[int]]:
-    """Near-duplicates, joined with the files that are the same to the byte."""
-    near = near_duplicates([look.thumbnail for look in looks])
+def _groups(looks: Sequence[_Look]) -> tuple[list[list[int]], float | None]:
+    """Near-duplicates, joined with the files that are the same to the byte; and the likeness they have."""
+    near, least = near_duplicates([look.thumbnail for look in looks])
     pairs = [(group[0], other) for group in near for other in group[1:]]
     first: dict[bytes, int] = {}
     for index, look in enumerate(looks):
         pairs.append((first.setdefault(look.digest, index), index))
-    return join(len(looks), pairs)
+    return join(len(looks), pairs), least
+
+
+def _repeats(least: float | None) -> list[str]:
+    if least == THRESHOLD:
+        return []
+    found = "are not looked for" if least is None else f"were looked for with more likeness than usual ({least:g})"
+    return [
+        f"most pictures look alike wherever they differ, as on a grid or a weave, so shots of one part {found}; "
+        "if there are some, say which with --group-by"
+    ]
 
 
 def _notes(looks: Sequence[_Look]) -> list[str]:

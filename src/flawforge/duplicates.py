@@ -5,6 +5,9 @@ thumbnail, light and contrast are taken away (band-pass, local contrast normalis
 pictures, which is what every part shares. Two pictures belong together where the cosine of what is left is at least
 THRESHOLD at the best of the small shifts tried.
 
+A product that repeats itself (a grid, a weave) looks alike in all its pictures wherever it is cut, and nothing is left that
+is individual. So where most pictures would be one group, only more likeness counts, and at the end none.
+
 Assumptions of ours, measured on MVTec bottle (aligned parts, two pairs of shots of one bottle) and magnetic tiles (six
 exposures of each tile): the numbers below and the band. Limits: if *all* pictures show one part, their mean is that part
 and no group is found; and where parts differ by a few grey levels only, shots of one part must lie within a pixel or two,
@@ -24,6 +27,7 @@ from flawforge.types import Image
 SIDE = 64  # pixels of the thumbnail
 SHIFT = 2  # thumbnail pixels tried in each direction: 3 % of the picture's side
 THRESHOLD = 0.85  # the share of the individual pattern that two shots of one part have in common
+STRICTER = (0.9, 0.95, 0.98)  # tried in turn while one group holds more than half of the pictures (assumption)
 COARSE = 0.5  # pairs below this on a grid of 16 x 16, which hardly feels a shift, are not looked at closely
 FAINT = 0.001  # of full range: weaker structure than this is quantisation, not surface
 BLOCK = 1024  # rows compared at once, so that ten thousand pictures take 40 MB, not 400
@@ -38,22 +42,29 @@ def thumbnail(pixels: Image) -> NDArray[np.float32]:
     return np.asarray(grey / np.float32(255.0) if grey.dtype == np.uint8 else grey, dtype=np.float32)
 
 
-def near_duplicates(thumbnails: Sequence[NDArray[np.float32]], threshold: float = THRESHOLD) -> list[list[int]]:
-    """Thumbnails -> groups of two or more indices, each sorted, in the order of their first members.
+def near_duplicates(thumbnails: Sequence[NDArray[np.float32]]) -> tuple[list[list[int]], float | None]:
+    """Thumbnails -> (groups, the likeness they have): two or more indices each, sorted, in the order of their first members.
 
-    With fewer than three pictures there is nothing to tell common from individual: no groups.
+    The likeness is THRESHOLD, or one of STRICTER, or None where even the strictest would put most pictures into one group:
+    then there are no groups. With fewer than three pictures there is nothing to tell common from individual: no groups.
     """
     count = len(thumbnails)
     if count < 3:
-        return []
+        return [], THRESHOLD
     marks = np.stack([_marks(grey) for grey in thumbnails])
     marks -= marks.mean(axis=0)
-    pairs = [
-        (first, int(second))
-        for first, seconds in _candidates(marks)
-        for second in seconds[_likeness(marks[first], marks[seconds]) >= threshold]
-    ]
-    return join(count, pairs)
+    pairs: list[tuple[int, int]] = []
+    likeness: list[float] = []
+    for first, seconds in _candidates(marks):
+        alike = _likeness(marks[first], marks[seconds])
+        near = alike >= THRESHOLD
+        pairs += [(first, int(second)) for second in seconds[near]]
+        likeness += alike[near].tolist()
+    for least in (THRESHOLD, *STRICTER):
+        groups = join(count, [pair for pair, alike in zip(pairs, likeness, strict=True) if alike >= least])
+        if 2 * max(map(len, groups), default=0) <= count:
+            return groups, least
+    return [], None
 
 
 def join(count: int, pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
