@@ -38,18 +38,17 @@ KEY = ("data", "variant", "minutes", "steps_asked", "size", "settings", "seed")
 SCORES = ("product", "probability", "error", "sum", "release")
 TRAINED: dict[str, dict[str, Any]] = {
     "identity target": {"target": "identity"},
-    "no stage 1, encoder trained": {"masked_share": 0.0, "freeze": False},
-    "no stage 1, encoder frozen as drawn": {"masked_share": 0.0},
-    "encoder trained in stage 2 too": {"freeze": False},
+    "no stage 1": {"masked_share": 0.0},
+    "encoder frozen in stage 2": {"freeze": True},
+    "no stage 1, encoder frozen as drawn": {"masked_share": 0.0, "freeze": True},
     "old corruption": {"corruption": "old"},
     "classifier on the last block only": {"supervise": "last"},
 }
 SIZES: dict[str, dict[str, Any]] = {
-    "linear stem": {"stem": "linear"},
-    "linear stem, larger": {"stem": "linear", "width": 256, "depth": 6, "heads": 4, "decoder_width": 192, "decoder_heads": 3,
-                            "decoder_depth": 4},
-    "patch 8, smaller": {"patch": 8, "width": 96, "depth": 3, "decoder_width": 96, "decoder_heads": 3, "decoder_depth": 2},
-}  # fmt: skip
+    "convolutional stem": {"stem": "convolutional"},
+    "larger": {"width": 192, "heads": 3, "decoder_width": 128, "decoder_heads": 4, "decoder_depth": 3, "masked_depth": 2},
+    "patch 8": {"patch": 8},
+}
 INIT = "stage 2 on another's encoder"
 VARIANTS = (*SCORES, *TRAINED, *SIZES, INIT)
 DONOR = "kolektorsdd"  # gives its encoder to the others
