@@ -72,7 +72,8 @@ def page(results: Path = RESULTS) -> str:
         "Two minutes of processor time on one core, profile `cpu`, a canvas of 256, good pictures only, last weights,",
         f"the same settings for every product, up to {most} seeds: mean, and in brackets the lowest and highest seed.",
         "`patchstats` needs no minutes and takes none. Two minutes are little for what learns by gradients, and that is",
-        "the question here: what does a method give soon? Ten minutes stand in the [README](../README.md).\n",
+        "the question here: what does a method give soon? Ten minutes stand in the [README](../README.md). An empty cell was",
+        "not measured at two.\n",
         "Written by `benchmarks/comparison_page.py` from [every row and its origin](../benchmarks/results/accuracy.csv),",
         "which `benchmarks/accuracy.py --minutes 2` measures. Nothing was chosen by these figures.\n",
     ]
