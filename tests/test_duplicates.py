@@ -106,6 +106,18 @@ def test_a_shot_is_told_from_another_place_of_a_grid():
     assert any({7, 41} <= set(group) for group in groups)
 
 
+def test_where_no_likeness_tells_parts_apart_none_are_grouped(tmp_path):
+    """Stripes, anyhow placed: the strictest likeness would still join most of them."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        across = np.mgrid[:256.0, :256.0][1] + rng.uniform(0, 24)
+        light = 128 + 60 * np.sin(2 * np.pi * across / 24) + rng.normal(0, 2, across.shape)
+        cv2.imwrite(str(tmp_path / f"{seed:02}.png"), np.clip(light, 0, 255).astype(np.uint8))
+    report = check_data(read_entries(tmp_path))
+    assert report.duplicate_groups == ()
+    assert "shots of one part are not looked for; if there are some, say which with --group-by" in report.lines()[-1]
+
+
 @pytest.mark.parametrize("count", [4, 40])
 def test_a_grid_can_be_trained_on(count, tmp_path):
     """It was refused as so many shots of one part; now it is said that they cannot be told."""
