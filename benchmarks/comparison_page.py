@@ -1,5 +1,5 @@
-"""Every method beside every other, at equal minutes: results/accuracy.csv -> docs/comparison.md and README.md. By `make
-docs`.
+"""Every method beside every other, at equal minutes: results/accuracy.csv -> docs/comparison.md, README.md.
+Run by `make docs`.
 
 The runs counted are those at the protocol below: two minutes of processor time, working size 256, profile `cpu`, no
 changed settings. A cell holds the mean over seeds and, in brackets, the lowest and highest: the spread of the fit, not
@@ -72,8 +72,8 @@ def page(results: Path = RESULTS) -> str:
         "Two minutes of processor time on one core, profile `cpu`, a canvas of 256, good pictures only, last weights,",
         f"the same settings for every product, up to {most} seeds: mean, and in brackets the lowest and highest seed.",
         "`patchstats` needs no minutes and takes none. Two minutes are little for what learns by gradients, and that is",
-        "the question here: what does a method give soon? Ten minutes stand in the [README](../README.md). An empty cell was",
-        "not measured at two.\n",
+        "the question here: what does a method give soon? Ten minutes stand in the [README](../README.md). An empty cell",
+        "was not measured at two.\n",
         "Written by `benchmarks/comparison_page.py` from [every row and its origin](../benchmarks/results/accuracy.csv),",
         "which `benchmarks/accuracy.py --minutes 2` measures. Nothing was chosen by these figures.\n",
     ]
