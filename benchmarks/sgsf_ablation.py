@@ -32,6 +32,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "reference": {},
     "denoise": {"guidance": "denoise"},
     "no guidance": {"guidance": "none"},
+    "denoise, never shown": {"guidance": "denoise", "show": "never"},
+    "nothing salient": {"masks": "everywhere"},
     "plain perlin": {"masks": "perlin"},
     "rule otsu": {"rule": "otsu"},
     "rule quantile": {"rule": "quantile"},

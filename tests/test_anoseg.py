@@ -251,20 +251,100 @@ def test_the_critics_accuracy_by_hand() -> None:
 
 
 def test_a_look_counts_outlines_and_catches() -> None:
-    """A net that answers with the picture's brightness finds every bright square; one that answers 0 finds by chance."""
+    """A net that answers with the picture's brightness finds every bright square."""
 
     class Bright(AnoSeg):
-        gain = 1.0
-
         def mark(self, images: Tensor) -> tuple[Tensor, Tensor]:
-            return images, -self.gain * images.mean(dim=1, keepdim=True)
+            return images, -images.mean(dim=1, keepdim=True)
 
     net = Bright(tiny(score="top"))
     batch = as_tensors(squares(0, 0))
-    assert [float(share) for share in net.look(batch.clean, batch.forged, batch.mask, batch.valid)] == [1.0, 1.0]
-    net.gain = 0.0
-    assert [float(share) for share in net.look(batch.clean, batch.forged, batch.mask, batch.valid)] == [0.5, 0.5]
+    seen = net.look(batch.clean, batch.forged, batch.mask, batch.valid)
+    assert seen is not None
+    assert [float(share) for share in seen] == [1.0, 1.0]
     assert net.training
+
+
+@pytest.mark.parametrize("evidence", ["logit", "probability"])
+@pytest.mark.parametrize("value", [0.0, 1.0, 3.7, -5.0])
+def test_a_constant_map_outlines_half_whatever_the_constant(value: float, evidence: Any) -> None:
+    """Sums over a small outline and a large surrounding round differently; that must not look like knowledge."""
+
+    class Constant(AnoSeg):
+        def mark(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            return images, torch.full_like(images[:, :1], value)
+
+    net = Constant(tiny(score="top", evidence=evidence))
+    batch = as_tensors(squares(0, 0, n=8, side=64))
+    seen = net.look(batch.clean, batch.forged, batch.mask, batch.valid)
+    assert seen is not None
+    assert [float(share) for share in seen] == [0.5, 0.5]
+
+
+def test_a_look_leaves_out_what_was_not_forged() -> None:
+    class Bright(AnoSeg):
+        def mark(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            return images, -images.mean(dim=1, keepdim=True)
+
+    net, batch = Bright(tiny(score="top")), as_tensors(squares(0, 0))
+    forged, mask = batch.forged.clone(), batch.mask.clone()
+    forged[1:], mask[1:] = batch.clean[1:], 0
+    seen = net.look(batch.clean, forged, mask, batch.valid)
+    assert seen is not None
+    assert [float(share) for share in seen] == [1.0, 1.0]
+    assert net.look(batch.clean, batch.clean, torch.zeros_like(mask), batch.valid) is None
+
+
+def test_a_running_mean_of_zero_is_not_taken_for_nothing_seen() -> None:
+    watch = anoseg.Watch()
+    watch.see("outlined", torch.tensor(0.0), 0.9)
+    watch.see("outlined", torch.tensor(1.0), 0.9)
+    assert float(watch.outlined) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("score", ["top", "detector"])
+def test_a_fit_too_short_for_the_watch_is_examined_at_its_end(score: Any) -> None:
+    """Two steps with a rate that teaches nothing: the last look stops it. What has learnt passes the same look."""
+    config = tiny(score=score, learning_rate=1e-12, check_every=10, patience=500)
+    net = built(config)
+    assert net.maker.mark is not None
+    for parameter in net.maker.mark.parameters():
+        nn.init.zeros_(parameter)
+    with pytest.raises(TrainingError, match="the map has collapsed: it outlines 50 of 100 forgeries"):
+        train(net, config, 2)
+    learns = tiny(check_every=10, patience=500, learning_rate=1e-2)
+    net = built(learns)
+    assert [tick.stage for tick in train(net, learns, 60)][-1] == "last look"
+    assert net.shares == []
+
+
+def test_every_setting_of_the_losses_and_stages_reaches_them() -> None:
+    batch = as_tensors(squares(0, 0))
+
+    def losses(**changes: Any) -> dict[str, float]:
+        config = tiny(**changes)
+        with torch.no_grad():
+            return {name: float(value) for name, value in anoseg.maker_losses(built(config), batch, config).items()}
+
+    plain = losses()
+    assert losses(masked=False)["rebuild"] != plain["rebuild"]
+    assert losses(balance=False)["segment"] != plain["segment"]
+    assert losses(segment=3.0)["segment"] == pytest.approx(3 * plain["segment"])
+    assert losses(rebuild=3.0)["rebuild"] == pytest.approx(3 * plain["rebuild"])
+    assert losses(adversarial=0.3)["adversarial"] == pytest.approx(3 * losses(adversarial=0.1)["adversarial"])
+    config = tiny(critic_rate=0.25, detector_share=0.2, check_every=1)
+    mark, detect, last = anoseg.stages(built(config), config)
+    assert isinstance(mark, Train)
+    assert isinstance(detect, Train)
+    assert (mark.share, detect.share, last.name) == (0.8, 0.2, "last look")
+    rates = [turn.optimiser([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"] for turn in mark.turns]
+    assert rates == [config.learning_rate, 0.25 * config.learning_rate]
+    assert [turn.schedule(1.0) for turn in mark.turns] == [0.0, 0.0]
+    flat = tiny(schedule="flat")
+    assert [turn.schedule(1.0) for turn in anoseg.stages(built(flat), flat)[0].turns] == [1.0, 1.0]  # type: ignore[union-attr]
+    head = built(tiny(class_head=True)).detector_critic
+    assert head is not None
+    assert head(batch.clean, batch.mask)[0].shape == (4, 2)
 
 
 def test_a_fit_that_learns_is_let_through() -> None:

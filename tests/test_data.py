@@ -402,6 +402,43 @@ def test_the_prior_is_asked_once_per_picture_and_reaches_the_forger(tmp_path):
     assert asked == [(43, 64, 3)] * 2
 
 
+def test_a_varied_copy_has_a_prior_of_its_own_whatever_was_drawn_before(tmp_path):
+    """A batch is a function of seed and step alone: what another batch drew first must not leave its saliency behind."""
+    for index in range(2):
+        write_image(tmp_path / f"{index}.png", noise(index, 40, 60))
+    entries = [Entry(tmp_path / "0.png"), Entry(tmp_path / "1.png")]
+
+    def bright(picture):
+        return picture[..., 0].astype(np.float32) / 255
+
+    def where_bright(sample, rng):
+        mask = sample.prior > 0.6
+        image = np.where(mask[..., None], 255 - sample.image, sample.image)
+        return dataclasses.replace(top_row(sample, rng), image=image, mask=mask)
+
+    def made(*steps):
+        pictures = GoodPictures(entries, (64, 64), prior=bright, tolerate=("brightness", "shift"))
+        return [pictures.batch(where_bright, 0, step, 6, forge_share=1.0) for step in steps][-1]
+
+    for mine, other in zip(made(5), made(0, 1, 2, 3, 4, 5), strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_what_may_not_be_drawn_is_not_pasted_from_either(tmp_path):
+    """The pictures that a gate or a test keeps apart must not reach training as another picture's material."""
+    for index in range(6):
+        write_image(tmp_path / f"{index}.png", np.full((40, 60, 3), 40 * index, np.uint8))
+    pictures = GoodPictures([Entry(tmp_path / f"{i}.png") for i in range(6)], (64, 64))
+    seen = set()
+
+    def forger(sample, rng):
+        seen.add((int(sample.image[0, 0, 0]) // 40, int(sample.other[0, 0, 0]) // 40))
+        return top_row(sample, rng)
+
+    pictures.batch(forger, 0, 0, 60, forge_share=1.0, among=[1, 2, 4])
+    assert seen == {(a, b) for a in (1, 2, 4) for b in (1, 2, 4) if a != b}
+
+
 def test_a_batch_names_each_pictures_class(tmp_path):
     """0 = left good; a forger that says nothing makes class 1, one that says "class" makes that."""
     pictures = GoodPictures(on_disk(tmp_path), (32, 64))

@@ -66,6 +66,60 @@ def test_average_precision_is_scikit_learns() -> None:
     np.testing.assert_allclose(found, [average_precision_score(mask, row) for row in maps], rtol=1e-9)
 
 
+def test_average_precision_among_good_pictures_is_scikit_learns_of_all_of_them() -> None:
+    """Ties included: values are whole numbers. Each value of a good picture stands for two."""
+    rng = np.random.default_rng(4)
+    maps, mask, good = rng.integers(0, 9, (2, 60)) + 0.0, rng.random(60) < 0.2, rng.integers(0, 8, (2, 40)) + 0.0
+    quiet = torch.from_numpy(np.sort(good, axis=1))
+    found = guided.average_precision(torch.from_numpy(maps), torch.from_numpy(mask), quiet, 2)
+    labels = np.concatenate([mask, np.zeros(80, bool)])
+    rows = [np.concatenate([row, more, more]) for row, more in zip(maps, good, strict=True)]
+    expected = [average_precision_score(labels, row) for row in rows]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_a_map_that_flares_on_good_pictures_loses_its_gain() -> None:
+    """In the forged picture alone the segmenter is perfect; one good picture has a spot that is brighter than the defect."""
+    net = looked(pictures(12))
+    net.unit[:] = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    clean, forged = torch.zeros(2, 32, 32), torch.zeros(2, 32, 32)
+    forged[0, :4, :4], forged[0, 20:, 20:], forged[1, :4, :4] = 2.0, 1.0, 5.0  # statistics: right, and a little wrong
+    valid = torch.ones(32, 32, dtype=torch.bool)
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., :4, :4] = 1
+    batch = Batch(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32), mask, torch.ones_like(mask), torch.tensor([0]))
+    net.both = lambda images, folds=None: (forged[:1], forged[1:])  # type: ignore[method-assign]
+
+    def precision(flare: float) -> list[float]:
+        spotted = clean.clone()
+        spotted[1, 10:14, 10:14] = flare
+        net.work = {"good": [(clean, valid), (spotted, valid)]}
+        guided.prove(net, batch, 0.01)
+        return [float(each) for each in net.work["proof"][0][1][1]]
+
+    assert precision(0.0)[:2] == pytest.approx([1.0, 1.0])
+    statistics, segmenter, _ = precision(9.0)
+    assert statistics == pytest.approx(1.0)
+    assert segmenter < 0.7
+
+
+def test_a_folds_pixels_are_judged_by_a_reference_that_never_saw_them() -> None:
+    x = pictures(5)
+    net = looked(x)
+    half = torch.from_numpy(x.reshape(5, 3, 16, 2, 16, 2).mean(axis=(3, 5))).double()
+    folds = TINY.folds
+    for fold in range(folds):
+        others = half[[i for i in range(5) if i % folds != fold]]
+        torch.testing.assert_close(net.fold_mean[fold], others.mean(dim=0).float(), rtol=0, atol=1e-6)
+        expected = (others.var(dim=0) + (2 / 255) ** 2).sqrt().float()
+        torch.testing.assert_close(net.fold_deviation[fold], expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(net.mean, half.mean(dim=0).float(), rtol=0, atol=1e-6)
+    own, _ = net.look(torch.from_numpy(x), [i % folds for i in range(5)])
+    known, _ = net.look(torch.from_numpy(x))
+    maps = len(net.stats.branches)
+    assert float(own[:, maps : maps + 3].abs().mean()) > float(known[:, maps : maps + 3].abs().mean())
+
+
 def test_the_gate_scores_pictures_as_judging_does() -> None:
     rng = np.random.default_rng(1)
     surface, valid = rng.standard_normal((64, 48)).astype(np.float32), rng.random((64, 48)) < 0.8
@@ -78,7 +132,8 @@ def test_least_gain_is_the_lower_end_of_students_interval() -> None:
     values = np.random.default_rng(2).random((12, 3))
     found = guided.least_gains(values)
     for place in (1, 2):
-        interval = stats.ttest_1samp(values[:, place] - values[:, 0], 0.0).confidence_interval(0.90)
+        # Two candidates at 95 % one-sided together: 97.5 % each (Bonferroni), the lower end of a two-sided 95 % interval.
+        interval = stats.ttest_1samp(values[:, place] - values[:, 0], 0.0).confidence_interval(0.95)
         assert found[place] == pytest.approx(interval.low)
 
 
@@ -183,6 +238,10 @@ def test_statistics_stand_where_there_are_too_few_pictures_for_a_gate(washers: P
     forecast = fitting.forecast(fitting.plan(request(few, tmp_path / "none")), fitting.load_pictures(
         fitting.plan(request(few, tmp_path / "none"))))  # fmt: skip
     assert forecast.steps == 0
+    # A segmenter that nobody trained is not summed in, whatever the settings say.
+    asked = fitting.run(request(few, tmp_path / "sum", settings={"use": "sum"}))
+    assert asked.content is not None
+    assert "for the picture the statistics alone" in asked.content.config["notes"]
 
 
 def test_the_segmenter_never_sees_the_pictures_of_the_gate() -> None:

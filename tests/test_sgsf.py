@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ def flat(*colours: tuple[float, float, float], side: int = 64) -> Tensor:
     return torch.tensor(colours)[:, :, None, None].expand(-1, -1, side, side).clone()
 
 
-def batch_of(clean: Tensor, forged: Tensor | None = None) -> Batch:
-    """A batch whose mask is where forged and clean differ."""
+def batch_of(clean: Tensor, forged: Tensor | None = None, first: int = 0) -> Batch:
+    """A batch whose mask is where forged and clean differ; its pictures' indices run from `first`."""
     forged = clean if forged is None else forged
     mask = (forged != clean).any(dim=1, keepdim=True).float()
-    return Batch(forged, clean, mask, torch.ones_like(mask))
+    return Batch(forged, clean, mask, torch.ones_like(mask), torch.arange(first, first + len(clean)))
 
 
 def with_references(pictures: Tensor, config: Config = TINY) -> Sgsf:
@@ -38,8 +39,8 @@ def with_references(pictures: Tensor, config: Config = TINY) -> Sgsf:
     torch.manual_seed(0)
     net = Sgsf(config)
     for look, finish in ((sgsf.look, sgsf.learn_features), (sgsf.keep, sgsf.lay_in)):
-        for part in pictures.split(2):
-            look(net, batch_of(part))
+        for first, part in zip(range(0, len(pictures), 2), pictures.split(2), strict=True):
+            look(net, batch_of(part, first=first))
         finish(net)
     return net.eval()
 
@@ -80,11 +81,48 @@ def test_in_training_a_picture_is_never_its_own_reference() -> None:
     forged[:, :, :8, :8] = 1.0
     own = torch.arange(4)
     assert (net.retrieve(forged, 1)[:, 0] == own).all()
-    assert (net.retrieve(forged, 3, goods) != own[:, None]).all()
+    assert (net.retrieve(forged, 3, own) != own[:, None]).all()
     for seed in range(20):
         torch.manual_seed(seed)
         drawn, _ = net.contrast(batch_of(goods, forged), 4)
         assert ((drawn - goods).abs().amax(dim=(1, 2, 3)) > 0.1).all()
+
+
+def test_pictures_that_are_almost_equal_are_no_references_of_themselves_either() -> None:
+    """A plain product: two pictures differ by noise of a grey level, and no likeness could tell which one was forged."""
+    goods = 0.5 + torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(4)) / 255
+    net = with_references(goods, dataclasses.replace(TINY, references=8))
+    assert (net.retrieve(goods, 7, torch.arange(8)) != torch.arange(8)[:, None]).all()
+    assert float(net.left) > 1.5  # noise explains no noise
+    for seed in range(20):
+        torch.manual_seed(seed)
+        drawn, _ = net.contrast(batch_of(goods), 7)
+        assert ((drawn - goods).abs().amax(dim=(1, 2, 3)) > 1 / 255).all()
+
+
+def test_a_varied_copy_of_a_picture_is_not_its_reference() -> None:
+    """--tolerate gives several copies of each picture under one index."""
+    goods = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    net = Sgsf(dataclasses.replace(TINY, references=6))
+    for look, finish in ((sgsf.look, sgsf.learn_features), (sgsf.keep, sgsf.lay_in)):
+        look(net, batch_of(goods))
+        look(net, batch_of((goods + 0.02).clamp(0, 1)))
+        finish(net)
+    assert net.whose.tolist() == [0, 1, 2, 0, 1, 2]
+    assert not (net.whose[net.retrieve(goods, 4, torch.arange(3))] == torch.arange(3)[:, None]).any()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        drawn, _ = net.contrast(batch_of(goods), 6)
+        assert ((drawn - goods).abs().amax(dim=(1, 2, 3)) > 0.1).all()
+
+
+def test_another_fit_shows_what_this_one_decided() -> None:
+    for alike, show in ((1.0, "always"), (0.0, "never")):
+        net = with_references(flat(*PRIMARIES))
+        net.alike.fill_(alike)
+        assert sgsf.decided(net, TINY).show == show
+    never = dataclasses.replace(TINY, show="never")
+    assert sgsf.decided(with_references(flat(*PRIMARIES), never), never) == never
 
 
 def test_references_are_drawn_from_the_contrast_set_alone() -> None:
@@ -94,7 +132,7 @@ def test_references_are_drawn_from_the_contrast_set_alone() -> None:
     seen = set()
     for seed in range(40):
         torch.manual_seed(seed)
-        drawn, valid = net.contrast(batch_of(asked), 2)
+        drawn, valid = net.contrast(batch_of(asked, first=100), 2)
         seen |= {round(float(value), 2) for value in drawn[:, 0, 0, 0]}
         assert valid.eq(1).all()
     assert seen == {0.2, 0.3}  # angles to grey 0.21: 0.2 and 0.3 are the two nearest
@@ -357,18 +395,22 @@ def test_it_learns_to_mark_what_the_reference_does_not_show() -> None:
 
     def batch(stage: int, step: int) -> Batch:
         draw = np.random.default_rng([stage, step])
-        clean = goods[draw.integers(8, size=4)].clone()
+        index = draw.integers(8, size=4)
+        clean = goods[index].clone()
         forged, mask = clean.clone(), torch.zeros(4, 1, 64, 64)
         for i in range(3):
             y, x = draw.integers(0, 48, 2)
             forged[i, :, y : y + 16, x : x + 16] = float(draw.uniform(0.2, 0.8))
             mask[i, :, y : y + 16, x : x + 16] = 1
-        return Batch(forged.numpy(), clean.numpy(), mask.numpy(), np.ones((4, 1, 64, 64), np.float32))
+        return Batch(forged.numpy(), clean.numpy(), mask.numpy(), np.ones((4, 1, 64, 64), np.float32), index)
+
+    def every() -> Iterator[Batch]:
+        return (batch_numpy(part, first) for first, part in zip((0, 4), goods.split(4), strict=True))
 
     torch.manual_seed(0)
     net = METHODS["sgsf"].build(TINY)
     engine.fit(net, METHODS["sgsf"].stages(net, TINY), batch, engine.Budget(steps=60), engine.Run(workers=0),
-               clean=lambda: (batch_numpy(part) for part in goods.split(4)))  # fmt: skip
+               clean=every)  # fmt: skip
     held = batch(1, 0)
     with torch.inference_mode():
         found = net(torch.from_numpy(held.forged[:3])).map
@@ -376,5 +418,5 @@ def test_it_learns_to_mark_what_the_reference_does_not_show() -> None:
     assert float(found[marked].median()) > float(found[~marked].quantile(0.95))
 
 
-def batch_numpy(part: Tensor) -> Batch:
-    return Batch(*(each.numpy() for each in batch_of(part)[:4]))
+def batch_numpy(part: Tensor, first: int = 0) -> Batch:
+    return Batch(*(each.numpy() for each in batch_of(part, first=first)[:5]))

@@ -230,18 +230,22 @@ class GoodPictures:
 
         Picture i of the batch depends on (seed, step, i) alone. Where the forged mask misses the region of interest
         altogether the forger draws again, at most REDRAWS times; outside `valid` nothing is ever forged.
-        `among`: places of the pictures that may be drawn; None = all.
+        `among`: places of the pictures that may be drawn, or pasted from; None = all.
         `out`, a batch of the same size that is no longer needed, is overwritten and returned: it saves the allocation.
         """
         batch = self._empty(size) if out is None else out
+        drawn = range(len(self)) if among is None else among
         for place in range(size):
             rng = np.random.default_rng([seed, step, place])
-            index = int(rng.integers(len(self)) if among is None else among[int(rng.integers(len(among)))])
-            other = (index + 1 + int(rng.integers(len(self) - 1))) % len(self) if len(self) > 1 else None
+            at = int(rng.integers(len(drawn)))
+            index = drawn[at]
+            other = drawn[(at + 1 + int(rng.integers(len(drawn) - 1))) % len(drawn)] if len(drawn) > 1 else None
             texture = int(rng.integers(len(self._textures))) if self._textures else None
             forge = rng.random() < forge_share
-            image = self.picture(index, int(rng.integers(self.copies)) if self._tolerate else 0)
-            self._fill(batch, place, index, image, self._forge(forger, rng, index, image, other, texture) if forge else None)
+            copy = int(rng.integers(self.copies)) if self._tolerate else 0
+            image = self.picture(index, copy)
+            made = self._forge(forger, rng, (index, copy), image, other, texture) if forge else None
+            self._fill(batch, place, index, image, made)
         return batch
 
     def clean_batches(self, size: int) -> Iterator[Batch]:
@@ -269,12 +273,14 @@ class GoodPictures:
         return _laid(pixels, placement, pose), placement, pose
 
     def _forge(
-        self, forger: Forger, rng: np.random.Generator, index: int, picture: Image, other: int | None, texture: int | None
-    ) -> tuple[Image, Mask, int] | None:
-        """A forged canvas, its mask and its class; None where the picture is left good.
+        self, forger: Forger, rng: np.random.Generator, which: tuple[int, int], picture: Image, other: int | None,
+        texture: int | None,
+    ) -> tuple[Image, Mask, int] | None:  # fmt: skip
+        """A forged canvas, its mask and its class; None where the picture is left good. `which`: its index and its copy.
 
         Forged on the placed part alone; the border is laid round it again, as it would be round a real flaw.
         """
+        index = which[0]
         placement = self._placements[index]
         # A sliver of a picture is too small for a forger; then the border is forged along and laid anew below.
         small = min(placement.height, placement.width) < SMALLEST
@@ -283,7 +289,7 @@ class GoodPictures:
         image = np.ascontiguousarray(picture[part])
         sample = Sample(
             image=image,
-            prior=self._prior_of(index, image, part),
+            prior=self._prior_of(which, image, part),
             other=None if other is None else np.ascontiguousarray(self.picture(other)[part]),
             texture=None if texture is None else self._texture(texture),
         )
@@ -310,8 +316,9 @@ class GoodPictures:
         """
         self._priors = priors
 
-    def _prior_of(self, index: int, image: Image, part: tuple[slice, slice]) -> NDArray[np.float32] | None:
-        """h w, or h w k, of this part of the canvas."""
+    def _prior_of(self, which: tuple[int, int], image: Image, part: tuple[slice, slice]) -> NDArray[np.float32] | None:
+        """h w, or h w k, of this part of the canvas. Varied copies have their own, which is not kept: there are many."""
+        index, copy = which
         if self._priors is not None:
             maps = self._priors(index)
             if maps is None:
@@ -320,6 +327,8 @@ class GoodPictures:
             return np.stack([cv2.resize(each, size, interpolation=cv2.INTER_LINEAR)[part] for each in maps], axis=2)
         if self._prior is None:
             return None
+        if copy:
+            return self._prior(image)
         if index not in self._prior_cache:  # two threads may both compute it: the same map twice
             self._prior_cache[index] = self._prior(image)
         return self._prior_cache[index]

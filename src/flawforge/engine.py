@@ -258,7 +258,8 @@ def fit(
             if run.checkpoint:
                 write_atomically(run.checkpoint, _pack(net, [], state, run.identity))
             if after:
-                after(stage)
+                after(stage)  # which may judge with the net, and moves it to where it judges
+                net.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     net.eval()
     return state.history

@@ -39,11 +39,12 @@ from flawforge.forge import FORGERS
 from flawforge.nn.losses import masked_mean
 from flawforge.nn.resnet import ResNet, imagenet, put_weights
 from flawforge.nn.schedules import cosine_schedule, drops
-from flawforge.types import Batch, Evidence, Forger, Init, Method, ScoreRule, Train, TrainingError, Turn
+from flawforge.types import Batch, Evidence, Forger, Init, Method, Prove, ScoreRule, Stage, Train, TrainingError, Turn
 
 Share = Annotated[float, Interval(ge=0, le=1)]
 Weight = Annotated[float, Ge(0)]
 
+LOOKS = 16  # batches of the last look
 ALIVE = 0.6  # a share below this, where chance is 0.5, is a collapse
 SATURATED = 0.99  # a critic that is right more often than this teaches nothing
 
@@ -94,7 +95,7 @@ PAPER = Config(encoder_width=64, decoder_width=128, critic_width=64, picture_str
                batch=8, epochs=1000, learning_rate=1e-4, schedule="flat", precision="32-true", patience=3000,
                evidence="probability", smooth=4)  # fmt: skip
 TINY = Config(encoder_width=4, decoder_width=2, critic_width=2, critic_side=32, score="detector", learning_rate=5e-3,
-              precision="32-true", smooth=3)  # fmt: skip
+              precision="32-true", check_every=0, smooth=3)  # fmt: skip
 
 
 def coordinates(images: Tensor) -> Tensor:
@@ -203,6 +204,7 @@ class Watch(nn.Module):
     outlined  share of forged pictures whose map is higher inside the outline than outside; 0.5 = it says nothing
     caught    share of forged pictures whose score is above their own good picture's; 0.5 = it says nothing
     steps     of the stage so far
+    A share below zero has not been seen yet.
     """
 
     critic: Tensor
@@ -212,13 +214,14 @@ class Watch(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("critic", "outlined", "caught", "steps"):
-            self.register_buffer(name, torch.zeros(()))
+        for name in ("critic", "outlined", "caught"):
+            self.register_buffer(name, torch.full((), -1.0))
+        self.register_buffer("steps", torch.zeros(()))
 
     def see(self, name: str, value: Tensor, decay: float) -> None:
         """Move the running mean; the first value is taken as it is."""
         buffer = self.get_buffer(name)
-        buffer.copy_(torch.where(buffer == 0, value, decay * buffer + (1 - decay) * value))
+        buffer.copy_(torch.where(buffer < 0, value, decay * buffer + (1 - decay) * value))
 
 
 class AnoSeg(nn.Module):
@@ -235,6 +238,7 @@ class AnoSeg(nn.Module):
         self.detector = Maker(1, False, config) if with_detector else None
         self.detector_critic = Critic(config, 2 if config.class_head else 1) if with_detector else None
         self.watch, self.detector_watch = Watch(), Watch()
+        self.shares: list[tuple[Tensor, Tensor] | None] = []  # of `last_look`
         self.left: tuple[Tensor, ...] = ()  # from the maker's turn to the critic's; empty between steps
 
     def mark(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,35 +299,45 @@ class AnoSeg(nn.Module):
         real, made, anomalous = (self.detector_critic(*pair)[0] for pair in pairs)
         return real, made, anomalous
 
-    def look(self, good: Tensor, forged: Tensor, mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """(outlined, caught) as `Watch` has them, of good pictures and their forgeries judged as by the finished model."""
+    def look(self, good: Tensor, forged: Tensor, mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(outlined, caught) as `Watch` has them, of good pictures and their forgeries judged as by the finished model.
+
+        None where no picture of the batch is forged.
+        """
+        at = mask.flatten(1).amax(dim=1) > 0
+        if not at.any():
+            return None
+        good, forged, mask, valid = good[at], forged[at], mask[at].double(), valid[at].double()
         modes = {module: module.training for module in self.modules()}
         self.eval()
         evidence = self(torch.cat([good, forged]))
         for module, training in modes.items():
             module.training = training
-        surface = evidence.map[len(good) :, None]
-        inside = (surface * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1)
+        # In double precision: sums over a small outline and a large surrounding round differently, and what a constant map
+        # says of the two must come out the same.
+        surface = evidence.map[len(good) :, None].double()
+        inside = (surface * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
         around = valid * (1 - mask)
         outside = (surface * around).sum((1, 2, 3)) / around.sum((1, 2, 3)).clamp_min(1)
-        good_score, forged_score = evidence.score.chunk(2)
+        good_score, forged_score = evidence.score.double().chunk(2)
         return _share_above(inside, outside), _share_above(forged_score, good_score)
 
     def facts(self) -> list[str]:
         """What the fit found out about itself, for the model's notes."""
-        told = [f"the map was higher inside the outline for {float(self.watch.outlined):.0%} of the last forgeries"]
-        if self.critic is not None:
-            told.append(f"the critic was right about {float(self.watch.critic):.0%} of the last pairs")
-        if self.detector is not None:
-            caught, critic = float(self.detector_watch.caught), float(self.detector_watch.critic)
-            told.append(f"the detector scored {caught:.0%} of the last forgeries above their good pictures")
-            told.append(f"its critic was right about {critic:.0%} of the last pairs")
-        return ["; ".join(told)]
+        sentences = (
+            (self.watch.outlined, "the map was higher inside the outline for {} of the last forgeries"),
+            (self.watch.critic, "the critic was right about {} of the last pairs"),
+            (self.detector_watch.caught, "the detector scored {} of the last forgeries above their good pictures"),
+            (self.detector_watch.critic, "its critic was right about {} of the last pairs"),
+        )
+        told = [sentence.format(f"{float(share):.0%}") for share, sentence in sentences if share >= 0]
+        return ["; ".join(told)] if told else []
 
 
 def _share_above(a: Tensor, b: Tensor) -> Tensor:
-    """Share of places where a is above b; a tie is half of one, so that a constant gets 0.5."""
-    return ((a > b).float() + 0.5 * (a == b).float()).mean()
+    """Share of places where a is above b; a tie (to a millionth) is half of one, so that a constant gets 0.5."""
+    tie = (a - b).abs() <= 1e-6 * torch.maximum(a.abs(), b.abs())
+    return torch.where(tie, 0.5, (a > b).double()).float().mean()
 
 
 def _inside(picture: Tensor, normal: Tensor, x: Tensor, real: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -442,22 +456,45 @@ def _watched(net: Any, watch: Watch, batch: Batch, config: Config, name: str) ->
     if config.check_every and int(watch.steps) % config.check_every == 0:
         with torch.no_grad():  # here and not in `look`: several processes must not wait for gradients of it
             seen = net.look(batch.clean, batch.forged, batch.mask, batch.valid)
-        for each, value in zip(("outlined", "caught"), seen, strict=True):
-            watch.see(each, value, 0.9)
-        share, critic = float(watch.get_buffer(name)), float(watch.critic)
-        if int(watch.steps) >= config.patience and share < ALIVE:
-            what, do = ("map", "outlines") if name == "outlined" else ("detector's score", "catches")
-            cure = "critic_norm=spectral or a lower critic_rate" if critic > SATURATED else "a lower learning_rate"
-            raise TrainingError(
-                f"Training stopped because the {what} has collapsed: it {do} {100 * share:.0f} of 100 forgeries, where 50 "
-                f"is chance, and its critic is right about {critic:.0%} of the pairs; set {cure} with --set, and fit again."
-            )
+        if seen is not None:
+            for each, value in zip(("outlined", "caught"), seen, strict=True):
+                watch.see(each, value, 0.9)
+        if int(watch.steps) >= config.patience:
+            _stop_if_dead(name, float(watch.get_buffer(name)), float(watch.critic))
     watch.steps += 1
     return {name: watch.get_buffer(name).clone()}
 
 
-def stages(net: AnoSeg, config: Config) -> Sequence[Train]:
-    """The map's net in turns with its critic; then the detector in turns with its own, the map's net frozen."""
+def _stop_if_dead(name: str, share: float, critic: float) -> None:
+    """TrainingError where the share of "outlined" or "caught" is known and no better than chance."""
+    if not 0 <= share < ALIVE:
+        return
+    what, do = ("map", "outlines") if name == "outlined" else ("detector's score", "catches")
+    cure = "critic_norm=spectral or a lower critic_rate" if critic > SATURATED else "a lower learning_rate"
+    told = f", and its critic is right about {critic:.0%} of the pairs" if critic >= 0 else ""
+    raise TrainingError(
+        f"Training stopped because the {what} has collapsed: it {do} {100 * share:.0f} of 100 forgeries, where 50 "
+        f"is chance{told}; set {cure} with --set or give more minutes, and fit again."
+    )
+
+
+def last_look(net: Any, batch: Batch) -> None:
+    """Forgeries of its own kind, judged by the finished net."""
+    net.shares.append(net.look(batch.clean, batch.forged, batch.mask, batch.valid))
+
+
+def last_word(net: Any) -> None:
+    """The same question as during training, whatever the length of the fit: TrainingError where the net is dead."""
+    shares, net.shares = [each for each in net.shares if each is not None], []
+    if shares:
+        outlined, caught = torch.tensor(shares).mean(dim=0).tolist()
+        _stop_if_dead("outlined", outlined, float(net.watch.critic))
+        if net.detector is not None:
+            _stop_if_dead("caught", caught, float(net.detector_watch.critic))
+
+
+def stages(net: AnoSeg, config: Config) -> Sequence[Stage]:
+    """The map's net in turns with its critic; then the detector in turns with its own, the map's net frozen; a last look."""
     schedule = cosine_schedule if config.schedule == "cosine" else drops(1.0, ())
 
     def turn(name: str, part: str, loss: Any, factor: float = 1.0) -> Turn:
@@ -469,15 +506,17 @@ def stages(net: AnoSeg, config: Config) -> Sequence[Train]:
     first = [turn("maker", "maker", partial(maker_losses, config=config))]
     if config.adversarial:
         first.append(turn("critic", "critic", critic_losses, config.critic_rate))
+    exam = Prove("last look", forger(config), LOOKS, last_look, last_word, share=0.01)
+    last = [exam] if config.check_every else []
     if config.score != "detector":
-        return [Train("mark", first)]
+        return [Train("mark", first), *last]
     second = [
         turn("detector", "detector", partial(detector_losses, config=config)),
         turn("critic", "detector_critic", partial(detector_critic_losses, config=config), config.critic_rate),
     ]
     frozen = ("maker", "critic") if config.adversarial else ("maker",)
     share = config.detector_share
-    return [Train("mark", first, share=1 - share), Train("detect", second, frozen, share=share)]
+    return [Train("mark", first, share=1 - share), Train("detect", second, frozen, share=share), *last]
 
 
 def start(net: AnoSeg, config: Config, init: Init) -> list[str]:

@@ -15,11 +15,13 @@ good parts are", which carries over from product to product.
     head start                    `nn.head_start`          ours: weights trained on procedurally drawn products
 
 Guide and segmenter never see the same picture twice: the good pictures are dealt into `folds`, and a forged picture is
-judged by Gaussians fitted without its fold, as strange parts will be. The first fold is kept from the segmenter altogether.
-On it the gate forges defects of a family that training never used (FAMILIES["physical"]) and asks, once for the picture and
-once for the map, whether the segmenter, or the sum of both, beats the statistics; only a gain that the spread over these
-pictures does not explain is taken (one-sided 95 %), the surest of two; else the statistics stand. No label and no test
-picture is involved, nor any picture that the thresholds come from.
+judged by Gaussians and by a pixel reference fitted without its fold, as strange parts will be. The first fold is kept from
+the segmenter altogether, nor is it pasted from. On it the gate forges defects of a family that training never used
+(FAMILIES["physical"]) and asks, once for the picture and once for the map, whether the segmenter, or the sum of both, beats
+the statistics; a map must find the defect's pixels among those of the kept good pictures too, whose highest values are what
+a pixel's threshold comes from. Only a gain that the spread over these pictures does not explain is taken (one-sided 95 % for
+the two together), the surest of two; else the statistics stand. No label and no test picture is involved, nor any picture
+that the thresholds come from.
 
 All settings are assumptions: one set for every product.
 """
@@ -51,12 +53,14 @@ from flawforge.types import Batch, Collect, Evidence, Forger, Method, Prove, Sco
 FORGED = ("perlin", "cutpaste", "nsa")  # what the segmenter is taught with
 NATS = 24.0  # fused surprise at which the skip bends from a line to a logarithm
 LEAST = 3  # pictures that a gate needs
+SURE = 0.95  # one-sided, for all candidates together
+THIN = 2  # of the kept good pictures' maps every second pixel of every second row is looked at, and counts four times
 CANDIDATES = ("statistics", "segmenter", "sum")
 USES = {"statistics": (1.0, 0.0), "segmenter": (0.0, 1.0), "sum": (1.0, 1.0)}  # weights of statistics and segmenter
 Use = Literal["gate", "statistics", "segmenter", "sum", "statistics/segmenter", "statistics/sum", "segmenter/statistics",
               "segmenter/sum", "sum/statistics", "sum/segmenter"]  # one for both, or picture/map  # fmt: skip
 NAMED = {(True, False): "the statistics alone", (False, True): "the segmenter alone", (True, True): "their sum"}
-AIMS, MEASURES = ("picture", "map"), ("AUROC", "average precision of pixels")
+AIMS, MEASURES = ("picture", "map"), ("AUROC", "average precision of pixels among those of good pictures")
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class Guided(nn.Module):
     forward_methods = ("segment",)
     mean: Tensor
     deviation: Tensor
+    fold_mean: Tensor
+    fold_deviation: Tensor
     unit: Tensor
     use: Tensor
     evidence: Tensor
@@ -111,6 +117,8 @@ class Guided(nn.Module):
             head_start(self, config.width, maps)
         self.register_buffer("mean", torch.zeros(3, 0, 0))
         self.register_buffer("deviation", torch.ones(3, 0, 0))
+        self.register_buffer("fold_mean", torch.zeros(0, 3, 0, 0))  # the same without the pictures of one fold each
+        self.register_buffer("fold_deviation", torch.ones(0, 3, 0, 0))
         self.register_buffer("unit", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))  # of statistics and segmenter: middle, width
         self.register_buffer("use", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))  # for picture and map: weight of either
         self.register_buffer("evidence", torch.zeros(2, 3, 2))  # picture and map, CANDIDATES: mean, least gain
@@ -129,11 +137,14 @@ class Guided(nn.Module):
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             images = images.float()
             if folds is None:
+                mean, deviation = self.mean, self.deviation
                 surprises, even = self.stats.look(images)
             else:
+                own = list(folds)
+                mean, deviation = self.fold_mean[own], self.fold_deviation[own]
                 surprises, even = self.stats.surprises(images, folds), even_light(images.contiguous(), self.stats.light)
             half = cells(images, 2) if torch.compiler.is_exporting() else F.avg_pool2d(images, 2)
-            z = ((half - self.mean) / self.deviation).clamp(-8, 8) / 4
+            z = ((half - mean) / deviation).clamp(-8, 8) / 4
             maps = F.interpolate(surprises.clamp_min(0).log1p(), z.shape[-2:], mode="bilinear", align_corners=False)
             parts = [maps, z, F.pixel_unshuffle(images, 2), F.pixel_unshuffle(even, 2) / 2]
             return torch.cat(parts, dim=1), fuse(surprises)
@@ -187,7 +198,7 @@ def enlarge(coarse: Tensor, images: Tensor) -> Tensor:
 
 def _resize(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
     """The pixel reference takes the canvas's size, which is known only from the good pictures or from the file."""
-    for name in ("mean", "deviation"):
+    for name in ("mean", "deviation", "fold_mean", "fold_deviation"):
         if prefix + name in state:
             setattr(module, name, torch.empty_like(state[prefix + name]))
 
@@ -196,18 +207,28 @@ def _resize(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -
 
 
 def look_at_pixels(net: Guided, batch: Batch) -> None:
-    """Sum the good pictures and their squares at half resolution."""
+    """Sum the good pictures and their squares at half resolution, fold by fold."""
     x = F.avg_pool2d(batch.clean.contiguous(), 2).double()
-    net.work["n"] = net.work.get("n", 0) + len(x)
-    net.work["sum"] = net.work.get("sum", 0) + x.sum(dim=0)
-    net.work["squares"] = net.work.get("squares", 0) + x.square().sum(dim=0)
+    work, folds = net.work, net.stats.folds
+    if "n" not in work:
+        work |= {"n": x.new_zeros(folds, 1, 1, 1)} | {each: x.new_zeros(folds, *x.shape[1:]) for each in ("sum", "squares")}
+    for index, picture in zip(batch.index.tolist(), x, strict=True):
+        work["n"][index % folds] += 1
+        work["sum"][index % folds] += picture
+        work["squares"][index % folds] += picture.square()
 
 
 def fit_pixels(net: Guided) -> None:
-    """Mean and deviation of every pixel, the latter at least two grey levels."""
-    n, mean = net.work["n"], net.work["sum"] / net.work["n"]
-    variance = (net.work["squares"] / n - mean.square()).clamp_min(0) * n / max(n - 1, 1)
-    net.mean, net.deviation = mean.float(), (variance + (2 / 255) ** 2).sqrt().float()
+    """Mean and deviation of every pixel, the latter at least two grey levels; of all pictures, and without one fold each."""
+
+    def fitted(n: Tensor, total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+        mean = total / n.clamp_min(1)
+        variance = (squares / n.clamp_min(1) - mean.square()).clamp_min(0) * n / (n - 1).clamp_min(1)
+        return mean.float(), (variance + (2 / 255) ** 2).sqrt().float()
+
+    parts = [net.work[each] for each in ("n", "sum", "squares")]
+    net.mean, net.deviation = (each[0] for each in fitted(*(part.sum(dim=0, keepdim=True) for part in parts)))
+    net.fold_mean, net.fold_deviation = fitted(*(part.sum(dim=0, keepdim=True) - part for part in parts))
     net.work = {}
 
 
@@ -269,6 +290,7 @@ def look_at_units(net: Guided, batch: Batch) -> None:
     for i, index in enumerate(batch.index.tolist()):
         if index % net.stats.folds == 0:
             maps = torch.stack(net.both(batch.clean[i : i + 1], [0]))[:, 0].cpu()
+            net.work.setdefault("kept", set()).add(index)
             net.work.setdefault("good", []).append((maps, batch.valid[i, 0].cpu() > 0))
 
 
@@ -292,18 +314,31 @@ def top_mean(maps: Tensor, valid: Tensor, top: float) -> Tensor:
     return values.topk(max(1, round(top * values.shape[1])), dim=1).values.mean(dim=1)
 
 
-def average_precision(maps: Tensor, mask: Tensor) -> Tensor:
-    """k n values, n bool with some True -> k: average precision of the values as detectors of the mask."""
-    hits = mask[maps.argsort(dim=1, descending=True)].double()
-    precision = hits.cumsum(dim=1) / torch.arange(1, hits.shape[1] + 1)
-    return (precision * hits).sum(dim=1) / hits.sum(dim=1)
+def average_precision(maps: Tensor, mask: Tensor, quiet: Tensor | None = None, times: int = 1) -> Tensor:
+    """k n values, n bool with some True -> k: average precision of the values as detectors of the mask.
+
+    quiet  k m, rising: values of other places, none of which is in a mask; each counts `times` times
+    """
+    found = []
+    for place, row in enumerate(maps):
+        hits, others = row[mask].sort().values, row[~mask].sort().values
+        # At a hit's own value: all hits and all other values that are not below it (ties count against the detector).
+        right = len(hits) - torch.searchsorted(hits, hits)
+        wrong = len(others) - torch.searchsorted(others, hits)
+        if quiet is not None:
+            wrong = wrong + times * (quiet.shape[1] - torch.searchsorted(quiet[place], hits))
+        found.append((right.double() / (right + wrong)).mean())
+    return torch.stack(found)
 
 
 def prove(net: Guided, batch: Batch, top: float) -> None:
-    """For each forged picture: how well each candidate tells it from the good pictures, and its pixels from the others."""
+    """For each forged picture: how well each candidate tells it from the good pictures, and its pixels from all others."""
     good = net.work["good"]
     if "good scores" not in net.work:
-        net.work["good scores"] = torch.stack([top_mean(candidates(net, maps), valid, top) for maps, valid in good])
+        judged = [(candidates(net, maps), valid) for maps, valid in good]
+        net.work["good scores"] = torch.stack([top_mean(maps, valid, top) for maps, valid in judged])
+        thin = np.s_[..., ::THIN, ::THIN]
+        net.work["quiet"] = torch.cat([maps[thin][:, valid[thin]] for maps, valid in judged], dim=1).sort(dim=1).values
     statistics, segmenter = net.both(batch.forged, [0] * len(batch.forged))
     for i, index in enumerate(batch.index.tolist()):
         mask, valid = batch.mask[i, 0].cpu() > 0, batch.valid[i, 0].cpu() > 0
@@ -312,7 +347,7 @@ def prove(net: Guided, batch: Batch, top: float) -> None:
         maps = candidates(net, torch.stack([statistics[i], segmenter[i]]).cpu())
         score, others = top_mean(maps, valid, top), net.work["good scores"]
         placement = ((score > others).double() + 0.5 * (score == others)).mean(dim=0)
-        precision = average_precision(maps[:, valid], mask[valid])
+        precision = average_precision(maps[:, valid], mask[valid], net.work["quiet"], THIN**2)
         net.work.setdefault("proof", []).append((index, torch.stack([placement, precision])))
 
 
@@ -333,18 +368,25 @@ def decide(net: Guided, config: Config) -> None:
 
 
 def least_gains(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """pictures candidates -> candidates: one-sided 95 % lower bound of each one's mean gain over the first (Student's t)."""
+    """pictures candidates -> candidates: lower bound of each one's mean gain over the first (Student's t, one-sided).
+
+    The bounds hold together with probability SURE (Bonferroni over the candidates that are compared with the first).
+    """
     gains = values - values[:, :1]
     error = gains.std(axis=0, ddof=1) / np.sqrt(len(gains))
-    return np.asarray(gains.mean(axis=0) - stats.t.ppf(0.95, len(gains) - 1) * error)
+    level = 1 - (1 - SURE) / (values.shape[1] - 1)
+    return np.asarray(gains.mean(axis=0) - stats.t.ppf(level, len(gains) - 1) * error)
 
 
 def pack(net: Guided, config: Config) -> None:
-    """Drop what only training and proof needed; without a gate, take what the settings say."""
+    """Drop what only training and proof needed; without a gate, take what the settings say, if there was any training."""
     if config.use != "gate":
+        trained = len(net.work.get("kept", ())) >= LEAST  # as `stages` has it
         picture, _, surface = config.use.partition("/")
-        net.use[:] = torch.tensor([USES[picture], USES[surface or picture]])
+        chosen = [picture, surface or picture] if trained else ["statistics"] * 2
+        net.use[:] = torch.tensor([USES[each] for each in chosen])
     net.stats.forget_folds()
+    net.fold_mean, net.fold_deviation = net.fold_mean[:0].clone(), net.fold_deviation[:0].clone()
     net.settle()
     net.work = {}
 

@@ -33,7 +33,7 @@ segmenter also sees the reference itself where references are alike in detail (`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -51,7 +51,6 @@ from flawforge.types import Batch, Collect, Evidence, Forger, Method, ScoreRule,
 CELL = 8  # canvas pixels per side that the retrieval features average over
 DIMENSIONS = 64  # of the retrieval features, at most
 CANDIDATES = 1024  # good pictures, evenly spread, from which features are learnt and references chosen
-SAME = 1 - 2e-6  # cosine similarity from which two pictures are one: float32 rounding, and copies
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,11 @@ class Config:
 
     guidance: Literal["reference", "denoise", "none"] = "reference"  # "reference"
     contrast: Annotated[int, Ge(1)] = 4  # 5 in the settings, 4 found best: a reference is drawn from so many in training
-    references: Annotated[int, Ge(0)] = 32  # all good pictures, which is 0
-    show: Literal["alike", "always", "never"] = "alike"  # "never"; the segmenter also sees the good picture itself (ours)
+    references: Annotated[int, Ge(0)] = 32  # all good pictures, which is 0 (up to CANDIDATES)
+    show: Literal["alike", "always", "never"] = "alike"  # "never"; the segmenter also sees what the guide gives (ours)
     residual: bool = True  # False; True = what the fusion gives is added to the encoder's features (ours)
     detach: bool = False  # assumed: the segmentation loss also moves the guide
-    masks: Literal["saliency_perlin", "perlin"] = "saliency_perlin"  # "saliency_perlin"
+    masks: Literal["saliency_perlin", "everywhere", "perlin"] = "saliency_perlin"  # "saliency_perlin"; others: controls
     rule: Literal["mean_std", "otsu", "quantile", "uniform"] = "mean_std"  # "adaptive"; which rule is assumed
     spread: Annotated[float, Interval(ge=0, le=3)] = 1.5  # assumed: 1; standard deviations above the mean, of "mean_std"
     opacity: Annotated[float, Interval(ge=0, lt=1)] = 0.2  # assumed: 0.1; the least of a forgery's texture
@@ -117,13 +116,14 @@ class GuidedUNet(UNet):
 class Sgsf(nn.Module):
     """Guide, segmenter and the references. n 3 h w in [0, 1] of any size; the references have the fitted canvas.
 
-    memory  m 3 h w float16 in [0, 1], good pictures; valid m 1 h w, 1 = a pixel that counts
+    memory  m 3 h w float16 in [0, 1], good pictures; valid m 1 h w, 1 = a pixel that counts; whose m, the picture's index
     encoder d by 3 * cells, the retrieval features' projection; keys m d, the references' features, of length 1
     """
 
     forward_methods = ("guide_and_segment",)
     memory: Tensor
     valid: Tensor
+    whose: Tensor
     encoder: Tensor
     keys: Tensor
     alike: Tensor
@@ -142,6 +142,7 @@ class Sgsf(nn.Module):
         if config.guidance == "reference":
             self.register_buffer("memory", torch.zeros(0, 3, 0, 0, dtype=torch.float16))
             self.register_buffer("valid", torch.zeros(0, 1, 0, 0, dtype=torch.uint8))
+            self.register_buffer("whose", torch.zeros(0, dtype=torch.int64))
             self.register_buffer("encoder", torch.zeros(0, 0))
             self.register_buffer("keys", torch.zeros(0, 0))
             self.register_buffer("alike", torch.ones(1))  # 0 = references differ in detail, so none is shown
@@ -149,6 +150,7 @@ class Sgsf(nn.Module):
             self.register_load_state_dict_pre_hook(_resize_memory)
         self.always = config.show == "always"
         self.seen: list[Tensor] = []  # small pictures of the first look, then the references of the second
+        self.kept: list[Tensor] = []  # whose these references are
         self.chosen: list[int] = []
         self.looked = 0
 
@@ -159,21 +161,21 @@ class Sgsf(nn.Module):
     def retrieve(self, images: Tensor, count: int, itself: Tensor | None = None) -> Tensor:
         """n 3 h w -> n `count` indices of the most similar references, nearest first; fewer where there are fewer.
 
-        itself: the good pictures that `images` were forged from; a reference that is one of them comes last.
+        itself: n, which good picture each was forged from; a reference that is that picture, or a copy of it, comes last.
         """
         similarity = self.encode(images) @ self.keys.T
         if itself is not None:
-            similarity = similarity - 3.0 * (self.encode(itself) @ self.keys.T > SAME).to(similarity.dtype)
+            similarity = similarity - 3.0 * (self.whose == itself[:, None]).to(similarity.dtype)
         return similarity.topk(min(count, len(self.keys)), dim=1).indices
 
     def contrast(self, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
         """One good picture for each of the batch, drawn from its `count` most similar references, and its valid pixels."""
         if not len(self.memory):  # no reference was collected (a forecast only times the steps): a neighbour does
             return batch.clean.roll(1, dims=0), batch.valid.roll(1, dims=0)
-        others = max(len(self.memory) - 1, 1)
-        near = self.retrieve(batch.forged, min(count, others), batch.clean)
-        drawn = torch.randint(near.shape[1], (len(near), 1), device=near.device)
-        index = near.gather(1, drawn)[:, 0]
+        near = self.retrieve(batch.forged, count, batch.index)
+        others = (self.whose != batch.index[:, None]).sum(dim=1).clamp(1, near.shape[1])  # itself, for want of another
+        drawn = (torch.rand(len(near)).to(near.device) * others).long()
+        index = near.gather(1, drawn[:, None])[:, 0]
         return self.memory[index].float(), self.valid[index].float()
 
     def guide_and_segment(self, images: Tensor, source: Tensor | None) -> tuple[Tensor | None, Tensor]:
@@ -227,7 +229,7 @@ class Sgsf(nn.Module):
 
 def _resize_memory(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
     """The references' number and size are known only from the good pictures or from the file."""
-    for name in ("memory", "valid", "encoder", "keys"):
+    for name in ("memory", "valid", "whose", "encoder", "keys"):
         if prefix + name in state:
             setattr(module, name, torch.empty_like(state[prefix + name]))
 
@@ -283,30 +285,32 @@ def keep(net: Sgsf, batch: Batch) -> None:
     index = [place - places.start for place in net.chosen if place in places]
     if index:
         net.seen.append(torch.cat([batch.clean[index], batch.valid[index]], dim=1).contiguous())
+        net.kept.append(batch.index[index])
 
 
 def lay_in(net: Sgsf) -> None:
     """The kept pictures become the memory."""
     kept = torch.cat(net.seen)
     net.memory, net.valid = kept[:, :3].half().contiguous(), (kept[:, 3:] > 0).to(torch.uint8).contiguous()
+    net.whose = torch.cat(net.kept).to(net.memory.device)
     net.keys = net.encode(net.memory.float())
     net.left.fill_(left_of_detail(net))
     net.alike.fill_(float(net.always or float(net.left) < 1))
-    net.seen, net.chosen, net.looked = [], [], 0
+    net.seen, net.kept, net.chosen, net.looked = [], [], [], 0
 
 
 def left_of_detail(net: Sgsf) -> float:
     """What is left of the references' detail when that of the most similar other one is taken away: a ratio of energies, 0
     for equal pictures, 1 where nothing is gained, 2 where the two have nothing to do with each other.
 
-    Detail is a picture less its means over CELL x CELL pixels. With a single reference there is no other: 2.
+    Detail is a picture less its means over CELL x CELL pixels. With references of a single picture there is no other: 2.
     """
-    if len(net.memory) < 2:
+    if len(net.whose.unique()) < 2:
         return 2.0
     kept = net.memory.float()
     means = F.interpolate(F.avg_pool2d(kept, CELL), kept.shape[-2:], mode="bilinear", align_corners=False)
     detail = (kept - means) * net.valid
-    other = detail[net.retrieve(kept, 1, kept)[:, 0]]
+    other = detail[net.retrieve(kept, 1, net.whose)[:, 0]]
     return float((detail - other * net.valid).square().sum() / detail.square().sum().clamp_min(1e-9))
 
 
@@ -349,10 +353,22 @@ def stages(net: Sgsf, config: Config) -> Sequence[Train | Collect]:
 
 
 def forger(config: Config) -> Forger:
-    """Saliency Perlin masks filled with texture; "perlin" is DRAEM's, the control."""
+    """Saliency Perlin masks filled with texture.
+
+    "everywhere"  a control that differs in the saliency alone: the whole picture is salient
+    "perlin"      DRAEM's forger, which also has a fixed threshold and other textures; `rule`, `spread`, `opacity` are unused
+    """
     if config.masks == "perlin":
         return FORGERS["perlin"]()
-    return SaliencyPerlin(rule=config.rule, spread=config.spread, opacity=(config.opacity, 1.0))
+    guard = (1.0, 1.0) if config.masks == "everywhere" else SaliencyPerlin.guard
+    return SaliencyPerlin(rule=config.rule, spread=config.spread, opacity=(config.opacity, 1.0), guard=guard)
+
+
+def decided(net: Sgsf, config: Config) -> Config:
+    """The settings by which another fit shows the segmenter what this one did."""
+    if config.guidance != "reference" or config.show != "alike":
+        return config
+    return replace(config, show="always" if float(net.alike) else "never")
 
 
 def score_rule(config: Config) -> ScoreRule:
@@ -371,4 +387,5 @@ METHOD = Method(
     forger=forger,
     score=score_rule,
     prior="foreground",
+    decided=decided,
 )
