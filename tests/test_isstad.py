@@ -134,12 +134,15 @@ def test_the_repairs_target(target: str, wrong: float) -> None:
     with torch.no_grad():
         net.repair.weight.zero_()
         net.repair.bias.copy_(((0.7 - torch.tensor(MEAN)) / torch.tensor(DEVIATION)).repeat(64))
-    clean, forged = torch.full((1, 3, 16, 24), 0.2), torch.full((1, 3, 16, 24), 0.8)
-    ones = torch.ones(1, 1, 16, 24)
-    losses = repairing_loss(net, Batch(forged, clean, ones, ones), net.config)
+    clean, forged = torch.full((1, 3, 48, 48), 0.2), torch.full((1, 3, 48, 48), 0.8)
+    inner = torch.zeros(1, 1, 48, 48)
+    inner[..., 12:36, 12:36] = 1  # the windows of SSIM there see nothing beyond the border
+    losses = repairing_loss(net, Batch(forged, clean, torch.ones_like(inner), inner), net.config)
     assert float(losses["repair"].detach()) == pytest.approx(0.5 * (2 * wrong) ** 2, rel=1e-5)
     assert set(losses) == {"classify", "repair", "ssim"}
-    assert 0 < float(losses["ssim"].detach()) < 0.2
+    aim = 0.2 if target == "clean" else 0.8
+    alike = (2 * 0.7 * aim + 1e-4) / (0.7**2 + aim**2 + 1e-4)  # SSIM of two constants: no contrast, so tones alone count
+    assert float(losses["ssim"].detach()) == pytest.approx(0.1 * (1 - alike), abs=3e-5)
 
 
 def test_blur_is_a_gaussian() -> None:
@@ -326,6 +329,21 @@ def test_carry_all_takes_decoder_and_heads_too(model: Path) -> None:
     assert all(torch.equal(net.state_dict()[key], value) for key, value in tensors.items())
     other = tiny(carry="all", decoder_width=8)
     assert "encoder alone" in start(other, other.config, init)[0]
+
+
+def test_what_no_tensors_shape_tells_is_compared_too(model: Path) -> None:
+    """A donor of other heads has tensors of the same shapes; one that never had stage 1 saves none."""
+    tensors, about = load_file(model / "model.safetensors"), json.loads((model / "config.json").read_text())
+    for key, theirs in (("heads", 4), ("grid", 7)):
+        changed = about | {"settings": about["settings"] | {key: theirs}}
+        net = tiny()
+        with pytest.raises(ModelError, match=rf"was fitted with {key}={theirs} .* give --set {key}={theirs}\."):
+            start(net, net.config, Init(tensors, changed))
+        assert not net.started_after_stage_one
+    net = tiny()
+    notes = start(net, net.config, Init(tensors, about | {"settings": about["settings"] | {"masked_share": 0.0}}))
+    assert "it had no stage 1" in notes[0]
+    assert [stage.name for stage in stages(net, net.config)] == ["hide and guess", "repair and point"]
 
 
 def released(net: Isstad, decoder: bool = True, extra_blocks: int = 2) -> dict[str, torch.Tensor]:

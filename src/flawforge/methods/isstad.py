@@ -292,13 +292,20 @@ def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def start(net: Isstad, config: Config, init: Init) -> list[str]:
     """Put the weights of --init into the net.
 
-    A model folder: its encoder (with `carry` = "all" its decoder and heads too), and stage 1 is skipped, for the encoder has
+    A model folder: its encoder (with `carry` = "all" its decoder and heads too), and stage 1 is skipped where the encoder has
     been through it. A file of outside MAE weights: the encoder and, where it fits, the decoder; stage 1 goes on from them.
     Raises ModelError where the encoder does not fit.
     """
     method = init.about.get("method", "isstad")
     if method != "isstad":
         raise ModelError(f"--init was given a model of {method}; isstad starts from an isstad model or from MAE weights.")
+    theirs = init.about.get("settings", {})
+    for key in ("heads", "grid"):  # no tensor's shape tells these
+        if theirs.get(key, getattr(config, key)) != getattr(config, key):
+            raise ModelError(
+                f"The model of --init was fitted with {key}={theirs[key]} and these settings say {getattr(config, key)}; give "
+                f"--set {key}={theirs[key]}."
+            )
     given, target = renamed(init.tensors), net.state_dict()
     encoder = [key for key in target if key.startswith("encoder.")]
     _check_fit(given, target, encoder)
@@ -317,6 +324,8 @@ def start(net: Isstad, config: Config, init: Init) -> list[str]:
     notes.append("encoder and decoder" if len(taken) > len(encoder) else "encoder alone")
     if outside:
         return [f"started from outside weights: {notes[0]}"]
+    if not theirs.get("masked_share", 1.0):
+        return [f"started from another model: {notes[0]}; it had no stage 1 ({STAGE_ONE}), so nothing is skipped"]
     net.started_after_stage_one = True
     cost = [row for row in init.about.get("history", ()) if row["stage"] == STAGE_ONE]
     saved = f"saved {cost[-1]['seconds']:.0f} s ({cost[-1]['step']} steps)" if cost else "its cost is not known"
