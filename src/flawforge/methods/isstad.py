@@ -292,8 +292,8 @@ def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def start(net: Isstad, config: Config, init: Init) -> list[str]:
     """Put the weights of --init into the net.
 
-    A model folder: its encoder (with `carry` = "all" its decoder and heads too), and stage 1 is skipped where the encoder has
-    been through it. A file of outside MAE weights: the encoder and, where it fits, the decoder; stage 1 goes on from them.
+    A model folder: its encoder (with `carry` = "all" its decoder and heads too), and stage 1 is skipped where that model
+    had one. A file of outside MAE weights: the encoder and, where it fits, the decoder; stage 1 goes on from them.
     Raises ModelError where the encoder does not fit.
     """
     method = init.about.get("method", "isstad")
@@ -303,8 +303,8 @@ def start(net: Isstad, config: Config, init: Init) -> list[str]:
     for key in ("heads", "grid"):  # no tensor's shape tells these
         if theirs.get(key, getattr(config, key)) != getattr(config, key):
             raise ModelError(
-                f"The model of --init was fitted with {key}={theirs[key]} and these settings say {getattr(config, key)}; give "
-                f"--set {key}={theirs[key]}."
+                f"The model of --init was fitted with {key}={theirs[key]} and these settings say {getattr(config, key)}; "
+                f"give --set {key}={theirs[key]}."
             )
     given, target = renamed(init.tensors), net.state_dict()
     encoder = [key for key in target if key.startswith("encoder.")]
