@@ -3,14 +3,14 @@
 The first line of a table is the method as it ships; every other line differs from it in the one thing that names it and
 shows the difference to the line above it all, paired by seed: mean, and lowest and highest over the seeds. A difference
 is bold where all seeds, three or more, agree on its sign; where a change does nothing at all, three seeds agree in one
-cell of four. A test compares pages and CSV.
+cell of four. Fits that the method's own watch stopped have no figures and are counted. A test compares pages and CSV.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from readme_table import NAMES
@@ -24,7 +24,10 @@ ENOUGH = 3  # seeds that must agree on a sign before a difference is bold
 
 @dataclass(frozen=True)
 class Table:
-    """One table: rows of `results` with these cells, against the variant `base`, on `page`."""
+    """One table: rows of `results` with these cells, against the variant `base`, on `page`.
+
+    also  {column of figures: another column read in its place, as a line of its own where a row has it, and its name}
+    """
 
     name: str
     results: str
@@ -32,6 +35,7 @@ class Table:
     base: str
     cells: Mapping[str, str]
     figures: Mapping[str, str]
+    also: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 FIGURES = {"image_auroc": "image AUROC", "pixel_ap": "pixel AP"}
@@ -41,7 +45,8 @@ TABLES = (
     Table("cutswap", "cut_ablation.csv", "cutswap.md", "cutswap", {"budget": "1 minutes", "size": "128", "settings": ""},
           FIGURES),
     Table("sgsf", "sgsf_ablation.csv", "sgsf.md", "reference", SHORT, FIGURES),
-    Table("anoseg", "anoseg_ablation.csv", "anoseg.md", "as shipped", SHORT, OUTLINES),
+    Table("anoseg", "anoseg_ablation.csv", "anoseg.md", "as shipped", SHORT, OUTLINES,
+          {"image_auroc_top": ("image_auroc_detector", "{}, its own score")}),
     Table("isstad", "isstad_ablation.csv", "isstad.md", "product", SHORT, FIGURES),
 )
 
@@ -50,9 +55,13 @@ def measured(table: Table, folder: Path = RESULTS) -> dict[tuple[str, str], dict
     """{(variant, data set): {seed: row}}, in the CSV's order; measured again, the last row stands."""
     found: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     for row in read(folder / table.results)[1]:
-        fits = all(row.get(key, "") == value for key, value in table.cells.items()) and not row.get("stopped")
-        if fits:
+        if all(row.get(key, "") == value for key, value in table.cells.items()):
             found.setdefault((row["variant"], row["data"]), {})[row["seed"]] = row
+    for (variant, data), rows in list(found.items()):
+        for column, (other, name) in table.also.items():
+            own = {seed: {"seed": seed, column: row[other]} for seed, row in rows.items() if row.get(other)}
+            if own:
+                found[name.format(variant), data] = own
     return found
 
 
@@ -64,8 +73,15 @@ def lines(table: Table, folder: Path = RESULTS) -> str:
         return "not measured yet\n"
     names = list(dict.fromkeys(variant for variant, _ in found if variant != table.base))
     heads = [f"{NAMES[name]}, {title}" for name in sets for title in table.figures.values()]
-    text = [f"| variant | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    minutes, size = (table.cells.get("minutes") or table.cells["budget"].split()[0]), table.cells["size"]
+    seeds = max(len(rows) for rows in found.values())
+    text = [f"{minutes} minute of processor time a fit, canvas of {size} x {size} pixels' area, {seeds} seeds; "
+            f"[`{table.results}`](../../benchmarks/results/{table.results}).", ""]  # fmt: skip
+    text += [f"| variant | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for variant in (table.base, *names):
+        rows = [row for name in sets for row in found.get((variant, name), {}).values()]
+        stopped = sum(bool(row.get("stopped")) for row in rows)
+        label = f"{variant} ({stopped} of {len(rows)} fits stopped)" if stopped else variant
         cells = []
         for name in sets:
             mine, base = found.get((variant, name), {}), found[table.base, name]
@@ -75,7 +91,7 @@ def lines(table: Table, folder: Path = RESULTS) -> str:
                 else:
                     both = [seed for seed in mine if seed in base and mine[seed].get(column) and base[seed].get(column)]
                     cells.append(spread([float(mine[s][column]) - float(base[s][column]) for s in both], "+"))
-        text.append(f"| {variant} | {' | '.join(cells)} |")
+        text.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(text) + "\n"
 
 

@@ -172,17 +172,23 @@ def test_ablation_tables_are_the_recorded_ones() -> None:
 
 def test_an_ablation_is_paired_by_seed(tmp_path: Path) -> None:
     tables = script("benchmarks/ablation_tables.py")
-    table = tables["Table"]("x", "x.csv", "x.md", "base", {"minutes": "1"}, {"ap": "AP"})
+    own = {"ap": ("own_ap", "{}, its own score")}
+    table = tables["Table"]("x", "x.csv", "x.md", "base", {"minutes": "1", "size": "128"}, {"ap": "AP"}, own)
     rows = [("base", 1, 0, 0.5), ("base", 1, 1, 0.6), ("base", 1, 2, 0.7), ("base", 2, 0, 0.0),
             ("up", 1, 0, 0.6), ("up", 1, 1, 0.8), ("up", 1, 2, 0.8), ("mixed", 1, 0, 0.6), ("mixed", 1, 1, 0.4),
             ("mixed", 1, 2, 0.7), ("two", 1, 1, 0.7), ("two", 1, 2, 0.8), ("two", 1, 3, 0.0)]  # fmt: skip
-    text = "".join(f"{name},mvtec_bottle,{minutes},{seed},{value}\n" for name, minutes, seed, value in rows)
-    (tmp_path / "x.csv").write_text("variant,data,minutes,seed,ap\n" + text)
-    assert tables["lines"](table, tmp_path).splitlines()[2:] == [
+    text = "".join(f"{name},mvtec_bottle,{minutes},128,{seed},{value},,\n" for name, minutes, seed, value in rows)
+    text += "dies,mvtec_bottle,1,128,0,,,it has collapsed\ndies,mvtec_bottle,1,128,1,0.7,0.9,\n"
+    (tmp_path / "x.csv").write_text("variant,data,minutes,size,seed,ap,own_ap,stopped\n" + text)
+    lines = tables["lines"](table, tmp_path).splitlines()
+    assert lines[0].startswith("1 minute of processor time a fit, canvas of 128 x 128 pixels' area, 3 seeds;")
+    assert lines[4:] == [
         "| base | 0.600 (0.500 to 0.700) |",
         "| up | **+0.133 (+0.100 to +0.200)** |",
         "| mixed | -0.033 (-0.200 to +0.100) |",
         "| two | +0.100 (+0.100 to +0.100) |",
+        "| dies (1 of 2 fits stopped) | +0.100 (one seed) |",
+        "| dies, its own score | +0.300 (one seed) |",
     ]
     assert tables["lines"](table, tmp_path / "none") == "not measured yet\n"
 
