@@ -79,6 +79,7 @@ def main() -> None:
             net.use[:] = torch.tensor(weights)
             net.settle()
             proof = {f"proof_{aim}": float(net.evidence[i, place, 0]) for i, aim in enumerate(guided.AIMS)}
+            proof |= {f"least_gain_{aim}": float(net.evidence[i, place, 1]) for i, aim in enumerate(guided.AIMS)}
             row = {"variant": variant, "data": name, "minutes": options.minutes, "seed": seed, "candidate": candidate,
                    "chosen": " and ".join(aims), **judge(plan, net, source), **proof,
                    "steps": history[-1]["step"] if history else 0, "fit_seconds": fitted, "load": load,

@@ -17,11 +17,11 @@ good parts are", which carries over from product to product.
 Guide and segmenter never see the same picture twice: the good pictures are dealt into `folds`, and a forged picture is
 judged by Gaussians and by a pixel reference fitted without its fold, as strange parts will be. The first fold is kept from
 the segmenter altogether, nor is it pasted from. On it the gate forges defects of a family that training never used
-(FAMILIES["physical"]) and asks, once for the picture and once for the map, whether the segmenter, or the sum of both, beats
-the statistics; a map must find the defect's pixels among those of the kept good pictures too, whose highest values are what
-a pixel's threshold comes from. Only a gain that the spread over these pictures does not explain is taken (one-sided 95 % for
-the two together), the surest of two; else the statistics stand. No label and no test picture is involved, nor any picture
-that the thresholds come from.
+(FAMILIES["physical"]) and asks, once for the picture and once for the map, whether the sum of both beats the statistics; a
+map must find the defect's pixels among those of the kept good pictures too, whose highest values are what a pixel's threshold
+comes from. Only a gain that the spread over these pictures does not explain is taken (one-sided 95 %); else the statistics
+stand. The segmenter alone is no candidate: forgeries flatter what has learnt from forgeries, and the statistics have not. No
+label and no test picture is involved, nor any picture that the thresholds come from.
 
 All settings are assumptions: one set for every product.
 """
@@ -53,9 +53,10 @@ from flawforge.types import Batch, Collect, Evidence, Forger, Method, Prove, Sco
 FORGED = ("perlin", "cutpaste", "nsa")  # what the segmenter is taught with
 NATS = 24.0  # fused surprise at which the skip bends from a line to a logarithm
 LEAST = 3  # pictures that a gate needs
-SURE = 0.95  # one-sided, for all candidates together
+SURE = 0.95  # one-sided
 THIN = 2  # of the kept good pictures' maps every second pixel of every second row is looked at, and counts four times
 CANDIDATES = ("statistics", "segmenter", "sum")
+GATED = ("statistics", "sum")  # what the gate chooses from; the segmenter's figures are for the model card
 USES = {"statistics": (1.0, 0.0), "segmenter": (0.0, 1.0), "sum": (1.0, 1.0)}  # weights of statistics and segmenter
 Use = Literal["gate", "statistics", "segmenter", "sum", "statistics/segmenter", "statistics/sum", "segmenter/statistics",
               "segmenter/sum", "sum/statistics", "sum/segmenter"]  # one for both, or picture/map  # fmt: skip
@@ -352,7 +353,7 @@ def prove(net: Guided, batch: Batch, top: float) -> None:
 
 
 def decide(net: Guided, config: Config) -> None:
-    """For picture and map: the candidate whose gain over the statistics is surely greatest; none is zero."""
+    """For picture and map: the sum, where it surely gains over the statistics."""
     proof = net.work.pop("proof", [])
     pictures = sorted({index for index, _ in proof})
     if len(pictures) < LEAST:
@@ -361,21 +362,16 @@ def decide(net: Guided, config: Config) -> None:
     for place in range(len(AIMS)):
         values = means[:, place].numpy()
         net.evidence[place] = torch.from_numpy(np.stack([values.mean(axis=0), least_gains(values)], axis=1))
-        # By the least gain, not by the mean: of two that are about as good, the one that is so on every picture.
-        best = int(net.evidence[place, :, 1].argmax())  # the statistics' own gain over themselves is zero
-        net.use[place] = torch.tensor(USES[CANDIDATES[best]])
+        gains = dict(zip(CANDIDATES, net.evidence[place, :, 1].tolist(), strict=True))
+        net.use[place] = torch.tensor(USES[max(GATED, key=gains.__getitem__)])  # the statistics gain zero over themselves
     net.settle()
 
 
 def least_gains(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """pictures candidates -> candidates: lower bound of each one's mean gain over the first (Student's t, one-sided).
-
-    The bounds hold together with probability SURE (Bonferroni over the candidates that are compared with the first).
-    """
+    """pictures candidates -> candidates: lower bound of each one's mean gain over the first (Student's t, one-sided)."""
     gains = values - values[:, :1]
     error = gains.std(axis=0, ddof=1) / np.sqrt(len(gains))
-    level = 1 - (1 - SURE) / (values.shape[1] - 1)
-    return np.asarray(gains.mean(axis=0) - stats.t.ppf(level, len(gains) - 1) * error)
+    return np.asarray(gains.mean(axis=0) - stats.t.ppf(SURE, len(gains) - 1) * error)
 
 
 def pack(net: Guided, config: Config) -> None:
