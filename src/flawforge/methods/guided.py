@@ -20,7 +20,8 @@ the segmenter altogether, nor is it pasted from. On it the gate forges defects o
 (FAMILIES["physical"]) and asks, once for the picture and once for the map, whether the sum of both beats the statistics; a
 map must find the defect's pixels among those of the kept good pictures too, for the highest values of good pictures set a
 pixel's threshold. Only a gain that the spread over these pictures does not explain is taken (one-sided 95 %); else the
-statistics stand. The segmenter alone is no candidate: forgeries flatter what has learnt from forgeries. No label and no test picture is involved, nor any picture that the thresholds come from.
+statistics stand. The segmenter alone is no candidate: forgeries flatter what has learnt from forgeries. No label and no test
+picture is involved, nor any picture that the thresholds come from.
 
 All settings are assumptions: one set for every product.
 """
