@@ -12,7 +12,7 @@ reason under `stopped`.
 `..._top` is the picture's score as the mean of the map's highest 0.1 %, `..._detector` by the detector, where there is one:
 both are read off the same net, whose detector took its share of the minutes. `iou_calibrated` is at the threshold that
 held-back good pictures gave, as a user would have it; `iou_best` at the best of all thresholds, which only labels can tell.
-`steps` are those of the last stage.
+`steps` are those of all stages.
 
 `forged_...`: on the held-back good pictures and forged copies of them, by families that training never used (texture and
 physical; training pastes); settings may be chosen by these. The other figures are those of the labelled test pictures;
@@ -31,7 +31,7 @@ from typing import Any
 from flawforge import config, data, evaluate, fitting
 from flawforge.types import ScoreRule, TrainingError
 from flawforge_runtime import inspector
-from judging import forged_figures
+from judging import forged_figures, forged_iou
 from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "anoseg_ablation.csv"
@@ -59,7 +59,7 @@ def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, forged_o
     rules = {"top": ScoreRule("top", plan.settings.smooth, plan.settings.top)}
     if plan.settings.score == "detector":
         rules["detector"] = model.rule
-    row: dict[str, Any] = {}
+    row: dict[str, Any] = {"forged_iou": forged_iou(model, plan.held, plan.request.seed, PROOF)}
     entries = [entry for entry in data.read_entries(root) if entry.split == "test"]
     for name, rule in rules.items():
         read_off = dataclasses.replace(model, rule=rule)  # its thresholds are the first rule's: only rates without one hold

@@ -83,3 +83,17 @@ def forged_figures(
     found = figures(judge, forged_pairs(held, judge.canvas, seed, forgers, on_part))
     names = {"image_auroc": "forged_image_auroc", "pixel_ap": "forged_pixel_ap", "peak_on_defect": "forged_peak"}
     return {new: found[old] for old, new in names.items()}
+
+
+def forged_iou(judge: Inspector, held: Sequence[data.Entry], seed: int, forgers: Sequence[str] = PROOF) -> float:
+    """IoU of the forged pixels at the model's pixel threshold, pixels of all forged pictures together (good ones left out).
+
+    The threshold comes from the same held-back pictures, unforged.
+    """
+    assert judge.calibration is not None
+    both = either = 0
+    for picture, mask in forged_pairs(held, judge.canvas, seed, forgers):
+        if mask.any():
+            found = judge.judge(images.as_picture(picture)).anomaly_map > judge.calibration.pixel_threshold
+            both, either = both + int((found & mask).sum()), either + int((found | mask).sum())
+    return both / either
