@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=[each for each in VARIANTS if each not in SIZES])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings in every variant")
     parser.add_argument("--forged-only", action="store_true", help="leave the test pictures alone")
     parser.add_argument("--out", type=Path, default=RESULTS)

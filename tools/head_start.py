@@ -1,11 +1,12 @@
 """Train the weights that `guided` and `auto` begin with, on procedurally drawn products alone.
 
-    OMP_NUM_THREADS=1 python tools/head_start.py --minutes 40 --out src/flawforge/weights
+    OMP_NUM_THREADS=1 python tools/head_start.py --minutes 30 --out src/flawforge/weights
 
 Each product is drawn (`procedural.product`), its statistics are fitted as `fit` would, and the segmenter learns a while from
 forgeries on its pictures, by Gaussians that never saw them; then the next product takes its place. What is common to all of
 them is "this is stranger than the good pictures say", not a texture. Only the forgers that `guided` trains with are used, so
 the physical family stays unseen for gate and proof. Writes guided.safetensors (fp16) and guided.json, the recipe.
+The time is the clock's, so another run gives weights of the same kind and not the same bits.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def lesson(net: guided.Guided, drawn: Drawn, batch: Batch) -> dict[str, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=40)
+    parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
