@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "few_shot.csv")
     options = parser.parse_args()
     for seed, name, count in ((s, d, c) for s in options.seeds for d in options.data for c in options.counts):
-        key = (name, options.method, str(options.minutes), str(count), str(seed))
+        key = (name, options.method, f"{options.minutes:g}", str(count), str(seed))
         if any(tuple(row[k] for k in ("data", "method", "minutes", "count", "seed")) == key for row in read(options.out)[1]):
             continue
         source = Path(os.environ["FLAWFORGE_DATA"]) / name

@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "guided_ablation.csv")
     options = parser.parse_args()
     for seed, variant, name in ((s, v, d) for s in options.seeds for v in options.variant for d in options.data):
-        key = (variant, name, str(options.minutes), str(seed))
+        key = (variant, name, f"{options.minutes:g}", str(seed))
         if any(tuple(row[k] for k in ("variant", "data", "minutes", "seed")) == key for row in read(options.out)[1]):
             continue
         source = Path(os.environ["FLAWFORGE_DATA"]) / name

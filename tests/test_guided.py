@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,20 @@ def test_a_map_that_flares_on_good_pictures_loses_its_gain() -> None:
     statistics, segmenter, _ = precision(9.0)
     assert statistics == pytest.approx(1.0)
     assert segmenter < 0.7
+
+
+def test_the_gate_looks_at_a_bounded_even_share_of_the_kept_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guided, "KEPT", 3)
+    x = pictures(24)
+    net = looked(x)
+    for i, picture in enumerate(x):
+        one = torch.ones(1, 1, 32, 32)
+        good = torch.from_numpy(picture)[None]
+        guided.look_at_units(net, Batch(good, good, one * 0, one, torch.tensor([i])))
+    assert sorted(net.work["kept"]) == [0, 8, 16]  # of 0, 2 .. 22, the first of two folds
+    assert len(net.work["good"]) == 3
+    few, many, more = (guided.units_demand(net, (32, 64), count).memory_bytes for count in (2, 6, 600))
+    assert (3 * few, more) == (many, many)
 
 
 def test_a_folds_pixels_are_judged_by_a_reference_that_never_saw_them() -> None:
@@ -259,18 +274,19 @@ def test_the_segmenter_never_sees_the_pictures_of_the_gate() -> None:
 
 def test_the_shipped_weights_are_those_of_the_recipe_and_fit_the_default() -> None:
     config = METHODS["auto"].profiles["cpu"]
-    assert (recipe()["width"], recipe()["maps"]) == (config.width, len(config.normalised) + len(config.raw))
+    assert recipe()["form"] == json.loads(json.dumps({name: getattr(config, name) for name in guided.FORM}))
     assert recipe()["photographs"] == 0
     first, second = (fitting.seeded(guided.Guided, config, seed) for seed in (0, 1))
     for name, value in first.unet.state_dict().items():
         assert torch.equal(value, second.unet.state_dict()[name])  # nothing is left to the seed
     bare = fitting.seeded(guided.Guided, dataclasses.replace(config, head_start=False), 0)
     assert not torch.equal(bare.unet.out.weight, first.unet.out.weight)
-    narrow = dataclasses.replace(config, width=8)
-    assert torch.equal(
-        fitting.seeded(guided.Guided, narrow, 3).unet.out.weight,
-        fitting.seeded(guided.Guided, dataclasses.replace(narrow, head_start=False), 3).unet.out.weight,
-    )
+    # Six maps of another meaning are as strange to these weights as another width.
+    for other in (dataclasses.replace(config, width=8), dataclasses.replace(config, normalised=(1, 2, 4, 8), raw=(1, 2))):
+        assert torch.equal(
+            fitting.seeded(guided.Guided, other, 3).unet.out.weight,
+            fitting.seeded(guided.Guided, dataclasses.replace(other, head_start=False), 3).unet.out.weight,
+        )
 
 
 def test_shipped_weights_that_were_damaged_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,24 @@ def test_a_share_is_even_and_never_too_many() -> None:
         assert max(np.diff(kept), default=1) - min(np.diff(kept), default=1) <= 1
 
 
+@pytest.mark.parametrize("among", [1, 4, 192, 193, 240, 480, 720, 960, 961, 1920])
+def test_a_share_has_of_every_fold_as_many(among: int) -> None:
+    net = patchstats.PatchStats(TINY, folds=5)
+    pictures = torch.zeros(among, 1, 1, 1)
+    parts = [Batch(*[pictures[i : i + 7]] * 4, torch.arange(i, min(i + 7, among))) for i in range(0, among, 7)]
+    for part in parts:
+        patchstats_fit.count(net, part)
+    taken: list[int] = []
+    for part in parts:
+        batch, folds = patchstats_fit.fair_share(net, part, 192)
+        assert folds == [int(index) % 5 for index in batch.index]
+        taken += [int(index) for index in batch.index]
+    assert len(taken) == min(among, 192)
+    each = [[index for index in taken if index % 5 == fold] for fold in range(5)]
+    assert max(map(len, each)) - min(map(len, each)) <= 1
+    assert max((max(np.diff(part), default=5) - min(np.diff(part), default=5) for part in each), default=0) <= 5
+
+
 def test_whitener_makes_the_covariance_the_identity() -> None:
     x = np.random.default_rng(0).standard_normal((500, 4)) @ np.random.default_rng(1).standard_normal((4, 4))
     covariance = torch.from_numpy(np.cov(x.T))

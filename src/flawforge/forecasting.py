@@ -96,6 +96,9 @@ def _looks(
         if stage.demand is None:
             continue
         need = stage.demand(net, plan.canvas, len(pictures))
+        if need.operations is None:
+            most = max(most, need.memory_bytes)
+            continue
         looks = -(-len(pictures) // plan.settings.batch)
         start = time.monotonic()
         engine.fit(

@@ -165,10 +165,13 @@ class Train:
 
 
 class Demand(NamedTuple):
-    """What a stage will need beside the pictures and the network: bytes held at its peak, arithmetic operations in all."""
+    """What a stage will need beside the pictures and the network: bytes held at its peak, arithmetic operations in all.
+
+    operations  None = its time is not worth a word
+    """
 
     memory_bytes: int
-    operations: float
+    operations: float | None
 
 
 @dataclass(frozen=True)

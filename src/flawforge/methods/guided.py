@@ -44,22 +44,24 @@ from flawforge.forge import FAMILIES, FORGERS, Mix
 from flawforge.nn.head_start import head_start
 from flawforge.nn.losses import dice_loss, focal_map, masked_mean
 from flawforge.nn.patchstats import PatchStats, even_light, fuse
-from flawforge.nn.patchstats_fit import looks
+from flawforge.nn.patchstats_fit import looks, spaced
 from flawforge.nn.patchstats_judge import cells
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.unet import UNet, initialise
-from flawforge.types import Batch, Collect, Evidence, Forger, Method, Prove, ScoreRule, Stage, Train, Turn
+from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Method, Prove, ScoreRule, Stage, Train, Turn
 
 FORGED = ("perlin", "cutpaste", "nsa")  # what the segmenter is taught with
 NATS = 24.0  # fused surprise at which the skip bends from a line to a logarithm
 LEAST = 3  # pictures that a gate needs
 SURE = 0.95  # one-sided
+KEPT = 64  # kept good pictures at most by which the gate judges, evenly spread
 THIN = 2  # of the kept good pictures' maps every second pixel of every second row is looked at, and counts four times
 CANDIDATES = ("statistics", "segmenter", "sum")
 GATED = ("statistics", "sum")  # what the gate chooses from; the segmenter's figures are for the model card
 USES = {"statistics": (1.0, 0.0), "segmenter": (0.0, 1.0), "sum": (1.0, 1.0)}  # weights of statistics and segmenter
 Use = Literal["gate", "statistics", "segmenter", "sum", "statistics/segmenter", "statistics/sum", "segmenter/statistics",
               "segmenter/sum", "sum/statistics", "sum/segmenter"]  # one for both, or picture/map  # fmt: skip
+FORM = ("width", "normalised", "raw", "filters", "side", "cell", "light")  # what the shipped weights were trained with
 NAMED = {(True, False): "the statistics alone", (False, True): "the segmenter alone", (True, True): "their sum"}
 AIMS, MEASURES = ("picture", "map"), ("AUROC", "average precision of pixels among those of good pictures")
 
@@ -115,7 +117,7 @@ class Guided(nn.Module):
         initialise(self.unet)
         self.skip, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.full((1,), -4.0))
         if config.head_start:
-            head_start(self, config.width, maps)
+            head_start(self, {name: getattr(config, name) for name in FORM})
         self.register_buffer("mean", torch.zeros(3, 0, 0))
         self.register_buffer("deviation", torch.ones(3, 0, 0))
         self.register_buffer("fold_mean", torch.zeros(0, 3, 0, 0))  # the same without the pictures of one fold each
@@ -124,6 +126,7 @@ class Guided(nn.Module):
         self.register_buffer("use", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))  # for picture and map: weight of either
         self.register_buffer("evidence", torch.zeros(2, 3, 2))  # picture and map, CANDIDATES: mean, least gain
         self.segmenting = self.apart = False
+        self.first = 0  # pictures of the first fold
         self.register_load_state_dict_pre_hook(_resize)
         self.register_load_state_dict_post_hook(lambda module, _: module.settle())
         self.work: dict[str, Any] = {}
@@ -212,7 +215,9 @@ def look_at_pixels(net: Guided, batch: Batch) -> None:
     x = F.avg_pool2d(batch.clean.contiguous(), 2).double()
     work, folds = net.work, net.stats.folds
     if "n" not in work:
+        work["first"] = set()
         work |= {"n": x.new_zeros(folds, 1, 1, 1)} | {each: x.new_zeros(folds, *x.shape[1:]) for each in ("sum", "squares")}
+    work["first"] |= {index for index in batch.index.tolist() if index % folds == 0}
     for index, picture in zip(batch.index.tolist(), x, strict=True):
         work["n"][index % folds] += 1
         work["sum"][index % folds] += picture
@@ -227,6 +232,7 @@ def fit_pixels(net: Guided) -> None:
         variance = (squares / n.clamp_min(1) - mean.square()).clamp_min(0) * n / (n - 1).clamp_min(1)
         return mean.float(), (variance + (2 / 255) ** 2).sqrt().float()
 
+    net.first = len(net.work["first"])
     parts = [net.work[each] for each in ("n", "sum", "squares")]
     net.mean, net.deviation = (each[0] for each in fitted(*(part.sum(dim=0, keepdim=True) for part in parts)))
     net.fold_mean, net.fold_deviation = fitted(*(part.sum(dim=0, keepdim=True) - part for part in parts))
@@ -289,10 +295,17 @@ def losses(logit: Tensor, mask: Tensor, weights: Tensor, config: Config) -> dict
 def look_at_units(net: Guided, batch: Batch) -> None:
     """Keep both maps of the first fold's good pictures, judged by Gaussians that never saw them."""
     for i, index in enumerate(batch.index.tolist()):
-        if index % net.stats.folds == 0:
+        rank, other = divmod(index, net.stats.folds)
+        if other == 0 and spaced(rank, net.first, KEPT):
             maps = torch.stack(net.both(batch.clean[i : i + 1], [0]))[:, 0].cpu()
             net.work.setdefault("kept", set()).add(index)
             net.work.setdefault("good", []).append((maps, batch.valid[i, 0].cpu() > 0))
+
+
+def units_demand(net: Guided, canvas: tuple[int, int], pictures: int) -> Demand:
+    """The kept pictures' maps, and their thinned and sorted copies."""
+    kept = min(-(-pictures // net.stats.folds), KEPT)
+    return Demand(kept * canvas[0] * canvas[1] * 4 * (2 + 2 * len(CANDIDATES) // THIN**2), None)
 
 
 def fit_units(net: Guided) -> None:
@@ -334,12 +347,13 @@ def average_precision(maps: Tensor, mask: Tensor, quiet: Tensor | None = None, t
 
 def prove(net: Guided, batch: Batch, top: float) -> None:
     """For each forged picture: how well each candidate tells it from the good pictures, and its pixels from all others."""
-    good = net.work["good"]
     if "good scores" not in net.work:
-        judged = [(candidates(net, maps), valid) for maps, valid in good]
-        net.work["good scores"] = torch.stack([top_mean(maps, valid, top) for maps, valid in judged])
-        thin = np.s_[..., ::THIN, ::THIN]
-        net.work["quiet"] = torch.cat([maps[thin][:, valid[thin]] for maps, valid in judged], dim=1).sort(dim=1).values
+        thin, scores, quiet = np.s_[..., ::THIN, ::THIN], [], []
+        for good, valid in net.work.pop("good"):
+            maps = candidates(net, good)
+            scores.append(top_mean(maps, valid, top))
+            quiet.append(maps[thin][:, valid[thin]])
+        net.work |= {"good scores": torch.stack(scores), "quiet": torch.cat(quiet, dim=1).sort(dim=1).values}
     statistics, segmenter = net.both(batch.forged, [0] * len(batch.forged))
     for i, index in enumerate(batch.index.tolist()):
         mask, valid = batch.mask[i, 0].cpu() > 0, batch.valid[i, 0].cpu() > 0
@@ -418,7 +432,7 @@ def stages(net: Guided, config: Config) -> Sequence[Stage]:
         "gate", Mix(tuple(FORGERS[name]() for name in FAMILIES["physical"])), config.proofs,
         lambda module, batch: prove(module, batch, config.top), lambda module: decide(module, config), proved,
     )  # fmt: skip
-    train, units = Train("segmenter", [turn], draw=taught), Collect("units", look_at_units, fit_units)
+    train, units = Train("segmenter", [turn], draw=taught), Collect("units", look_at_units, fit_units, demand=units_demand)
     return [*looked, train, units, gate, packed] if config.use == "gate" else [*looked, train, units, packed]
 
 

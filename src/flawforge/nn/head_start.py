@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -21,10 +22,10 @@ def recipe() -> dict[str, Any]:
     return dict(json.loads(resources.files("flawforge").joinpath("weights/guided.json").read_text()))
 
 
-def head_start(net: nn.Module, width: int, maps: int) -> None:
-    """Put the shipped weights into `net`, where they were trained at its width and number of guide maps; else leave it."""
+def head_start(net: nn.Module, form: Mapping[str, Any]) -> None:
+    """Put the shipped weights into `net`, where they were trained in its form (settings by name); else leave it as it is."""
     made = recipe()
-    if (made["width"], made["maps"]) != (width, maps):
+    if made["form"] != json.loads(json.dumps(dict(form))):
         return
     data = resources.files("flawforge").joinpath("weights/guided.safetensors").read_bytes()
     if hashlib.sha256(data).hexdigest() != made["sha256"]:

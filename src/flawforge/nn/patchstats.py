@@ -248,9 +248,14 @@ class PatchStats(nn.Module):
         self.light = form.light
         inputs = [(True, s) for s in form.normalised] + [(False, s) for s in form.raw]
         self.branches = nn.ModuleList(Branch(form, scale, normalised, folds) for normalised, scale in inputs)
-        self.seen = self.looked = self.used = 0  # pictures in all, in this look, and of these looked at
+        self.start_looking()
         self.judge: Judge | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module.settle())
+
+    def start_looking(self) -> None:
+        """No good picture has been seen."""
+        self.seen = self.looked = self.used = 0  # pictures in all, in this look, and of these looked at
+        self.dealt, self.ranks = ([0] * max(self.folds, 1) for _ in range(2))  # pictures of each fold: in all, in this look
 
     def parts(self) -> list[Branch]:
         """The branches, typed."""

@@ -33,8 +33,16 @@ MANY, FEW = 192, 64  # good pictures at most: for the Gaussians; for filters and
 
 
 def count(net: PatchStats, batch: Batch) -> None:
-    """Know how many good pictures there are, so that later looks can take an even share of them."""
+    """Know how many good pictures there are, in all and in each fold, so that later looks can take an even share of them."""
+    for fold in folds_of(net, batch, net.seen):
+        net.dealt[fold] += 1
     net.seen += len(batch.clean)
+
+
+def folds_of(net: PatchStats, batch: Batch, place: int) -> list[int]:
+    """The fold of each picture of a batch that begins at `place`; a varied copy has its picture's, so both fall into one."""
+    places = range(place, place + len(batch.clean)) if batch.index is None else batch.index.tolist()
+    return [each % len(net.dealt) for each in places]
 
 
 def spaced(place: int, among: int, most: int) -> bool:
@@ -42,20 +50,36 @@ def spaced(place: int, among: int, most: int) -> bool:
     return among <= most or place * most % among < most
 
 
-def share(net: PatchStats, batch: Batch, most: int) -> tuple[Batch, list[int]]:
-    """The pictures of this batch that are among at most `most`, evenly spread over all; and their places among all.
-
-    A varied copy has its picture's place, so that both fall into the same fold.
-    """
+def share(net: PatchStats, batch: Batch, most: int) -> Batch:
+    """The pictures of this batch that are among at most `most`, evenly spread over all."""
     kept = [i for i in range(len(batch.clean)) if spaced(net.looked + i, net.seen, most)]
-    places = [net.looked + i if batch.index is None else int(batch.index[i]) for i in kept]
     net.looked += len(batch.clean)
-    return Batch(*(None if each is None else each[kept].contiguous() for each in batch)), places
+    return picked(batch, kept)
+
+
+def fair_share(net: PatchStats, batch: Batch, most: int) -> tuple[Batch, list[int]]:
+    """The pictures of this batch that are among at most `most`, evenly spread over each fold; and their folds.
+
+    Evenly over all would not do: every fifth of 960 pictures is of one and the same fold.
+    """
+    folds = folds_of(net, batch, net.looked)
+    net.looked += len(batch.clean)
+    parts, kept = len(net.dealt), []
+    for i, fold in enumerate(folds):
+        if net.seen <= most or spaced(net.ranks[fold], net.dealt[fold], most // parts + (fold < most % parts)):
+            kept.append(i)
+        net.ranks[fold] += 1
+    return picked(batch, kept), [folds[i] for i in kept]
+
+
+def picked(batch: Batch, places: list[int]) -> Batch:
+    """These pictures of the batch alone."""
+    return Batch(*(None if each is None else each[places].contiguous() for each in batch))
 
 
 def look_at_patches(net: PatchStats, batch: Batch) -> None:
     """Sum patches and their outer products."""
-    batch, _ = share(net, batch, FEW)
+    batch = share(net, batch, FEW)
     if not len(batch.clean):
         return
     fill = border(batch.clean)
@@ -97,7 +121,7 @@ def cell_valid(batch: Batch, fill: tuple[Tensor, Tensor], branch: Branch) -> Ten
 
 def look_at_features(net: PatchStats, batch: Batch) -> None:
     """Sum features and outer products by block, and keep some pictures' features to choose the priors by."""
-    batch, places = share(net, batch, MANY)
+    batch, folds = fair_share(net, batch, MANY)
     if not len(batch.clean):
         return
     kept = [i for i in range(len(batch.clean)) if spaced(net.used + i, min(net.seen, MANY), FEW // 2)]
@@ -111,13 +135,13 @@ def look_at_features(net: PatchStats, batch: Batch) -> None:
         held = branch.to_blocks(features - shift[:, None, None]) * weight[:, None]  # k d n b
         exact = held.double()
         work["size"] = features.shape[-2:]
-        parts = max(net.folds, 1)
+        parts = len(net.dealt)
         if "n" not in work:
             k, d, _, b = exact.shape
             work |= {"n": exact.new_zeros(parts, k, b), "sum": exact.new_zeros(parts, k, d, b),
                      "outer": exact.new_zeros(parts, k, d, d)}  # fmt: skip
         for part in range(parts):
-            own = [i for i, place in enumerate(places) if place % parts == part]
+            own = [i for i, fold in enumerate(folds) if fold == part]
             if own:
                 flat = exact[:, :, own].flatten(2)
                 work["n"][part] += weight[:, own].sum(dim=1)
@@ -216,7 +240,7 @@ def posterior_gaussians(branch: Branch, moments: tuple[Tensor, Tensor, Tensor], 
 
 def look_at_maps(net: PatchStats, batch: Batch) -> None:
     """Keep some good pictures' left-out maps."""
-    batch, _ = share(net, batch, FEW)
+    batch = share(net, batch, FEW)
     if not len(batch.clean):
         return
     fill = border(batch.clean)
@@ -246,7 +270,7 @@ def fit_tails(net: PatchStats) -> None:
         branch.slopes.copy_(slopes)
         branch.tail.copy_(tail)
         branch.work = {}
-    net.seen = net.looked = net.used = 0
+    net.start_looking()
     net.settle()
 
 
