@@ -29,6 +29,7 @@ SETS = ("mvtec_bottle", "magnetic_tile", "kolektorsdd", "aws_cookies")
 VARIANTS: dict[str, dict[str, Any]] = {
     "as shipped": {},
     "no head start": {"head_start": False},
+    "a quarter of the learning rate": {"learning_rate": 5e-4},
     "forgeries that nothing sees count": {"seen": 0.0},
     "half the width, no head start": {"width": 8, "head_start": False},
 }
