@@ -178,7 +178,8 @@ class Product:
             soft = (mask / np.float32(255))[..., None]
             skin = surface.paint(rng, (n, n))
             if not surface.own:
-                warp = np.float32([[spin[0, 0], spin[1, 0], move[0]], [spin[0, 1], spin[1, 1], move[1]]])
+                shift = move + n / 2 - np.full(2, n / 2) @ spin
+                warp = np.float32([[spin[0, 0], spin[1, 0], shift[0]], [spin[0, 1], spin[1, 1], shift[1]]])
                 skin = cv2.warpAffine(skin, warp, (n, n), borderMode=cv2.BORDER_REFLECT)
             if rim:
                 inside = cv2.distanceTransform((mask > 127).astype(np.uint8), cv2.DIST_L2, 3)
@@ -194,7 +195,7 @@ class Product:
 
 
 def product(seed: int, size: int = 256) -> Product:
-    """The product of that number: four in ten a bare surface, the others parts that lie more or less in one place."""
+    """The product of that number: four in ten bare; of the others six in ten lie in place, two anyhow."""
     rng = np.random.default_rng([20261120, seed])
     grey, bare = bool(rng.random() < 0.5), bool(rng.random() < 0.4)
     pieces = []
@@ -204,11 +205,11 @@ def product(seed: int, size: int = 256) -> Product:
         place = size / 2 + rng.uniform(-reach, reach, 2) * size
         rim = float(rng.normal(0, 0.2) * (rng.random() < 0.5))
         pieces.append((corners, place.astype(np.float32), material(rng, grey), rim))
-    loose = rng.random() < 0.3
+    lie = rng.choice(3, p=(0.6, 0.2, 0.2))  # in place, loose, anyhow
     return Product(
         size, material(rng, grey), tuple(pieces),
-        shift=float(rng.uniform(2, 8) if loose else rng.uniform(0, 1.5)),
-        turn=float(rng.uniform(1, 5) if loose else rng.uniform(0, 0.8)),
+        shift=float(rng.uniform(*((0, 1.5), (2, 8), (4, 0.08 * size))[lie])),
+        turn=float(rng.uniform(*((0, 0.8), (1, 5), (90, 360))[lie])),
         gain=float(rng.uniform(0, 0.08)), slope=float(rng.uniform(0, 0.1)),
         noise=float(np.exp(rng.uniform(np.log(0.003), np.log(0.03)))),
         blur=float(rng.uniform(0.4, 1.2) * (rng.random() < 0.7)), grey=grey,
