@@ -47,6 +47,8 @@ TABLES = (
     Table("sgsf", "sgsf_ablation.csv", "sgsf.md", "reference", SHORT, FIGURES),
     Table("anoseg", "anoseg_ablation.csv", "anoseg.md", "as shipped", SHORT, OUTLINES,
           {"image_auroc_top": ("image_auroc_detector", "{}, its own score")}),
+    Table("guided", "guided_ablation.csv", "guided.md", "as shipped", {"minutes": "2", "candidate": "sum"},
+          FIGURES | {"aupro_0.3": "AUPRO 0.3"}),
     Table("isstad", "isstad_ablation.csv", "isstad.md", "product", SHORT, FIGURES),
 )
 
@@ -73,10 +75,10 @@ def lines(table: Table, folder: Path = RESULTS) -> str:
         return "not measured yet\n"
     names = list(dict.fromkeys(variant for variant, _ in found if variant != table.base))
     heads = [f"{NAMES[name]}, {title}" for name in sets for title in table.figures.values()]
-    minutes, size = (table.cells.get("minutes") or table.cells["budget"].split()[0]), table.cells["size"]
+    minutes, size = (table.cells.get("minutes") or table.cells["budget"].split()[0]), table.cells.get("size", "256")
     seeds = max(len(rows) for rows in found.values())
-    text = [f"{minutes} minute of processor time a fit, canvas of {size} x {size} pixels' area, {seeds} seeds; "
-            f"[`{table.results}`](../../benchmarks/results/{table.results}).", ""]  # fmt: skip
+    text = [f"{counted(minutes, 'minute')} of processor time a fit, canvas of {size} x {size} pixels' area, "
+            f"{counted(seeds, 'seed')}; [`{table.results}`](../../benchmarks/results/{table.results}).", ""]  # fmt: skip
     text += [f"| variant | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for variant in (table.base, *names):
         rows = [row for name in sets for row in found.get((variant, name), {}).values()]
@@ -93,6 +95,11 @@ def lines(table: Table, folder: Path = RESULTS) -> str:
                     cells.append(spread([float(mine[s][column]) - float(base[s][column]) for s in both], "+"))
         text.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(text) + "\n"
+
+
+def counted(number: str | int, thing: str) -> str:
+    """1 minute, 2 minutes."""
+    return f"{number} {thing}" if str(number) == "1" else f"{number} {thing}s"
 
 
 def spread(values: Sequence[float], sign: str) -> str:

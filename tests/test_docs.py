@@ -236,14 +236,16 @@ def test_regret_is_what_the_chosen_one_falls_short_of_the_best(tmp_path: Path) -
     for seed in (1, 0, 1):  # the last of a seed stands
         for name, (auroc, precision, took) in facts.items():
             row = {"variant": "as shipped", "data": "parts", "minutes": 2.0, "seed": seed, "candidate": name,
-                   "chosen": took, "image_auroc": auroc if seed else 0.95, "pixel_ap": precision}  # fmt: skip
+                   "chosen": took, "image_auroc": auroc if seed else 0.95, "pixel_ap": precision,
+                   "aupro_0.3": 1 - precision}  # fmt: skip
             record(path, row)
     first, second = page["fits"](path)
     assert (page["chosen"](first, "picture"), page["chosen"](first, "map")) == ("statistics", "segmenter")
-    assert page["regret"](first, "picture", "statistics") == 0
-    assert page["regret"](second, "picture", "statistics") == pytest.approx(0.05)
-    assert page["regret"](second, "map", "segmenter") == pytest.approx(0.4)
-    assert "| picture | 0.025 (0.050) | 0.025 (0.050) | 0.125 (0.250) | 0.000 (0.000) |" in page["table"](path)
+    assert page["regret"](first, "image_auroc", "statistics") == 0
+    assert page["regret"](second, "image_auroc", "statistics") == pytest.approx(0.05)
+    assert page["regret"](second, "pixel_ap", "segmenter") == pytest.approx(0.4)
+    assert "| map | AUPRO 0.3 | 0.000 (0.000) | 0.100 (0.100) | 0.000 (0.000) | 0.400 (0.400) |" in page["table"](path)
+    assert "| picture | image AUROC | 0.025 (0.050) | 0.025 (0.050) | 0.125 (0.250) | 0.000 (0.000) |" in page["table"](path)
     assert page["table"](tmp_path / "none.csv") == "not measured yet\n"
 
 
