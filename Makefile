@@ -50,7 +50,7 @@ docs: venv
 	$(BIN)/python docs/make_forgers.py
 	$(BIN)/python docs/make_methods.py
 	$(BIN)/python benchmarks/regret_table.py
-	$(BIN)/python benchmarks/few_shot_table.py
+	$(BIN)/python benchmarks/auto_page.py
 	$(BIN)/python benchmarks/trust_page.py
 	$(BIN)/python benchmarks/readme_table.py
 	$(BIN)/python benchmarks/speed_table.py

@@ -223,16 +223,24 @@ def test_the_regret_on_its_page_is_the_recorded_one() -> None:
     assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"
 
 
-def test_few_shot_on_its_page_is_the_recorded_one(tmp_path: Path) -> None:
-    page, record = script("benchmarks/few_shot_table.py"), script("benchmarks/record.py")["record"]
+def test_what_auto_is_worth_is_the_recorded(tmp_path: Path) -> None:
+    page, record = script("benchmarks/auto_page.py"), script("benchmarks/record.py")["record"]
     assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"
-    path = tmp_path / "few_shot.csv"
-    assert page["table"](path) == "not measured yet\n"
+    assert page["few"](tmp_path) == page["worth"](tmp_path) == "not measured yet\n"
     rows = [(10, 0, 0.9, 2.0), (2, 0, 0.5, 2.0), (2, 1, 0.7, 2.0), (2, 2, 0.0, 0.1), (10, 0, 0.8, 2.0)]
     for count, seed, auroc, minutes in rows:
-        record(path, {"data": "mvtec_bottle", "method": "auto", "minutes": minutes, "count": count, "seed": seed,
-                      "image_auroc": auroc, "pixel_ap": 0.25, "aupro_0.3": 0.5})  # fmt: skip
-    assert page["table"](path).splitlines()[2:] == [
+        record(tmp_path / "few_shot.csv", {"data": "mvtec_bottle", "method": "auto", "minutes": minutes, "count": count,
+               "seed": seed, "image_auroc": auroc, "pixel_ap": 0.25, "aupro_0.3": 0.5})  # fmt: skip
+    same = dict.fromkeys(list(page["WORTH"])[2:], 0.5)
+    for method, seed, precision in (("auto", 0, 0.9), ("auto", 1, 0.7), ("auto", 0, 0.8), ("draem", 0, 0.1)):
+        row = {"data": "magnetic_tile", "method": method, **page["TEN"], "seed": seed} | same
+        record(tmp_path / "accuracy.csv", row | {"image_auroc": 0.5, "pixel_ap": precision})
+    half = "0.500 (0.500 to 0.500)"
+    assert page["worth"](tmp_path).splitlines()[2:] == [
+        f"| Magnetic tile | `auto` | {half} | 0.750 (0.700 to 0.800)" + 5 * f" | {half}" + " |",
+        "| Magnetic tile | `patchstats` |" + 7 * "  |",
+    ]
+    assert page["few"](tmp_path).splitlines()[2:] == [
         "| 2 | 0.600 (0.500 to 0.700) | 0.250 (0.250 to 0.250) | 0.500 (0.500 to 0.500) |",
         "| 10 | 0.800 (one seed) | 0.250 (one seed) | 0.500 (one seed) |",
     ]

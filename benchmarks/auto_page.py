@@ -1,0 +1,75 @@
+"""What `auto` is worth, over seeds, and how few good pictures will do: results/*.csv -> docs/methods/auto.md.
+Run by `make docs`.
+
+At ten minutes beside the statistics alone (accuracy.csv), and at two minutes with few pictures, which the seeds draw
+(few_shot.csv): mean over the seeds, and their lowest and highest. A test compares page and CSV.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comparison_page import cell
+from readme_table import NAMES
+from record import read
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "methods" / "auto.md"
+MARKS = "<!-- {}: written by make docs -->\n", "<!-- end of {} -->\n"
+FIGURES = {"image_auroc": "image AUROC", "pixel_ap": "pixel AP", "aupro_0.3": "AUPRO 0.3"}
+WORTH = FIGURES | {"peak_on_defect": "peak on the defect", "iou": "IoU at the threshold", "false_alarm_rate": "false alarms",
+                   "escape_rate": "escapes"}  # fmt: skip
+TEN = {"minutes": "10", "size": "256", "profile": "cpu", "settings": "", "clock": "cpu"}
+FEW = {"method": "auto", "minutes": "2"}
+
+
+def worth(folder: Path = RESULTS) -> str:
+    """Markdown: a row for each data set and method; measured again, the last row of a seed stands."""
+    found: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for row in read(folder / "accuracy.csv")[1]:
+        if not row.get("error") and all(row.get(key, "") == value for key, value in TEN.items()):
+            found.setdefault((row["data"], row["method"]), {})[row["seed"]] = row
+    sets = [name for name in NAMES if (name, "auto") in found]
+    if not sets:
+        return "not measured yet\n"
+    lines = [f"| data set | method | {' | '.join(WORTH.values())} |", "|---" * (len(WORTH) + 2) + "|"]
+    for name in sets:
+        for method in ("auto", "patchstats"):
+            cells = [cell(list(found.get((name, method), {}).values()), column) for column in WORTH]
+            lines.append(f"| {NAMES[name]} | `{method}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def few(folder: Path = RESULTS) -> str:
+    """Markdown: a row for each number of pictures; measured again, the last row of a seed stands."""
+    found: dict[tuple[str, int], dict[str, dict[str, str]]] = {}
+    for row in read(folder / "few_shot.csv")[1]:
+        if all(row[key] == value for key, value in FEW.items()):
+            found.setdefault((row["data"], int(row["count"])), {})[row["seed"]] = row
+    if not found:
+        return "not measured yet\n"
+    sets = [name for name in NAMES if any(data == name for data, _ in found)]
+    heads = [f"{NAMES[name]}, {title}" for name in sets for title in FIGURES.values()]
+    lines = [f"| good pictures | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for count in sorted({count for _, count in found}):
+        cells = [cell(list(found.get((name, count), {}).values()), column) for name in sets for column in FIGURES]
+        lines.append(f"| {count} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def filled(text: str, folder: Path = RESULTS) -> str:
+    """docs/methods/auto.md with its tables as the CSVs have them. Raises ValueError where the markers are missing."""
+    for name, table in (("ten minutes", worth), ("few-shot", few)):
+        first, last = (mark.format(name) for mark in MARKS)
+        before, start, rest = text.partition(first)
+        _, end, after = rest.partition(last)
+        if not start or not end:
+            raise ValueError(f"docs/methods/auto.md needs the lines {first.strip()} and {last.strip()}")
+        text = f"{before}{first}\n{table(folder)}\n{last}{after}"
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(PAGE)
