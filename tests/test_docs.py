@@ -121,8 +121,9 @@ def test_readme_figures_are_the_recorded_ones() -> None:
 def test_readme_table_counts_each_row_once(tmp_path: Path) -> None:
     columns = ["data", "method", "profile", "minutes", "size", "settings", "seed", "n_good", "n_defective", "image_auroc",
                "image_auroc_low", "image_auroc_high", "pixel_ap", "aupro_0.3", "false_alarm_rate", "promised_false_alarm",
-               "escape_rate", "error"]  # fmt: skip
+               "escape_rate", "error", "clock"]  # fmt: skip
     rows = [
+        ["b", "draem", "cpu", "10", "256", "", "4", "4", "6", "0.1", "0.1", "0.1", "0.1", "", "0", "0.05", "1", "", "wall"],
         ["b", "draem", "cpu", "10", "256", "", "0", "4", "6", "0.5", "0.4", "0.6", "0.7", "", "0", "0.05", "1", ""],
         ["b", "draem", "cpu", "10", "256", "", "0", "4", "6", "0.9", "0.8", "1", "0.8", "", "0", "0.05", "0.5", ""],
         ["b", "draem", "cpu", "10", "256", "", "1", "4", "6", "0.7", "0.6", "0.8", "0.6", "", "0.5", "0.05", "0.5", ""],
@@ -232,13 +233,15 @@ def test_what_auto_is_worth_is_the_recorded(tmp_path: Path) -> None:
         record(tmp_path / "few_shot.csv", {"data": "mvtec_bottle", "method": "auto", "minutes": minutes, "count": count,
                "seed": seed, "image_auroc": auroc, "pixel_ap": 0.25, "aupro_0.3": 0.5})  # fmt: skip
     same = dict.fromkeys(list(page["WORTH"])[2:], 0.5)
-    for method, seed, precision in (("auto", 0, 0.9), ("auto", 1, 0.7), ("auto", 0, 0.8), ("draem", 0, 0.1)):
-        row = {"data": "magnetic_tile", "method": method, **page["TEN"], "seed": seed} | same
+    fits = [("auto", "cpu", 0, 0.9), ("auto", "cpu", 1, 0.7), ("auto", "cpu", 0, 0.8), ("auto", "wall", 0, 0.6),
+            ("draem", "cpu", 0, 0.1)]  # fmt: skip
+    for method, clock, seed, precision in fits:
+        row = {"data": "magnetic_tile", "method": method, **page["TEN"], "clock": clock, "seed": seed} | same
         record(tmp_path / "accuracy.csv", row | {"image_auroc": 0.5, "pixel_ap": precision})
     half = "0.500 (0.500 to 0.500)"
     assert page["worth"](tmp_path).splitlines()[2:] == [
         f"| Magnetic tile | `auto` | {half} | 0.750 (0.700 to 0.800)" + 5 * f" | {half}" + " |",
-        "| Magnetic tile | `patchstats` |" + 7 * "  |",
+        "| Magnetic tile | `auto`, two cores | 0.500 (one seed) | 0.600 (one seed)" + 5 * " | 0.500 (one seed)" + " |",
     ]
     assert page["few"](tmp_path).splitlines()[2:] == [
         "| 2 | 0.600 (0.500 to 0.700) | 0.250 (0.250 to 0.250) | 0.500 (0.500 to 0.500) |",
