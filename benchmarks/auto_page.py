@@ -1,9 +1,9 @@
-"""What `auto` is worth, over seeds, and how few good pictures will do: results/*.csv -> docs/methods/auto.md.
-Run by `make docs`.
+"""What `auto` is worth, over seeds, how few good pictures will do, and what moves its false alarms: results/*.csv ->
+docs/methods/auto.md. Run by `make docs`.
 
 At ten minutes, of one core's processor time and of two cores by the clock, beside the statistics alone (accuracy.csv),
 and at two minutes with few pictures, which the seeds draw (few_shot.csv): mean over the seeds, and their lowest and
-highest. A test compares page and CSV.
+highest. False alarms under variation (robustness.csv) are of one model each. A test compares page and CSV.
 """
 
 from __future__ import annotations
@@ -61,9 +61,28 @@ def few(folder: Path = RESULTS) -> str:
     return "\n".join(lines) + "\n"
 
 
+def moved(folder: Path = RESULTS) -> str:
+    """Markdown: a row for each model, false alarms under each variation; measured again, the last row stands."""
+    found: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
+    for row in read(folder / "robustness.csv")[1]:
+        options = [f"--tolerate {row['tolerate']}"] * bool(row["tolerate"]) + ["--align on"] * (row["align"] == "True")
+        name = " ".join([row["method"], *options])
+        found.setdefault((row["data"], row["method"], name), {})[row["variation"]] = row
+    if not found:
+        return "not measured yet\n"
+    kinds = list(dict.fromkeys(variation for rows in found.values() for variation in rows))
+    lines = [f"| data set | model | promised | {' | '.join(kinds)} | defects called OK |", "|---" * (len(kinds) + 4) + "|"]
+    for key in sorted(found, key=lambda key: (list(NAMES).index(key[0]), key[1:])):
+        rows = found[key]
+        first = next(iter(rows.values()))
+        rates = [first["promised"], *(rows[kind]["false_alarm_rate"] for kind in kinds), first["escape"]]
+        lines.append(f"| {NAMES[key[0]]} | `{key[2]}` | {' | '.join(f'{float(rate):.1%}' for rate in rates)} |")
+    return "\n".join(lines) + "\n"
+
+
 def filled(text: str, folder: Path = RESULTS) -> str:
     """docs/methods/auto.md with its tables as the CSVs have them. Raises ValueError where the markers are missing."""
-    for name, table in (("ten minutes", worth), ("few-shot", few)):
+    for name, table in (("ten minutes", worth), ("few-shot", few), ("robustness", moved)):
         first, last = (mark.format(name) for mark in MARKS)
         before, start, rest = text.partition(first)
         _, end, after = rest.partition(last)

@@ -227,7 +227,7 @@ def test_the_regret_on_its_page_is_the_recorded_one() -> None:
 def test_what_auto_is_worth_is_the_recorded(tmp_path: Path) -> None:
     page, record = script("benchmarks/auto_page.py"), script("benchmarks/record.py")["record"]
     assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"
-    assert page["few"](tmp_path) == page["worth"](tmp_path) == "not measured yet\n"
+    assert page["few"](tmp_path) == page["worth"](tmp_path) == page["moved"](tmp_path) == "not measured yet\n"
     rows = [(10, 0, 0.9, 2.0), (2, 0, 0.5, 2.0), (2, 1, 0.7, 2.0), (2, 2, 0.0, 0.1), (10, 0, 0.8, 2.0)]
     for count, seed, auroc, minutes in rows:
         record(tmp_path / "few_shot.csv", {"data": "mvtec_bottle", "method": "auto", "minutes": minutes, "count": count,
@@ -238,6 +238,13 @@ def test_what_auto_is_worth_is_the_recorded(tmp_path: Path) -> None:
     for method, clock, seed, precision in fits:
         row = {"data": "magnetic_tile", "method": method, **page["TEN"], "clock": clock, "seed": seed} | same
         record(tmp_path / "accuracy.csv", row | {"image_auroc": 0.5, "pixel_ap": precision})
+    for align, variation, rate in ((False, "as it is", 0.25), (True, "as it is", 0.5), (True, "as it is", 0.125)):
+        row = {"data": "magnetic_tile", "method": "auto", "tolerate": "all", "align": align, "variation": variation}
+        record(tmp_path / "robustness.csv", row | {"false_alarm_rate": rate, "promised": 0.01, "escape": 0})
+    assert page["moved"](tmp_path).splitlines()[2:] == [
+        "| Magnetic tile | `auto --tolerate all` | 1.0% | 25.0% | 0.0% |",
+        "| Magnetic tile | `auto --tolerate all --align on` | 1.0% | 12.5% | 0.0% |",
+    ]
     half = "0.500 (0.500 to 0.500)"
     assert page["worth"](tmp_path).splitlines()[2:] == [
         f"| Magnetic tile | `auto` | {half} | 0.750 (0.700 to 0.800)" + 5 * f" | {half}" + " |",

@@ -1,20 +1,18 @@
 """Train the weights that `guided` and `auto` begin with, on procedurally drawn products alone.
 
-    OMP_NUM_THREADS=1 python tools/head_start.py --onward --seed 2 --learning-rate 1e-3 --out src/flawforge/weights
+    OMP_NUM_THREADS=1 python tools/head_start.py --onward --seed 1 --learning-rate 1e-3 --out src/flawforge/weights
 
 Each product is drawn (`procedural.product`), its statistics are fitted as `fit` would, and the segmenter learns a while from
 forgeries on its pictures, by Gaussians that never saw them; then the next product takes its place. What is common to all of
 them is "this is stranger than the good pictures say", not a texture. Only the forgers that `guided` trains with are used, so
 the physical family stays unseen for gate and proof. Writes guided.safetensors (fp16) and guided.json, the recipe.
-Workers draw products, fit them and forge, one process each, so the segmenter need not wait. A lesson costs more to make
-than to learn from, so each is learnt from about three times, first as it is, then mirrored or turned by right angles. The
-time is the clock's and lessons come as they are ready, so another run gives weights of the same kind and not the same bits.
+Workers draw products, fit them and forge, one process each, so that the segmenter need not wait. The time is the clock's and
+lessons come as they are ready, so another run gives weights of the same kind and not the same bits.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import hashlib
 import itertools
 import json
@@ -27,7 +25,6 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from torch.nn import functional as F
 
 from flawforge import engine
 from flawforge.methods import guided
@@ -39,7 +36,6 @@ from flawforge_runtime.inspector import to_network
 from procedural import product
 
 SIZE, BATCH, LIVE, EVERY = 192, 8, 12, 20  # canvas; batch; products at a time; lessons for which one is drawn
-AGAIN, BUFFER = 2, 160  # old lessons after each new one; how many are kept
 PICTURES = (12, 20, 32)  # of a product: few and more, for statistics of few pictures are less sure
 
 
@@ -99,17 +95,6 @@ def lesson(drawn: Drawn, batch: Batch) -> Lesson:
     return picture.half(), guide.half(), batch.mask, weights
 
 
-def turned(each: Lesson, maps: int, which: int) -> Lesson:
-    """The lesson under one of the eight symmetries of the square; `maps`: channels that come before the folded pictures."""
-
-    def move(x: Tensor) -> Tensor:
-        return torch.rot90(x.flip(3) if which > 3 else x, which % 4, (2, 3))
-
-    folded = F.pixel_shuffle(each[0][:, maps:].float(), 2)  # four neighbours lie in four channels
-    picture = torch.cat([move(each[0][:, :maps]), F.pixel_unshuffle(move(folded), 2).half()], dim=1)
-    return (picture, *(move(part) for part in each[1:]))  # type: ignore[return-value]
-
-
 def work(place: int, workers: int, seed: int, lessons: Any) -> None:
     """Draw every `workers`-th product and put lessons on some of the last ones into the queue, without end."""
     torch.set_num_threads(1)
@@ -152,16 +137,10 @@ def main() -> None:
     for place in range(options.workers):
         context.Process(target=work, args=(place, options.workers, options.seed, lessons), daemon=True).start()
     start, step, drawn = time.monotonic(), 0, [0] * options.workers
-    rng, buffer = np.random.default_rng(options.seed), collections.deque[Lesson](maxlen=BUFFER)
-    maps = len(net.stats.branches) + 3  # and the pixel reference's three channels
     shown: dict[str, float] = {}
     while (progress := (time.monotonic() - start) / 60 / options.minutes) < 1:
-        if step % (AGAIN + 1) == 0:
-            place, drawn_there, each = lessons.get(timeout=300)  # raises Empty where every worker has died
-            drawn[place] = drawn_there
-            buffer.append(each)
-        else:
-            each = turned(buffer[int(rng.integers(len(buffer)))], maps, int(rng.integers(8)))
+        place, drawn_there, each = lessons.get(timeout=300)  # raises Empty where every worker has died
+        drawn[place] = drawn_there
         net.train()
         losses = loss(net, each, config)
         for group in optimiser.param_groups:
@@ -178,7 +157,7 @@ def main() -> None:
     data = save({name: (each.half() if each.is_floating_point() else each).contiguous() for name, each in kept.items()})
     made = {
         "script": "tools/head_start.py", "seed": options.seed, "minutes": options.minutes, "workers": options.workers,
-        "learning_rate": options.learning_rate, "steps": step, "again": AGAIN, "products": sum(drawn),
+        "learning_rate": options.learning_rate, "steps": step, "products": sum(drawn),
         "onward_from": recipe() if options.onward else None,
         "pictures": PICTURES, "size": SIZE, "forgers": list(guided.FORGED),
         "form": {name: getattr(config, name) for name in guided.FORM},
