@@ -152,6 +152,12 @@ def test_a_share_has_of_every_fold_as_many(among: int) -> None:
     each = [[index for index in taken if index % 5 == fold] for fold in range(5)]
     assert max(map(len, each)) - min(map(len, each)) <= 1
     assert max((max(np.diff(part), default=5) - min(np.diff(part), default=5) for part in each), default=0) <= 5
+    patchstats_fit.look_again(net)
+    tails = [int(index) for part in parts for index in patchstats_fit.tail_share(net, part).index]
+    assert len(tails) == min(among, 64)
+    assert set(tails) <= set(taken)  # a picture that the Gaussians never saw cannot be left out of them
+    each = [[index for index in tails if index % 5 == fold] for fold in range(5)]
+    assert max(map(len, each)) - min(map(len, each)) <= 5
 
 
 def test_whitener_makes_the_covariance_the_identity() -> None:

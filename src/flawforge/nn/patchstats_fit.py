@@ -72,6 +72,20 @@ def fair_share(net: PatchStats, batch: Batch, most: int) -> tuple[Batch, list[in
     return picked(batch, kept), [folds[i] for i in kept]
 
 
+def tail_share(net: PatchStats, batch: Batch) -> Batch:
+    """The pictures of this batch that are among at most FEW, evenly spread over those that the Gaussians are fitted to."""
+    batch, _ = fair_share(net, batch, MANY)
+    kept = [i for i in range(len(batch.clean)) if spaced(net.used + i, min(net.seen, MANY), FEW)]
+    net.used += len(batch.clean)
+    return picked(batch, kept)
+
+
+def look_again(net: PatchStats) -> None:
+    """The next look begins with the first picture."""
+    net.looked = net.used = 0
+    net.ranks = [0] * len(net.dealt)
+
+
 def picked(batch: Batch, places: list[int]) -> Batch:
     """These pictures of the batch alone."""
     return Batch(*(None if each is None else each[places].contiguous() for each in batch))
@@ -99,7 +113,7 @@ def look_at_patches(net: PatchStats, batch: Batch) -> None:
 
 def learn_filters(net: PatchStats) -> None:
     """The leading principal components of each branch's patches."""
-    net.looked = 0
+    look_again(net)
     for branch in net.parts():
         work = branch.work
         mean = work["sum"] / max(work["n"], 1)
@@ -155,7 +169,7 @@ def look_at_features(net: PatchStats, batch: Batch) -> None:
 
 def fit_gaussians(net: PatchStats) -> None:
     """Whiten by the common covariance, choose the priors, and store every block's Gaussians."""
-    net.looked = 0
+    look_again(net)
     for branch in net.parts():
         work = branch.work
         parts = work["n"], work["sum"], work["outer"]
@@ -239,8 +253,8 @@ def posterior_gaussians(branch: Branch, moments: tuple[Tensor, Tensor, Tensor], 
 
 
 def look_at_maps(net: PatchStats, batch: Batch) -> None:
-    """Keep some good pictures' left-out maps."""
-    batch = share(net, batch, FEW)
+    """Keep some good pictures' left-out maps. Only a picture that the Gaussians were fitted to can be left out of them."""
+    batch = tail_share(net, batch)
     if not len(batch.clean):
         return
     fill = border(batch.clean)
