@@ -113,6 +113,9 @@ def test_the_gate_looks_at_a_bounded_even_share_of_the_kept_pictures(monkeypatch
         good = torch.from_numpy(picture)[None]
         guided.look_at_units(net, Batch(good, good, one * 0, one, torch.tensor([i])))
     assert sorted(net.work["kept"]) == [0, 8, 16]  # of 0, 2 .. 22, the first of two folds
+    resumed = guided.Guided(TINY)
+    resumed.load_state_dict(net.state_dict())
+    assert int(resumed.first) == 12  # a fit that is resumed takes the same share
     assert len(net.work["good"]) == 3
     few, many, more = (guided.units_demand(net, (32, 64), count).memory_bytes for count in (2, 6, 600))
     assert (3 * few, more) == (many, many)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,9 +15,10 @@ from scipy.spatial.distance import mahalanobis
 from torch import Tensor
 
 from flawforge import engine, fitting, loading
+from flawforge.config import override
 from flawforge.methods import METHODS
 from flawforge.nn import gaussians, patchstats, patchstats_fit
-from flawforge.types import Batch
+from flawforge.types import Batch, ConfigError
 
 TINY = METHODS["patchstats"].tiny
 
@@ -158,6 +160,32 @@ def test_a_share_has_of_every_fold_as_many(among: int) -> None:
     assert set(tails) <= set(taken)  # a picture that the Gaussians never saw cannot be left out of them
     each = [[index for index in tails if index % 5 == fold] for fold in range(5)]
     assert max(map(len, each)) - min(map(len, each)) <= 5
+
+
+@pytest.mark.parametrize("folds", [0, 5])
+def test_the_forecast_holds_the_moments(folds: int) -> None:
+    net, pictures = patchstats.PatchStats(METHODS["patchstats"].profiles["cpu"], folds=folds), 8
+    collect = patchstats_fit.looks()
+    x = torch.from_numpy(np.random.default_rng(0).random((pictures, 3, 64, 96), dtype=np.float32))
+    one = torch.ones_like(x[:, :1])
+    for stage in collect[:2]:
+        stage.visit(net, Batch(x, x, one * 0, one, torch.arange(pictures)))
+        stage.finish(net)
+    collect[2].visit(net, Batch(x, x, one * 0, one, torch.arange(pictures)))
+    held = [each for branch in net.parts() for each in branch.work.values() if isinstance(each, Tensor)]
+    kept = [part for branch in net.parts() for sample in branch.work["samples"] for part in sample[:2]]
+    size = sum(each.nbytes for each in held + kept)
+    assert collect[2].demand is not None
+    assert size < collect[2].demand(net, (64, 96), pictures).memory_bytes < 3 * size + 32 * 64 * 96 * 28
+
+
+@pytest.mark.parametrize(
+    "change", [{"side": 6}, {"cell": 3}, {"block": 3}, {"raw": [3]}, {"filters": 28}, {"normalised": [], "raw": []}]
+)
+def test_settings_that_cannot_work_are_refused_by_name(change: dict[str, Any]) -> None:
+    for method in ("patchstats", "auto"):
+        with pytest.raises(ConfigError, match=next(iter(change))):
+            patchstats.PatchStats(override(METHODS[method].profiles["cpu"], change))
 
 
 def test_whitener_makes_the_covariance_the_identity() -> None:

@@ -28,7 +28,7 @@ All settings are assumptions: one set for every product.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, cast
 
@@ -43,7 +43,7 @@ from torch.nn import functional as F
 from flawforge.forge import FAMILIES, FORGERS, Mix
 from flawforge.nn.head_start import head_start
 from flawforge.nn.losses import dice_loss, focal_map, masked_mean
-from flawforge.nn.patchstats import PatchStats, even_light, fuse
+from flawforge.nn.patchstats import PatchStats, Scale, even_light, fuse
 from flawforge.nn.patchstats_fit import looks, spaced
 from flawforge.nn.patchstats_judge import cells
 from flawforge.nn.schedules import cosine_schedule
@@ -70,12 +70,12 @@ AIMS, MEASURES = ("picture", "map"), ("AUROC", "average precision of pixels amon
 class Config:
     """Settings of statistics (see `patchstats`), segmenter and gate."""
 
-    normalised: tuple[int, ...] = (1, 2, 4)
-    raw: tuple[int, ...] = (1, 2, 4)
-    filters: Annotated[int, Ge(1)] = 14
-    side: Annotated[int, Ge(3)] = 7
-    cell: Annotated[int, Ge(2)] = 4
-    block: Annotated[int, Ge(1)] = 2
+    normalised: tuple[Scale, ...] = (1, 2, 4)
+    raw: tuple[Scale, ...] = (1, 2, 4)
+    filters: Annotated[int, Interval(ge=1, le=27)] = 14
+    side: Literal[3, 5, 7, 9, 11] = 7
+    cell: Literal[2, 4, 8, 16] = 4
+    block: Literal[1, 2, 4] = 2
     light: Annotated[int, Ge(9)] = 33
     folds: Annotated[int, Ge(2)] = 5
     width: Annotated[int, Ge(1)] = 16
@@ -108,6 +108,7 @@ class Guided(nn.Module):
     unit: Tensor
     use: Tensor
     evidence: Tensor
+    first: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -125,8 +126,8 @@ class Guided(nn.Module):
         self.register_buffer("unit", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))  # of statistics and segmenter: middle, width
         self.register_buffer("use", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))  # for picture and map: weight of either
         self.register_buffer("evidence", torch.zeros(2, 3, 2))  # picture and map, CANDIDATES: mean, least gain
+        self.register_buffer("first", torch.zeros(1, dtype=torch.int64))  # pictures of the first fold
         self.segmenting = self.apart = False
-        self.first = 0  # pictures of the first fold
         self.register_load_state_dict_pre_hook(_resize)
         self.register_load_state_dict_post_hook(lambda module, _: module.settle())
         self.work: dict[str, Any] = {}
@@ -200,11 +201,12 @@ def enlarge(coarse: Tensor, images: Tensor) -> Tensor:
     return F.interpolate(coarse, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _resize(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+def _resize(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """The pixel reference takes the canvas's size, which is known only from the good pictures or from the file."""
     for name in ("mean", "deviation", "fold_mean", "fold_deviation"):
         if prefix + name in state:
             setattr(module, name, torch.empty_like(state[prefix + name]))
+    state.setdefault(prefix + "first", torch.zeros(1, dtype=torch.int64))  # older models lack it, and need it no more
 
 
 # ---- the pixel reference
@@ -232,7 +234,7 @@ def fit_pixels(net: Guided) -> None:
         variance = (squares / n.clamp_min(1) - mean.square()).clamp_min(0) * n / (n - 1).clamp_min(1)
         return mean.float(), (variance + (2 / 255) ** 2).sqrt().float()
 
-    net.first = len(net.work["first"])
+    net.first.fill_(len(net.work["first"]))
     parts = [net.work[each] for each in ("n", "sum", "squares")]
     net.mean, net.deviation = (each[0] for each in fitted(*(part.sum(dim=0, keepdim=True) for part in parts)))
     net.fold_mean, net.fold_deviation = fitted(*(part.sum(dim=0, keepdim=True) - part for part in parts))
@@ -296,7 +298,7 @@ def look_at_units(net: Guided, batch: Batch) -> None:
     """Keep both maps of the first fold's good pictures, judged by Gaussians that never saw them."""
     for i, index in enumerate(batch.index.tolist()):
         rank, other = divmod(index, net.stats.folds)
-        if other == 0 and spaced(rank, net.first, KEPT):
+        if other == 0 and spaced(rank, int(net.first), KEPT):
             maps = torch.stack(net.both(batch.clean[i : i + 1], [0]))[:, 0].cpu()
             net.work.setdefault("kept", set()).add(index)
             net.work.setdefault("good", []).append((maps, batch.valid[i, 0].cpu() > 0))

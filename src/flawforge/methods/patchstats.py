@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval
 
 from flawforge.forge import FORGERS
-from flawforge.nn.patchstats import PatchStats
+from flawforge.nn.patchstats import PatchStats, Scale
 from flawforge.nn.patchstats_fit import looks
 from flawforge.types import Collect, Forger, Method, ScoreRule
 
@@ -20,13 +23,13 @@ from flawforge.types import Collect, Forger, Method, ScoreRule
 class Config:
     """Settings of the statistics. Scales are powers of two; a scale of 2 sees the picture at half its size."""
 
-    normalised: tuple[int, ...] = (1, 2, 4)
-    raw: tuple[int, ...] = (1, 2, 4)
-    filters: int = 14
-    side: int = 7
-    cell: int = 4  # canvas pixels between neighbouring Gaussians
-    block: int = 2  # block x block neighbours share one covariance
-    light: int = 33  # side of the window whose mean and deviation are "the illumination"
+    normalised: tuple[Scale, ...] = (1, 2, 4)
+    raw: tuple[Scale, ...] = (1, 2, 4)
+    filters: Annotated[int, Interval(ge=1, le=27)] = 14  # of side 3 there are no more
+    side: Literal[3, 5, 7, 9, 11] = 7
+    cell: Literal[2, 4, 8, 16] = 4  # canvas pixels between neighbouring Gaussians
+    block: Literal[1, 2, 4] = 2  # block x block neighbours share one covariance
+    light: Annotated[int, Ge(9)] = 33  # side of the window whose mean and deviation are "the illumination"
     top: float = 0.001
     batch: int = 4
     forge_share: float = 0.0

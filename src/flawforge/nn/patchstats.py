@@ -30,14 +30,15 @@ knows the border by that repetition (`border`) and calls it as strange as good p
 
 Bounds: at most MANY pictures for the Gaussians and FEW for filters and tails, evenly spread over all, one batch at a time.
 Memory of a fit, per canvas pixel of a branch with a Gaussian every 4 pixels and d = 2 * filters features: d^2 / 8 bytes of
-moments, d * 8 bytes of kept features, 16 bytes of kept maps; 256 x 256 pixels, d = 28: 22 MiB, and 100 MiB for all six.
+moments for each fold, d * 8 bytes of kept features, 16 bytes of kept maps; `moments_demand` in `nn.patchstats_fit` adds what
+the fit of the Gaussians holds on top, for the forecast.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,9 @@ from flawforge.nn.gaussians import (
     PRIORS,
 )
 from flawforge.nn.patchstats_judge import Judge, pool
-from flawforge.types import Evidence
+from flawforge.types import ConfigError, Evidence
+
+Scale = Literal[1, 2, 4, 8]
 
 
 class Form(Protocol):
@@ -244,6 +247,8 @@ class PatchStats(nn.Module):
 
     def __init__(self, form: Form, folds: int = 0) -> None:
         super().__init__()
+        if not (form.normalised or form.raw):
+            raise ConfigError("Settings normalised and raw were both given as []; name a scale in one of them.")
         self.folds = folds
         self.light = form.light
         inputs = [(True, s) for s in form.normalised] + [(False, s) for s in form.raw]
