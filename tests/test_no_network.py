@@ -32,7 +32,7 @@ def test_the_namespace_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_demo_without_network(tmp_path: Path) -> None:
-    done = alone("-m", "flawforge", "demo", "-o", "demo", "--good", "20", "--minutes", "0.05", cwd=tmp_path)
+    done = alone("-m", "flawforge", "demo", "-o", "demo", "--good", "20", "--count", "3", "--minutes", "0.05", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "data:image/" in page
