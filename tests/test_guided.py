@@ -116,6 +116,9 @@ def test_the_gate_looks_at_a_bounded_even_share_of_the_kept_pictures(monkeypatch
     resumed = guided.Guided(TINY)
     resumed.load_state_dict(net.state_dict())
     assert int(resumed.first) == 12  # a fit that is resumed takes the same share
+    older = net.state_dict()
+    del older["first"]
+    guided.Guided(TINY).load_state_dict(older)
     assert len(net.work["good"]) == 3
     few, many, more = (guided.units_demand(net, (32, 64), count).memory_bytes for count in (2, 6, 600))
     assert (3 * few, more) == (many, many)

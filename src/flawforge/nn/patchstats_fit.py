@@ -28,7 +28,6 @@ from flawforge.types import Batch, Collect, Demand
 
 WEIGHT = 4  # pictures by which a position's spread is held to its Gaussian's
 MANY, FEW = 192, 64  # good pictures at most: for the Gaussians; for filters and tails (half of these choose the priors)
-
 AT_ONCE = 8  # copies of one branch's moments while its Gaussians are made: sums, whitened, posteriors, roots
 RESPONSES = 32  # bytes of a canvas pixel and feature while a batch of four is looked at
 
