@@ -88,6 +88,7 @@ class Decision:
     p_value      share of good pictures expected to be at least this strange, in (0, 1]
     verdict      "OK" | "REVIEW" | "NG"; pred_label is True for NG
     threshold    the score above which the verdict is NG
+    valid        False: not like any good picture, so the verdict is NG whatever the network says; a note says why
     """
 
     image_path: str
@@ -101,3 +102,4 @@ class Decision:
     regions: tuple[Region, ...]
     seconds: float
     notes: tuple[str, ...] = ()
+    valid: bool = True
