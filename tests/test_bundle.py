@@ -25,7 +25,7 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
 
 def test_the_files_are_the_promised_ones_and_none_is_a_pickle(model: Path) -> None:
     names = {path.name for path in model.iterdir()}
-    assert names == {"config.json", "model.safetensors", "calibration.json", "manifest.json", "README.md"}
+    assert names == {"config.json", "model.safetensors", "calibration.json", "guard.json", "manifest.json", "README.md"}
     assert b"pickle" not in b"".join(path.read_bytes() for path in model.iterdir())
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from flawforge.data import GoodPictures, split_holdout
 from flawforge.listing import Entry
 from flawforge.types import Batch, ConfigError, DataError, Forged, ImageError, Sample
-from flawforge_runtime.images import letterbox, write_image
+from flawforge_runtime.images import inner_of, letterbox, write_image
 
 
 def entries_named(*names: str, split: str = "train") -> tuple[Entry, ...]:
@@ -163,7 +163,7 @@ def test_holdout_sentences(entries, groups, holdout, error, sentence):
 def test_batch_shapes_ranges_and_meaning(tmp_path):
     pictures = GoodPictures(on_disk(tmp_path), (64, 64))
     batch = pictures.batch(invert_square, seed=0, step=0, size=24, forge_share=0.5)
-    assert [part.shape for part in batch] == [(24, 3, 64, 64)] * 2 + [(24, 1, 64, 64)] * 2 + [(24,)] * 2
+    assert [part.shape for part in batch] == [(24, 3, 64, 64)] * 2 + [(24, 1, 64, 64)] * 2 + [(24,)] * 2 + [(24, 4)]
     assert all(part.dtype == np.float32 for part in batch[:4])
     assert batch.clean.min() >= 0
     assert batch.clean.max() <= 1
@@ -174,6 +174,7 @@ def test_batch_shapes_ranges_and_meaning(tmp_path):
         drawn = [i for i in range(6) if np.array_equal(levels, pictures.picture(i))]
         assert drawn == [batch.index[index]]
         np.testing.assert_array_equal(batch.valid[index, 0], pictures.valid(drawn[0]))
+        np.testing.assert_array_equal(batch.inner[index], inner_of(pictures.valid(drawn[0])))
         changed = (batch.forged[index] != batch.clean[index]).any(axis=0) & pictures.valid(drawn[0])
         np.testing.assert_array_equal(changed, batch.mask[index, 0] == 1)
     assert not (batch.mask * (1 - batch.valid)).any()

@@ -49,8 +49,8 @@ def picture_in(washers: Path) -> Path:
 
 def test_the_folder_is_a_model_that_says_what_was_proved(exported: Path, tiny_model: Path) -> None:
     network = {"onnx": {"model.onnx"}, "openvino": {"model.xml", "model.bin"}}[exported.name]
-    assert {path.name for path in exported.iterdir()} == network | {"config.json", "calibration.json", "manifest.json",
-                                                                    "README.md"}  # fmt: skip
+    common = {"config.json", "calibration.json", "guard.json", "manifest.json", "README.md"}
+    assert {path.name for path in exported.iterdir()} == network | common
     assert json.loads((exported / "manifest.json").read_text())["format"] == 2
     config = json.loads((exported / "config.json").read_text())
     assert "held_back" not in config  # paths of the machine that fitted travel no further

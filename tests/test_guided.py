@@ -18,7 +18,7 @@ from flawforge import engine, fitting, loading
 from flawforge.methods import METHODS, guided
 from flawforge.nn.head_start import recipe
 from flawforge.types import Batch, Collect, ModelError, ScoreRule, Train
-from flawforge_runtime.inspector import picture_score
+from flawforge_runtime.maps import picture_score
 
 TINY = METHODS["auto"].tiny
 
@@ -89,7 +89,7 @@ def test_a_map_that_flares_on_good_pictures_loses_its_gain() -> None:
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., :4, :4] = 1
     batch = Batch(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32), mask, torch.ones_like(mask), torch.tensor([0]))
-    net.both = lambda images, folds=None: (forged[:1], forged[1:])  # type: ignore[method-assign]
+    net.both = lambda images, folds=None, inner=None: (forged[:1], forged[1:])  # type: ignore[method-assign]
 
     def precision(flare: float) -> list[float]:
         spotted = clean.clone()

@@ -290,12 +290,24 @@ def test_outside_the_valid_region_nothing_is_learnt_and_nothing_is_strange() -> 
     assert float(surface[..., 28:].std()) < 0.2 * float(surface[..., :16].std())
 
 
-def test_border_is_the_repeated_edge_and_nothing_else() -> None:
-    inner = pictures(1, size=24)[0].transpose(1, 2, 0)
-    whole = cv2.copyMakeBorder(inner, 3, 5, 0, 4, cv2.BORDER_REPLICATE).transpose(2, 0, 1)
-    rows, columns = patchstats.border(torch.from_numpy(np.ascontiguousarray(whole))[None])
+def test_the_border_is_where_the_picture_does_not_lie_whatever_the_pixels_are() -> None:
+    blank = torch.zeros(2, 3, 32, 28)
+    inner = torch.tensor([[3.0, 27.0, 0.0, 24.0], [0.0, 32.0, 0.0, 28.0]])
+    rows, columns = patchstats.outside(inner, blank)
     assert rows[0].nonzero().flatten().tolist() == [0, 1, 2, *range(27, 32)]
     assert columns[0].nonzero().flatten().tolist() == [*range(24, 28)]
+    assert not rows[1].any()
+    assert not columns[1].any()
+    assert not any(each.any() for each in patchstats.outside(None, blank))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_a_blank_picture_is_stranger_than_the_good_ones(value: float) -> None:
+    """It was taken for letterbox border once, and not judged at all."""
+    net = fitted(pictures(8))
+    blank = torch.full((1, 3, 32, 32), value)
+    good = net(torch.from_numpy(pictures(4, seed=5))).map.flatten(1).mean(dim=1)
+    assert float(net(blank).map.mean()) > float(good.max())
 
 
 @pytest.mark.parametrize("kind", ["constant", "two", "one"])
@@ -325,16 +337,16 @@ def test_judging_is_the_fits_own_arithmetic_arranged_otherwise(name: str) -> Non
     size = 64
     form = METHODS["patchstats"].profiles["cpu"] if name == "patchstats" else METHODS["guided"].tiny
     clean = pictures(8, size)
-    clean[:, :, : size // 8] = clean[:, :, size // 8 : size // 8 + 1]  # a letterbox border above
     net = patchstats.PatchStats(form)
     fit(net, clean, np.ones_like(clean[:, :1]))
     strange = pictures(6, size, seed=4)
-    strange[1, :, :, : size // 4] = strange[1, :, :, size // 4 : size // 4 + 1]  # a border on the left
-    strange[2] = 0.5  # nothing but border
+    strange[2] = 0.5
     strange[3, :, 20:30, 20:30] = 1.0
     x = torch.from_numpy(strange)
     with torch.inference_mode():
-        expected, (found, even) = net.surprises(x), net.look(x)
+        for inner in (None, torch.tensor([[size // 8, size, 0, size], [0, size, size // 4, size]] * 3).float()):
+            expected, (found, even) = net.surprises(x, inner=inner), net.look(x, inner)
+            np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-4, atol=2e-3)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-4, atol=2e-3)
     np.testing.assert_allclose(even.numpy(), patchstats.even_light(x, form.light).numpy(), atol=1e-3)
@@ -342,4 +354,4 @@ def test_judging_is_the_fits_own_arithmetic_arranged_otherwise(name: str) -> Non
     again = patchstats.PatchStats(form)
     again.load_state_dict(net.state_dict())
     with torch.inference_mode():
-        np.testing.assert_array_equal(again.look(x)[0].numpy(), found.numpy())
+        np.testing.assert_array_equal(again.look(x, inner)[0].numpy(), found.numpy())

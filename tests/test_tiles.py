@@ -20,7 +20,8 @@ from flawforge.types import ConfigError, DataError, Image, ImageError, ScoreRule
 from flawforge_runtime import tiles
 from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.images import read_picture, write_image
-from flawforge_runtime.inspector import Inspector, find_regions
+from flawforge_runtime.inspector import Inspector
+from flawforge_runtime.maps import find_regions
 
 
 def brightness(batch: Any) -> tuple[Any, Any]:

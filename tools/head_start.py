@@ -32,7 +32,7 @@ from flawforge.nn.head_start import recipe
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.types import Batch, Collect, Sample
 from flawforge_runtime.files import write_atomically
-from flawforge_runtime.inspector import to_network
+from flawforge_runtime.maps import to_network
 from procedural import product
 
 SIZE, BATCH, LIVE, EVERY = 192, 8, 12, 20  # canvas; batch; products at a time; lessons for which one is drawn

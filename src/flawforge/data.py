@@ -21,7 +21,7 @@ from flawforge.tolerance import COPIES, vary
 from flawforge.types import Batch, ConfigError, DataError, Forger, Image, ImageError, Mask, Sample
 from flawforge_runtime import poses
 from flawforge_runtime.decode import MAX_PIXELS, as_picture, read_picture
-from flawforge_runtime.images import Placement, letterbox, mask_on_canvas, pad, to_planes, valid_mask
+from flawforge_runtime.images import Placement, inner_of, letterbox, mask_on_canvas, pad, to_planes, valid_mask
 from flawforge_runtime.poses import Pose, Template
 
 __all__ = [
@@ -162,6 +162,7 @@ class GoodPictures:
         self._placements: list[Placement] = []
         self._poses: list[Pose | None] = []
         self._valid: dict[tuple[Placement, Pose | None], Mask] = {}
+        self._inner: dict[tuple[Placement, Pose | None], NDArray[np.float32]] = {}
         self._textures = tuple(textures)
         self._texture_cache: dict[int, Image | None] = {}
         self._prior = prior
@@ -183,7 +184,9 @@ class GoodPictures:
             self._placements.append(placement)
             self._poses.append(pose)
             if (placement, pose) not in self._valid:
-                self._valid[placement, pose] = _look_here(roi, placement, pose)
+                shown = _shown(placement, pose)
+                self._inner[placement, pose] = inner_of(shown)
+                self._valid[placement, pose] = _look_here(roi, placement, shown)
         self.entries, self.skipped = tuple(kept), tuple(skipped)
         if not kept:
             raise DataError(
@@ -362,7 +365,8 @@ class GoodPictures:
     def _empty(self, size: int) -> Batch:
         three, one = (size, 3, *self.canvas), (size, 1, *self.canvas)
         forged, clean, mask, valid = (np.empty(shape, dtype=np.float32) for shape in (three, three, one, one))
-        return Batch(forged, clean, mask, valid, np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64))
+        index, kind = (np.zeros(size, dtype=np.int64) for _ in range(2))
+        return Batch(forged, clean, mask, valid, index, kind, np.zeros((size, 4), dtype=np.float32))
 
     def _fill(
         self, batch: Batch, place: int, index: int, image: Image, forged: tuple[Image, Mask, int] | None
@@ -370,6 +374,7 @@ class GoodPictures:
         to_planes(image, batch.clean[place])
         batch.valid[place, 0] = self.valid(index)
         batch.index[place] = index
+        batch.inner[place] = self._inner[self._placements[index], self._poses[index]]
         batch.kind[place] = 0 if forged is None else forged[2]
         if forged is None:
             batch.forged[place] = batch.clean[place]
@@ -388,10 +393,13 @@ def _laid(pixels: Image, placement: Placement, pose: Pose | None) -> Image:
     return pixels if pose is None else pad(np.ascontiguousarray(poses.lay(pixels, pose)[placement.inner]), placement)
 
 
-def _look_here(roi: Mask | None, placement: Placement, pose: Pose | None) -> Mask:
+def _shown(placement: Placement, pose: Pose | None) -> Mask:
+    """Where the canvas shows the picture, as `Inspector.judge` sees it."""
     valid = valid_mask(placement)
-    if pose is not None:
-        valid &= poses.lay_mask(valid, pose)
+    return valid if pose is None else valid & poses.lay_mask(valid, pose)
+
+
+def _look_here(roi: Mask | None, placement: Placement, valid: Mask) -> Mask:
     if roi is None:
         return valid
     valid &= mask_on_canvas(roi, placement)

@@ -22,16 +22,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 from scipy.stats import binom
 
 from flawforge import intervals
-from flawforge.types import CalibrationError, ConfigError, DataError, Image, ImageError
+from flawforge.types import CalibrationError, ConfigError, DataError, ImageError
 from flawforge_runtime.calibrate import Calibration
 from flawforge_runtime.images import read_picture
+from flawforge_runtime.looks import LOOKS, looks_of
 
 Floats = NDArray[np.float64]
 JUMPS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -39,30 +39,6 @@ STAKES = (0.0, 0.05, 0.2, 0.5)  # shares of the wealth laid on "rejected"; who l
 DEFECTS = 0.1  # share of defective parts on a line that is as it should be; assumption, on the safe side
 RECENT = 50  # parts that the picture statistics are compared over
 MOVED = 2.0  # robust standard deviations between medians from which a statistic is named; assumption
-LOOKS = {
-    "brightness": "mean grey, of 255",
-    "sharpness": "mean of |Laplacian|, of 255",
-    "horizontal position": "centre of what differs from the frame, % of the width",
-    "vertical position": "centre of what differs from the frame, % of the height",
-}
-
-
-def looks_of(picture: Image) -> dict[str, float]:
-    """The statistics named in LOOKS of a picture h w c, uint8 or float32 in [0, 1]; taken at about 256 px."""
-    scale = 256.0 / max(picture.shape[:2])
-    size = (max(8, round(picture.shape[1] * scale)), max(8, round(picture.shape[0] * scale)))
-    small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32).reshape(size[1], size[0], -1)
-    grey = small.mean(axis=2) * np.float32(1.0 if picture.dtype == np.uint8 else 255.0)
-    frame = np.concatenate([grey[:2].ravel(), grey[-2:].ravel(), grey[:, :2].ravel(), grey[:, -2:].ravel()])
-    weight = np.abs(grey - np.median(frame)) + np.float32(1e-3)
-    rows, columns = np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5
-    values = (
-        float(grey.mean()),
-        float(np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean()),
-        100.0 * float((weight.sum(axis=0) * columns).sum() / weight.sum()) / size[0],
-        100.0 * float((weight.sum(axis=1) * rows).sum() / weight.sum()) / size[1],
-    )
-    return dict(zip(LOOKS, values, strict=True))
 
 
 def online_p_values(known: Sequence[float], stream: Sequence[float], rng: np.random.Generator) -> Floats:
@@ -150,16 +126,18 @@ def watch(
     if calibration.per_part and parts is None:
         raise CalibrationError("The model was calibrated on parts, not pictures; say with --group-by which show one part.")
     highest: dict[Any, float] = {}
-    looks, skipped = [], []
+    looks, skipped, invalid = [], [], 0
     for done, path in enumerate(paths, 1):
         try:
             picture = read_picture(path, max_pixels=inspector.max_pixels)
-            score = inspector.judge(picture).score
+            decision = inspector.decide(inspector.judge(picture))  # a picture like no good one scores beyond all
         except ImageError as error:
             skipped.append({"path": str(path), "reason": str(error)})
             continue
         key = path if parts is None else parts[path]
+        score = decision.pred_score
         highest[key] = max(score, highest.get(key, score))
+        invalid += not decision.valid
         looks.append(looks_of(picture.pixels))
         if progress is not None:
             progress(done, len(paths))
@@ -177,6 +155,7 @@ def watch(
         "alarm_rate": alarm, "defects": defects,
         "level": level(alarm), "evidence": float(path_of_wealth.max()), "looks": moved, "skipped": skipped, "seed": seed,
         "model": dict(inspector.about), "wealth": path_of_wealth.tolist(),
+        "invalid": invalid,
         "parts": [{"part": str(key), "score": score} for key, score in highest.items()],
     }  # fmt: skip
     return result | {"text": words(result)}
@@ -218,6 +197,8 @@ def words(result: Mapping[str, Any]) -> str:
     what = f" What moved: {', '.join(named)}." if named else ""
     share = result["rejected_share"]
     seen = f" {result['rejected']} of {n} were rejected ({100 * share['low']:.1f} to {100 * share['high']:.1f} %)."
+    if result["invalid"]:
+        seen += f" {result['invalid']} pictures were not like any good picture: check camera, light and product."
     if result["alarm"]:
         return (
             f"parts in use are no longer like the good parts it was calibrated on (seen after {result['at']} of {n}; such "

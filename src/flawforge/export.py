@@ -34,8 +34,9 @@ from flawforge.types import ConfigError, DataError, Image, ImageError, ModelErro
 from flawforge.washers import render_good
 from flawforge_runtime import backends, bundle
 from flawforge_runtime.calibrate import Calibration
-from flawforge_runtime.images import Picture, letterbox, read_picture
-from flawforge_runtime.inspector import Inspector, from_content, to_network
+from flawforge_runtime.images import Picture, inner_of, letterbox, read_picture, valid_mask
+from flawforge_runtime.inspector import Inspector, from_content
+from flawforge_runtime.maps import to_network
 
 OPSET = 18
 PICTURES = 64  # least number compared: half good, half forged
@@ -156,7 +157,10 @@ def _check(out: Path, to: str, int8: bool, pictures: int, max_flips: float) -> N
 
 
 def to_onnx(net: Any, canvas: tuple[int, int]) -> bytes:
-    """The network as ONNX: images n 3 h w -> map n h w, score n [, score_map n h w]; n is free, h and w the canvas."""
+    """The network as ONNX: images n 3 h w -> map n h w, score n [, score_map n h w]; n is free, h and w the canvas.
+
+    A network that is told where pictures lie on the canvas (`placed`) has a second input, inner n 4.
+    """
     import onnx
     import torch
 
@@ -167,20 +171,28 @@ def to_onnx(net: Any, canvas: tuple[int, int]) -> bytes:
             super().__init__()
             self.net = net
 
-        def forward(self, images: Any) -> tuple[Any, ...]:
-            return tuple(each for each in self.net(images) if each is not None)
+        def forward(self, *given: Any) -> tuple[Any, ...]:
+            return tuple(each for each in self.net(*given) if each is not None)
 
     pair = torch.rand(2, 3, *canvas, generator=torch.Generator().manual_seed(0))
+    placed = torch.tensor([[0, canvas[0], 0, canvas[1]]] * 2, dtype=torch.float32)
+    given = (pair, placed) if getattr(net, "placed", False) else (pair,)
     with torch.inference_mode():
-        names = backends.OUTPUTS[: len(Outputs().eval()(pair))]
+        names = backends.OUTPUTS[: len(Outputs().eval()(*given))]
+    some = torch.export.Dim("n", max=4096)
     file = BytesIO()
     with _quiet():
         # Apart from the conversion, which would write a graph for two pictures alone where a network hides n (`len(x)`).
-        traced = torch.export.export(Outputs().eval(), (pair,), dynamic_shapes=({0: torch.export.Dim("n", max=4096)},))
+        traced = torch.export.export(Outputs().eval(), given, dynamic_shapes=(tuple({0: some} for _ in given),))
         program = torch.onnx.export(
-            traced, (pair,), input_names=["images"], output_names=list(names), opset_version=OPSET, dynamo=True,
+            traced,
+            given,
+            input_names=list(backends.INPUTS[: len(given)]),
+            output_names=list(names),
+            opset_version=OPSET,
+            dynamo=True,
             verbose=False,
-        )  # fmt: skip
+        )
         assert program is not None
         onnx.save(program.model_proto, file)
     onnx.checker.check_model(file.getvalue(), full_check=True)
@@ -235,7 +247,7 @@ def trained_layers(graph: bytes, net: Any) -> set[str]:
 
 
 def to_int8(exported: Mapping[str, bytes], batches: Sequence[Any], layers: Set[str]) -> dict[str, bytes]:
-    """The same graph, its `layers` with int8 weights and inputs (NNCF), their ranges from `batches` of 1 3 h w float32."""
+    """The same graph, its `layers` with int8 weights and inputs (NNCF), their ranges from `batches` (see tuning_batches)."""
     import nncf
 
     def quantised(model: Any, data: Any, names: Sequence[str]) -> Any:
@@ -249,13 +261,16 @@ def to_int8(exported: Mapping[str, bytes], batches: Sequence[Any], layers: Set[s
             import onnx
 
             graph = onnx.load_from_string(exported["model.onnx"])
-            data = nncf.Dataset([{"images": batch} for batch in batches])
+            names = [each.name for each in graph.graph.input]
+            data = nncf.Dataset([dict(zip(names, given, strict=False)) for given in batches])
             return {"model.onnx": quantised(graph, data, [node.name for node in graph.graph.node]).SerializeToString()}
         import openvino
 
         model = openvino.Core().read_model(exported["model.xml"], exported["model.bin"])
         names = [each.get_friendly_name() for each in model.get_ops()]
-        return _openvino_files(quantised(model, nncf.Dataset(list(batches)), names), folder)
+        single = len(model.inputs) == 1
+        data = nncf.Dataset([given[0] if single else given for given in batches])
+        return _openvino_files(quantised(model, data, names), folder)
 
 
 def good_pictures(content: bundle.Content, good: Path | None, most: int) -> tuple[list[Picture], str]:
@@ -304,12 +319,16 @@ def _small(picture: Picture, canvas: tuple[int, int]) -> Image:
     return np.ascontiguousarray(pixels[placement.inner])
 
 
-def tuning_batches(goods: Sequence[Picture], inspector: Inspector, seed: int) -> list[Any]:
-    """What int8's ranges are measured on: good pictures that are not compared, where there are enough, and forgeries."""
+def tuning_batches(goods: Sequence[Picture], inspector: Inspector, seed: int) -> list[tuple[Any, Any]]:
+    """What int8's ranges are measured on: good pictures that are not compared, where there are enough, and forgeries.
+
+    Each as the network is given it: images 1 3 h w, inner 1 4.
+    """
     own = list(goods[PICTURES // 2 :]) or list(goods)
     half = own[: TUNED_ON // 2]
     kept = [*half, *(picture for _, picture in forged(own, inspector.canvas, TUNED_ON - len(half), seed + 1))]
-    return [to_network(letterbox(picture.pixels, inspector.canvas)[0]) for picture in kept]
+    laid = [letterbox(picture.pixels, inspector.canvas) for picture in kept]
+    return [(to_network(pixels), inner_of(valid_mask(placement))[None]) for pixels, placement in laid]
 
 
 def compare(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import save as tensors_to_bytes
 
-from flawforge import __version__, card, data, drift, engine, loading, tolerance
+from flawforge import __version__, card, data, engine, loading, tolerance
 from flawforge.forecasting import Forecast as Forecast
 from flawforge.forecasting import forecast as forecast
 from flawforge.forge import names_in
@@ -43,8 +43,12 @@ from flawforge.types import (
     Train,
 )
 from flawforge_runtime import bundle, calibrate, images, inspector
+from flawforge_runtime.guard import Guard, Traits, fit_guard
+from flawforge_runtime.looks import LOOKS, looks_of
 
 Show = Callable[[str], None]
+
+GUARDED = 300  # good pictures that the guard is fitted to at most; a millisecond each beside reading them
 
 
 def identity(plan: Plan) -> str:
@@ -103,6 +107,7 @@ def run(
     )  # fmt: skip
     started = time.monotonic()
     stages = stages_of(made, net, pictures)
+    guards: list[Guard] = []  # fitted once: it does not depend on the network
 
     def save(history: list[dict[str, Any]], notes: Sequence[str] = ()) -> inspector.Inspector:
         """Calibrate the net as it stands and write the model folder, over an earlier one of this fit."""
@@ -116,7 +121,9 @@ def run(
         )  # fmt: skip
         for _, reason in skipped:
             show(f"skipped: {reason}")
-        content = dataclasses.replace(content, calibration=calibration)
+        if not guards:
+            guards.append(guard_of(uncalibrated, made))
+        content = dataclasses.replace(content, calibration=calibration, guard=guards[0])
         content = dataclasses.replace(content, card=card.model_card(content))
         if request.out.exists() and any(request.out.iterdir()):
             bundle.rewrite(request.out, content)
@@ -144,6 +151,31 @@ def run(
         raise
     shutil.rmtree(work, ignore_errors=True)
     return fitted
+
+
+def described(
+    model: inspector.Inspector, paths: Sequence[Path], tolerate: str = "", seed: int = 0
+) -> list[Traits]:
+    """What the guard is fitted to: each picture, and a varied copy where good parts may vary; unreadable ones left out."""
+    kinds = tolerance.kinds_from(tolerate)
+    found: list[Traits] = []
+    for place, path in enumerate(paths):
+        try:
+            picture = images.read_picture(path, max_pixels=model.max_pixels)
+        except ImageError:
+            continue
+        found.append(model.describe(picture))
+        if kinds:
+            pixels = tolerance.vary(picture.pixels, kinds, np.random.default_rng([seed, place]))
+            found.append(model.describe(dataclasses.replace(picture, pixels=pixels)))
+    return found
+
+
+def guard_of(model: inspector.Inspector, plan: Plan) -> Guard:
+    """The guard of a plan's good pictures, trained on or held back; at most GUARDED of them, spread over their names."""
+    paths = sorted(entry.path for entry in (*plan.train, *plan.held))
+    step = max(1, -(-len(paths) // GUARDED))
+    return fit_guard(described(model, paths[::step], plan.request.tolerate, plan.request.seed), model.guard_size)
 
 
 def calibrate_on(
@@ -182,12 +214,12 @@ def calibrate_on(
         key = path if parts is None else parts[path]
         score, peak = highest.get(key, (judged.score, judged.peak))
         highest[key] = max(score, judged.score), max(peak, judged.peak)
-        looks.append(drift.looks_of(picture.pixels))
+        looks.append(looks_of(picture.pixels))
         names.append(fingerprint(path))
     scores, peaks = ([each[i] for each in highest.values()] for i in (0, 1))
     made = calibrate.calibrate(scores, false_alarm, review=review, peaks=peaks, confidence=confidence,
                                per_part=parts is not None, rules=rules)  # fmt: skip
-    table = {name: tuple(each[name] for each in looks) for name in drift.LOOKS}
+    table = {name: tuple(each[name] for each in looks) for name in LOOKS}
     return dataclasses.replace(made, looks=table, pictures=tuple(sorted(names))), skipped
 
 
@@ -270,7 +302,15 @@ def recalibrate(
         model, paths, *rates, confidence=confidence, parts=parts, rules=rules,
         tolerate=model.content.config.get("tolerate", ""), seed=model.content.config["seed"],
     )  # fmt: skip
-    content = dataclasses.replace(model.content, calibration=calibration)
+    seen = described(model, paths, model.content.config.get("tolerate", ""), model.content.config["seed"])
+    if model.guard is not None:
+        foreign = sum(bool(model.guard.unlike(each)) for each in seen)
+        if foreign:
+            notes = (*notes, f"{foreign} of {len(seen)} pictures were like no good picture before; from now on they are")
+        new_guard = model.guard.widened(seen)
+    else:
+        new_guard = fit_guard(seen, model.guard_size)
+    content = dataclasses.replace(model.content, calibration=calibration, guard=new_guard)
     bundle.rewrite(folder, dataclasses.replace(content, card=card.model_card(content)))
     return calibration, [*notes, *(f"skipped: {reason}" for _, reason in skipped)]
 

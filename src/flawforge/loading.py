@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -134,15 +135,23 @@ def torch_net(content: bundle.Content) -> Any:
     return net
 
 
-def numpy_network(net: Any, device: Any) -> Callable[[Any], tuple[Any, ...]]:
-    """Wrap a torch detector in eval mode as numpy -> numpy: map, score and, where there is one, the score's own map."""
-    import torch
+@dataclass(frozen=True)
+class TorchNetwork:
+    """A torch detector as numpy -> numpy, in eval mode; `placed`: it is told where pictures lie on the canvas."""
 
-    net.to(device).eval()
+    net: Any = field(repr=False)
+    device: Any
+    placed: bool
 
-    def network(batch: Any) -> tuple[Any, ...]:
+    def __call__(self, batch: Any, inner: Any = None) -> tuple[Any, ...]:
+        import torch
+
+        given = [torch.from_numpy(np.ascontiguousarray(each)).to(self.device) for each in (batch, inner) if each is not None]
         with torch.inference_mode():
-            evidence = net(torch.from_numpy(np.ascontiguousarray(batch)).to(device))
+            evidence = self.net(*given)
         return tuple(each.float().cpu().numpy() for each in evidence if each is not None)
 
-    return network
+
+def numpy_network(net: Any, device: Any) -> Callable[[Any], tuple[Any, ...]]:
+    """Wrap a torch detector in eval mode as numpy -> numpy: map, score and, where there is one, the score's own map."""
+    return TorchNetwork(net.to(device).eval(), device, bool(getattr(net, "placed", False)))

@@ -36,7 +36,7 @@ from flawforge.types import (
     Stage,
     TrainingError,
 )
-from flawforge_runtime import calibrate, images, inspector, tiles
+from flawforge_runtime import calibrate, images, maps, tiles
 from flawforge_runtime.poses import Template
 
 FALSE_ALARM, REVIEW = 0.01, 0.05
@@ -224,7 +224,7 @@ def roi_of(train: Sequence[data.Entry], max_pixels: int) -> Mask:
     good = [images.read_picture(entry.path, max_pixels=max_pixels).pixels for entry in train[::step]]
     roi = product_mask(good)
     for picture in good:
-        inspector.fit_roi(roi, (picture.shape[0], picture.shape[1]))
+        maps.fit_roi(roi, (picture.shape[0], picture.shape[1]))
     return roi
 
 
@@ -240,7 +240,7 @@ def read_roi(
     if not roi.any():
         raise ImageError(f"The region of interest {path} is all black; paint what is to be judged white.")
     for size in sorted(set(sizes)):
-        inspector.fit_roi(roi, size)
+        maps.fit_roi(roi, size)
     return roi
 
 
@@ -251,9 +251,9 @@ def less_ignored(roi: Mask | None, path: Path | None, sizes: Sequence[tuple[int,
         return roi
     ignored: Mask = images.read_picture(path, max_pixels=max_pixels).pixels.max(axis=2) > 127
     for size in sorted(set(sizes)):
-        inspector.same_proportions(ignored, size, f"The ignore mask {path}")
+        maps.same_proportions(ignored, size, f"The ignore mask {path}")
     roi = np.ones_like(ignored) if roi is None else roi
-    left: Mask = roi & ~inspector.fit_roi(ignored, roi.shape)
+    left: Mask = roi & ~maps.fit_roi(ignored, roi.shape)
     if not left.any():
         raise ImageError(f"The ignore mask {path} leaves nothing to judge; paint white only what is not to be judged.")
     return left
@@ -302,7 +302,7 @@ def cut_tiles(plan: Plan, side: int, folder: Path) -> tuple[data.Entry, ...]:
     entries = []
     for number, entry in enumerate(plan.train):
         pixels = images.read_picture(entry.path, max_pixels=plan.request.max_pixels).pixels
-        inside = None if plan.roi is None else inspector.fit_roi(plan.roi, pixels.shape[:2])
+        inside = None if plan.roi is None else maps.fit_roi(plan.roi, pixels.shape[:2])
         windows = [
             np.s_[top : top + side, left : left + side]
             for top in tiles.starts(pixels.shape[0], side) for left in tiles.starts(pixels.shape[1], side)

@@ -21,8 +21,9 @@ from flawforge import loading
 from flawforge.types import CalibrationError, ConfigError, Image, Mask
 from flawforge_runtime import bundle, poses
 from flawforge_runtime.backends import cores
-from flawforge_runtime.images import letterbox, read_picture, restore, valid_mask
-from flawforge_runtime.inspector import UNCALIBRATED, Inspector, find_regions, picture_score, to_network
+from flawforge_runtime.images import inner_of, letterbox, read_picture, restore, valid_mask
+from flawforge_runtime.inspector import UNCALIBRATED, Inspector
+from flawforge_runtime.maps import find_regions, picture_score, to_network
 
 WARM = 5  # pictures judged before the clock starts
 BATCH = 8
@@ -93,10 +94,11 @@ def where(inspector: Inspector, paths: Sequence[Path], repeats: int) -> dict[str
     for index in range(repeats):
         picture = timed("decode", read_picture, paths[index % len(paths)])
         pixels, placement = timed("resize", letterbox, picture.pixels, inspector.canvas)
+        timed("guard", inspector.describe, picture)
         if inspector.template is not None:
             pixels = timed("pose", _laid, pixels, valid_mask(placement), inspector.template)
         batch = timed("to network", to_network, pixels)
-        maps, scores, *others = timed("network", inspector.network, batch)
+        maps, scores, *others = timed("network", inspector.look, batch, inner_of(valid_mask(placement))[None])
         ground = others[0] if others else maps
         timed("score", picture_score, ground[0], float(scores[0]), valid_mask(placement), inspector.rule)
         own = timed("map to own size", restore, maps[0], placement)
@@ -111,13 +113,14 @@ def _laid(pixels: Image, valid: Mask, template: poses.Template) -> Image:
 
 def batched(inspector: Inspector, path: Path, repeats: int = 10) -> float:
     """Milliseconds per picture of the network in batches of BATCH."""
-    pixels, _ = letterbox(read_picture(path).pixels, inspector.canvas)
+    pixels, placement = letterbox(read_picture(path).pixels, inspector.canvas)
     batch = np.repeat(to_network(pixels), BATCH, axis=0)
-    inspector.network(batch)
+    inner = np.repeat(inner_of(valid_mask(placement))[None], BATCH, axis=0)
+    inspector.look(batch, inner)
     taken = []
     for _ in range(repeats):
         start = time.perf_counter()
-        inspector.network(batch)
+        inspector.look(batch, inner)
         taken.append(time.perf_counter() - start)
     return float(np.median(taken)) / BATCH * 1000
 

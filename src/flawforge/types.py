@@ -102,6 +102,8 @@ class Batch(NamedTuple):
     valid   n 1 h w float32, 1 = a pixel of the picture, 0 = letterbox border or outside the region of interest
     index   n int64, each picture's place among the good pictures that are trained on; None = not known
     kind    n int64, 0 = left good, else the class that its forger says, 1 where it says none; None = not known
+    inner   n 4 float32: first row, row after the last, first column, column after the last that the picture covers on the
+            canvas; the rest is letterbox border; None = every picture covers the whole canvas
     """
 
     forged: Any
@@ -110,6 +112,7 @@ class Batch(NamedTuple):
     valid: Any
     index: Any = None
     kind: Any = None
+    inner: Any = None
 
 
 class Evidence(NamedTuple):

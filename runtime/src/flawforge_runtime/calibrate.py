@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from flawforge_runtime.types import CalibrationError
+from flawforge_runtime.types import CalibrationError, ImageError
 
 
 def strictest_rate(n: int, confidence: float | None = None) -> float:
@@ -165,7 +165,8 @@ class Calibration:
         return self.peaks[-rank(len(self.peaks), self.false_alarm, self.confidence)]
 
     def p_value(self, score: float) -> float:
-        """Conformal p-value in (0, 1]: (1 + number of held-back scores >= score) / (n + 1)."""
+        """Conformal p-value in (0, 1]: (1 + number of held-back scores >= score) / (n + 1). Raises ImageError for NaN."""
+        _refuse_nan(score)
         return (1 + self.n - bisect_left(self.scores, score)) / (self.n + 1)
 
     def carried(self, threshold: float) -> float:
@@ -173,10 +174,17 @@ class Calibration:
         return (1 + self.n - bisect_right(self.scores, threshold)) / (self.n + 1)
 
     def verdict(self, score: float) -> str:
-        """ "NG", "REVIEW" or "OK", before the rules."""
+        """ "NG", "REVIEW" or "OK", before the rules. Raises ImageError for NaN, which is above no threshold."""
+        _refuse_nan(score)
         if score > self.threshold:
             return "NG"
         return "REVIEW" if score > self.review_threshold else "OK"
+
+    @property
+    def beyond(self) -> float:
+        """A score above every held-back picture's and both thresholds, by as much as the held-back scores spread."""
+        highest = max(self.scores[-1], self.threshold)
+        return highest + max(highest - self.scores[0], abs(highest), 1e-6)
 
     def moved(
         self,
@@ -245,6 +253,11 @@ def calibrate(
         rank(len(scores), each, confidence)
     ordered = tuple(sorted(map(float, scores))), tuple(sorted(map(float, peaks)))
     return Calibration(ordered[0], ordered[1], float(rate), float(review), confidence, per_part, rules or Rules())
+
+
+def _refuse_nan(score: float) -> None:
+    if math.isnan(score):
+        raise ImageError("The score of this picture is not a number, so there is no verdict; check picture and model.")
 
 
 def calibration_from_dict(data: Mapping[str, Any]) -> Calibration:

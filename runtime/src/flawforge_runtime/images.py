@@ -1,7 +1,7 @@
 """Pictures on the working canvas, masks, and writing: with decode.py the only room that touches pixels on disk.
 
 Read:   read_picture, as_picture (decode.py), read_mask
-Canvas: choose_canvas, letterbox, valid_mask, mask_on_canvas, restore. Proportions are kept, always.
+Canvas: choose_canvas, letterbox, valid_mask, inner_of, mask_on_canvas, restore. Proportions are kept, always.
 Write:  write_image
 """
 
@@ -29,6 +29,7 @@ __all__ = [
     "Placement",
     "as_picture",
     "choose_canvas",
+    "inner_of",
     "letterbox",
     "mask_on_canvas",
     "pad",
@@ -125,6 +126,14 @@ def valid_mask(placement: Placement) -> Mask:
     valid = np.zeros(placement.canvas, dtype=bool)
     valid[placement.inner] = True
     return valid
+
+
+def inner_of(shown: Mask) -> NDArray[np.float32]:
+    """(first row, row after the last, first column, column after the last) of the box round a mask H W; all 0 where none."""
+    rows, columns = (np.flatnonzero(shown.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return np.zeros(4, dtype=np.float32)
+    return np.array([rows[0], rows[-1] + 1, columns[0], columns[-1] + 1], dtype=np.float32)
 
 
 def mask_on_canvas(mask: Mask, placement: Placement) -> Mask:

@@ -2,23 +2,29 @@
 
 Everything around the network call is numpy and OpenCV: the network is any callable from n 3 h w float32 arrays to
 (map n h w, score n), so a runtime without torch judges with the same code. A network may give a third array, n h w: the map
-that a picture's score is read from where that is not the map that marks the pixels.
+that a picture's score is read from where that is not the map that marks the pixels. A network whose attribute `placed` is
+True takes a second array, n 4: where each picture lies on its canvas (see images.inner_of).
+
+Before a picture is judged it is held against what good pictures are like (guard.py). One that is like none of them is NG,
+whatever the network says.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge_runtime import bundle, images, poses, tiles
+from flawforge_runtime import bundle, images, looks, poses, tiles
 from flawforge_runtime.calibrate import Calibration
+from flawforge_runtime.guard import UNLIKE, Guard, Traits, describe, size_for
+from flawforge_runtime.maps import find_regions, fit_roi, own_pixel, picture_score, same_proportions, to_network
 from flawforge_runtime.types import (
     CalibrationError,
     Decision,
@@ -35,6 +41,9 @@ UNCALIBRATED = "The model has no thresholds yet; run `flawforge calibrate MODEL 
 
 WHOLE = 25_000_000  # pixels; a larger picture of a model with tiles is read strip by strip, and its map shrunk
 SHRUNK = 2048  # longest side of the map of such a picture
+SEEN = 1024  # longest side, about, at which the guard sees such a picture
+SMALLER, OBLONG = 8, 4  # a picture so many times smaller or more oblong than all that were trained on is refused
+NOT_FINITE = "The network gave a value that is not finite for this picture; check picture and model."
 
 Network = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]]
 
@@ -47,6 +56,7 @@ class Judged:
     peak         the highest value of `anomaly_map`, h w at the picture's own size
     at           (row, column) in the picture's own pixels where the score's smoothed map is highest
     notes        what people should know of how it was judged
+    unlike       why it is not like any good picture; "" for one that may be
     """
 
     score: float
@@ -54,47 +64,7 @@ class Judged:
     anomaly_map: Map
     at: tuple[int, int]
     notes: tuple[str, ...] = ()
-
-
-def picture_score(surface: Map, score: float, valid: Mask, rule: ScoreRule) -> tuple[float, tuple[int, int]]:
-    """(score, (row, column) of the highest smoothed value), over the valid pixels of a canvas map h w."""
-    smoothed = smooth(surface, valid, rule.smooth)
-    whole = bool(valid.all())
-    inside = smoothed if whole else np.where(valid, smoothed, -np.inf)
-    row, column = np.unravel_index(int(inside.argmax()), inside.shape)
-    if rule.reduce == "max":
-        score = float(inside[row, column])
-    elif rule.reduce == "top":
-        values = smoothed.ravel() if whole else smoothed[valid]
-        kept = max(1, round(rule.top * values.size))
-        score = float(np.partition(values, values.size - kept)[-kept:].mean())
-    return float(score), (int(row), int(column))
-
-
-def smooth(surface: Map, valid: Mask, side: int) -> Map:
-    """Mean over a `side` x `side` window, of the valid pixels in it only, so that a border never dilutes a defect."""
-    if side <= 1:
-        return surface
-    weight = cv2.blur(valid.astype(np.float32), (side, side), borderType=cv2.BORDER_CONSTANT)
-    total = cv2.blur(np.where(valid, surface, 0).astype(np.float32), (side, side), borderType=cv2.BORDER_CONSTANT)
-    return np.asarray(total / np.maximum(weight, 1e-6), dtype=np.float32)
-
-
-def find_regions(anomaly_map: Map, mask: Mask) -> tuple[Region, ...]:
-    """Connected marked regions (8 neighbours), the strangest first."""
-    marked = mask.view(np.uint8)
-    left, top, width, height = cv2.boundingRect(marked)  # labelling costs much, and most of a picture is unmarked
-    if not width:
-        return ()
-    part = np.s_[top : top + height, left : left + width]
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(marked[part], connectivity=8)
-    found = []
-    for label in range(1, count):
-        x, y, w, h, area = (int(v) for v in stats[label])
-        window = np.s_[y : y + h, x : x + w]
-        peak = float(anomaly_map[part][window][labels[window] == label].max())
-        found.append(Region(left + x, top + y, w, h, area, peak))
-    return tuple(sorted(found, key=lambda region: -region.peak))
+    unlike: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +79,7 @@ class Inspector:
     template     what parts are laid like before they are judged (see `poses`); None = they are judged as they lie
     sizes        least and greatest (h, w) of the pictures that it was trained on; None = not known
     tile         side in the picture's own pixels of the tiles that it is cut into; None = a picture is looked at whole
+    guard        what good pictures are like; None = not known, as in models of before version 0.2
     progress     called with (rows done, all rows) while a picture is judged in tiles
     about        facts on the model, for reports: model_id, method, profile, seed, flawforge_version, ...
     """
@@ -123,29 +94,34 @@ class Inspector:
     template: poses.Template | None = None
     tile: int | None = None
     sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
+    guard: Guard | None = None
     progress: Callable[[int, int], None] | None = None
     content: bundle.Content | None = None
 
     def judge(self, picture: images.Picture) -> Judged:
-        """Score and map without a threshold. Raises ImageError where the region of interest does not fit the picture."""
+        """Score and map without a threshold, and whether the picture is like the good ones at all.
+
+        Raises ImageError for a picture far smaller or more oblong than those trained on, a region of interest that does not
+        fit it, a value of the network that is not finite.
+        """
+        self._refuse_size(picture.pixels.shape[:2])
         if self.tile is not None:
             return self._judge_tiled(picture)
         pixels, placement = images.letterbox(picture.pixels, self.canvas)
+        unlike = self._unlike(pixels[placement.inner], picture.pixels)
         valid = images.valid_mask(placement)
         own_roi = None
         pose = self.template and poses.find(pixels, valid, self.template)
         if pose:
             valid &= poses.lay_mask(valid, pose)
             pixels = images.pad(np.ascontiguousarray(poses.lay(pixels, pose)[placement.inner]), placement)
+        inner = images.inner_of(valid)
         if self.roi is not None:
             own_roi = fit_roi(self.roi, picture.pixels.shape[:2])
             valid &= images.mask_on_canvas(own_roi, placement)
         if not valid.any():
             raise ImageError("The region of interest leaves no pixel of the picture to judge; give a larger one.")
-        batch = to_network(pixels)
-        maps, scores, *others = self.network(batch)
-        if not all(np.isfinite(each).all() for each in (maps, scores, *others)):
-            raise ImageError("The network gave a value that is not finite for this picture; check picture and model.")
+        maps, scores, *others = self.look(to_network(pixels), inner[None])
         ground = others[0] if others else maps
         score, (row, column) = picture_score(ground[0], float(scores[0]), valid, self.rule)
         surface = maps[0]
@@ -158,7 +134,55 @@ class Inspector:
             own_map = np.where(own_roi, own_map, np.float32(own_map.min()))
         notes: tuple[str, ...] = (poses.NOT_FOUND,) if self.template and not pose else ()
         notes += self._of_another_size(picture.pixels.shape[:2])
-        return Judged(score, float(own_map.max()), own_map, _own_pixel(row, column, placement), notes)
+        return _finite(Judged(score, float(own_map.max()), own_map, own_pixel(row, column, placement), notes, unlike))
+
+    def look(self, batch: NDArray[np.float32], inner: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """What the network says of n 3 h w pictures that lie at `inner`, n 4. Raises ImageError for a value not finite."""
+        network: Callable[..., tuple[NDArray[np.float32], ...]] = self.network
+        outputs = network(batch, inner) if getattr(network, "placed", False) else network(batch)
+        if not all(np.isfinite(each).all() for each in outputs):
+            raise ImageError(NOT_FINITE)
+        return outputs
+
+    def describe(self, picture: images.Picture) -> Traits:
+        """What `guard.fit_guard` is fitted to, and what a picture is held against it by."""
+        if self.tile is not None:
+            return self._described(picture.pixels)
+        pixels, placement = images.letterbox(picture.pixels, self.canvas)
+        return self._described(pixels[placement.inner])
+
+    @property
+    def guard_size(self) -> tuple[int, int]:
+        """(h, w) at which `describe` sees a picture."""
+        return size_for(self.canvas)
+
+    def _described(self, pixels: Image) -> Traits:
+        # Where parts are laid alike the region of interest moves with the part, so the whole picture is described.
+        return describe(pixels, self.guard_size, self.roi if self.template is None else None)
+
+    def _unlike(self, pixels: Image, whole: Image) -> str:
+        """Why a picture is not like any good one, from its pixels on the canvas; "" for one that may be."""
+        if self.guard is not None:
+            return self.guard.unlike(self._described(pixels))
+        known = self.calibration.looks if self.calibration is not None else {}
+        why = looks.outside(looks.looks_of(whole), known) if known else ""
+        return f"{UNLIKE}: {why}" if why else ""
+
+    def _refuse_size(self, size: tuple[int, int]) -> None:
+        """Raises ImageError for a picture (h, w) that is SMALLER or OBLONG times beyond all that training saw."""
+        if self.sizes is None:
+            return
+        (low_h, low_w), (high_h, high_w) = self.sizes
+        h, w = size
+        # What is lost is lost on the canvas, so a picture of the canvas's size is never too small.
+        small = h * SMALLER < min(low_h, self.canvas[0]) or w * SMALLER < min(low_w, self.canvas[1])
+        oblong = h * low_w > OBLONG * high_h * w or w * low_h > OBLONG * high_w * h
+        if small or oblong:
+            why = f"over {SMALLER} times smaller" if small else f"over {OBLONG} times more oblong"
+            raise ImageError(
+                f"The picture is {h} x {w} pixels (h x w), {why} than the good ones ({low_h} x {low_w} to "
+                f"{high_h} x {high_w}); give whole pictures of the product."
+            )
 
     def _of_another_size(self, size: tuple[int, int]) -> tuple[str, ...]:
         """What is to be said of a picture (h, w) of a size that training never saw."""
@@ -184,6 +208,7 @@ class Inspector:
         if self.tile is not None and isinstance(picture, str | Path):
             rows, notes = tiles.open_rows(Path(picture), self.max_pixels)
             if rows.height * rows.width > WHOLE:
+                self._refuse_size((rows.height, rows.width))
                 return self._decide_streamed(rows, image_path or str(picture), notes, start)
         read = images.as_picture(picture, max_pixels=self.max_pixels)
         if not image_path and isinstance(picture, str | Path):
@@ -209,6 +234,8 @@ class Inspector:
         calibration = self.calibration
         if calibration is None:
             raise CalibrationError(UNCALIBRATED)
+        if judged.unlike:
+            return self._invalid(calibration, judged, mask, regions, image_path, notes, start)
         verdict = calibration.verdict(judged.score)
         if verdict != "OK" and not regions:
             # The score's window mean can pass where no single pixel does; a reject must still point somewhere.
@@ -222,19 +249,36 @@ class Inspector:
             notes=(*notes, *judged.notes, *((by_rule,) if by_rule else ())),
         )  # fmt: skip
 
+    def _invalid(
+        self, calibration: Calibration, judged: Judged, mask: Mask, regions: tuple[Region, ...], image_path: str,
+        notes: tuple[str, ...], start: float,
+    ) -> Decision:  # fmt: skip
+        """NG for a picture like no good one: stranger than every good picture, its p-value at the floor, rules put aside."""
+        h, w = judged.anomaly_map.shape
+        score = max(judged.score, calibration.beyond)
+        return Decision(
+            image_path=image_path, pred_score=score, p_value=calibration.p_value(score), verdict="NG", pred_label=True,
+            threshold=calibration.threshold, anomaly_map=judged.anomaly_map, pred_mask=mask,
+            regions=regions or (Region(0, 0, w, h, w * h, judged.peak),), seconds=time.perf_counter() - start,
+            notes=(judged.unlike, *notes, *judged.notes), valid=False,
+        )  # fmt: skip
+
     def _judge_tiled(self, picture: images.Picture) -> Judged:
+        unlike = self._unlike(picture.pixels, picture.pixels)
         own_map = np.empty(picture.pixels.shape[:2], dtype=np.float32)
 
         def keep(top: int, band: Map, inside: Mask) -> None:
             own_map[top : top + len(band)] = np.where(inside, band, np.float32(band[inside].min() if inside.any() else 0))
 
         score, at = self._tiled(tiles.Whole(picture.pixels), keep)
-        return Judged(score, float(own_map.max()), own_map, at)
+        return _finite(Judged(score, float(own_map.max()), own_map, at, unlike=unlike))
 
     def _decide_streamed(self, rows: tiles.Rows, image_path: str, notes: tuple[str, ...], start: float) -> Decision:
         """A picture that is never in memory as a whole: regions are exact, map and mask are shrunk by maxima."""
         if self.calibration is None:
             raise CalibrationError(UNCALIBRATED)
+        seen = tiles.shrunk(rows, max(1, max(rows.height, rows.width) // SEEN))
+        unlike = self._unlike(seen, seen)
         threshold, regions = self.calibration.pixel_threshold, tiles.Regions()
         factor = -(-max(rows.height, rows.width) // SHRUNK)
         shape = -(-rows.height // factor), -(-rows.width // factor)
@@ -251,7 +295,7 @@ class Inspector:
             np.logical_or.at(marked, places, np.logical_or.reduceat(mask, across, axis=1))
 
         score, at = self._tiled(rows, keep)
-        judged = Judged(score, float(small.max()), small, at)
+        judged = _finite(Judged(score, float(small.max()), small, at, unlike=unlike))
         note = f"judged in tiles; map and mask hold the highest of {factor} x {factor} pixels"
         return self._decision(judged, marked, regions.found(), image_path, (*notes, note), start)
 
@@ -265,9 +309,10 @@ class Inspector:
         def judge(some: list[tuple[int, int, Image]]) -> list[Map]:
             nonlocal best
             placed = [images.letterbox(pixels, self.canvas) for _, _, pixels in some]
-            maps, scores, *others = self.network(np.concatenate([to_network(pixels) for pixels, _ in placed]))
-            if not all(np.isfinite(each).all() for each in (maps, scores, *others)):
-                raise ImageError("The network gave a value that is not finite for this picture; check picture and model.")
+            maps, scores, *others = self.look(
+                np.concatenate([to_network(pixels) for pixels, _ in placed]),
+                np.stack([images.inner_of(images.valid_mask(placement)) for _, placement in placed]),
+            )
             ground = others[0] if others else maps
             for index, ((top, left, pixels), (_, placement)) in enumerate(zip(some, placed, strict=True)):
                 inside = self._inside(rows, top, left, pixels.shape[0], pixels.shape[1])
@@ -277,7 +322,7 @@ class Inspector:
                 if valid.any():
                     score, (row, column) = picture_score(ground[index], float(scores[index]), valid, self.rule)
                     if best is None or score > best[0]:
-                        row, column = _own_pixel(row, column, placement)
+                        row, column = own_pixel(row, column, placement)
                         best = score, (top + row, left + column)
             return [images.restore(own, placement) for own, (_, placement) in zip(maps, placed, strict=True)]
 
@@ -311,36 +356,12 @@ class Inspector:
         return Path(folder)
 
 
-def _own_pixel(row: int, column: int, placement: images.Placement) -> tuple[int, int]:
-    """The picture's own (row, column) under a canvas pixel."""
-    own_row = int((row - placement.top + 0.5) * placement.own_height / placement.height)
-    own_column = int((column - placement.left + 0.5) * placement.own_width / placement.width)
-    return min(max(own_row, 0), placement.own_height - 1), min(max(own_column, 0), placement.own_width - 1)
-
-
-def to_network(pixels: Image) -> NDArray[np.float32]:
-    """h w 3 uint8 or float32 canvas picture -> 1 3 h w float32 in [0, 1]; training scales by the same rule."""
-    scaled = pixels.astype(np.float32)
-    if pixels.dtype == np.uint8:
-        scaled *= np.float32(1 / 255)
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
-
-
-def fit_roi(roi: Mask, size: tuple[int, int]) -> Mask:
-    """The region of interest at a picture's own size (h, w). Raises ImageError where the proportions differ by over 2 %."""
-    if roi.shape == size:
-        return roi
-    same_proportions(roi, size)
-    return cv2.resize(roi.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
-
-
-def same_proportions(roi: Mask, size: tuple[int, int], name: str = "The region of interest") -> None:
-    """Raises ImageError where the region of interest differs from `size` (h, w) by over 2 % in its proportions."""
-    if abs(roi.shape[0] * size[1] / (roi.shape[1] * size[0]) - 1) > 0.02:
-        raise ImageError(
-            f"{name} is {roi.shape[1]} x {roi.shape[0]} pixels and the picture {size[1]} x {size[0]}; "
-            "give a mask of the same proportions as the pictures."
-        )
+def _finite(judged: Judged) -> Judged:
+    """The last gate before a decision: smoothing, means and resizing come after the network's own check."""
+    lowest = float(judged.anomaly_map.min())  # minimum and maximum of an array with a NaN are NaN
+    if not all(math.isfinite(value) for value in (judged.score, judged.peak, lowest)):
+        raise ImageError(NOT_FINITE)
+    return judged
 
 
 def inspect_paths(inspector: Inspector, paths: Iterable[Path]) -> Iterator[Decision | tuple[Path, str]]:
@@ -376,5 +397,6 @@ def from_content(content: bundle.Content, network: Network) -> Inspector:
         template=content.template,
         tile=config.get("tile"),
         sizes=_sizes(config),
+        guard=content.guard,
         content=content,
     )

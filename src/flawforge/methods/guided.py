@@ -100,6 +100,7 @@ TINY = Config(normalised=(1,), raw=(2,), filters=4, side=5, folds=2, width=2, ba
 class Guided(nn.Module):
     """Statistics and segmenter. n 3 h w in [0, 1] on the canvas it was fitted on; h and w multiples of 16."""
 
+    placed = True
     forward_methods = ("segment",)
     mean: Tensor
     deviation: Tensor
@@ -137,17 +138,20 @@ class Guided(nn.Module):
         self.segmenting = bool(self.use[:, 1].any())
         self.apart = bool((self.use[0] != self.use[1]).any())
 
-    def look(self, images: Tensor, folds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """n 3 h w -> (what the segmenter sees n c h/2 w/2, fused surprise n 1 gh gw), always in float32."""
+    def look(
+        self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """n 3 h w, inner n 4 -> (what the segmenter sees n c h/2 w/2, fused surprise n 1 gh gw), always in float32."""
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             images = images.float()
             if folds is None:
                 mean, deviation = self.mean, self.deviation
-                surprises, even = self.stats.look(images)
+                surprises, even = self.stats.look(images, inner)
             else:
                 own = list(folds)
                 mean, deviation = self.fold_mean[own], self.fold_deviation[own]
-                surprises, even = self.stats.surprises(images, folds), even_light(images.contiguous(), self.stats.light)
+                surprises = self.stats.surprises(images, folds, inner)
+                even = even_light(images.contiguous(), self.stats.light)
             half = cells(images, 2) if torch.compiler.is_exporting() else F.avg_pool2d(images, 2)
             z = ((half - mean) / deviation).clamp(-8, 8) / 4
             maps = F.interpolate(surprises.clamp_min(0).log1p(), z.shape[-2:], mode="bilinear", align_corners=False)
@@ -161,17 +165,20 @@ class Guided(nn.Module):
         logit = F.pixel_shuffle(self.unet(padded)[..., :h, :w], 2)
         return logit + self.bias + self.skip * guide
 
-    def both(self, images: Tensor, folds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """n 3 h w -> the maps of statistics and segmenter, n h w, in their own units."""
-        seen, fused = self.look(images, folds)
+    def both(
+        self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """n 3 h w, inner n 4 -> the maps of statistics and segmenter, n h w, in their own units."""
+        seen, fused = self.look(images, folds, inner)
         coarse = torch.cat([fused, guide_of(fused)], dim=1)
         full = self.stats.full(coarse) if folds is None else enlarge(coarse, images)
         return full[:, 0], self.segment(seen, full[:, 1:])[:, 0].float()
 
-    def forward(self, images: Tensor) -> Evidence:
+    def forward(self, images: Tensor, inner: Tensor | None = None) -> Evidence:
         if not self.segmenting:
-            return self.stats(images)
-        maps = torch.stack(self.both(images))
+            evidence: Evidence = self.stats(images, inner)
+            return evidence
+        maps = torch.stack(self.both(images, inner=inner))
         middle, width = self.unit[:, 0], self.unit[:, 1]
         maps = (maps - middle[:, None, None, None]) / width[:, None, None, None]
         picture, surface = ((maps * weight[:, None, None, None]).sum(dim=0) for weight in self.use)
@@ -241,6 +248,12 @@ def fit_pixels(net: Guided) -> None:
     net.work = {}
 
 
+def inner_of(batch: Batch, place: int) -> Tensor | None:
+    """Where one picture of the batch lies on the canvas, 1 4; None where all cover it."""
+    inner: Tensor | None = batch.inner
+    return None if inner is None else inner[place : place + 1]
+
+
 # ---- the segmenter
 
 
@@ -269,14 +282,14 @@ def fused_clean(net: Any, batch: Batch, folds: Sequence[int]) -> Tensor:
     for i, key in enumerate(keys):
         if key not in kept:
             with torch.no_grad(), torch.autocast(batch.clean.device.type, enabled=False):
-                kept[key] = fuse(net.stats.surprises(batch.clean[i : i + 1], folds[i : i + 1]))
+                kept[key] = fuse(net.stats.surprises(batch.clean[i : i + 1], folds[i : i + 1], inner_of(batch, i)))
     return torch.cat([kept[key] for key in keys])
 
 
 def loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
     """Focal and dice loss over valid pixels whose label the statistics can tell."""
     folds = [index % config.folds for index in batch.index.tolist()]
-    picture, fused = net.look(batch.forged, folds)
+    picture, fused = net.look(batch.forged, folds, batch.inner)
     weights = seen(fused, fused_clean(net, batch, folds), batch.mask, batch.valid, config.seen)
     guide = enlarge(guide_of(fused), batch.forged)
     logit = net.segment(picture.contiguous(memory_format=torch.channels_last), guide).float()
@@ -299,7 +312,7 @@ def look_at_units(net: Guided, batch: Batch) -> None:
     for i, index in enumerate(batch.index.tolist()):
         rank, other = divmod(index, net.stats.folds)
         if other == 0 and spaced(rank, int(net.first), KEPT):
-            maps = torch.stack(net.both(batch.clean[i : i + 1], [0]))[:, 0].cpu()
+            maps = torch.stack(net.both(batch.clean[i : i + 1], [0], inner_of(batch, i)))[:, 0].cpu()
             net.work.setdefault("kept", set()).add(index)
             net.work.setdefault("good", []).append((maps, batch.valid[i, 0].cpu() > 0))
 
@@ -356,7 +369,7 @@ def prove(net: Guided, batch: Batch, top: float) -> None:
             scores.append(top_mean(maps, valid, top))
             quiet.append(maps[thin][:, valid[thin]])
         net.work |= {"good scores": torch.stack(scores), "quiet": torch.cat(quiet, dim=1).sort(dim=1).values}
-    statistics, segmenter = net.both(batch.forged, [0] * len(batch.forged))
+    statistics, segmenter = net.both(batch.forged, [0] * len(batch.forged), batch.inner)
     for i, index in enumerate(batch.index.tolist()):
         mask, valid = batch.mask[i, 0].cpu() > 0, batch.valid[i, 0].cpu() > 0
         if not mask.any():

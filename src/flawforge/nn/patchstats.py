@@ -25,8 +25,9 @@ Pearson, with a flat alternative). The distance alone lacks the log-determinant,
 stranger than a broken part. A sum of -log p is a p-value again only for independent branches; ours are not, so it is only an
 order, and the threshold comes from held-back good pictures as for every method. It has no ceiling: large defects never tie.
 
-Letterbox border: what lies there repeats the picture's edge, and filters that see it say nothing of the part. The network
-knows the border by that repetition (`border`) and calls it as strange as good parts usually are.
+Letterbox border: what lies there repeats the picture's edge, and filters that see it say nothing of the part. The network is
+told where the picture lies (`inner`) and calls the border as strange as good parts usually are. It never guesses the border
+from the pixels: a picture whose rows repeat (a dead camera, a lens cap) would be taken for border and not be judged.
 
 Bounds: at most MANY pictures for the Gaussians and FEW for filters and tails, evenly spread over all, one batch at a time.
 Memory of a fit, per canvas pixel of a branch with a Gaussian every 4 pixels and d = 2 * filters features: d^2 / 8 bytes of
@@ -239,11 +240,13 @@ def smooth(maps: Tensor) -> Tensor:
 
 
 class PatchStats(nn.Module):
-    """All branches. n 3 h w in [0, 1] on the canvas it was fitted on.
+    """All branches. n 3 h w in [0, 1] on the canvas it was fitted on; `placed`: it is told where each picture lies.
 
     folds  0, or how many parts the good pictures are dealt into (picture i into part i % folds): `surprises` can then judge
            a good picture by Gaussians that never saw it, as a guide for training must, until `forget_folds`
     """
+
+    placed = True
 
     def __init__(self, form: Form, folds: int = 0) -> None:
         super().__init__()
@@ -276,25 +279,26 @@ class PatchStats(nn.Module):
         fitted = all(branch.known.numel() for branch in self.parts())
         self.judge = Judge(self.parts(), self.light) if fitted else None
 
-    def surprises(self, images: Tensor, folds: Sequence[int] | None = None) -> Tensor:
+    def surprises(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> Tensor:
         """n 3 h w -> every branch's -log p on the finest grid, n branches gh gw.
 
+        inner  n 4: where each picture lies on the canvas, as in types.Batch
         folds  for each picture the part of the good pictures whose Gaussians may not judge it; None = those of all judge
         """
         images = images.contiguous()
         h, w = images.shape[-2:]
         finest = min(branch.grid for branch in self.parts())
-        maps, fill = [], border(images)
+        maps, fill = [], outside(inner, images)
         for branch, x in self.inputs(images):
             surprise = branch.surprise(branch.strangeness(x, fill, folds))[:, None]
             maps.append(F.interpolate(surprise, (h // finest, w // finest), mode="bilinear", align_corners=False))
         return torch.cat(maps, dim=1)
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """n 3 h w -> (the `surprises` under the Gaussians of all good pictures, the pictures in even light)."""
+    def look(self, images: Tensor, inner: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """n 3 h w, inner n 4 -> (the `surprises` under the Gaussians of all good pictures, the pictures in even light)."""
         if self.judge is None:
             raise RuntimeError("These statistics have seen no good pictures yet.")
-        surprises, even = self.judge(images)
+        surprises, even = self.judge(images, inner)
         return surprises, even
 
     def full(self, coarse: Tensor) -> Tensor:
@@ -302,8 +306,8 @@ class PatchStats(nn.Module):
         assert self.judge is not None
         return self.judge.full(coarse)
 
-    def forward(self, images: Tensor) -> Evidence:
-        surface = self.full(fuse(self.look(images)[0]))[:, 0]
+    def forward(self, images: Tensor, inner: Tensor | None = None) -> Evidence:
+        surface = self.full(fuse(self.look(images, inner)[0]))[:, 0]
         return Evidence(surface, surface.flatten(1).amax(dim=1))
 
     def forget_folds(self) -> None:
@@ -331,20 +335,16 @@ def fuse(surprises: Tensor) -> Tensor:
     return surprises.sum(dim=1, keepdim=True)
 
 
-def border(images: Tensor) -> tuple[Tensor, Tensor]:
-    """n 3 h w -> rows n h and columns n w, 1 on the letterbox border: at the canvas's sides, equal to their inner neighbour.
+def outside(inner: Tensor | None, images: Tensor) -> tuple[Tensor, Tensor]:
+    """inner n 4, images n 3 h w -> rows n h and columns n w: 1 on the letterbox border, 0 where the picture lies."""
+    n, _, h, w = images.shape
+    if inner is None:
+        return images.new_zeros(n, h), images.new_zeros(n, w)
+    edges = inner.to(images.dtype)
 
-    A real picture whose outermost rows are equal to the bit (a saturated background) loses nothing that could be strange.
-    """
+    def along(length: int, first: int) -> Tensor:
+        at = torch.arange(length, device=images.device, dtype=images.dtype)
+        covered = (at >= edges[:, first : first + 1]) & (at < edges[:, first + 1 : first + 2])
+        return 1 - covered.to(images.dtype)
 
-    def along(same: Tensor) -> Tensor:
-        """n h - 1, True = as the next one -> n h."""
-        differs = 1 - same.to(images.dtype)
-        end = torch.ones_like(differs[:, :1])
-        before = torch.cat([differs, end], dim=1).cumsum(dim=1).eq(0)
-        after = torch.cat([end, differs], dim=1).flip(1).cumsum(dim=1).flip(1).eq(0)
-        return torch.logical_or(before, after).to(images.dtype)
-
-    rows = along((images[..., 1:, :] - images[..., :-1, :]).abs().amax(dim=(1, 3)).eq(0))
-    columns = along((images[..., 1:] - images[..., :-1]).abs().amax(dim=(1, 2)).eq(0))
-    return rows, columns
+    return along(h, 0), along(w, 2)

@@ -22,7 +22,7 @@ from flawforge.nn.gaussians import (
     tail_of,
     whitener,
 )
-from flawforge.nn.patchstats import FOLDS, Branch, Gaussians, PatchStats, border, smooth
+from flawforge.nn.patchstats import FOLDS, Branch, Gaussians, PatchStats, outside, smooth
 from flawforge.nn.patchstats_judge import pool
 from flawforge.types import Batch, Collect, Demand
 
@@ -98,7 +98,7 @@ def look_at_patches(net: PatchStats, batch: Batch) -> None:
     batch = share(net, batch, FEW)
     if not len(batch.clean):
         return
-    fill = border(batch.clean)
+    fill = outside(batch.inner, batch.clean)
     for branch, x in net.inputs(batch.clean):
         x = pool(x, branch.scale)
         valid = cell_valid(batch, fill, branch)
@@ -142,7 +142,7 @@ def look_at_features(net: PatchStats, batch: Batch) -> None:
         return
     kept = [i for i in range(len(batch.clean)) if spaced(net.used + i, min(net.seen, MANY), FEW // 2)]
     net.used += len(batch.clean)
-    fill = border(batch.clean)
+    fill = outside(batch.inner, batch.clean)
     for branch, x in net.inputs(batch.clean):
         features, work = branch.features(x), branch.work
         # Any constant near the mean keeps the sums small; float64, for some directions hardly vary at all.
@@ -275,7 +275,7 @@ def look_at_maps(net: PatchStats, batch: Batch) -> None:
     batch = tail_share(net, batch)
     if not len(batch.clean):
         return
-    fill = border(batch.clean)
+    fill = outside(batch.inner, batch.clean)
     for branch, x in net.inputs(batch.clean):
         work = branch.work
         features, valid = branch.features(x), cell_valid(batch, fill, branch)

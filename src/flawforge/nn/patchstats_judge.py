@@ -6,7 +6,7 @@ A fit needs every quantity by itself; a judgement only the map. So here
 - the noise floor is in the filters, and the known positions and spreads are in the scale of the distance;
 - every linear operation on a small map (wide means, smoothing, enlarging) is a matrix for its rows and one for its columns:
   networks' runtimes multiply matrices well, and cut, pad and interpolate badly;
-- a letterbox border is known by how many rows differ above and below, which is again a product with a matrix of 0 and 1.
+- a cell is known where the rows and columns that its filters see lie inside the picture, which takes two comparisons.
 
 The tables are made from the fitted numbers and are not saved.
 """
@@ -189,18 +189,16 @@ class Stack(nn.Module):
         keep("tail_scale", of_each("tail")[:, :1, None])
         keep("tail_shape", of_each("tail")[:, 1:, None])
         for name, length, cells in (("rows", self.gh * self.grid, self.gh), ("columns", self.gw * self.grid, self.gw)):
-            before, after = [], []
+            lowest: list[Tensor] = []
+            highest: list[Tensor] = []
             for each in branches:
                 reach = each.side // 2 * each.scale
-                lowest = (torch.arange(cells) * self.grid - reach).clamp_min(0)
-                highest = (torch.arange(1, cells + 1) * self.grid - 1 + reach).clamp_max(length - 1)
-                between = torch.arange(length - 1)[:, None]  # pixel i and pixel i + 1 differ, or do not
-                before.append((between <= lowest).float())
-                after.append((between >= highest - 1).float())
-            keep(f"before_{name}", torch.stack(before))
-            keep(f"after_{name}", torch.stack(after))
+                lowest.append((torch.arange(cells) * self.grid - reach).clamp_min(0))
+                highest.append((torch.arange(1, cells + 1) * self.grid - 1 + reach).clamp_max(length - 1))
+            keep(f"lowest_{name}", torch.stack(lowest))  # pixels that the filters of each cell see, branches cells
+            keep(f"highest_{name}", torch.stack(highest))
 
-    def forward(self, inputs: dict[tuple[bool, int], Tensor], differs: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, inputs: dict[tuple[bool, int], Tensor], inner: Tensor) -> Tensor:
         parts = []
         for i, (kind, (skip, cell)) in enumerate(zip(self.kinds, self.steps, strict=True)):
             padded = F.pad(inputs[kind], [self.margin] * 4, mode="reflect")
@@ -210,7 +208,7 @@ class Stack(nn.Module):
         logs = torch.log(self.log_offset + self.log_scale * x.abs())
         # The sign by a division: networks' runtimes have no quick one.
         sign = x / x.abs().clamp_min(1e-30)
-        return self.surprise(self.distance(logs * (self.unsigned + self.signed * sign) - self.centre), differs)
+        return self.surprise(self.distance(logs * (self.unsigned + self.signed * sign) - self.centre), inner)
 
     def distance(self, residual: Tensor) -> Tensor:
         """n branches*d gh gw -> Mahalanobis distances n branches gh gw."""
@@ -220,27 +218,20 @@ class Stack(nn.Module):
         squared = white.square().sum(dim=2).reshape(len(self.kinds), high, wide, -1, b, b)
         return squared.permute(3, 0, 1, 4, 2, 5).reshape(-1, len(self.kinds), self.gh, self.gw)
 
-    def surprise(self, distance: Tensor, differs: tuple[Tensor, Tensor]) -> Tensor:
+    def surprise(self, distance: Tensor, inner: Tensor) -> Tensor:
         """-> -log of the tail probability of the smoothed strangeness."""
-        told = [
-            (each[:, None, None] @ getattr(self, f"before_{name}")).clamp_max(1)
-            * (each[:, None, None] @ getattr(self, f"after_{name}")).clamp_max(1)
-            for name, each in zip(("rows", "columns"), differs, strict=True)
-        ]
-        known = told[0].transpose(2, 3) * told[1] * self.known
+        told = []
+        for name, first, end in (("rows", 0, 1), ("columns", 2, 3)):
+            lowest, highest = getattr(self, f"lowest_{name}"), getattr(self, f"highest_{name}")
+            begins, ends = inner[:, first, None, None], inner[:, end, None, None]  # n 1 1
+            told.append((lowest >= begins).float() * (highest < ends).float())  # n branches cells
+        known = told[0][..., None] * told[1][:, :, None] * self.known
         strange = self.usual + known * (distance * self.per_spread + self.above_usual)
         x = sandwich(self.smooth_rows, strange, self.smooth_columns)
         lows, highs, starts, slopes = (each[:, None] for each in (self.lows, self.highs, self.starts, self.slopes))
         body = (slopes * (torch.minimum(torch.maximum(x, lows), highs) - starts)).sum(dim=0) - math.log(KNOTS[0])
         beyond = (x - self.last).clamp_min(0)
         return body + torch.log1p(self.tail_shape * beyond / self.tail_scale) / self.tail_shape
-
-
-def differing(images: Tensor) -> tuple[Tensor, Tensor]:
-    """n 3 h w -> n h - 1 and n w - 1: 1 where a row, or a column, is not the next one to the bit."""
-    rows = (images[..., 1:, :] - images[..., :-1, :]).abs().amax(dim=(1, 3)).sign()
-    columns = (images[..., 1:] - images[..., :-1]).abs().amax(dim=(1, 2)).sign()
-    return rows, columns
 
 
 class Judge(nn.Module):
@@ -269,8 +260,14 @@ class Judge(nn.Module):
         """n c gh gw on the finest grid -> n c h w, linear between."""
         return sandwich(self.full_rows, coarse, self.full_columns)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """n 3 h w -> (surprises n branches gh gw on the finest grid, the pictures in even light n 3 h w)."""
+    def forward(self, images: Tensor, inner: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """n 3 h w, inner n 4 -> (surprises n branches gh gw on the finest grid, the pictures in even light n 3 h w).
+
+        inner  where each picture lies on the canvas, as in types.Batch; None = it covers the whole canvas
+        """
+        if inner is None:
+            h, w = images.shape[-2:]
+            inner = images.new_tensor([[0, h, 0, w]]).expand(len(images), 4)
         even = self.even(images)
         inputs = {}
         for normalised, scales in self.scales.items():
@@ -278,10 +275,9 @@ class Judge(nn.Module):
             for scale in scales:
                 x, at = cells(x, scale // at), scale
                 inputs[normalised, scale] = x
-        differs = differing(images)
         maps = []
         for i, stack in enumerate(self.stacks):
-            own = stack(inputs, differs)
+            own = stack(inputs, inner)
             maps.append(sandwich(getattr(self, f"rows_{i}"), own, getattr(self, f"columns_{i}")) if i else own)
         surprises = torch.cat(maps, dim=1)
         if self.order != sorted(self.order):
