@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 
 
-def harmed(picture: np.ndarray, kind: str, share: float, axis: int, rng: np.random.Generator) -> np.ndarray:
-    """A share of the rows (axis 0) or columns replaced."""
+def harmed(
+    picture: np.ndarray, kind: str, share: float, axis: int, rng: np.random.Generator, other: np.ndarray | None = None
+) -> np.ndarray:
+    """A share of the rows (axis 0) or columns replaced; `other` is another product's picture, None = drawn cloth."""
     made = np.ascontiguousarray(picture.swapaxes(0, axis)).copy()
     length = len(made)
     count = max(1, round(share * length))
@@ -22,7 +24,7 @@ def harmed(picture: np.ndarray, kind: str, share: float, axis: int, rng: np.rand
     elif kind == "noise":
         made[part] = rng.integers(0, 256, made[part].shape)
     elif kind == "another product":
-        made[part] = cv2.resize(foreign(), made.shape[1::-1])[part]
+        made[part] = cv2.resize(foreign() if other is None else other, made.shape[1::-1])[part]
     return np.ascontiguousarray(made.swapaxes(0, axis))
 
 

@@ -87,7 +87,7 @@ def test_every_number_is_the_metric_of_the_same_arrays(parts: Path) -> None:
     assert pixel["iou"]["value"] == 72 / (5 * 36 + 2 * 36)  # two dents of five regions; crumb and stain's mark beside
     assert pixel["peak_on_defect"]["value"] == 4 / 5
     assert pixel["grid"] == "the picture's own size"
-    assert result["counts"] == {"good": 5, "defective": 5, "unreadable": 0, "without_mask": 0}
+    assert result["counts"] == {"good": 5, "defective": 5, "unreadable": 0, "without_mask": 0, "invalid": 0}
     assert result["model"] == {"method": "brightness"}
     assert 0 < result["seconds"]["per_picture"] < result["seconds"]["total"]
 
@@ -130,7 +130,7 @@ def test_an_unreadable_picture_is_named_and_counted(parts: Path) -> None:
     whole = (parts / "test/dent/1.png").read_bytes()
     (parts / "test/dent/1.png").write_bytes(whole[: len(whole) // 2])
     result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
-    assert result["counts"] == {"good": 4, "defective": 4, "unreadable": 2, "without_mask": 0}
+    assert result["counts"] == {"good": 4, "defective": 4, "unreadable": 2, "without_mask": 0, "invalid": 0}
     assert sorted(Path(s["path"]).name for s in result["skipped"]) == ["1.png", "2.png"]
     assert all(s["reason"].endswith(".") for s in result["skipped"])
     for path in parts.rglob("test/*/*.png"):

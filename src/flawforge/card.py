@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flawforge import intervals
 from flawforge_runtime.bundle import Content
 from flawforge_runtime.calibrate import Rules, pictures_needed
 
@@ -16,7 +17,7 @@ Made by flawforge {version} on {created}. It judges pictures of one product; a h
 | trained on | {pictures} good pictures, {steps} steps, {seconds:.0f} s, seed {seed} |
 | forger | `{forger}` |
 | score | {score} |
-{promise}{exported}
+{promise}{guard}{exported}
 {notes}
 ## Use
 
@@ -38,6 +39,14 @@ PROMISE = """
 From {n} held-back good {of} (split-conformal), {how}: at most {false_alarm:.2%} of good parts are judged NG
 and at most {review:.2%} NG or REVIEW. NG above score {threshold:.6g}, REVIEW above {review_threshold:.6g}, a pixel is
 marked above {pixel_threshold:.6g}. A promise of 1 % needs {needed} held-back {of}.{rules}
+"""
+
+GUARD = """
+## Pictures of something else
+
+A picture that is not like any good picture (blank, smeared, half out of the frame, another product) is NG whatever the
+network says, and is marked `valid: false` with the reason. Of {count} good pictures, limits that had not seen them rejected
+{flagged}: {value:.1%} (95 % interval: up to {high:.1%}), which comes on top of the promise.
 """
 
 
@@ -65,6 +74,10 @@ def model_card(content: Content) -> str:
             "rules": f" Rules after the thresholds: {rules}." if rules != Rules() else "",
         }  # fmt: skip
         promise = PROMISE.format(**values)
+    guard = ""
+    if content.guard is not None:
+        rate = intervals.rate(content.guard.flagged, content.guard.count)
+        guard = GUARD.format(count=content.guard.count, flagged=content.guard.flagged, value=rate.value, high=rate.high)
     notes = "\n".join(f"- {note}" for note in (*config["notes"], *config["data_report"]["notes"]))
     made = config.get("export")
     exported = ""
@@ -79,5 +92,5 @@ def model_card(content: Content) -> str:
         profile=config["profile"], height=config["canvas"][0], width=config["canvas"][1], pictures=training["pictures"],
         steps=training["steps"], seconds=training["seconds"], seed=config["seed"], forger=training["forger"],
         score=f"{rule['reduce']} of the map after a {rule['smooth']} x {rule['smooth']} mean", promise=promise,
-        exported=exported, notes=f"\n## Notes\n\n{notes}\n" if notes else "",
+        guard=guard, exported=exported, notes=f"\n## Notes\n\n{notes}\n" if notes else "",
     )  # fmt: skip

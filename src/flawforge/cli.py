@@ -118,6 +118,7 @@ def _fit_in_folds(request: Any, folds: int) -> None:
     with counter(f"{folds} fits and the last one") as count:
         inspector = run(request, folds, show=lambda line: click.echo(f"  {line}"), on_fold=count)
     _say_promise(inspector.calibration)
+    _say_guard(inspector.guard)
     click.echo(f"model: {request.out}")
 
 
@@ -154,6 +155,7 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
             request, resume=resume, made=plan, pictures=pictures, show=lambda line: bar.write(f"  {line}"), on_tick=on_tick
         )
     _say_promise(inspector.calibration)
+    _say_guard(inspector.guard)
     click.echo(f"model: {request.out}")
     return inspector
 
@@ -167,6 +169,18 @@ def _say_promise(calibration: Any) -> None:
         f"promised{sure} from {calibration.n} held-back good {of}: at most {calibration.false_alarm:.2%} of good parts NG "
         f"(score above {calibration.threshold:.4g}), at most {calibration.review:.2%} NG or REVIEW "
         f"(score above {calibration.review_threshold:.4g}); a higher score is stranger"
+    )
+
+
+def _say_guard(guard: Any) -> None:
+    if guard is None:
+        return
+    from flawforge.intervals import rate
+
+    share = rate(guard.flagged, guard.count)
+    click.echo(
+        f"a picture like no good picture is NG too: so judged were {guard.flagged} of {guard.count} good pictures that the "
+        f"limits had not seen ({share.value:.1%}, 95 % interval up to {share.high:.1%})"
     )
 
 

@@ -92,7 +92,7 @@ def evaluate(
     In the result, `image` and `pixel` hold {"value", "low", "high"} each; a metric that needs both classes is null
     without them, and `pixel` is null where no defective picture has a mask. `false_alarm_rate` is the share of good
     pictures judged NG, `escape_rate` the share of defective ones not judged NG, and of these `passed_rate` counts those
-    judged OK, which no reviewer would see. `pictures` has one row each, `skipped` the unreadable ones and why.
+    judged OK, which no reviewer would see. `counts.invalid` are those that are like no good picture. `pictures` has one row each, `skipped` the unreadable ones and why.
 
     Raises DataError where no picture is labelled or none can be read, ImageError for a mask of another size,
     CalibrationError for a model without thresholds.
@@ -124,6 +124,7 @@ def evaluate(
         "kinds": _kinds(good, defective, bootstrap, rng),
         "counts": {
             "good": len(good), "defective": len(defective), "unreadable": len(seen.skipped), "without_mask": without,
+            "invalid": sum(not row["valid"] for row in seen.rows),
         },
         "model": dict(inspector.about),
         "seconds": {
@@ -170,7 +171,7 @@ def _judge(inspector: Judge, entry: Entry, seen: _Seen) -> None:
     seen.rows.append({
         "path": str(entry.path), "kind": entry.kind, "label": entry.label, "score": decision.pred_score,
         "p_value": decision.p_value, "verdict": decision.verdict, "peak_on_defect": on_defect,
-        "seconds": decision.seconds,
+        "seconds": decision.seconds, "valid": decision.valid,
     })  # fmt: skip
 
 

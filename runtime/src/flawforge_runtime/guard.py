@@ -12,8 +12,11 @@ against the same numbers of the good pictures:
                at one, down and across, in each band
     whole      brightness, contrast, sharpness, share of rows and   lens cap, saturation, frozen lines
                of columns equal to their neighbour, clipped share
+    joint      mean R, G, B, colourfulness, contrast, differences   noise and other products whose numbers are each within
+               at five scales, down and across, all together        bounds, but not together
 
-Each number is taken in units of its spread over the good pictures; a group's strangeness is the largest of its deviations.
+Each number is taken in units of its spread over the good pictures; a group's strangeness is the largest of its deviations,
+and for `joint` the Mahalanobis distance, with a covariance that is shrunk towards its diagonal.
 The limit of a group is MARGIN times the largest strangeness among good pictures that were left out: the good pictures are
 dealt into FOLDS blocks of neighbours, and each block is described by mean and spread of the others. How many good pictures
 this rejects is counted the same way, with limits that did not see them (`flagged` of `count`), and stated.
@@ -26,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -42,9 +45,11 @@ BANDS = 32
 AREA = 256 * 256  # pixels that a picture is described at; a larger canvas is shrunk to about as many
 FOLDS = 5
 MARGIN = 1.5  # assumption: lets 0 of 304 good test pictures of four products go astray, see docs
-FEW = 3  # with fewer good pictures none can be left out, and LONE is the limit
-LONE = 12.0  # assumption, in spreads
-LEAST = 3.0  # spreads; no limit is below it
+FEW = 3  # with fewer good pictures none can be left out, and the limits are LONE
+# Spreads, assumptions: the limit where no picture can be left out, and what no limit is below. A mean square of many numbers
+# spreads less than the largest of them.
+LONE = {"colour": 12.0, "structure": 12.0, "grain": 12.0, "whole": 12.0, "joint": 4.0}
+LEAST = {"colour": 3.0, "structure": 3.0, "grain": 3.0, "whole": 3.0, "joint": 1.5}
 TINY = 0.25  # grey levels that are added before a logarithm: less is rounding
 # The least spread of each number: grey levels, logs, and for `whole` each its own.
 FLOOR = {"colour": 4.0, "structure": 0.1, "grain": 0.05}
@@ -56,7 +61,9 @@ WHOLE: Mapping[str, tuple[float, str]] = {
     "equal columns": (0.02, "share of columns that equal the column to the left"),
     "clipped": (0.02, "share of pixels at either end of the range"),
 }
-GROUPS = ("colour", "structure", "grain", "whole")
+GROUPS = ("colour", "structure", "grain", "whole", "joint")
+SCALES = (1, 2, 4, 8, 16)  # at which `joint` takes differences
+JOINT = 5 + 2 * len(SCALES)
 MEASURES = {"colour": 3, "structure": 2, "grain": 2}  # numbers in each band
 UNLIKE = "not like any good picture"
 
@@ -87,7 +94,7 @@ def describe(pixels: Image, size: tuple[int, int], judged: Mask | None = None) -
         grain += [np.log(two / one), np.log(four / three)]
     found = {"colour": colour, "structure": structure, "grain": grain}
     scaled = {name: (np.concatenate(parts).ravel() / FLOOR[name]).astype(np.float32) for name, parts in found.items()}
-    return scaled | {"whole": _whole(grey, down, across, weight)}
+    return scaled | {"whole": _whole(grey, down, across, weight), "joint": _joint(small, grey, weight)}
 
 
 def _at(pixels: Image, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -131,6 +138,24 @@ def _whole(grey: NDArray[np.uint8], down: NDArray[Any], across: NDArray[Any], we
     return np.array([value / floor for value, (floor, _) in zip(found, WHOLE.values(), strict=True)], dtype=np.float32)
 
 
+def _joint(small: NDArray[np.uint8], grey: NDArray[np.uint8], weight: Floats | None) -> Floats:
+    if weight is not None:  # what is not judged is one and the same grey in every picture
+        small = np.where(weight[..., None] > 0.5, small, np.uint8(128))
+        grey = np.where(weight > 0.5, grey, np.uint8(128))
+    red, green, blue = cv2.split(small)
+    colourful = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
+    means, deviation = cv2.mean(small)[:3], float(cv2.meanStdDev(grey)[1][0, 0])
+    found = [each / 8.0 for each in means]
+    found += [10 * math.log(1 + cv2.mean(colourful)[0]), 10 * math.log(1 + deviation)]
+    level = grey.astype(np.float32)
+    for scale in SCALES:
+        high, wide = (max(2, side // scale) for side in grey.shape)
+        at = level if scale == 1 else cv2.resize(level, (wide, high), interpolation=cv2.INTER_AREA)
+        for one, other in ((at[1:], at[:-1]), (at[:, 1:], at[:, :-1])):
+            found.append(10 * math.log(TINY + float(cv2.absdiff(one, other).mean())))
+    return np.array(found, dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class Guard:
     """What good pictures of the product are like, and how far from it a picture is still one of them.
@@ -138,6 +163,7 @@ class Guard:
     size     (h, w) at which pictures are described
     middle   of each group's numbers, their means over the good pictures, in units of FLOOR
     spread   of each group's numbers, their standard deviations, with a floor of 1
+    whiten   (JOINT, JOINT), takes `joint` to numbers of spread 1 that do not go together over the good pictures
     limits   of each group, the deviation in spreads above which a picture is not like any good one
     low, high  the range of each number of `whole` over the good pictures
     count, flagged  good pictures, and how many of them limits that did not see them reject
@@ -146,6 +172,7 @@ class Guard:
     size: tuple[int, int]
     middle: Mapping[str, Floats] = field(repr=False)
     spread: Mapping[str, Floats] = field(repr=False)
+    whiten: Floats = field(repr=False)
     limits: Mapping[str, float]
     low: tuple[float, ...] = field(repr=False)
     high: tuple[float, ...] = field(repr=False)
@@ -175,12 +202,15 @@ class Guard:
             for name, value in self.deviations(traits).items():
                 limits[name] = max(limits[name], _floats(np.array([MARGIN * value]))[0])
             low, high = np.minimum(low, traits["whole"]), np.maximum(high, traits["whole"])
-        return Guard(self.size, self.middle, self.spread, limits, _floats(low), _floats(high), self.count, self.flagged)
+        return replace(self, limits=limits, low=_floats(low), high=_floats(high))
 
     def _all(self, traits: Traits) -> dict[str, Floats]:
-        return {name: np.abs(traits[name] - self.middle[name]) / self.spread[name] for name in GROUPS}
+        found = {name: np.abs(traits[name] - self.middle[name]) / self.spread[name] for name in GROUPS}
+        return found | {"joint": _distance(traits["joint"], self.middle["joint"], self.whiten)}
 
     def _words(self, group: str, traits: Traits, found: Floats) -> str:
+        if group == "joint":
+            return "its colours and textures do not go together as in any good picture"
         place = int(np.nanargmax(found)) if np.isfinite(found).any() else 0
         if group == "whole":
             name, (floor, _) = list(WHOLE.items())[place]
@@ -213,6 +243,7 @@ class Guard:
             "low": list(self.low), "high": list(self.high),
             "middle": {name: _floats(each) for name, each in self.middle.items()},
             "spread": {name: _floats(each) for name, each in self.spread.items()},
+            "whiten": [list(_floats(row)) for row in self.whiten],
         }  # fmt: skip
 
 
@@ -220,8 +251,10 @@ def fit_guard(described: Sequence[Traits], size: tuple[int, int]) -> Guard:
     """The guard of these good pictures (one or more), described at `size`; neighbours in the sequence stay together."""
     table = {name: np.stack([each[name] for each in described]).astype(np.float64) for name in GROUPS}
     count = len(described)
-    middle, spread = _reference(table, np.ones(count, dtype=bool))
-    limits, flagged = dict.fromkeys(GROUPS, LONE), 0
+    everything = np.ones(count, dtype=bool)
+    middle, spread = _reference(table, everything)
+    whiten = _whitener(table["joint"])
+    limits, flagged = dict(LONE), 0
     if count >= FEW:
         block = np.arange(count) * min(FOLDS, count) // count
         strange = {name: np.empty(count) for name in GROUPS}
@@ -230,21 +263,23 @@ def fit_guard(described: Sequence[Traits], size: tuple[int, int]) -> Guard:
             means, widths = _reference(table, ~left)
             for name in GROUPS:
                 strange[name][left] = (np.abs(table[name][left] - means[name]) / widths[name]).max(axis=1)
-        limits = {name: _limit(each) for name, each in strange.items()}
+            strange["joint"][left] = _distance(table["joint"][left], means["joint"], _whitener(table["joint"][~left]))
+        limits = {name: _limit(name, each) for name, each in strange.items()}
         for fold in range(min(FOLDS, count)):
             left = block == fold
-            over = [strange[name][left] > _limit(strange[name][~left]) for name in GROUPS]
+            over = [strange[name][left] > _limit(name, strange[name][~left]) for name in GROUPS]
             flagged += int(np.any(over, axis=0).sum())
     low, high = table["whole"].min(axis=0), table["whole"].max(axis=0)
     # Rounded as they are written, so that a loaded guard decides as this one does.
     middle, spread = ({name: _rounded(each) for name, each in part.items()} for part in (middle, spread))
     limits = {name: _floats(np.array([each]))[0] for name, each in limits.items()}
-    return Guard(size, middle, spread, limits, _floats(low), _floats(high), count, flagged)
+    whiten = np.stack([_rounded(row) for row in whiten])
+    return Guard(size, middle, spread, whiten, limits, _floats(low), _floats(high), count, flagged)
 
 
 def guard_from_dict(data: Mapping[str, Any]) -> Guard:
     """The inverse of `Guard.as_dict`. Raises KeyError, TypeError or ValueError where it is none."""
-    sizes = {name: 2 * BANDS * MEASURES[name] for name in MEASURES} | {"whole": len(WHOLE)}
+    sizes = {name: 2 * BANDS * MEASURES[name] for name in MEASURES} | {"whole": len(WHOLE), "joint": JOINT}
 
     def arrays(key: str, least: float) -> dict[str, Floats]:
         found = {name: np.asarray(data[key][name], dtype=np.float32) for name in GROUPS}
@@ -262,8 +297,12 @@ def guard_from_dict(data: Mapping[str, Any]) -> Guard:
     height, width = (int(each) for each in data["size"])
     if not (8 <= height <= 4096 and 8 <= width <= 4096):
         raise ValueError(f"guard.json: the size is {height} x {width}, allowed are sides from 8 to 4096")
-    return Guard((height, width), arrays("middle", -math.inf), arrays("spread", 1.0), limits, low, high,
-                 int(data["count"]), int(data["flagged"]))  # fmt: skip
+    whiten = np.asarray(data["whiten"], dtype=np.float32)
+    if whiten.shape != (JOINT, JOINT) or not np.isfinite(whiten).all():
+        raise ValueError(f"guard.json: whiten is not {JOINT} x {JOINT} finite numbers")
+    middle, spread = arrays("middle", -math.inf), arrays("spread", 1.0)
+    count, flagged = int(data["count"]), int(data["flagged"])
+    return Guard((height, width), middle, spread, whiten, limits, low, high, count, flagged)
 
 
 def _reference(
@@ -276,8 +315,25 @@ def _reference(
     return middle, spread
 
 
-def _limit(strangeness: NDArray[np.float64]) -> float:
-    return max(LEAST, MARGIN * float(strangeness.max())) if strangeness.size else LONE
+def _whitener(values: NDArray[np.float64]) -> Floats:
+    """n d -> d d, the inverse root of the covariance, shrunk towards its diagonal by d / n, with a floor of 1 as spread."""
+    count, width = values.shape
+    if count < 2:
+        return np.eye(width, dtype=np.float32)
+    covariance = np.cov(values.T)
+    shrink = min(1.0, width / count)
+    mixed = (1 - shrink) * covariance + shrink * np.diag(np.diag(covariance)) + np.eye(width)
+    return np.linalg.inv(np.linalg.cholesky(mixed)).astype(np.float32)
+
+
+def _distance(values: NDArray[Any], middle: Floats, whiten: Floats) -> NDArray[Any]:
+    """[n] d -> n (1 for a single one): the root mean square of the whitened numbers, a Mahalanobis distance."""
+    white = np.atleast_2d(values - middle) @ whiten.T
+    return np.asarray(np.sqrt(np.square(white).mean(axis=1)))
+
+
+def _limit(group: str, strangeness: NDArray[np.float64]) -> float:
+    return max(LEAST[group], MARGIN * float(strangeness.max())) if strangeness.size else LONE[group]
 
 
 def _rounded(values: Floats) -> Floats:
