@@ -90,11 +90,18 @@ def test_good_parts_and_defects_of_the_product_pass(made: guard.Guard) -> None:
 
 
 def test_count_and_flagged_are_counted_out_of_fold() -> None:
+    found = guard.fit_guard([guard.describe(each, SIZE) for each in goods(20)], SIZE)
+    assert (found.count, found.flagged, found.apart) == (20, 0, ())
+
+
+def test_one_blank_picture_among_the_good_ones_does_not_open_the_gate() -> None:
     described = [guard.describe(each, SIZE) for each in goods(20)]
-    assert guard.fit_guard(described, SIZE).flagged == 0
-    described.append(guard.describe(np.zeros((96, 96, 3), np.uint8), SIZE))
+    described.insert(7, guard.describe(np.zeros((96, 96, 3), np.uint8), SIZE))
     found = guard.fit_guard(described, SIZE)
-    assert (found.count, found.flagged) == (21, 1)  # the blank one among the good ones is counted, not hidden
+    assert (found.count, found.flagged, found.apart) == (21, 1, (7,))  # counted and named, not hidden
+    clean = guard.fit_guard([*described[:7], *described[8:]], SIZE)
+    assert found.limits == clean.limits
+    assert found.unlike(described[7])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -133,7 +140,7 @@ def test_a_written_guard_decides_to_the_bit_as_the_fitted_one(made: guard.Guard)
 
 
 @pytest.mark.parametrize("change", [
-    {"limits": {}}, {"size": [1, 1]}, {"low": [0.0]}, {"middle": {}},
+    {"limits": {}}, {"size": [1, 1]}, {"low": [0.0]}, {"reference": {}},
     {"limits": dict.fromkeys(guard.GROUPS, float("nan"))}, {"limits": dict.fromkeys(guard.GROUPS, -1.0)},
 ])  # fmt: skip
 def test_a_harmed_guard_is_refused(made: guard.Guard, change: dict[str, object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from flawforge import intervals
 from flawforge_runtime.bundle import Content
 from flawforge_runtime.calibrate import Rules, pictures_needed
 
@@ -46,7 +45,7 @@ GUARD = """
 
 A picture that is not like any good picture (blank, smeared, half out of the frame, another product) is NG whatever the
 network says, and is marked `valid: false` with the reason. Of {count} good pictures, limits that had not seen them rejected
-{flagged}: {value:.1%} (95 % interval: up to {high:.1%}), which comes on top of the promise.
+{flagged}; such rejects come on top of the promise.
 """
 
 
@@ -76,8 +75,7 @@ def model_card(content: Content) -> str:
         promise = PROMISE.format(**values)
     guard = ""
     if content.guard is not None:
-        rate = intervals.rate(content.guard.flagged, content.guard.count)
-        guard = GUARD.format(count=content.guard.count, flagged=content.guard.flagged, value=rate.value, high=rate.high)
+        guard = GUARD.format(count=content.guard.count, flagged=content.guard.flagged)
     notes = "\n".join(f"- {note}" for note in (*config["notes"], *config["data_report"]["notes"]))
     made = config.get("export")
     exported = ""

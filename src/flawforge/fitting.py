@@ -122,7 +122,7 @@ def run(
         for _, reason in skipped:
             show(f"skipped: {reason}")
         if not guards:
-            guards.append(guard_of(uncalibrated, made))
+            guards.append(guard_of(uncalibrated, made, show))
         content = dataclasses.replace(content, calibration=calibration, guard=guards[0])
         content = dataclasses.replace(content, card=card.model_card(content))
         if request.out.exists() and any(request.out.iterdir()):
@@ -171,11 +171,17 @@ def described(
     return found
 
 
-def guard_of(model: inspector.Inspector, plan: Plan) -> Guard:
+def guard_of(model: inspector.Inspector, plan: Plan, show: Show) -> Guard:
     """The guard of a plan's good pictures, trained on or held back; at most GUARDED of them, spread over their names."""
     paths = sorted(entry.path for entry in (*plan.train, *plan.held))
-    step = max(1, -(-len(paths) // GUARDED))
-    return fit_guard(described(model, paths[::step], plan.request.tolerate, plan.request.seed), model.guard_size)
+    paths = paths[:: max(1, -(-len(paths) // GUARDED))]
+    seen = described(model, paths, plan.request.tolerate, plan.request.seed)
+    guard = fit_guard(seen, model.guard_size)
+    # Every picture was described as often as any other, but for those that cannot be read, which fit has left out before.
+    alone = [str(paths[place * len(paths) // len(seen)]) for place in guard.apart]
+    if alone:
+        show(f"good pictures unlike all others, so that parts like them will be NG (are they good?): {', '.join(alone)}")
+    return guard
 
 
 def calibrate_on(

@@ -8,18 +8,21 @@ against the same numbers of the good pictures:
     colour     mean R, G, B of 32 bands of rows and 32 of columns   empty station, other product, lost part of the picture
     structure  log mean |difference| of neighbouring pixels,        blank, smeared or repeated lines, noise, defocus
                down and across, in each band
-    grain      log ratio of the differences at two pixels to those  noise, interpolated or synthetic content, at any contrast
-               at one, down and across, in each band
+    texture    of each band, together: grey, colourfulness, and     lines, noise, another product's texture in a part of
+               the differences at one pixel and at four             the picture, wherever parts lie
     whole      brightness, contrast, sharpness, share of rows and   lens cap, saturation, frozen lines
                of columns equal to their neighbour, clipped share
-    joint      mean R, G, B, colourfulness, contrast, differences   noise and other products whose numbers are each within
-               at five scales, down and across, all together        bounds, but not together
+    joint      together: mean R, G, B, colourfulness, contrast,     noise and other products whose numbers are each within
+               differences at five scales, down and across          bounds, but not together
 
-Each number is taken in units of its spread over the good pictures; a group's strangeness is the largest of its deviations,
-and for `joint` the Mahalanobis distance, with a covariance that is shrunk towards its diagonal.
-The limit of a group is MARGIN times the largest strangeness among good pictures that were left out: the good pictures are
-dealt into FOLDS blocks of neighbours, and each block is described by mean and spread of the others. How many good pictures
-this rejects is counted the same way, with limits that did not see them (`flagged` of `count`), and stated.
+Numbers of colour, structure and whole are each taken in units of its spread over the good pictures; those of texture and
+joint as Mahalanobis distances, texture's from all bands of all good pictures. A group's strangeness is its largest deviation,
+and its limit MARGIN times the largest among good pictures that were left out: they are dealt into FOLDS blocks of neighbours,
+and each block is held against the others. How many good pictures this rejects is counted the same way, with limits that did
+not see them (`flagged` of `count`), and stated.
+
+A good picture that stands apart from all others (at most one in twenty, and only from ten pictures on) does not set the
+limits: one blank picture among the good ones must not let all blank pictures through. It counts as flagged.
 
 All of it is an assumption of ours (no paper), works on the picture alone and needs no network, so every method and every
 backend has the same guard.
@@ -39,21 +42,18 @@ from numpy.typing import NDArray
 from flawforge_runtime.types import Image, Mask
 
 Floats = NDArray[np.float32]
-Traits = Mapping[str, Floats]  # group -> its numbers, in units of FLOOR
+Table = Mapping[str, NDArray[np.float64]]  # group -> pictures x numbers
+Traits = Mapping[str, Floats]  # group -> its numbers, in units of its floor
 
 BANDS = 32
 AREA = 256 * 256  # pixels that a picture is described at; a larger canvas is shrunk to about as many
 FOLDS = 5
-MARGIN = 1.5  # assumption: lets 0 of 304 good test pictures of four products go astray, see docs
+MARGIN = 1.5  # assumption; what it lets through and rejects on four products: benchmarks/results/guard.csv
 FEW = 3  # with fewer good pictures none can be left out, and the limits are LONE
-# Spreads, assumptions: the limit where no picture can be left out, and what no limit is below. A mean square of many numbers
-# spreads less than the largest of them.
-LONE = {"colour": 12.0, "structure": 12.0, "grain": 12.0, "whole": 12.0, "joint": 4.0}
-LEAST = {"colour": 3.0, "structure": 3.0, "grain": 3.0, "whole": 3.0, "joint": 1.5}
+APART, APART_FROM = 20, 10  # one picture in APART may stand apart, from so many pictures on
 TINY = 0.25  # grey levels that are added before a logarithm: less is rounding
-# The least spread of each number: grey levels, logs, and for `whole` each its own.
-FLOOR = {"colour": 4.0, "structure": 0.1, "grain": 0.05}
-WHOLE: Mapping[str, tuple[float, str]] = {
+FLOOR = {"colour": 4.0, "structure": 0.1}  # the least spread that counts: grey levels, logarithms
+WHOLE: Mapping[str, tuple[float, str]] = {  # each with a floor of its own
     "brightness": (8.0, "mean grey, of 255"),
     "contrast": (8.0, "standard deviation of grey, of 255"),
     "sharpness": (0.1, "mean of |Laplacian|, as a logarithm"),
@@ -61,10 +61,16 @@ WHOLE: Mapping[str, tuple[float, str]] = {
     "equal columns": (0.02, "share of columns that equal the column to the left"),
     "clipped": (0.02, "share of pixels at either end of the range"),
 }
-GROUPS = ("colour", "structure", "grain", "whole", "joint")
+MEASURES = {"colour": 3, "structure": 2}  # numbers of each band
 SCALES = (1, 2, 4, 8, 16)  # at which `joint` takes differences
-JOINT = 5 + 2 * len(SCALES)
-MEASURES = {"colour": 3, "structure": 2, "grain": 2}  # numbers in each band
+TOGETHER = {"texture": (2, BANDS, 6), "joint": (1, 1, 5 + 2 * len(SCALES))}  # axes, vectors of each, numbers of each
+SIZES = {name: 2 * BANDS * count for name, count in MEASURES.items()} | {"whole": len(WHOLE)}
+SIZES |= {name: math.prod(shape) for name, shape in TOGETHER.items()}
+GROUPS = tuple(SIZES)
+# In spreads, assumptions: the limit where no picture can be left out, and what no limit is below. A mean square of many
+# numbers spreads less than the largest of them.
+LONE = {"colour": 12.0, "structure": 12.0, "whole": 12.0, "texture": 8.0, "joint": 4.0}
+LEAST = {"colour": 3.0, "structure": 3.0, "whole": 3.0, "texture": 3.0, "joint": 1.5}
 UNLIKE = "not like any good picture"
 
 
@@ -75,7 +81,7 @@ def size_for(canvas: tuple[int, int]) -> tuple[int, int]:
 
 
 def describe(pixels: Image, size: tuple[int, int], judged: Mask | None = None) -> Traits:
-    """The numbers of a picture h w 3, uint8 or float32 in [0, 1], at `size` (h, w), each in units of its FLOOR.
+    """The numbers of a picture h w 3, uint8 or float32 in [0, 1], at `size` (h, w), each in units of its floor.
 
     judged  h w bool of any size: only these pixels count; None = all
     """
@@ -84,17 +90,38 @@ def describe(pixels: Image, size: tuple[int, int], judged: Mask | None = None) -
     if judged is not None and not judged.all():
         weight = cv2.resize(judged.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
     grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
-    down, down2 = cv2.absdiff(grey[1:], grey[:-1]), cv2.absdiff(grey[2:], grey[:-2])
-    across, across2 = cv2.absdiff(grey[:, 1:], grey[:, :-1]), cv2.absdiff(grey[:, 2:], grey[:, :-2])
-    colour, structure, grain = [], [], []
+    colourful = _colourful(small)
+    down, across = cv2.absdiff(grey[1:], grey[:-1]), cv2.absdiff(grey[:, 1:], grey[:, :-1])
+    coarse_size = max(2, size[1] // 4), max(2, size[0] // 4)
+    coarse = np.asarray(cv2.resize(grey, coarse_size, interpolation=cv2.INTER_AREA))
+    coarse_weight = None if weight is None else cv2.resize(weight, coarse_size, interpolation=cv2.INTER_AREA)
+    coarse_down, coarse_across = cv2.absdiff(coarse[1:], coarse[:-1]), cv2.absdiff(coarse[:, 1:], coarse[:, :-1])
+    colour, structure, texture = [], [], []
     for axis in (0, 1):
         colour.append(_bands(small, axis, weight))
-        one, two, three, four = (_bands(each, axis, weight)[:, 0] + TINY for each in (down, down2, across, across2))
-        structure += [np.log(one), np.log(three)]
-        grain += [np.log(two / one), np.log(four / three)]
-    found = {"colour": colour, "structure": structure, "grain": grain}
-    scaled = {name: (np.concatenate(parts).ravel() / FLOOR[name]).astype(np.float32) for name, parts in found.items()}
-    return scaled | {"whole": _whole(grey, down, across, weight), "joint": _joint(small, grey, weight)}
+        one, two = (_logs(each, axis, weight) for each in (down, across))
+        three, four = (_logs(each, axis, coarse_weight) for each in (coarse_down, coarse_across))
+        structure += [one, two]
+        level, hue = _bands(grey, axis, weight)[:, 0] / 8, 10 * np.log1p(_bands(colourful, axis, weight)[:, 0])
+        texture.append(np.stack([level, hue, 10 * one, 10 * two, 10 * three, 10 * four], axis=1))
+    found = {
+        "colour": np.concatenate(colour).ravel() / FLOOR["colour"],
+        "structure": np.concatenate(structure) / FLOOR["structure"],
+        "whole": _whole(grey, down, across, weight),
+        "texture": np.stack(texture).ravel(),
+        "joint": _joint(small, grey, colourful, weight),
+    }
+    return {name: values.astype(np.float32) for name, values in found.items()}
+
+
+def _logs(differences: NDArray[np.uint8], axis: int, weight: Floats | None) -> Floats:
+    return np.asarray(np.log(_bands(differences, axis, weight)[:, 0] + TINY), dtype=np.float32)
+
+
+def _colourful(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """h w 3 -> h w, the highest of the three channels less the lowest."""
+    red, green, blue = cv2.split(small)
+    return np.asarray(cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)))
 
 
 def _at(pixels: Image, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -138,15 +165,14 @@ def _whole(grey: NDArray[np.uint8], down: NDArray[Any], across: NDArray[Any], we
     return np.array([value / floor for value, (floor, _) in zip(found, WHOLE.values(), strict=True)], dtype=np.float32)
 
 
-def _joint(small: NDArray[np.uint8], grey: NDArray[np.uint8], weight: Floats | None) -> Floats:
+def _joint(small: NDArray[np.uint8], grey: NDArray[np.uint8], colourful: NDArray[np.uint8], weight: Floats | None) -> Floats:
     if weight is not None:  # what is not judged is one and the same grey in every picture
-        small = np.where(weight[..., None] > 0.5, small, np.uint8(128))
-        grey = np.where(weight > 0.5, grey, np.uint8(128))
-    red, green, blue = cv2.split(small)
-    colourful = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
-    means, deviation = cv2.mean(small)[:3], float(cv2.meanStdDev(grey)[1][0, 0])
-    found = [each / 8.0 for each in means]
-    found += [10 * math.log(1 + cv2.mean(colourful)[0]), 10 * math.log(1 + deviation)]
+        inside = weight > 0.5
+        small, grey = np.where(inside[..., None], small, np.uint8(128)), np.where(inside, grey, np.uint8(128))
+        colourful = np.where(inside, colourful, np.uint8(0))
+    deviation = float(cv2.meanStdDev(grey)[1][0, 0])
+    found = [each / 8.0 for each in cv2.mean(small)[:3]]
+    found += [10 * math.log1p(cv2.mean(colourful)[0]), 10 * math.log1p(deviation)]
     level = grey.astype(np.float32)
     for scale in SCALES:
         high, wide = (max(2, side // scale) for side in grey.shape)
@@ -157,41 +183,87 @@ def _joint(small: NDArray[np.uint8], grey: NDArray[np.uint8], weight: Floats | N
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What the numbers of good pictures are like.
+
+    middle, spread  of colour, structure and whole: each number's mean and standard deviation, the latter with a floor of 1
+    centre, whiten  of texture and joint: (axes, numbers) and (axes, numbers, numbers), the mean of the vectors of an axis,
+                    and what takes them to numbers of spread 1 that do not go together
+    """
+
+    middle: Mapping[str, Floats]
+    spread: Mapping[str, Floats]
+    centre: Mapping[str, Floats]
+    whiten: Mapping[str, Floats]
+
+    def deviations(self, traits: Traits) -> dict[str, Floats]:
+        """Of each group: the deviation of each number, or of each vector, in spreads; a leading axis of pictures is kept."""
+        found = {name: np.abs(traits[name] - self.middle[name]) / self.spread[name] for name in self.middle}
+        for name, shape in TOGETHER.items():
+            values = traits[name]
+            apart = values.reshape(*values.shape[:-1], *shape) - self.centre[name][:, None]
+            white = np.einsum("...akd,aed->...ake", apart, self.whiten[name])
+            found[name] = np.sqrt(np.square(white).mean(axis=-1)).reshape(*values.shape[:-1], -1)
+        return found
+
+
+def _reference(table: Table, used: NDArray[np.bool_]) -> Reference:
+    own = [name for name in GROUPS if name not in TOGETHER]
+    more = 1 if used.sum() > 1 else 0
+    middle = {name: _rounded(table[name][used].mean(axis=0)) for name in own}
+    spread = {name: _rounded(np.sqrt(table[name][used].var(axis=0, ddof=more) + 1)) for name in own}
+    centre, whiten = {}, {}
+    for name, (axes, _, numbers) in TOGETHER.items():
+        vectors = table[name][used].reshape(int(used.sum()), axes, -1, numbers).swapaxes(0, 1).reshape(axes, -1, numbers)
+        centre[name] = _rounded(vectors.mean(axis=1))
+        whiten[name] = np.stack([_whitener(each, int(used.sum())) for each in vectors])
+    return Reference(middle, spread, centre, whiten)
+
+
+def _whitener(vectors: NDArray[np.float64], pictures: int) -> Floats:
+    """n d -> d d, the covariance's inverse root, with a floor of 1 as spread; of few pictures shrunk to its diagonal."""
+    width = vectors.shape[1]
+    covariance = np.cov(vectors.T) if len(vectors) > 1 else np.zeros((width, width))
+    shrink = min(1.0, width / pictures)
+    mixed = (1 - shrink) * covariance + shrink * np.diag(np.diag(covariance)) + np.eye(width)
+    return _rounded(np.linalg.inv(np.linalg.cholesky(mixed)))
+
+
+@dataclass(frozen=True)
 class Guard:
     """What good pictures of the product are like, and how far from it a picture is still one of them.
 
-    size     (h, w) at which pictures are described
-    middle   of each group's numbers, their means over the good pictures, in units of FLOOR
-    spread   of each group's numbers, their standard deviations, with a floor of 1
-    whiten   (JOINT, JOINT), takes `joint` to numbers of spread 1 that do not go together over the good pictures
-    limits   of each group, the deviation in spreads above which a picture is not like any good one
+    size       (h, w) at which pictures are described
+    reference  what their numbers are like
+    limits     of each group, the deviation in spreads above which a picture is not like any good one
     low, high  the range of each number of `whole` over the good pictures
     count, flagged  good pictures, and how many of them limits that did not see them reject
+    apart      places of those that stand apart from all others and set no limit
     """
 
     size: tuple[int, int]
-    middle: Mapping[str, Floats] = field(repr=False)
-    spread: Mapping[str, Floats] = field(repr=False)
-    whiten: Floats = field(repr=False)
+    reference: Reference = field(repr=False)
     limits: Mapping[str, float]
     low: tuple[float, ...] = field(repr=False)
     high: tuple[float, ...] = field(repr=False)
     count: int = 0
     flagged: int = 0
+    apart: tuple[int, ...] = ()
 
     def deviations(self, traits: Traits) -> dict[str, float]:
         """Each group's largest deviation from the good pictures, in spreads."""
-        return {name: float(each.max()) for name, each in self._all(traits).items()}
+        return {name: float(each.max()) for name, each in self.reference.deviations(traits).items()}
 
     def unlike(self, traits: Traits) -> str:
         """ "" for a picture that may be one of the product; else one phrase: what is furthest outside its limit."""
-        found = self._all(traits)
+        found = self.reference.deviations(traits)
         over = {name: float(each.max()) / self.limits[name] for name, each in found.items()}
         # Fails closed: a deviation that is not a number is outside every limit.
         outside = [name for name in GROUPS if not over[name] <= 1.0]
         if not outside:
             return ""
-        worst = max(outside, key=lambda name: (name == "whole", over[name]))  # the whole picture is easiest to check
+        # The whole picture's numbers are the easiest for a person to check, those of several together the hardest.
+        worst = max(outside, key=lambda name: (name == "whole", name not in TOGETHER, over[name]))
         return f"{UNLIKE}: {self._words(worst, traits, found[worst])}"
 
     def widened(self, described: Sequence[Traits]) -> Guard:
@@ -200,18 +272,16 @@ class Guard:
         low, high = np.array(self.low), np.array(self.high)
         for traits in described:
             for name, value in self.deviations(traits).items():
-                limits[name] = max(limits[name], _floats(np.array([MARGIN * value]))[0])
+                limits[name] = max(limits[name], _six(MARGIN * value))
             low, high = np.minimum(low, traits["whole"]), np.maximum(high, traits["whole"])
-        return replace(self, limits=limits, low=_floats(low), high=_floats(high))
-
-    def _all(self, traits: Traits) -> dict[str, Floats]:
-        found = {name: np.abs(traits[name] - self.middle[name]) / self.spread[name] for name in GROUPS}
-        return found | {"joint": _distance(traits["joint"], self.middle["joint"], self.whiten)}
+        return replace(self, limits=limits, low=tuple(map(_six, low)), high=tuple(map(_six, high)))
 
     def _words(self, group: str, traits: Traits, found: Floats) -> str:
+        place = int(np.nanargmax(found)) if np.isfinite(found).any() else 0
         if group == "joint":
             return "its colours and textures do not go together as in any good picture"
-        place = int(np.nanargmax(found)) if np.isfinite(found).any() else 0
+        if group == "texture":
+            return f"{_band(*divmod(place, BANDS))}, another texture than in any good picture"
         if group == "whole":
             name, (floor, _) = list(WHOLE.items())[place]
             value, low, high = (float(each[place]) * floor for each in (traits[group], self.low, self.high))
@@ -219,73 +289,97 @@ class Guard:
                 value, low, high = (max(math.exp(each) - TINY, 0.0) for each in (value, low, high))
             shown = (f"{each:.0%}" if floor < 0.1 else f"{each:.3g}" for each in (value, low, high))
             return "{} {}, of good pictures {} to {}".format(name, *shown)
-        where, measure = self._band(group, place)
-        more = float(traits[group][place]) > float(self.middle[group][place])
-        what = {
-            "colour": f"{('red', 'green', 'blue')[measure]} is {'brighter' if more else 'darker'} than in any good picture",
-            "structure": "more structure than in any good picture" if more else "smoother than any good picture",
-            "grain": "another grain than in any good picture",
-        }[group]
-        return f"{where}, {what}"
-
-    def _band(self, group: str, place: int) -> tuple[str, int]:
-        """(where the number was taken, which measure it is)."""
-        per_axis = BANDS * MEASURES[group]
-        axis, rest = divmod(place, per_axis)
-        band, measure = divmod(rest, 3) if group == "colour" else (rest % BANDS, rest // BANDS)
-        side = "height" if axis == 0 else "width"
-        return f"at {100 * band // BANDS} to {100 * (band + 1) // BANDS} % of the {side}", measure
+        more = float(traits[group][place]) > float(self.reference.middle[group][place])
+        axis, rest = divmod(place, BANDS * MEASURES[group])
+        if group == "colour":
+            band, channel = divmod(rest, 3)
+            what = f"{('red', 'green', 'blue')[channel]} is {'brighter' if more else 'darker'} than in any good picture"
+        else:
+            band = rest % BANDS
+            what = "more structure than in any good picture" if more else "smoother than any good picture"
+        return f"{_band(axis, band)}, {what}"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
+        parts = ("middle", "spread", "centre", "whiten")
         return {
-            "size": list(self.size), "count": self.count, "flagged": self.flagged, "limits": dict(self.limits),
-            "low": list(self.low), "high": list(self.high),
-            "middle": {name: _floats(each) for name, each in self.middle.items()},
-            "spread": {name: _floats(each) for name, each in self.spread.items()},
-            "whiten": [list(_floats(row)) for row in self.whiten],
+            "size": list(self.size), "count": self.count, "flagged": self.flagged, "apart": list(self.apart),
+            "limits": dict(self.limits), "low": list(self.low), "high": list(self.high),
+            "reference": {
+                part: {name: _listed(each) for name, each in getattr(self.reference, part).items()} for part in parts
+            },
         }  # fmt: skip
+
+
+def _band(axis: int, band: int) -> str:
+    return f"at {100 * band // BANDS} to {100 * (band + 1) // BANDS} % of the {('height', 'width')[axis]}"
 
 
 def fit_guard(described: Sequence[Traits], size: tuple[int, int]) -> Guard:
     """The guard of these good pictures (one or more), described at `size`; neighbours in the sequence stay together."""
     table = {name: np.stack([each[name] for each in described]).astype(np.float64) for name in GROUPS}
     count = len(described)
-    everything = np.ones(count, dtype=bool)
-    middle, spread = _reference(table, everything)
-    whiten = _whitener(table["joint"])
-    limits, flagged = dict(LONE), 0
-    if count >= FEW:
-        block = np.arange(count) * min(FOLDS, count) // count
-        strange = {name: np.empty(count) for name in GROUPS}
-        for fold in range(min(FOLDS, count)):
-            left = block == fold
-            means, widths = _reference(table, ~left)
-            for name in GROUPS:
-                strange[name][left] = (np.abs(table[name][left] - means[name]) / widths[name]).max(axis=1)
-            strange["joint"][left] = _distance(table["joint"][left], means["joint"], _whitener(table["joint"][~left]))
-        limits = {name: _limit(name, each) for name, each in strange.items()}
-        for fold in range(min(FOLDS, count)):
-            left = block == fold
-            over = [strange[name][left] > _limit(name, strange[name][~left]) for name in GROUPS]
+    used = np.ones(count, dtype=bool)
+    if count >= APART_FROM:
+        used = ~_apart(_left_out(table, used), max(1, count // APART))
+    strange = _left_out(table, used)
+    limits, flagged = dict(LONE), int((~used).sum())
+    if strange:
+        limits = {name: _limit(name, each[used]) for name, each in strange.items()}
+        for left in _folds(used):
+            over = [each[left] > _limit(name, each[used & ~left]) for name, each in strange.items()]
             flagged += int(np.any(over, axis=0).sum())
-    low, high = table["whole"].min(axis=0), table["whole"].max(axis=0)
-    # Rounded as they are written, so that a loaded guard decides as this one does.
-    middle, spread = ({name: _rounded(each) for name, each in part.items()} for part in (middle, spread))
-    limits = {name: _floats(np.array([each]))[0] for name, each in limits.items()}
-    whiten = np.stack([_rounded(row) for row in whiten])
-    return Guard(size, middle, spread, whiten, limits, _floats(low), _floats(high), count, flagged)
+    low, high = (tuple(map(_six, pick(table["whole"][used], axis=0))) for pick in (np.min, np.max))
+    limits = {name: _six(each) for name, each in limits.items()}  # rounded as written, so that a loaded guard decides alike
+    apart = tuple(int(place) for place in np.flatnonzero(~used))
+    return Guard(size, _reference(table, used), limits, low, high, count, flagged, apart)
+
+
+def _folds(used: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Blocks of neighbours among the used pictures, as masks over all."""
+    places = np.flatnonzero(used)
+    found = []
+    for block in np.array_split(places, min(FOLDS, len(places))):
+        left = np.zeros(len(used), dtype=bool)
+        left[block] = True
+        found.append(left)
+    return found
+
+
+def _left_out(table: Table, used: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+    """Of each group, the used pictures' largest deviation from the others; {} where there are too few to leave one out."""
+    if used.sum() < FEW:
+        return {}
+    strange = {name: np.zeros(len(used)) for name in GROUPS}
+    for left in _folds(used):
+        reference = _reference(table, used & ~left)
+        for name, each in reference.deviations({name: table[name][left] for name in GROUPS}).items():
+            strange[name][left] = each.max(axis=1)
+    return strange
+
+
+def _apart(strange: Mapping[str, NDArray[np.float64]], most: int) -> NDArray[np.bool_]:
+    """The pictures, `most` at most, whose strangeness is more than MARGIN times that of all others."""
+    apart = np.zeros(len(strange["whole"]), dtype=bool)
+    for name, each in strange.items():
+        order = np.argsort(-each)
+        for number in range(most):
+            if each[order[number]] > MARGIN * max(each[order[number + 1]], LEAST[name] / MARGIN):
+                apart[order[: number + 1]] = True
+    return apart if apart.sum() <= most else np.zeros_like(apart)
 
 
 def guard_from_dict(data: Mapping[str, Any]) -> Guard:
     """The inverse of `Guard.as_dict`. Raises KeyError, TypeError or ValueError where it is none."""
-    sizes = {name: 2 * BANDS * MEASURES[name] for name in MEASURES} | {"whole": len(WHOLE), "joint": JOINT}
+    own = {name: (SIZES[name],) for name in SIZES if name not in TOGETHER}
+    centre = {name: (axes, numbers) for name, (axes, _, numbers) in TOGETHER.items()}
+    whiten = {name: (axes, numbers, numbers) for name, (axes, _, numbers) in TOGETHER.items()}
 
-    def arrays(key: str, least: float) -> dict[str, Floats]:
-        found = {name: np.asarray(data[key][name], dtype=np.float32) for name in GROUPS}
+    def arrays(key: str, shapes: Mapping[str, tuple[int, ...]], least: float = -math.inf) -> dict[str, Floats]:
+        found = {name: np.asarray(data["reference"][key][name], dtype=np.float32) for name in shapes}
         for name, each in found.items():
-            if each.shape != (sizes[name],) or not np.isfinite(each).all() or (each < least).any():
-                raise ValueError(f"guard.json: {key} of {name} is not {sizes[name]} finite numbers of {least:g} or more")
+            if each.shape != shapes[name] or not np.isfinite(each).all() or (each < least).any():
+                raise ValueError(f"guard.json: {key} of {name} is not {shapes[name]} finite numbers of {least:g} or more")
         return found
 
     limits = {name: float(data["limits"][name]) for name in GROUPS}
@@ -297,49 +391,26 @@ def guard_from_dict(data: Mapping[str, Any]) -> Guard:
     height, width = (int(each) for each in data["size"])
     if not (8 <= height <= 4096 and 8 <= width <= 4096):
         raise ValueError(f"guard.json: the size is {height} x {width}, allowed are sides from 8 to 4096")
-    whiten = np.asarray(data["whiten"], dtype=np.float32)
-    if whiten.shape != (JOINT, JOINT) or not np.isfinite(whiten).all():
-        raise ValueError(f"guard.json: whiten is not {JOINT} x {JOINT} finite numbers")
-    middle, spread = arrays("middle", -math.inf), arrays("spread", 1.0)
+    reference = Reference(
+        arrays("middle", own), arrays("spread", own, 1.0), arrays("centre", centre), arrays("whiten", whiten)
+    )
     count, flagged = int(data["count"]), int(data["flagged"])
-    return Guard((height, width), middle, spread, whiten, limits, low, high, count, flagged)
-
-
-def _reference(
-    table: Mapping[str, NDArray[np.float64]], used: NDArray[np.bool_]
-) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """Mean and spread of each number over the used pictures; the spread has a floor of 1, in quadrature."""
-    middle = {name: each[used].mean(axis=0).astype(np.float32) for name, each in table.items()}
-    more = 1 if used.sum() > 1 else 0
-    spread = {name: np.sqrt(each[used].var(axis=0, ddof=more) + 1).astype(np.float32) for name, each in table.items()}
-    return middle, spread
-
-
-def _whitener(values: NDArray[np.float64]) -> Floats:
-    """n d -> d d, the inverse root of the covariance, shrunk towards its diagonal by d / n, with a floor of 1 as spread."""
-    count, width = values.shape
-    if count < 2:
-        return np.eye(width, dtype=np.float32)
-    covariance = np.cov(values.T)
-    shrink = min(1.0, width / count)
-    mixed = (1 - shrink) * covariance + shrink * np.diag(np.diag(covariance)) + np.eye(width)
-    return np.linalg.inv(np.linalg.cholesky(mixed)).astype(np.float32)
-
-
-def _distance(values: NDArray[Any], middle: Floats, whiten: Floats) -> NDArray[Any]:
-    """[n] d -> n (1 for a single one): the root mean square of the whitened numbers, a Mahalanobis distance."""
-    white = np.atleast_2d(values - middle) @ whiten.T
-    return np.asarray(np.sqrt(np.square(white).mean(axis=1)))
+    return Guard((height, width), reference, limits, low, high, count, flagged, tuple(map(int, data["apart"])))
 
 
 def _limit(group: str, strangeness: NDArray[np.float64]) -> float:
     return max(LEAST[group], MARGIN * float(strangeness.max())) if strangeness.size else LONE[group]
 
 
-def _rounded(values: Floats) -> Floats:
-    return np.array(_floats(values), dtype=np.float32)
+def _six(value: float) -> float:
+    """With six digits, as it is written, which is more than a decision needs."""
+    return float(f"{value:.6g}")
 
 
-def _floats(values: NDArray[Any]) -> tuple[float, ...]:
-    """With six digits, which is more than a decision needs."""
-    return tuple(float(f"{value:.6g}") for value in values)
+def _rounded(values: NDArray[Any]) -> Floats:
+    return np.array([_six(each) for each in values.ravel()], dtype=np.float32).reshape(values.shape)
+
+
+def _listed(values: Floats) -> Any:
+    """A nested list of numbers with six digits."""
+    return _six(float(values)) if values.ndim == 0 else [_listed(each) for each in values]
