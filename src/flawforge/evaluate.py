@@ -92,7 +92,8 @@ def evaluate(
     In the result, `image` and `pixel` hold {"value", "low", "high"} each; a metric that needs both classes is null
     without them, and `pixel` is null where no defective picture has a mask. `false_alarm_rate` is the share of good
     pictures judged NG, `escape_rate` the share of defective ones not judged NG, and of these `passed_rate` counts those
-    judged OK, which no reviewer would see. `counts.invalid` are those that are like no good picture. `pictures` has one row each, `skipped` the unreadable ones and why.
+    judged OK, which no reviewer would see. `counts.invalid` are those that are like no good picture.
+    `pictures` has one row each, `skipped` the unreadable ones and why.
 
     Raises DataError where no picture is labelled or none can be read, ImageError for a mask of another size,
     CalibrationError for a model without thresholds.

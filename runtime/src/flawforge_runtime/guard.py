@@ -16,10 +16,10 @@ against the same numbers of the good pictures:
                differences at five scales, down and across          bounds, but not together
 
 Numbers of colour, structure and whole are each taken in units of its spread over the good pictures; those of texture and
-joint as Mahalanobis distances, texture's from all bands of all good pictures. A group's strangeness is its largest deviation,
-and its limit MARGIN times the largest among good pictures that were left out: they are dealt into FOLDS blocks of neighbours,
-and each block is held against the others. How many good pictures this rejects is counted the same way, with limits that did
-not see them (`flagged` of `count`), and stated.
+joint as Mahalanobis distances, texture's from all bands of all good pictures. A group's strangeness is its largest
+deviation, its limit MARGIN times the largest among good pictures that were left out: they are dealt into FOLDS blocks of
+neighbours, and each block is held against the others. How many good pictures this rejects is counted the same way, with
+limits that did not see them (`flagged` of `count`), and stated.
 
 A good picture that stands apart from all others (at most one in twenty, and only from ten pictures on) does not set the
 limits: one blank picture among the good ones must not let all blank pictures through. It counts as flagged.
@@ -42,8 +42,8 @@ from numpy.typing import NDArray
 from flawforge_runtime.types import Image, Mask
 
 Floats = NDArray[np.float32]
-Table = Mapping[str, NDArray[np.float64]]  # group -> pictures x numbers
-Traits = Mapping[str, Floats]  # group -> its numbers, in units of its floor
+Table = Mapping[str, NDArray[Any]]  # group -> pictures x numbers
+Traits = Mapping[str, NDArray[Any]]  # group -> its numbers, in units of its floor
 
 BANDS = 32
 AREA = 256 * 256  # pixels that a picture is described at; a larger canvas is shrunk to about as many
@@ -196,9 +196,11 @@ class Reference:
     centre: Mapping[str, Floats]
     whiten: Mapping[str, Floats]
 
-    def deviations(self, traits: Traits) -> dict[str, Floats]:
+    def deviations(self, traits: Traits) -> dict[str, NDArray[Any]]:
         """Of each group: the deviation of each number, or of each vector, in spreads; a leading axis of pictures is kept."""
-        found = {name: np.abs(traits[name] - self.middle[name]) / self.spread[name] for name in self.middle}
+        found: dict[str, NDArray[Any]] = {
+            name: np.abs(traits[name] - self.middle[name]) / self.spread[name] for name in self.middle
+        }
         for name, shape in TOGETHER.items():
             values = traits[name]
             apart = values.reshape(*values.shape[:-1], *shape) - self.centre[name][:, None]
@@ -276,7 +278,7 @@ class Guard:
             low, high = np.minimum(low, traits["whole"]), np.maximum(high, traits["whole"])
         return replace(self, limits=limits, low=tuple(map(_six, low)), high=tuple(map(_six, high)))
 
-    def _words(self, group: str, traits: Traits, found: Floats) -> str:
+    def _words(self, group: str, traits: Traits, found: NDArray[Any]) -> str:
         place = int(np.nanargmax(found)) if np.isfinite(found).any() else 0
         if group == "joint":
             return "its colours and textures do not go together as in any good picture"
