@@ -55,6 +55,7 @@ docs: venv
 	$(BIN)/python benchmarks/readme_table.py
 	$(BIN)/python benchmarks/speed_table.py
 	$(BIN)/python benchmarks/comparison_page.py
+	$(BIN)/python benchmarks/guard_page.py
 	$(BIN)/python benchmarks/ablation_tables.py
 
 bench: venv

@@ -118,6 +118,11 @@ def test_readme_figures_are_the_recorded_ones() -> None:
     assert script("benchmarks/readme_table.py")["filled"](text) == text, f"README.md {STALE}"
 
 
+def test_guard_page_is_the_csv() -> None:
+    text = (ROOT / "docs" / "guard.md").read_text(encoding="utf-8")
+    assert script("benchmarks/guard_page.py")["filled"](text) == text, f"docs/guard.md {STALE}"
+
+
 def test_readme_table_counts_each_row_once(tmp_path: Path) -> None:
     columns = ["data", "method", "profile", "minutes", "size", "settings", "seed", "n_good", "n_defective", "image_auroc",
                "image_auroc_low", "image_auroc_high", "pixel_ap", "aupro_0.3", "false_alarm_rate", "promised_false_alarm",
