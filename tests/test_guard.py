@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from flawforge import drift, loading
 from flawforge.washers import render_defect, render_good
 from flawforge_runtime import bundle, guard, inspector
+from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.decode import Picture
 from flawforge_runtime.types import ImageError, ScoreRule
 from harm import KINDS, foreign, harmed
@@ -220,6 +222,21 @@ def test_an_older_model_without_a_guard_holds_pictures_against_its_calibration(t
     decision = judge(np.zeros((64, 64, 3), np.uint8))
     assert (decision.verdict, decision.valid) == ("NG", False)
     assert judge(render_good(50, size=64)).valid
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_large_pictures_have_the_same_guard(streamed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = lambda batch: (batch.mean(axis=1), batch.mean(axis=(1, 2, 3)))  # noqa: E731
+    judge = inspector.Inspector(network, (64, 64), ScoreRule(), calibrate([0.9, 1.0, 1.1], 0.25), tile=64)
+    seen = [judge.describe(Picture(render_good(index, size=160), "8-bit RGB")) for index in range(12)]
+    judge = dataclasses.replace(judge, guard=guard.fit_guard(seen, judge.guard_size))
+    if streamed:
+        monkeypatch.setattr(inspector, "WHOLE", 1000)
+    for name, pixels in (("good", render_good(40, size=160)), ("blank", np.zeros((160, 160, 3), np.uint8))):
+        path = tmp_path / f"{name}.tif"
+        Image.fromarray(pixels).save(path)
+        assert judge(path).valid == (name == "good")
+        assert judge(path).verdict == ("OK" if name == "good" else "NG")
 
 
 # ---- nothing that is not finite gets through

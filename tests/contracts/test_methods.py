@@ -132,6 +132,8 @@ def test_its_exports_judge_as_it_does(model: Path, washers: Path) -> None:
         for one, two in zip(reference.network(batch), other.network(batch), strict=True):
             assert one.shape == two.shape
             np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3 * float(np.abs(one).max()))
+        blank = other(np.zeros((64, 64, 3), np.uint8))
+        assert (blank.verdict, blank.valid) == ("NG", False)
 
 
 @METHOD
