@@ -1,10 +1,9 @@
-"""Every method beside every other, at equal minutes: results/accuracy.csv -> docs/comparison.md, README.md.
-Run by `make docs`.
+"""Every method beside every other, at equal minutes: results/accuracy.csv -> docs/comparison.md. Run by `make docs`.
 
 The runs counted are those at the protocol below: two minutes of processor time, working size 256, profile `cpu`, no
 changed settings. A cell holds the mean over seeds and, in brackets, the lowest and highest: the spread of the fit, not
 the interval of the test pictures, which every row of the CSV has. Where one seed was run, the cell says so. A test
-compares pages and CSV.
+compares page and CSV.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from record import read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.csv"
-PAGE, README = ROOT / "docs" / "comparison.md", ROOT / "README.md"
-START, END = "<!-- comparison: written by make docs -->\n", "<!-- end of comparison -->\n"
+PAGE = ROOT / "docs" / "comparison.md"
 PROTOCOL = {"minutes": "2", "clock": "cpu", "size": "256", "profile": "cpu", "settings": ""}
 FIGURES = {
     "image_auroc": "Image AUROC",
@@ -72,7 +70,7 @@ def page(results: Path = RESULTS) -> str:
         "Two minutes of processor time on one core, profile `cpu`, a canvas of 256, good pictures only, last weights,",
         f"the same settings for every product, up to {most} seeds: mean, and in brackets the lowest and highest seed.",
         "`patchstats` needs no minutes and takes none. Two minutes are little for what learns by gradients, and that is",
-        "the question here: what does a method give soon? Ten minutes stand in the [README](../README.md). An empty cell",
+        "the question here: what does a method give soon? Ten minutes: [results](results.md). An empty cell",
         "was not measured at two.\n",
         "Written by `benchmarks/comparison_page.py` from [every row and its origin](../benchmarks/results/accuracy.csv),",
         "which `benchmarks/accuracy.py --minutes 2` measures. Nothing was chosen by these figures.\n",
@@ -82,18 +80,6 @@ def page(results: Path = RESULTS) -> str:
     return "\n".join(text)
 
 
-def filled(text: str, results: Path = RESULTS) -> str:
-    """README.md with the image AUROC and pixel AP between its markers. Raises ValueError where the markers are missing."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise ValueError(f"README.md needs the lines {START.strip()} and {END.strip()}")
-    found = runs(results)
-    both = "\n".join(f"{FIGURES[column]}:\n\n{table(found, column)}" for column in ("image_auroc", "pixel_ap"))
-    return f"{before}{START}\n{both}\n{END}{after}"
-
-
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
-    print(PAGE, README)
+    print(PAGE)

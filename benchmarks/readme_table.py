@@ -1,9 +1,10 @@
-"""Copy the figures of results/accuracy.csv into README.md between its markers, as they came. Run by `make docs`.
+"""Copy the figures of results/accuracy.csv between the markers of README.md (the default method) and docs/results.md (all).
+Run by `make docs`.
 
-One row per data set and method. The runs counted are those that the README speaks of: ten minutes of one core (or less,
+One row per data set and method. The runs counted are those that the pages speak of: ten minutes of one core (or less,
 where a method ends sooner; none by the clock of two), working size 256, no changed settings, no error. Several seeds give
 the mean and, for the image AUROC, the lowest and highest; one seed gives the 95 % interval of the test pictures. A test
-compares README and CSV.
+compares pages and CSV.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from record import read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.csv"
-README = ROOT / "README.md"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
+DEFAULT = ("auto",)
 START, END = "<!-- accuracy: written by make docs -->\n", "<!-- end of accuracy -->\n"
 PROTOCOL = {"minutes": "10", "size": "256", "settings": ""}
 HEADER = (
@@ -30,9 +32,9 @@ NAMES = {
 }
 
 
-def table(results: Path = RESULTS) -> str:
-    """The Markdown table, or one line that says that nothing was measured yet."""
-    rows = [row for row in read(results)[1] if _counts(row)]
+def table(results: Path = RESULTS, methods: tuple[str, ...] = ()) -> str:
+    """The Markdown table of these methods (none named: all), or one line that says that nothing was measured yet."""
+    rows = [row for row in read(results)[1] if _counts(row) and (not methods or row["method"] in methods)]
     if not rows:
         return "not measured yet\n"
     keys = sorted({(_place(row["data"]), row["data"], row["method"], row["profile"]) for row in rows})
@@ -79,15 +81,16 @@ def _mean(rows: list[dict[str, str]], column: str) -> str:
     return f"{statistics.mean(values):.3f}" if values else "n/a"
 
 
-def filled(text: str, results: Path = RESULTS) -> str:
-    """README.md with its table as the CSV has it. Raises ValueError where the markers are missing."""
+def filled(text: str, results: Path = RESULTS, methods: tuple[str, ...] = ()) -> str:
+    """A page with its table as the CSV has it. Raises ValueError where the markers are missing."""
     before, _, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f"README.md needs the lines {START.strip()} and {END.strip()}")
-    return f"{before}{START}\n{table(results)}\n{END}{after}"
+        raise ValueError(f"The page needs the lines {START.strip()} and {END.strip()}")
+    return f"{before}{START}\n{table(results, methods)}\n{END}{after}"
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
-    print(README)
+    README.write_text(filled(README.read_text(encoding="utf-8"), methods=DEFAULT), encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(README, PAGE)
