@@ -56,7 +56,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "another program's": (lambda m: edit_json(m, "manifest.json", made_by="x"), "another program's"),
     "newer": (lambda m: edit_json(m, "manifest.json", format=99), "format 99 .* reads up to 2; update flawforge"),
     "manifest of nothing": (lambda m: edit_json(m, "manifest.json", files={}), "does not list"),
-    "a path outside": (lambda m: _list(m, "../secret"), "does not list"),
+    "a path outside": (lambda m: _list(m, "../secret"), "secret.sha256"),
 }
 
 

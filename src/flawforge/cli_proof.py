@@ -43,7 +43,7 @@ def evaluate_model(inspector: Any, model: Path, data: Path, seed: int) -> dict[s
         result = judge_all(inspector, entries, seed=seed, progress=show)
     try:
         save_evaluation(model, result, draw_telling(inspector, entries, result))
-    except PermissionError:
+    except (PermissionError, BlockingIOError):
         click.echo(f"  {model} cannot be written to, so the report will not show this evaluation", err=True)
     return result
 
@@ -127,7 +127,7 @@ def pod_model(inspector: Any, model: Path, good: Path, seed: int, kinds: tuple[s
     result["trained_pictures_left_out"] = seen
     try:
         save_proof(model, result, shown)
-    except PermissionError:
+    except (PermissionError, BlockingIOError):
         click.echo(f"  {model} cannot be written to, so the report will not show this proof", err=True)
     return result
 
@@ -189,7 +189,7 @@ def watch_model(inspector: Any, model: Path, files: list[Path], **how: Any) -> d
         result = watch(inspector, files, progress=show, **how)
     try:
         save_album(model, "drift", result)
-    except PermissionError:
+    except (PermissionError, BlockingIOError):
         click.echo(f"  {model} cannot be written to, so the report will not show this check", err=True)
     return result
 

@@ -132,7 +132,8 @@ def export(
     facts["parity"] = dataclasses.asdict(parity)
     made = dataclasses.replace(made, calibration=raised)
     made = dataclasses.replace(made, card=card.model_card(made))
-    bundle.write(out, made)
+    with bundle.hold(out):
+        bundle.write(out, made)
     return parity
 
 

@@ -95,6 +95,14 @@ def run(
     given: thresholds that were found otherwise (folds.py); then nothing is held back.
     Interrupted, it leaves `<out>.fitting/checkpoint.safetensors` for `resume`; on success only the model folder stays.
     """
+    with bundle.hold(request.out):
+        return _run(request, resume, made, pictures, given, show, on_tick)
+
+
+def _run(
+    request: Request, resume: bool, made: Plan | None, pictures: data.GoodPictures | None,
+    given: calibrate.Calibration | None, show: Show, on_tick: Callable[[engine.Tick], None] | None,
+) -> inspector.Inspector:  # fmt: skip
     check_output(request.out, resume)
     made = made or plan(request)
     pictures = pictures or load_pictures(made)
@@ -294,6 +302,14 @@ def recalibrate(
     confidence, group_by  as `fit` takes them; rules  None = as the model has them; how  as `loading.load` takes it
     Returns the calibration and notes for people. Raises DataError, CalibrationError, ModelError, ConfigError.
     """
+    with bundle.hold(folder):
+        return _recalibrate(folder, good, false_alarm, review, confidence, group_by, rules, how)
+
+
+def _recalibrate(
+    folder: Path, good: Path, false_alarm: float | None, review: float | None, confidence: float | None,
+    group_by: str | None, rules: calibrate.Rules | None, how: Mapping[str, Any],
+) -> tuple[calibrate.Calibration, list[str]]:  # fmt: skip
     model = loading.load(folder, **how)
     if model.content is None:
         raise ModelError(f"{folder} was opened without its content; open it with flawforge.load.")

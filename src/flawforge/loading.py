@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flawforge.types import ConfigError, Init
+from flawforge.types import ConfigError, FlawforgeError, Init
 from flawforge_runtime import backends, bundle
 from flawforge_runtime.inspector import Inspector, Network, from_content
 from flawforge_runtime.types import ModelError
@@ -24,7 +24,8 @@ def load(
     device   "auto", "cpu" or "cuda"; an export runs on the CPU
     backend  "torch", "onnx" or "openvino"; None = the one that the folder holds
     threads  of the network, from 1 to the cores of this machine; None = all of them for an export, torch's own number else
-    Raises ModelError for a folder that is no whole model, ConfigError for an option or a backend that is not there.
+    One Inspector may be shared by any number of threads. Raises ModelError for a folder that is no whole model, ConfigError
+    for an option or a backend that is not there.
     """
     content = bundle.read(Path(folder))
     return from_content(content, network_of(content, folder, device, backend, threads))
@@ -126,13 +127,28 @@ def torch_net(content: bundle.Content) -> Any:
     name = content.config["method"]
     if name not in METHODS:
         raise ModelError(f"The model's method '{name}' is unknown here; known are {', '.join(METHODS)}; update flawforge.")
-    net = METHODS[name].build(settings_from_dict(type(METHODS[name].tiny), content.config["settings"]))
     try:
-        net.load_state_dict(load(content.tensors))
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        net = METHODS[name].build(settings_from_dict(type(METHODS[name].tiny), content.config["settings"]))
+        tensors = load(content.tensors)
+        net.load_state_dict(tensors)
+        _check_weights(tensors, net.state_dict())
+    except FlawforgeError:
+        raise
+    except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError, OverflowError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"The model's weights do not fit its settings ({reason}); fit again.") from error
     return net
+
+
+def _check_weights(tensors: Any, expected: Any) -> None:
+    """Raises ModelError for a weight of another type than the network's, which torch converts silently, or not finite."""
+    for name, tensor in tensors.items():
+        if name in expected and tensor.dtype != expected[name].dtype:
+            raise ModelError(
+                f"The model's weight {name} is {tensor.dtype}, {expected[name].dtype} is needed; copy the model again."
+            )
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ModelError(f"The model's weight {name} holds a value that is not finite; copy the model again.")
 
 
 @dataclass(frozen=True)

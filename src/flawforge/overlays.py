@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from flawforge.types import ConfigError, Decision, Image, Map, Mask
 from flawforge_runtime.calibrate import Calibration
-from flawforge_runtime.files import new_folder, write_atomically
+from flawforge_runtime.files import clear_drafts, locked, new_folder, write_atomically
 from flawforge_runtime.images import write_image
 
 Drawn = NDArray[np.uint8]  # h w 3 RGB
@@ -120,21 +120,36 @@ def save_album(
 
     pictures  (group, facts, picture) each
     The JSON is `result` with one more key, "overlays": {"file", "group", and the facts} each. An older album of the name is
-    replaced. OSError (a full disk) passes through. Returns the new folder.
+    replaced. OSError (a full disk, BlockingIOError where another process writes it) passes through. Returns the new folder.
     """
-    target, draft_name = Path(folder) / name, Path(folder) / f".{name}.new"
-    shutil.rmtree(draft_name, ignore_errors=True)  # left by a run that was killed
-    with new_folder(draft_name) as draft:
-        index = []
-        for number, (group, facts, picture) in enumerate(pictures):
-            file = f"{number:02d}_{group}.webp"
-            write_image(draft / file, picture)
-            index.append({"file": file, "group": group, **facts})
-        write_json(draft / f"{name}.json", {**result, "overlays": index})
-    if target.exists():
-        shutil.rmtree(target)
-    draft_name.rename(target)
+    target, new, old = Path(folder) / name, Path(folder) / f".{name}.new", retired(folder, name)
+    with locked(target):
+        shutil.rmtree(new, ignore_errors=True)  # left by a run that was killed, as are drafts
+        clear_drafts(new)
+        with new_folder(new) as draft:
+            index = []
+            for number, (group, facts, picture) in enumerate(pictures):
+                file = f"{number:02d}_{group}.webp"
+                write_image(draft / file, picture)
+                index.append({"file": file, "group": group, **facts})
+            write_json(draft / f"{name}.json", {**result, "overlays": index})
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        new.rename(target)  # between these two renames a reader finds the old album by `album`
+        shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def retired(folder: Path, name: str) -> Path:
+    """Where an album lies for the moment in which a new one takes its name."""
+    return Path(folder) / f".{name}.old"
+
+
+def album(folder: Path, name: str) -> Path:
+    """The folder of an album that `save_album` wrote, also where a later one was interrupted between its two renames."""
+    target, old = Path(folder) / name, retired(folder, name)
+    return old if old.is_dir() and not target.exists() else target
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:

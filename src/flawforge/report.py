@@ -19,6 +19,7 @@ from markupsafe import Markup
 from flawforge import answer, charts, sight
 from flawforge.answer import Facts
 from flawforge.charts import percent
+from flawforge.overlays import album
 from flawforge.types import ConfigError, ModelError
 from flawforge_runtime import bundle
 from flawforge_runtime.files import write_atomically
@@ -65,9 +66,9 @@ def report_facts(model_folder: Path) -> Facts:
     """All that the report says, JSON-able: config, calibration, evaluation, files, answer, missing. Raises ModelError."""
     content = bundle.read(model_folder)
     calibration = content.calibration
-    evaluation = _read_json(model_folder / "evaluation" / "evaluation.json")
-    proof = _read_json(model_folder / "proof" / "proof.json")
-    drift = _read_json(model_folder / "drift" / "drift.json")
+    evaluation = _read_json(album(model_folder, "evaluation") / "evaluation.json")
+    proof = _read_json(album(model_folder, "proof") / "proof.json")
+    drift = _read_json(album(model_folder, "drift") / "drift.json")
     missing = answer.missing(model_folder.name, content.config, calibration, evaluation, proof, drift)
     return {
         "name": model_folder.resolve().name,
@@ -205,7 +206,7 @@ def _estimate(estimate: Mapping[str, Any], words: Any) -> Facts:
 
 def _gallery(facts: Facts) -> list[Facts]:
     """Overlays by group, embedded: [{"title", "pictures": [{"uri", "file", "name", "verdict", "figures"}], "more": n}]."""
-    folder = Path(facts["folder"]) / "evaluation"
+    folder = album(Path(facts["folder"]), "evaluation")
     groups: dict[str, list[Facts]] = {}
     for row in (facts["evaluation"] or {}).get("overlays") or []:
         groups.setdefault(str(row.get("group", "")), []).append(row)
@@ -225,7 +226,7 @@ def _gallery(facts: Facts) -> list[Facts]:
 
 def _proof_gallery(facts: Facts) -> list[Facts]:
     """The proof's pictures by group, embedded: [{"title", "hint", "pictures": as `_gallery`'s}]."""
-    folder, rows = Path(facts["folder"]) / "proof", (facts["proof"] or {}).get("overlays") or []
+    folder, rows = album(Path(facts["folder"]), "proof"), (facts["proof"] or {}).get("overlays") or []
     result = []
     for group, (title, hint) in sight.GROUPS.items():
         pictures = [

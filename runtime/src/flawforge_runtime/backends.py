@@ -7,6 +7,7 @@ told not to, unless precision "bfloat16" is asked for.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,10 +18,12 @@ import numpy as np
 
 from flawforge_runtime import bundle
 from flawforge_runtime.inspector import Inspector, Network, from_content
-from flawforge_runtime.types import ConfigError, ModelError
+from flawforge_runtime.types import ConfigError, FlawforgeError, ImageError, ModelError
 
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}  # what a backend needs from an index
 INPUTS = ("images", "inner")  # of an exported graph; the second only where the network is told where pictures lie
+ENDLESS = {"Loop", "TensorIterator", "If"}  # OpenVINO operations that can run without an end; no export of ours has one
+LONGEST = 120.0  # seconds for the first picture
 OUTPUTS = ("map", "score", "score_map")  # of an exported graph, in a Network's order; the last only where it has one
 
 
@@ -28,6 +31,8 @@ def load(
     folder: str | Path, *, backend: str | None = None, threads: int | None = None, precision: str = "float32"
 ) -> Inspector:
     """Open an export folder, verify its hashes, and give the Inspector, without torch.
+
+    One Inspector may be shared by any number of threads.
 
     backend    "onnx" or "openvino"; None = the one that the folder was exported for
     threads    of the network, from 1 to the cores of this machine; None = all of them
@@ -60,12 +65,30 @@ def network(
     package = need(content.backend)
     try:
         if content.backend == "onnx":
-            return onnx_network(package, content.exported["model.onnx"], threads)
-        return openvino_network(package, content.exported, threads, precision)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
+            made = onnx_network(package, content.exported["model.onnx"], threads)
+        else:
+            made = openvino_network(package, content.exported, threads, precision)
+        _try_out(made, (int(content.config["canvas"][0]), int(content.config["canvas"][1])))
+    except FlawforgeError as error:
+        raise ModelError(f"The graph in {folder} is not one of ours ({error}); export again.") from error
+    except Exception as error:  # each package raises classes of its own
         package = PACKAGES[content.backend]
-        raise ModelError(f"{package} cannot open {folder} ({reason}); update it, or export again.") from error
+        raise ModelError(f"{package} cannot open {folder} ({_reason(error)}); update it, or export again.") from error
+    return made
+
+
+def _try_out(network: Graph, canvas: tuple[int, int]) -> None:
+    """Judge one grey picture, so that what cannot judge is refused at once, and the first real picture finds it warm."""
+    outputs = network(np.full((1, 3, *canvas), 0.5, dtype=np.float32))
+    expected = ((1, *canvas), (1,), (1, *canvas))
+    for name, found, shape in zip(OUTPUTS, outputs, expected, strict=False):
+        if found.shape != shape or found.dtype != np.float32:
+            raise ModelError(f"its {name} is {found.dtype} {found.shape}, float32 {shape} is needed")
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1][:300] if lines else type(error).__name__
 
 
 def cores() -> int:
@@ -90,7 +113,7 @@ def need(backend: str) -> Any:
         raise ConfigError(f"Backend {backend} is not installed here; run `pip install {PACKAGES[backend]}`.") from None
 
 
-def onnx_network(onnxruntime: Any, model: bytes, threads: int) -> Network:
+def onnx_network(onnxruntime: Any, model: bytes, threads: int) -> Graph:
     """A graph in ONNX Runtime on the CPU: n 3 h w float32 -> (map n h w, score n [, score map n h w])."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -98,14 +121,28 @@ def onnx_network(onnxruntime: Any, model: bytes, threads: int) -> Network:
     options.log_severity_level = 3  # errors alone
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = _in_order({each.name for each in session.get_outputs()})
+    tried = False
 
     def run(given: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(session.run(names, dict(given)))
+        nonlocal tried
+        if tried:
+            return tuple(session.run(names, dict(given)))
+        # The first picture is given a time limit: a harmed graph may hold a loop without an end.
+        limits = onnxruntime.RunOptions()
+        timer = threading.Timer(LONGEST, lambda: setattr(limits, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            found = tuple(session.run(names, dict(given), limits))
+        finally:
+            timer.cancel()
+        tried = True
+        return found
 
     return Graph(run, _is_placed({each.name for each in session.get_inputs()}))
 
 
-def openvino_network(openvino: Any, files: Mapping[str, bytes], threads: int, precision: str) -> Network:
+def openvino_network(openvino: Any, files: Mapping[str, bytes], threads: int, precision: str) -> Graph:
     """A graph in OpenVINO on the CPU, as `onnx_network`."""
     core = openvino.Core()
     model = core.read_model(files["model.xml"], files["model.bin"])
@@ -113,22 +150,31 @@ def openvino_network(openvino: Any, files: Mapping[str, bytes], threads: int, pr
     settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}
     names = _in_order({name for each in model.outputs for name in each.names})
     given_names = [name for name in INPUTS if name in {name for each in model.inputs for name in each.names}]
+    loops = {each.get_type_name() for each in model.get_ops()} & ENDLESS
+    if loops:
+        raise ModelError(f"it holds {', '.join(sorted(loops))}, which no export of ours does")
+    models: dict[bool, Any] = {}
+    making = threading.Lock()
+    own = threading.local()  # a request judges one picture at a time, so each thread has its own
 
     def compiled(one: bool) -> Any:
-        """A request for one picture at a time, or for any number: shapes that are known beforehand cost a sixth less."""
-        count = 1 if one else -1
-        model.reshape({name: [count, *list(model.input(name).partial_shape)[1:]] for name in given_names})
-        return core.compile_model(model, "CPU", settings).create_infer_request()
-
-    requests = {True: compiled(True)}
+        """A model for one picture at a time, or for any number: shapes that are known beforehand cost a sixth less."""
+        with making:
+            if one not in models:
+                count = 1 if one else -1
+                shapes = {name: [count, *list(model.input(name).partial_shape)[1:]] for name in given_names}
+                model.reshape(shapes)
+                models[one] = core.compile_model(model, "CPU", settings)
+            return models[one]
 
     def run(given: Mapping[str, Any]) -> tuple[Any, ...]:
         one = len(given["images"]) == 1
+        requests = own.__dict__.setdefault("requests", {})
         if one not in requests:
-            requests[one] = compiled(one)
+            requests[one] = compiled(one).create_infer_request()
         request = requests[one]
         request.infer(dict(given))
-        # Copied: the request's own arrays are overwritten by the next picture.
+        # Copied: the request's own arrays are overwritten by the thread's next picture.
         return tuple(np.array(request.get_tensor(name).data) for name in names)
 
     return Graph(run, len(given_names) > 1)
@@ -146,7 +192,10 @@ class Graph:
         if self.placed:
             whole = np.array([[0, batch.shape[2], 0, batch.shape[3]]] * len(batch), dtype=np.float32)
             given["inner"] = whole if inner is None else np.ascontiguousarray(inner)
-        return self.run(given)
+        try:
+            return self.run(given)
+        except Exception as error:  # each package raises classes of its own
+            raise ImageError(f"The network could not judge this picture ({_reason(error)}); check the model.") from error
 
 
 def _is_placed(inputs: set[str]) -> bool:

@@ -12,24 +12,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from flawforge_runtime import images
 from flawforge_runtime.calibrate import Calibration, calibration_from_dict
-from flawforge_runtime.files import new_folder, write_atomically
+from flawforge_runtime.files import locked, new_folder, sync, write_atomically
 from flawforge_runtime.guard import Guard, guard_from_dict
 from flawforge_runtime.poses import Template
 from flawforge_runtime.types import FlawforgeError, Mask, ModelError
 
 FORMAT, EXPORT_FORMAT = 1, 2
+MANIFEST = "manifest.json"
 COMMON = ("config.json", "calibration.json", "README.md")
+OPTIONAL = ("guard.json", "roi.png", "template.png")
+ALBUMS = ("evaluation", "proof", "drift")  # written by the commands of these names for the report; not part of the model
+NEXT, COMMIT = ".next", ".commit"  # see `rewrite`
 NETWORKS = {"torch": ("model.safetensors",), "onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 NOT_A_MODEL = "{folder} is not a flawforge model folder ({why}); give a folder made by `flawforge fit -o`."
+LARGEST = {MANIFEST: 1 << 20, "README.md": 16 << 20}  # bytes
+LARGEST_JSON, LARGEST_OTHER = 64 << 20, 8 << 30
+TRIES = 5  # at reading a folder that another process rewrites meanwhile
 DAMAGED = "The model folder {folder} is damaged ({why}); copy it again from where it was made, or fit again."
 
 
@@ -114,85 +127,208 @@ def _write_files(folder: Path, content: Content) -> None:
     write_atomically(folder / "manifest.json", _json(manifest))
 
 
-def rewrite(folder: Path, content: Content) -> None:
-    """Replace the files of an existing model folder (recalibration); its evaluation no longer holds and is removed.
+def hold(folder: Path) -> AbstractContextManager[None]:
+    """Be the only process that writes this model folder, which need not exist yet; the model behind a link is meant.
 
-    The new folder is complete before the old one goes.
+    Raises ModelError at once where another process is writing it.
     """
-    retired = folder.with_name(f".{folder.name}.old")
-    with new_folder(folder.with_name(f".{folder.name}.new")) as draft:
-        _write_files(draft, content)
-    folder.rename(retired)
-    folder.with_name(f".{folder.name}.new").rename(folder)
-    for path in sorted(retired.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    retired.rmdir()
+    return _hold(Path(folder).resolve())
+
+
+@contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except BlockingIOError:
+            raise ModelError(
+                f"{folder} is being written by another process; wait until it ends, or give another -o."
+            ) from None
+        yield
+
+
+def rewrite(folder: Path, content: Content) -> None:
+    """Replace the model in an existing folder (recalibration, the end of a fit); its albums no longer hold and are removed.
+
+    Files of the user's own stay. At every moment a reader finds the old model or the new one, also after a crash:
+
+        1  all new files are written into .next                    a reader sees the old model
+        2  .next is renamed to .commit, which is one operation      from here on a reader sees the new one:
+        3  its files are moved over the old ones, manifest last     what is in .commit wins
+        4  albums and files that the new model lacks are removed
+
+    A crash in 1 leaves .next, which the next `rewrite` removes; one after 2 leaves .commit, which it finishes.
+    To be called under `hold`.
+    """
+    folder = Path(folder).resolve()
+    finish(folder)
+    following = folder / NEXT
+    if following.exists():
+        shutil.rmtree(following)
+    following.mkdir()
+    try:
+        _write_files(following, content)
+        sync(following)
+    except BaseException:
+        shutil.rmtree(following, ignore_errors=True)
+        raise
+    following.rename(folder / COMMIT)
+    sync(folder)
+    finish(folder)
+
+
+def finish(folder: Path) -> None:
+    """Complete a rewrite that was committed and interrupted; nothing where there is none."""
+    commit = folder / COMMIT
+    if not commit.is_dir():
+        return
+    for name in ALBUMS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    if (commit / MANIFEST).is_file():
+        kept = set(_manifest(commit).get("files", ()))
+        for name in sorted(kept):
+            if (commit / name).is_file():
+                (commit / name).replace(folder / name)
+        for name in {*COMMON, *OPTIONAL, *(each for files in NETWORKS.values() for each in files)} - kept:
+            with suppress(FileNotFoundError):
+                (folder / name).unlink()
+        (commit / MANIFEST).replace(folder / MANIFEST)
+        sync(folder)
+    shutil.rmtree(commit)
 
 
 def _parse(folder: Path, name: str, data: bytes) -> Any:
+    from flawforge_runtime import schema  # pydantic is imported by those who read a folder alone
+
     try:
-        return json.loads(data)
+        return schema.parse(data)
+    except RecursionError:
+        raise ModelError(DAMAGED.format(folder=folder, why=f"{name} is nested too deep")) from None
     except ValueError as error:
-        raise ModelError(DAMAGED.format(folder=folder, why=f"{name} is not valid JSON")) from error
+        why = f"{name}: {error}" if str(error).startswith("it ") else f"{name} is not valid JSON"
+        raise ModelError(DAMAGED.format(folder=folder, why=why)) from error
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
     if not folder.is_dir():
         raise ModelError(NOT_A_MODEL.format(folder=folder, why="there is no such folder"))
-    if not path.is_file():
-        raise ModelError(NOT_A_MODEL.format(folder=folder, why="it has no manifest.json"))
-    manifest = _parse(folder, "manifest.json", path.read_bytes())
+    if not (folder / MANIFEST).is_file():
+        raise ModelError(NOT_A_MODEL.format(folder=folder, why=f"it has no {MANIFEST}"))
+    manifest = _parse(folder, MANIFEST, _bytes(folder, MANIFEST, folder / MANIFEST, None))
     if not isinstance(manifest, dict) or manifest.get("made_by") != "flawforge":
-        raise ModelError(NOT_A_MODEL.format(folder=folder, why="its manifest.json is another program's"))
+        raise ModelError(NOT_A_MODEL.format(folder=folder, why=f"its {MANIFEST} is another program's"))
     version = manifest.get("format")
     if not isinstance(version, int) or version > EXPORT_FORMAT:
         raise ModelError(
-            f"The model folder {folder} has format {version} and this flawforge reads up to {EXPORT_FORMAT}; "
+            f"The model folder {folder} has format {str(version)[:40]} and this flawforge reads up to {EXPORT_FORMAT}; "
             "update flawforge."
         )
     return manifest
 
 
+def _bytes(folder: Path, name: str, path: Path, expected: int | None) -> bytes:
+    """One file of a model, its size compared with the manifest's and with what such a file may have before it is read."""
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise ModelError(DAMAGED.format(folder=folder, why=f"{name} is no regular file"))
+        if expected is not None and facts.st_size != expected:
+            why = f"{name} has {facts.st_size} bytes instead of {expected}"
+            raise ModelError(DAMAGED.format(folder=folder, why=why))
+        most = LARGEST.get(name, LARGEST_JSON if name.endswith(".json") else LARGEST_OTHER)
+        if facts.st_size > most:
+            why = f"{name} has {facts.st_size:,} bytes, at most {most:,} are read"
+            raise ModelError(DAMAGED.format(folder=folder, why=why))
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(DAMAGED.format(folder=folder, why=f"{name} is missing")) from None
+    except MemoryError:
+        raise ModelError(DAMAGED.format(folder=folder, why=f"{name} does not fit into memory")) from None
+
+
 def read(folder: Path) -> Content:
-    """Read a model folder and verify every hash. Raises ModelError: no folder, foreign, newer, damaged or truncated."""
-    manifest = _manifest(folder)
-    listed = manifest.get("files")
+    """Read a model folder and verify every hash. Raises ModelError: no folder, foreign, newer, damaged or truncated.
+
+    A folder that is rewritten meanwhile is read again; one whose rewrite was interrupted is read as what was committed.
+    """
+    for left in reversed(range(TRIES)):
+        before = _state(folder)
+        try:
+            return _read(folder)
+        except ModelError:
+            if not left or _state(folder) == before:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _state(folder: Path) -> tuple[Any, ...]:
+    """What a rewrite changes: which manifest there is, and whether one is being committed."""
+    found: list[Any] = []
+    for path in (folder / MANIFEST, folder / COMMIT / MANIFEST):
+        try:
+            facts = path.stat()
+            found.append((facts.st_ino, facts.st_mtime_ns, facts.st_size))
+        except OSError:
+            found.append(None)
+    return tuple(found)
+
+
+def _read(folder: Path) -> Content:
+    committed = (folder / COMMIT / MANIFEST).is_file()
+    manifest = _manifest(folder / COMMIT if committed else folder)
+    listed = _listed(folder, manifest)
     allowed = [{*COMMON, *files} for files in NETWORKS.values()]
-    if not isinstance(listed, dict) or set(listed) - {"guard.json", "roi.png", "template.png"} not in allowed:
+    if set(listed) - set(OPTIONAL) not in allowed:
         raise ModelError(DAMAGED.format(folder=folder, why="manifest.json does not list the model's files"))
     data: dict[str, bytes] = {}
     for name, entry in listed.items():
-        path = folder / name
-        if not path.is_file():
-            raise ModelError(DAMAGED.format(folder=folder, why=f"{name} is missing"))
-        data[name] = path.read_bytes()
-        if len(data[name]) != entry.get("bytes"):
-            why = f"{name} has {len(data[name])} bytes instead of {entry.get('bytes')}"
-            raise ModelError(DAMAGED.format(folder=folder, why=why))
-        if hashlib.sha256(data[name]).hexdigest() != entry.get("sha256"):
+        moved = folder / COMMIT / name
+        path = moved if committed and moved.is_file() else folder / name
+        data[name] = _bytes(folder, name, path, entry["bytes"])
+        if hashlib.sha256(data[name]).hexdigest() != entry["sha256"]:
             raise ModelError(DAMAGED.format(folder=folder, why=f"the sha256 of {name} is not the one in manifest.json"))
     return _content(folder, data)
 
 
+def _listed(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    from flawforge_runtime import schema
+
+    try:
+        files = schema.checked(schema.Manifest, manifest).files
+    except ValueError as error:
+        raise ModelError(DAMAGED.format(folder=folder, why=f"manifest.json: {error}")) from None
+    return {name: entry.model_dump() for name, entry in files.items()}
+
+
+def _grey(encoded: bytes) -> NDArray[Any]:
+    """h w of an encoded grey picture. Raises ValueError, OSError or an ImageError where it is none."""
+    with Image.open(BytesIO(encoded), formats=["PNG"]) as picture:
+        return np.asarray(images.as_picture(picture).pixels[..., 0])
+
+
 def _content(folder: Path, data: Mapping[str, bytes]) -> Content:
+    from flawforge_runtime import schema
+
     config = _parse(folder, "config.json", data["config.json"])
     stored = _parse(folder, "calibration.json", data["calibration.json"])
     try:
-        calibration = calibration_from_dict(stored) if stored else None
-        height, width = config["canvas"]
+        schema.check_config(config)
+        if stored is not None:
+            schema.check_calibration(stored)
+        calibration = calibration_from_dict(stored) if stored is not None else None
         roi = None
         if "roi.png" in data:
-            roi = images.read_picture(folder / "roi.png").pixels[..., 0] > 127
+            roi = _grey(data["roi.png"]) > 127
         template = None
         if "template.png" in data:
-            grey = images.read_picture(folder / "template.png").pixels[..., 0]
+            grey = _grey(data["template.png"])
             template = Template(np.ascontiguousarray(grey), float(config["align"]["least"]))
         guard = guard_from_dict(_parse(folder, "guard.json", data["guard.json"])) if "guard.json" in data else None
-        if not (config["method"] and height > 0 and width > 0):
-            raise KeyError("method")
-    except (FlawforgeError, KeyError, TypeError, ValueError) as error:
+        text = data["README.md"].decode()
+    except UnicodeDecodeError:
+        raise ModelError(DAMAGED.format(folder=folder, why="README.md is not UTF-8 text")) from None
+    except (FlawforgeError, KeyError, TypeError, ValueError, OverflowError, AttributeError, OSError) as error:
         raise ModelError(DAMAGED.format(folder=folder, why=f"its settings do not fit together: {error}")) from error
     exported = {name: data[name] for name in (*NETWORKS["onnx"], *NETWORKS["openvino"]) if name in data}
-    tensors, text = data.get("model.safetensors", b""), data["README.md"].decode()
+    tensors = data.get("model.safetensors", b"")
     return Content(config, tensors, calibration, text, roi, exported, template, guard)

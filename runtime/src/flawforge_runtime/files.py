@@ -1,28 +1,48 @@
-"""Writing files so that a reader sees the old content or the new one, never half of it."""
+"""Writing files so that a reader sees the old content or the new one, never half of it; and one writer at a time.
+
+Whatever a killed process leaves behind has a name of its own kind (`.NAME.XXXXXXXX.tmp`) and is cleared by the next writer
+of NAME, under NAME's lock.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import secrets
 import shutil
-import tempfile
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+if sys.platform != "win32":
+    import fcntl
+
+TOKEN = 8  # hexadecimal digits that tell drafts of one name apart
+LONGEST = 120  # bytes of a name that its draft repeats, so that a long name has a draft too
+
+
+def draft_of(path: Path) -> Path:
+    """A new hidden name beside `path`."""
+    name = os.fsencode(path.name)[:LONGEST].decode(errors="ignore")
+    return path.with_name(f".{name}.{secrets.token_hex(TOKEN // 2)}.tmp")
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary name beside `path`, flush it to the disk, rename. Raises OSError; nothing half-written stays."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    draft = draft_of(path)
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
+        draft.replace(path)
+        sync(path.parent)
     except BaseException:
         with suppress(OSError):
-            Path(name).unlink()
+            draft.unlink()
         raise
 
 
@@ -35,20 +55,74 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} exists")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    draft = draft_of(path)
+    draft.mkdir()
     try:
         yield draft
-        draft.chmod(0o777 & ~_umask())
         if path.exists():
             path.rmdir()
         draft.rename(path)
+        sync(path.parent)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
 
 
-def _umask() -> int:
-    """The process's umask; temporary files are made for the owner alone, finished ones follow the user's habit."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only process that writes `path`, a name that need not exist; clear what a killed one left.
+
+    The lock is a hidden file beside it, which the system releases when its holder dies. Raises BlockingIOError at once
+    where another process, or another part of this one, holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":  # no fcntl there; one writer at a time is then the user's business
+        yield
+        return
+    lock = path.with_name(f".{os.fsencode(path.name)[:LONGEST].decode(errors='ignore')}.lock")
+    handle = _held(lock)
+    try:
+        clear_drafts(path)
+        yield
+    finally:
+        with suppress(OSError):
+            lock.unlink()
+        os.close(handle)
+
+
+def _held(lock: Path) -> int:
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The holder before us removes the file as it goes: what we hold must be the file of that name.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), lock.stat()):
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def clear_drafts(path: Path) -> None:
+    """Remove the drafts of `path` that killed processes left beside it."""
+    name = os.fsencode(path.name)[:LONGEST].decode(errors="ignore")
+    pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-z_]{{{TOKEN}}}\.tmp")
+    for each in path.parent.iterdir():
+        if pattern.fullmatch(each.name):
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    each.unlink()
+
+
+def sync(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -33,6 +33,7 @@ from flawforge_runtime.types import (
     ImageError,
     Map,
     Mask,
+    ModelError,
     Region,
     ScoreRule,
 )
@@ -140,6 +141,11 @@ class Inspector:
         """What the network says of n 3 h w pictures that lie at `inner`, n 4. Raises ImageError for a value not finite."""
         network: Callable[..., tuple[NDArray[np.float32], ...]] = self.network
         outputs = network(batch, inner) if getattr(network, "placed", False) else network(batch)
+        n, _, h, w = batch.shape
+        shapes = [(n, h, w), (n,), (n, h, w)][: len(outputs)]
+        if [each.shape for each in outputs] != shapes:
+            found = ", ".join(str(each.shape) for each in outputs)
+            raise ModelError(f"The network's outputs have shapes {found}, {', '.join(map(str, shapes))} are needed.")
         if not all(np.isfinite(each).all() for each in outputs):
             raise ImageError(NOT_FINITE)
         return outputs
