@@ -220,7 +220,7 @@ def test_sizes_are_compared_before_anything_is_read(tiny_model: Path, tmp_path: 
 
 
 def test_what_is_no_regular_file_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    for number, put in enumerate((os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path))):
+    for number, put in enumerate((os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"))):
         folder = tmp_path / str(number)
         shutil.copytree(tiny_model, folder)
         (folder / "config.json").unlink()
