@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from flawforge_runtime import bundle
+from flawforge_runtime.forks import PerProcess
 from flawforge_runtime.inspector import Inspector, Network, from_content
+from flawforge_runtime.origin import origin_of
 from flawforge_runtime.types import ConfigError, ModelError
 
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}  # what a backend needs from an index
@@ -30,6 +33,9 @@ def load(
     backend    "onnx" or "openvino"; None = the one that the folder was exported for
     threads    of the network, from 1 to the cores of this machine; None = all of them
     precision  "float32", or "bfloat16" (OpenVINO; verdicts may then differ from those that the export was proved with)
+    Threads may share the Inspector. It can be pickled: what is sent is the folder's path and the thresholds, and the
+    process that it comes to opens the folder and raises ModelError where that holds another model now. A forked process
+    may use its parent's: the network is made anew there at the first picture.
     Raises ModelError for a folder that is no whole model, ConfigError for an option or a backend that is not there.
     """
     content = bundle.read(Path(folder))
@@ -38,7 +44,10 @@ def load(
             f"The model folder {folder} holds torch weights, which the runtime does not read; "
             f"run `flawforge export {folder} -o OUT --to onnx` where flawforge is installed, and give OUT."
         )
-    return from_content(content, network(content, folder, backend=backend, threads=threads, precision=precision))
+    how: dict[str, Any] = {"backend": backend, "threads": threads, "precision": precision}
+    inspector = from_content(content, network(content, folder, **how))
+    origin = origin_of(load, folder, content, inspector.network, inspector.about["model_id"], **how)
+    return replace(inspector, origin=origin)
 
 
 def network(
@@ -58,8 +67,8 @@ def network(
     package = need(content.backend)
     try:
         if content.backend == "onnx":
-            return onnx_network(package, content.exported["model.onnx"], threads)
-        return openvino_network(package, content.exported, threads, precision)
+            return PerProcess(lambda: onnx_network(package, content.exported["model.onnx"], threads))
+        return PerProcess(lambda: openvino_network(package, content.exported, threads, precision))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         package = PACKAGES[content.backend]
@@ -82,6 +91,8 @@ def threads_allowed(threads: int | None) -> int:
 
 def need(backend: str) -> Any:
     """The backend's package. Raises ConfigError with the pip command where it is not installed."""
+    # ONNX Runtime would report its use to its maker, from a thread that a forked process then waits for at its end.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return import_module(PACKAGES[backend])
     except ImportError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from flawforge_runtime import bundle, images, poses, tiles
 from flawforge_runtime.calibrate import Calibration
+from flawforge_runtime.origin import Origin, opened
 from flawforge_runtime.types import (
     CalibrationError,
     Decision,
@@ -27,11 +28,17 @@ from flawforge_runtime.types import (
     ImageError,
     Map,
     Mask,
+    ModelError,
     Region,
     ScoreRule,
 )
 
 UNCALIBRATED = "The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first."
+
+NO_FOLDER = (
+    "This inspector is not what a model folder holds, so it cannot be sent to another process; save it with "
+    "inspector.save(FOLDER) and call load(FOLDER) in the worker, or send what load(FOLDER) gives."
+)
 
 WHOLE = 25_000_000  # pixels; a larger picture of a model with tiles is read strip by strip, and its map shrunk
 SHRUNK = 2048  # longest side of the map of such a picture
@@ -111,6 +118,7 @@ class Inspector:
     tile         side in the picture's own pixels of the tiles that it is cut into; None = a picture is looked at whole
     progress     called with (rows done, all rows) while a picture is judged in tiles
     about        facts on the model, for reports: model_id, method, profile, seed, flawforge_version, ...
+    origin       the folder that it was opened from, None for one that was not; so it can be pickled without its weights
     """
 
     network: Network
@@ -125,6 +133,7 @@ class Inspector:
     sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
     progress: Callable[[int, int], None] | None = None
     content: bundle.Content | None = None
+    origin: Origin | None = field(default=None, compare=False)
 
     def judge(self, picture: images.Picture) -> Judged:
         """Score and map without a threshold. Raises ImageError where the region of interest does not fit the picture."""
@@ -309,6 +318,47 @@ class Inspector:
             raise CalibrationError("This inspector was not made by fit or load, so there is no model to save.")
         bundle.write(Path(folder), self.content)
         return Path(folder)
+
+    def __repr__(self) -> str:
+        product = repr(Path(self.origin.folder).name) if self.origin else "not opened from a folder"
+        limits = "no thresholds"
+        if self.calibration is not None:
+            limits = f"REVIEW above {self.calibration.review_threshold:.6g}, NG above {self.calibration.threshold:.6g}"
+        method, (high, wide) = self.about.get("method") or "of no method", self.canvas
+        return f"<Inspector {method}, {product}, canvas {high} x {wide} (h x w), {limits}>"
+
+    def __copy__(self) -> Inspector:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Inspector:
+        """Nothing in it changes, so a copy need not hold the weights once more."""
+        return replace(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To pickle: the folder, what must be the same there, and all that may have been replaced since it was opened.
+
+        A `progress` is not sent. Raises ModelError where no folder holds this network.
+        """
+        origin = self.origin
+        if origin is None or origin.network is not self.network or self.content is None:
+            raise ModelError(NO_FOLDER)
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name in ("network", "content", "origin", "progress"):
+            del own[name]
+        for name in ("roi", "template"):  # large, and as the folder has them, which the origin vouches for
+            if own[name] is getattr(origin.content, name):
+                del own[name]
+        saved = {each.name: getattr(self.content, each.name) for each in fields(self.content) if each.name in own}
+        return _arrived, (origin.load, origin.folder, dict(origin.how), origin.model, own, saved)
+
+
+def _arrived(
+    load: Callable[..., Inspector], folder: str, how: dict[str, Any], model: str, own: dict[str, Any], saved: dict[str, Any]
+) -> Inspector:
+    """An Inspector that was pickled, in the process that it came to."""
+    inspector: Inspector = opened(load, folder, how, model)
+    assert inspector.content is not None
+    return replace(inspector, content=replace(inspector.content, **saved), **own)
 
 
 def _own_pixel(row: int, column: int, placement: images.Placement) -> tuple[int, int]:
