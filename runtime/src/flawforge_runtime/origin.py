@@ -37,7 +37,8 @@ def origin_of(
 ) -> Origin:
     """The Origin of what `load(folder, **how)` opened; model_id: the content's, which costs time to find."""
     marks = hashlib.sha256()
-    for name, pixels in (("roi", content.roi), ("template", content.template and content.template.grey)):
+    grey = content.template.grey if content.template is not None else None
+    for name, pixels in (("roi", content.roi), ("template", grey)):
         if pixels is not None:
             marks.update(f"{name} {pixels.shape}".encode() + pixels.tobytes())
     return Origin(load, str(Path(folder).absolute()), how, f"{model_id}-{marks.hexdigest()[:12]}", content, network)
