@@ -63,6 +63,8 @@ Exit codes: 0 done; 1 a stated error, one sentence on standard error; 2 an optio
 DATA is one of these:
 
 - a folder in MVTec layout: `train/good`, `test/<kind>`, `ground_truth/<kind>`; `fit` reads `train/good` alone;
+  the mask of `test/<kind>/7.png` is `7_mask.png`, `7.png`, `7_gt.png`, `7_label.png` or `7_seg.png` there, in any format
+  that is read, a folder `7` of several masks, `7.json` (LabelMe), or a COCO file for all; or it lies beside the picture;
 - a plain folder of good pictures: `good`, `ok` or the folder itself;
 - a CSV with the column `image_path` and, if you like, `label` (0 good, 1 defective), `split` (train, calibration, test) and
   `mask_path`; relative paths start at the CSV's own folder.

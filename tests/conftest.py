@@ -38,6 +38,17 @@ def tiny_model(washers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exports(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The tiny model for both backends. Read only."""
+    from flawforge.export import export
+
+    folder = tmp_path_factory.mktemp("exports")
+    for to in ("onnx", "openvino"):
+        export(tiny_model, folder / to, to)
+    return {to: folder / to for to in ("onnx", "openvino")}
+
+
+@pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of real data sets, from FLAWFORGE_DATA; the test is skipped where there is none."""
     folder = os.environ.get("FLAWFORGE_DATA", "")

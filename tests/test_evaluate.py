@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flawforge import evaluate as ev
 from flawforge import intervals, metrics
+from flawforge.cli_proof import evaluate_model, result_lines
 from flawforge.listing import Entry, read_entries
 from flawforge.types import CalibrationError, DataError, ImageError, ScoreRule
 from flawforge_runtime import images
@@ -150,12 +151,109 @@ def test_without_masks_pixel_is_null_and_some_missing_are_counted(parts: Path) -
     result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
     assert result["counts"]["without_mask"] == 1
     assert result["pixel"]["pictures"] == 9
-    assert any("1 defective pictures have no mask" in note for note in result["notes"])
+    assert "1 of 5 defective pictures have no mask, so the pixel figures are of the others" in result["notes"]
     for path in (parts / "ground_truth").rglob("*.png"):
         path.unlink()
     result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
     assert result["pixel"] is None
     assert result["kinds"]["dent"]["peak_on_defect"]["value"] is None
+    assert "5 of 5 defective pictures have no mask, so there are no pixel figures" in result["notes"]
+
+
+def printed(parts: Path, **options: Any) -> tuple[dict[str, Any], str]:
+    """What `flawforge evaluate` writes to its JSON, and what it prints."""
+    (parts / "model").mkdir(exist_ok=True)
+    result = evaluate_model(an_inspector(), parts / "model", parts, 0, **options)
+    assert json.loads((parts / "model/evaluation/evaluation.json").read_text())["notes"] == list(result["notes"])
+    return result, "\n".join(result_lines(result))
+
+
+def set_mask(parts: Path, name: str, mask: NDArray[Any]) -> None:
+    images.write_image(parts / f"ground_truth/{name}_mask.png", mask)
+
+
+def test_missing_masks_are_printed_and_a_misnamed_folder_named(parts: Path) -> None:
+    (parts / "ground_truth/stain/0_mask.png").unlink()
+    assert "1 of 5 defective pictures have no mask" in printed(parts)[1]
+    (parts / "ground_truth").rename(parts / "masks")
+    result, text = printed(parts)
+    assert result["pixel"] is None
+    assert "5 of 5 defective pictures have no mask, so there are no pixel figures" in text
+    assert "if masks holds them, rename it" in text
+
+
+def test_the_masks_of_a_picture_are_joined(parts: Path) -> None:
+    whole = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)["pixel"]
+    one = parts / "ground_truth/dent/0_mask.png"
+    for name, rows in (("000", slice(0, 7)), ("001", slice(7, 32))):
+        part = np.zeros(SIZE, bool)
+        part[rows] = a_mask()[rows]
+        (parts / "ground_truth/dent/0").mkdir(exist_ok=True)
+        images.write_image(parts / f"ground_truth/dent/0/{name}.png", part)
+    one.unlink()
+    assert ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)["pixel"] == whole
+
+
+def test_empty_masks_are_named_and_count_as_none(parts: Path) -> None:
+    set_mask(parts, "dent/1", np.zeros(SIZE, bool))
+    result, text = printed(parts)
+    assert "Masks that mark nothing count as none: 1 (dent/1_mask.png)" in text
+    assert "1 of 5 defective pictures have no mask, so the pixel figures are of the others" in text
+    (parts / "ground_truth/dent/1_mask.png").unlink()
+    without = ev.evaluate(an_inspector(), read_entries(parts))
+    assert (result["pixel"], result["counts"]) == (without["pixel"], without["counts"])
+
+
+def test_pixel_figures_of_inverted_masks_are_withheld(parts: Path) -> None:
+    for path in (parts / "ground_truth").rglob("*.png"):
+        images.write_image(path, ~(images.read_picture(path).pixels[..., 0] > 0))
+    result, text = printed(parts)
+    assert result["pixel"] is None
+    assert result["kinds"]["dent"]["peak_on_defect"]["value"] is None
+    assert "No pixel figures are given, because 5 of 5 masks mark more than half of their pictures" in text
+    assert "dent/0_mask.png" in text
+    assert "--large-masks" in text
+    assert "have no mask" not in text
+    taken, text = printed(parts, large_masks=True)
+    assert taken["pixel"]["pictures"] == 10
+    assert "taken as they are: 5 (" in text
+    assert taken["operating_point"] == result["operating_point"]
+
+
+@pytest.mark.parametrize(("large", "withheld"), [(2, False), (3, True)])
+def test_large_masks_are_believed_where_most_are_small(parts: Path, large: int, withheld: bool) -> None:
+    """Two large defects that leave an edge free are possible, three of five are a set that was inverted."""
+    for name in range(large):
+        set_mask(parts, f"dent/{name}", a_mask((1, 1), 30))
+    result, text = printed(parts)
+    assert (result["pixel"] is None) == withheld
+    assert (f"so look whether they are inverted: {large} (dent/0_mask.png" in text) != withheld
+    assert (f"because {large} of 5 masks" in text) == withheld
+
+
+def test_a_white_mask_says_nothing_of_where(parts: Path) -> None:
+    set_mask(parts, "dent/2", np.ones(SIZE, bool))
+    result, text = printed(parts)
+    assert "left out of the pixel figures: 1 (dent/2_mask.png)" in text
+    assert "have no mask" not in text
+    assert result["pixel"]["pictures"] == 9
+    (parts / "ground_truth/dent/2_mask.png").unlink()
+    assert ev.evaluate(an_inspector(), read_entries(parts))["pixel"] == result["pixel"]
+    set_mask(parts, "dent/2", np.ones(SIZE, bool))
+    assert printed(parts, large_masks=True)[0]["pixel"]["pictures"] == 10
+
+
+def test_labels_of_another_program_are_named_and_the_rest_goes_on(parts: Path) -> None:
+    (parts / "ground_truth/dent/1_mask.png").unlink()
+    (parts / "test/dent/1.json").write_text('{"exposure": 12}')
+    result, text = printed(parts)
+    assert "Label files that cannot be read count as none: 1; the first: The labels" in text
+    assert result["pixel"]["pictures"] == 9
+
+
+def test_pictures_that_cannot_be_read_are_printed(parts: Path) -> None:
+    (parts / "test/dent/1.png").write_bytes(b"")
+    assert "1 pictures cannot be read and were not judged; the first:" in printed(parts)[1]
 
 
 def test_one_class_leaves_its_questions_open(parts: Path) -> None:

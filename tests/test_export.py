@@ -29,15 +29,6 @@ from flawforge_runtime.images import Picture
 from flawforge_runtime.inspector import Inspector
 
 
-@pytest.fixture(scope="module")
-def exports(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The tiny model for both backends. Read only."""
-    folder = tmp_path_factory.mktemp("exports")
-    for to in ("onnx", "openvino"):
-        room.export(tiny_model, folder / to, to)
-    return {to: folder / to for to in ("onnx", "openvino")}
-
-
 @pytest.fixture(params=["onnx", "openvino"])
 def exported(request: Any, exports: dict[str, Path]) -> Path:
     return exports[request.param]

@@ -14,33 +14,38 @@ from flawforge.cli_parts import counter, with_backend, with_device, with_seed
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
+@click.option("--large-masks", is_flag=True, help="Masks that mark more than half of a picture are right. [default: they "
+              "are taken for inverted ones, and pixel figures are withheld where most do so]")  # fmt: skip
 @with_seed
 @with_device
 @with_backend
-def evaluate(model: Path, data: Path, json_file: Path | None, seed: int, **how: Any) -> None:
+def evaluate(model: Path, data: Path, json_file: Path | None, large_masks: bool, seed: int, **how: Any) -> None:
     """Judge DATA's labelled test pictures with MODEL and print what it is worth, with 95 % intervals.
 
-    Nothing is fitted on them; the thresholds are the model's own.
+    Nothing is fitted on them; the thresholds are the model's own. Masks may be pictures of any format that is read (several
+    in a folder count as one), LabelMe or COCO files; what is missing or odd about them is named.
     """
     from flawforge.loading import load
     from flawforge.overlays import write_json
 
     inspector = load(model, **how)
-    result = evaluate_model(inspector, model, data, seed)
+    result = evaluate_model(inspector, model, data, seed, large_masks=large_masks)
     if json_file is not None:
         write_json(json_file, result)
     for line in result_lines(result):
         click.echo(line)
 
 
-def evaluate_model(inspector: Any, model: Path, data: Path, seed: int) -> dict[str, Any]:
-    from flawforge.data import read_entries
+def evaluate_model(inspector: Any, model: Path, data: Path, seed: int, *, large_masks: bool = False) -> dict[str, Any]:
+    from flawforge.data import read_listing
     from flawforge.evaluate import draw_telling, save_evaluation
     from flawforge.evaluate import evaluate as judge_all
 
-    entries = read_entries(data)
+    listing = read_listing(data)
+    entries = listing.entries
     with counter("evaluating") as show:
-        result = judge_all(inspector, entries, seed=seed, progress=show)
+        result = judge_all(inspector, entries, seed=seed, large_masks=large_masks, progress=show)
+    result["notes"] += listing.mask_notes
     try:
         save_evaluation(model, result, draw_telling(inspector, entries, result))
     except (PermissionError, BlockingIOError):
@@ -63,7 +68,10 @@ def result_lines(result: dict[str, Any]) -> list[str]:
     point = result["operating_point"]
     lines.append(f"  {'false-alarm rate':<22}{estimate_text(point['false_alarm_rate'])}")
     lines.append(f"  {'escape rate':<22}{estimate_text(point['escape_rate'])}")
-    return lines
+    if result["skipped"]:
+        first = result["skipped"][0]["reason"]
+        lines.append(f"  note: {len(result['skipped'])} pictures cannot be read and were not judged; the first: {first}")
+    return [*lines, *(f"  note: {note}" for note in result["notes"])]
 
 
 @click.command()

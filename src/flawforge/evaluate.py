@@ -6,6 +6,7 @@ F1-max, which by its definition picks its own threshold and is an upper bound.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import statistics
 import time
@@ -17,12 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge import intervals, metrics
+from flawforge import intervals, masks, metrics
+from flawforge.doubts import Doubts
 from flawforge.intervals import Estimate
 from flawforge.listing import Entry
 from flawforge.overlays import Drawn, overlay, save_album, scale_of
 from flawforge.types import CalibrationError, DataError, Decision, ImageError, Map, Mask
-from flawforge_runtime import images, tiles
+from flawforge_runtime import tiles
 from flawforge_runtime.calibrate import Calibration
 
 POOLED = 400_000_000  # pixels; above it every second row and column is pooled, so that memory stays below about 6 GB
@@ -53,6 +55,7 @@ class _Seen:
     """What is kept of the judged pictures. maps, masks, overlaps, marked: of those that count for pixel metrics."""
 
     has_masks: bool
+    doubts: Doubts
     rows: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
     maps: list[Map] = field(default_factory=list)
@@ -80,19 +83,23 @@ def evaluate(
     *,
     seed: int = 0,
     bootstrap: int = 500,
+    large_masks: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Judge the labelled test pictures and give the JSON-able result of `flawforge evaluate --json`.
 
-    entries    the test pictures among them are judged; where there is none, all labelled ones are, with a note
-    seed       of the bootstrap; the same seed gives the same bits
-    bootstrap  replicates; 0 leaves the intervals at [0, 1], except those of rates, which are exact
-    progress   called with (done, all)
+    entries      the test pictures among them are judged; where there is none, all labelled ones are, with a note
+    seed         of the bootstrap; the same seed gives the same bits
+    bootstrap    replicates; 0 leaves the intervals at [0, 1], except those of rates, which are exact
+    large_masks  masks that mark more than half of their pictures are right; else they are taken for inverted or white
+                 where most do so (`pixel` is then null), or where one marks the picture's edge too (it is left out)
+    progress     called with (done, all)
 
     In the result, `image` and `pixel` hold {"value", "low", "high"} each; a metric that needs both classes is null
-    without them, and `pixel` is null where no defective picture has a mask. `false_alarm_rate` is the share of good
-    pictures judged NG, `escape_rate` the share of defective ones not judged NG, and of these `passed_rate` counts those
-    judged OK, which no reviewer would see. `counts.invalid` are those that are like no good picture.
+    without them, and `pixel` is null where no defective picture has a mask that counts; `notes` then say why, and name
+    masks that are missing, empty or large. `false_alarm_rate` is the share of good pictures judged NG, `escape_rate` the
+    share of defective ones not judged NG, and of these `passed_rate` counts those judged OK, which no reviewer would see.
+    `counts.invalid` are those that are like no good picture.
     `pictures` has one row each, `skipped` the unreadable ones and why.
 
     Raises DataError where no picture is labelled or none can be read, ImageError for a mask of another size,
@@ -105,7 +112,7 @@ def evaluate(
     chosen, notes = choose(entries)
     if calibration.per_part:
         notes = [*notes, "The promise is on parts; the rates here count pictures, which are rejected no more often"]
-    seen = _Seen(has_masks=any(entry.label and entry.mask_path for entry in chosen))
+    seen = _Seen(any(entry.label and entry.mask_path for entry in chosen), Doubts(large_masks))
     for done, entry in enumerate(chosen, 1):
         _judge(inspector, entry, seen)
         if progress is not None:
@@ -115,9 +122,11 @@ def evaluate(
     rng = np.random.default_rng(seed)
     good, defective = ([row for row in seen.rows if row["label"] == label] for label in (0, 1))
     without = sum(row["peak_on_defect"] is None for row in defective)
-    pixel = _pixel(seen, defective, bootstrap, rng) if without < len(defective) else None
-    if pixel and without:
-        notes = [*notes, f"{without} defective pictures have no mask and are left out of the pixel metrics"]
+    if seen.doubts.inverted:
+        for row in defective:
+            row["peak_on_defect"] = None
+    pixel = _pixel(seen, defective, bootstrap, rng) if without < len(defective) and not seen.doubts.inverted else None
+    notes = [*notes, *seen.doubts.notes(len(defective))]
     return {
         "image": _plain(_image(good, defective, bootstrap, rng)),
         "pixel": pixel,
@@ -164,8 +173,8 @@ def _judge(inspector: Judge, entry: Entry, seen: _Seen) -> None:
         seen.skipped.append({"path": str(entry.path), "reason": str(error)})
         return
     mask: Mask | None = np.zeros(decision.anomaly_map.shape, bool) if entry.label == 0 else None
-    if entry.label == 1 and entry.mask_path is not None:
-        mask = mask_of(inspector, entry.mask_path, decision)
+    if entry.label == 1:
+        mask = _trusted(inspector, entry, decision, seen.doubts)
     if mask is not None and seen.has_masks:
         seen.pool(decision, mask)
     on_defect = metrics.peak_on_defect(decision.anomaly_map, mask) if mask is not None and entry.label else None
@@ -176,11 +185,24 @@ def _judge(inspector: Judge, entry: Entry, seen: _Seen) -> None:
     })  # fmt: skip
 
 
-def mask_of(inspector: Judge, path: Path, decision: Decision) -> Mask:
+def _trusted(inspector: Judge, entry: Entry, decision: Decision, doubts: Doubts) -> Mask | None:
+    """The mask of a defective picture, None where it has none that counts; label files that cannot be read are noted."""
+    try:
+        mask = mask_of(inspector, entry, decision)
+    except ImageError as error:
+        if entry.mask_path is None or entry.mask_path.suffix.lower() != ".json":
+            raise
+        doubts.unread.append(str(error))
+        return None
+    return doubts.sift(entry.mask_path, mask) if entry.mask_path is not None and mask is not None else None
+
+
+def mask_of(inspector: Judge, entry: Entry, decision: Decision) -> Mask | None:
     """The labelled defect at the size of the decision's map, which is shrunk where a picture was judged strip by strip."""
-    if inspector.tile is None:
-        return images.read_mask(path, decision.anomaly_map.shape)
-    return tiles.mask_like(path, decision.anomaly_map.shape, inspector.max_pixels)
+    if entry.mask_path is None:
+        return None
+    shape = decision.anomaly_map.shape
+    return masks.read(entry.mask_path, entry.path, shape, inspector.max_pixels, shrunk=inspector.tile is not None)
 
 
 def _image(
@@ -277,14 +299,16 @@ def draw_telling(inspector: Judge, entries: Sequence[Entry], result: Mapping[str
     calibration = inspector.calibration
     if calibration is None:
         raise CalibrationError("The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first.")
-    masks = {str(entry.path): entry.mask_path for entry in entries if entry.label == 1}
+    labelled = {str(entry.path): entry for entry in entries if entry.label == 1}
     scale, shown = scale_of(calibration), []
     for group, rows in telling(result["pictures"], each).items():
         for row in rows:
             decision = inspector(Path(row["path"]))
             pixels = tiles.picture_like(Path(row["path"]), decision.anomaly_map.shape, inspector.max_pixels)
-            mask_path = masks.get(row["path"])
-            mask = mask_of(inspector, mask_path, decision) if mask_path is not None else None
+            entry, mask = labelled.get(row["path"]), None
+            if entry is not None:
+                with contextlib.suppress(ImageError):  # a label file that `evaluate` has named
+                    mask = mask_of(inspector, entry, decision)
             shown.append(Shown(group, row, overlay(pixels, decision, scale, mask, max_side=SIDE)))
     return shown
 

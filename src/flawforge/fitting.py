@@ -353,6 +353,6 @@ def fit(source: str | Path, *, out: str | Path | None = None, **options: Any) ->
         if options.get(key) is not None:
             options[key] = Path(options[key])
     if out is not None:
-        return run(Request(Path(source), Path(out), **options))
+        return loading.from_folder(run(Request(Path(source), Path(out), **options)), out, device="cpu")
     with tempfile.TemporaryDirectory(prefix="flawforge-") as folder:
         return run(Request(Path(source), Path(folder) / "model", **options))

@@ -1,6 +1,6 @@
 """Which pictures there are: a folder or a CSV becomes entries. Opens no picture.
 
-    MVTec layout   train/good (or ok), test/<kind>, ground_truth/<kind>/<stem>_mask.png or <stem>.png
+    MVTec layout   train/good (or ok), test/<kind>, ground_truth/<kind>/<stem>_mask.png and other masks (see masks.py)
     plain folder   its subfolder good or ok, or the pictures in the folder itself; all good, all for training
     CSV            image_path, and optionally label, split, mask_path, kind, group; paths relative to the CSV's own folder
 
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from flawforge import masks
 from flawforge.types import DataError
 from flawforge_runtime.images import FORMATS, SUFFIXES
 
@@ -33,6 +34,7 @@ class Entry:
     label  0 good, 1 defective, None where a CSV has no label column
     split  "train" | "calibration" | "test"; "calibration" is only ever set by a CSV
     kind   "good", the defect's name, or "unlabelled"
+    mask_path  where the defect lies: a mask picture, a folder of several, a LabelMe or a COCO file; read by `masks.read`
     group  what pictures of one part have in common, from a CSV's column group; "" = not known
     """
 
@@ -46,10 +48,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """What was found: entries in a fixed order, and notes on what was left aside, one sentence each."""
+    """What was found: entries in a fixed order, and notes on what was left aside, one sentence each.
+
+    mask_notes  the same on masks, which `evaluate` alone looks at
+    """
 
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = ()
+    mask_notes: tuple[str, ...] = ()
 
 
 def read_entries(data: str | Path) -> tuple[Entry, ...]:
@@ -118,35 +124,31 @@ def _read_folder(data: Path) -> Listing:
 
 
 def _read_mvtec(data: Path, train: Path | None) -> Listing:
-    entries, others, maskless = [], 0, 0
+    entries, others = [], 0
     if train is not None:
         pictures, others = _pictures(train)
         if not pictures:
             raise DataError(_nothing_here(train, others))
         entries = [Entry(path) for path in pictures]
-    for folder in _subfolders(data / "test"):
-        pictures, aside = _pictures(folder)
-        others += aside
-        good = folder.name.lower() in GOOD_FOLDERS
+    tested = {folder.name: _files(folder) for folder in _subfolders(data / "test")}
+    good_ones = [path for kind, files in tested.items() if kind.lower() in GOOD_FOLDERS for path in files]
+    found = masks.find(data, {k: files for k, files in tested.items() if k.lower() not in GOOD_FOLDERS}, good_ones)
+    maskless = 0
+    for kind, files in tested.items():
+        good = kind.lower() in GOOD_FOLDERS
+        files = [path for path in files if path not in found.aside]
+        pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+        others += len(files) - len(pictures)
         for path in pictures:
-            mask = None if good else _mvtec_mask(data, folder.name, path.stem)
+            mask = found.masks.get(path)
             maskless += not good and mask is None
-            kind = "good" if good else folder.name
-            entries.append(Entry(path, label=0 if good else 1, split="test", kind=kind, mask_path=mask))
+            entries.append(Entry(path, 0 if good else 1, "test", "good" if good else kind, mask))
     if not entries:
         raise DataError(_nothing_here(data / "test", others))
     notes = _left_aside(others)
     if maskless and (data / "ground_truth").is_dir():
         notes.append(f"without a mask in ground_truth: {_number(maskless, 'defective test picture')}")
-    return Listing(tuple(entries), tuple(notes))
-
-
-def _mvtec_mask(data: Path, kind: str, stem: str) -> Path | None:
-    for name in (f"{stem}_mask.png", f"{stem}.png"):
-        path = data / "ground_truth" / kind / name
-        if path.is_file():
-            return path
-    return None
+    return Listing(tuple(entries), tuple(notes), tuple(found.notes))
 
 
 def _good_folder(folder: Path) -> Path | None:
@@ -161,9 +163,13 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _pictures(folder: Path) -> tuple[list[Path], int]:
     """The picture files directly in a folder, sorted by name, and how many other files lie beside them."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    files = _files(folder)
     pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
     return pictures, len(files) - len(pictures)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -216,7 +222,8 @@ def _read_csv(path: Path) -> Listing:
     if not entries:
         raise DataError(f"{path} has no rows; list one picture per row under the header image_path.")
     files = [file for entry in entries for file in (entry.path, entry.mask_path) if file is not None]
-    missing = [file for file in files if not file.is_file()]
+    folders = {entry.mask_path for entry in entries if entry.mask_path is not None and entry.mask_path.is_dir()}
+    missing = [file for file in files if not file.is_file() and file not in folders]
     if missing:
         raise DataError(
             f"{path} names {len(missing)} of {len(files)} files that do not exist, the first is {missing[0]}; "

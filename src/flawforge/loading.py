@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flawforge.types import ConfigError, FlawforgeError, Init
-from flawforge_runtime import backends, bundle
+from flawforge_runtime import backends, bundle, forks
 from flawforge_runtime.inspector import Inspector, Network, from_content
+from flawforge_runtime.origin import origin_of
 from flawforge_runtime.types import ModelError
 
 
@@ -24,11 +25,22 @@ def load(
     device   "auto", "cpu" or "cuda"; an export runs on the CPU
     backend  "torch", "onnx" or "openvino"; None = the one that the folder holds
     threads  of the network, from 1 to the cores of this machine; None = all of them for an export, torch's own number else
-    One Inspector may be shared by any number of threads. Raises ModelError for a folder that is no whole model, ConfigError
-    for an option or a backend that is not there.
+    Threads may share the Inspector. It can be pickled: what is sent is the folder's path and the thresholds, and the
+    process that it comes to opens the folder and raises ModelError where that holds another model now. A forked process
+    may use its parent's; torch computes there with one thread, whatever `threads` says, and cannot use cuda where the
+    parent did (ModelError), so load in the worker then.
+    Raises ModelError for a folder that is no whole model, ConfigError for an option or a backend that is not there.
     """
     content = bundle.read(Path(folder))
-    return from_content(content, network_of(content, folder, device, backend, threads))
+    inspector = from_content(content, network_of(content, folder, device, backend, threads))
+    return from_folder(inspector, folder, device=device, backend=backend, threads=threads)
+
+
+def from_folder(inspector: Inspector, folder: str | Path, **how: Any) -> Inspector:
+    """The Inspector, which `load(folder, **how)` gives as well, with its origin: so it can be pickled."""
+    assert inspector.content is not None
+    origin = origin_of(load, folder, inspector.content, inspector.network, inspector.about["model_id"], **how)
+    return replace(inspector, origin=origin)
 
 
 def network_of(
@@ -47,7 +59,8 @@ def network_of(
     if threads is not None:
         import torch
 
-        torch.set_num_threads(backends.threads_allowed(threads))
+        allowed = backends.threads_allowed(threads)
+        torch.set_num_threads(1 if forks.inherited("torch") else allowed)
     return torch_network(content, device)
 
 
@@ -162,6 +175,7 @@ class TorchNetwork:
     def __call__(self, batch: Any, inner: Any = None) -> tuple[Any, ...]:
         import torch
 
+        _mind_fork(self.device)
         given = [torch.from_numpy(np.ascontiguousarray(each)).to(self.device) for each in (batch, inner) if each is not None]
         with torch.inference_mode():
             evidence = self.net(*given)
@@ -170,4 +184,20 @@ class TorchNetwork:
 
 def numpy_network(net: Any, device: Any) -> Callable[[Any], tuple[Any, ...]]:
     """Wrap a torch detector in eval mode as numpy -> numpy: map, score and, where there is one, the score's own map."""
+    _mind_fork(device)
     return TorchNetwork(net.to(device).eval(), device, bool(getattr(net, "placed", False)))
+
+
+def _mind_fork(device: Any) -> None:
+    """In a forked process torch's threads are not there, and waiting for them takes for ever: compute with one."""
+    if not forks.inherited("torch"):
+        return
+    import torch
+
+    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise ModelError(
+            "A forked process cannot use cuda, because its parent did; load the model in the worker and nowhere else, or "
+            "start workers with spawn."
+        )
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)

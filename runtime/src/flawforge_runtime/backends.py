@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from flawforge_runtime import bundle
+from flawforge_runtime.forks import PerProcess
 from flawforge_runtime.inspector import Inspector, Network, from_content
+from flawforge_runtime.origin import origin_of
 from flawforge_runtime.types import ConfigError, FlawforgeError, ImageError, ModelError
 
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}  # what a backend needs from an index
@@ -37,6 +39,9 @@ def load(
     backend    "onnx" or "openvino"; None = the one that the folder was exported for
     threads    of the network, from 1 to the cores of this machine; None = all of them
     precision  "float32", or "bfloat16" (OpenVINO; verdicts may then differ from those that the export was proved with)
+    Threads may share the Inspector. It can be pickled: what is sent is the folder's path and the thresholds, and the
+    process that it comes to opens the folder and raises ModelError where that holds another model now. A forked process
+    may use its parent's: the network is made anew there at the first picture.
     Raises ModelError for a folder that is no whole model, ConfigError for an option or a backend that is not there.
     """
     content = bundle.read(Path(folder))
@@ -45,7 +50,10 @@ def load(
             f"The model folder {folder} holds torch weights, which the runtime does not read; "
             f"run `flawforge export {folder} -o OUT --to onnx` where flawforge is installed, and give OUT."
         )
-    return from_content(content, network(content, folder, backend=backend, threads=threads, precision=precision))
+    how: dict[str, Any] = {"backend": backend, "threads": threads, "precision": precision}
+    inspector = from_content(content, network(content, folder, **how))
+    origin = origin_of(load, folder, content, inspector.network, inspector.about["model_id"], **how)
+    return replace(inspector, origin=origin)
 
 
 def network(
@@ -65,9 +73,9 @@ def network(
     package = need(content.backend)
     try:
         if content.backend == "onnx":
-            made = onnx_network(package, content.exported["model.onnx"], threads)
+            made = PerProcess(lambda: onnx_network(package, content.exported["model.onnx"], threads))
         else:
-            made = openvino_network(package, content.exported, threads, precision)
+            made = PerProcess(lambda: openvino_network(package, content.exported, threads, precision))
         _try_out(made, (int(content.config["canvas"][0]), int(content.config["canvas"][1])))
     except FlawforgeError as error:
         raise ModelError(f"The graph in {folder} is not one of ours ({error}); export again.") from error
@@ -77,7 +85,7 @@ def network(
     return made
 
 
-def _try_out(network: Graph, canvas: tuple[int, int]) -> None:
+def _try_out(network: Callable[..., tuple[Any, ...]], canvas: tuple[int, int]) -> None:
     """Judge one grey picture, so that what cannot judge is refused at once, and the first real picture finds it warm."""
     outputs = network(np.full((1, 3, *canvas), 0.5, dtype=np.float32))
     expected = ((1, *canvas), (1,), (1, *canvas))
@@ -107,6 +115,8 @@ def threads_allowed(threads: int | None) -> int:
 
 def need(backend: str) -> Any:
     """The backend's package. Raises ConfigError with the pip command where it is not installed."""
+    # ONNX Runtime would report its use to its maker, from a thread that a forked process then waits for at its end.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return import_module(PACKAGES[backend])
     except ImportError:
@@ -155,7 +165,7 @@ def openvino_network(openvino: Any, files: Mapping[str, bytes], threads: int, pr
         raise ModelError(f"it holds {', '.join(sorted(loops))}, which no export of ours does")
     models: dict[bool, Any] = {}
     making = threading.Lock()
-    own = threading.local()  # a request judges one picture at a time, so each thread has its own
+    idle: dict[bool, list[Any]] = {True: [], False: []}  # a request judges one picture at a time, so each call has its own
 
     def compiled(one: bool) -> Any:
         """A model for one picture at a time, or for any number: shapes that are known beforehand cost a sixth less."""
@@ -169,13 +179,16 @@ def openvino_network(openvino: Any, files: Mapping[str, bytes], threads: int, pr
 
     def run(given: Mapping[str, Any]) -> tuple[Any, ...]:
         one = len(given["images"]) == 1
-        requests = own.__dict__.setdefault("requests", {})
-        if one not in requests:
-            requests[one] = compiled(one).create_infer_request()
-        request = requests[one]
-        request.infer(dict(given))
-        # Copied: the request's own arrays are overwritten by the thread's next picture.
-        return tuple(np.array(request.get_tensor(name).data) for name in names)
+        try:
+            request = idle[one].pop()
+        except IndexError:  # as many as there ever were calls at a time
+            request = compiled(one).create_infer_request()
+        try:
+            request.infer(dict(given))
+            # Copied: the request's own arrays are overwritten by its next picture.
+            return tuple(np.array(request.get_tensor(name).data) for name in names)
+        finally:
+            idle[one].append(request)
 
     return Graph(run, len(given_names) > 1)
 

@@ -81,6 +81,10 @@ class Content:
         network = b"".join(data for _, data in sorted(self.network.items()))
         return hashlib.sha256(_json(self.config) + network).hexdigest()[:12]
 
+    def __repr__(self) -> str:
+        size = sum(map(len, self.network.values()))
+        return f"<Content of a model of {self.config.get('method')}, {size / 1e6:.1f} MB of {', '.join(self.network)}>"
+
 
 def about(content: Content) -> dict[str, Any]:
     """Facts on the model for reports and result rows; not which pictures it was trained on."""

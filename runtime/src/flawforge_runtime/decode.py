@@ -71,10 +71,14 @@ def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
                 return _decode(image, name, stream)
 
 
-def marked(level: NDArray[Any]) -> Mask:
-    """h w brightness of a mask picture -> h w bool: the upper half of its range; where nothing gets there, what is not 0."""
+def marked(level: NDArray[Any], path: str | Path = "") -> Mask:
+    """h w brightness of a mask picture -> h w bool: the upper half of its range; where nothing gets there, what is not 0.
+
+    A JPEG, told by `path`, rings beside every edge, so there small values never count.
+    """
     half = 128 if level.dtype == np.uint8 else 0.5
-    return np.asarray(level >= half if level.max() >= half else level > 0)
+    rings = str(path).lower().endswith((".jpg", ".jpeg"))
+    return np.asarray(level >= half if rings or level.max() >= half else level > 0)
 
 
 def as_picture(source: str | Path | Pillow.Image | NDArray[Any], *, max_pixels: int = MAX_PIXELS) -> Picture:

@@ -176,7 +176,7 @@ def read_mask(path: str | Path, size: tuple[int, int], *, max_pixels: int = MAX_
     """A defect mask as h w bool; ImageError unless it has exactly `size` = (h, w), its picture's own size.
 
     True where the brightest channel is in the upper half of the file's range; in a mask that never gets there
-    (one written as 0 and 1, or with small numbers for kinds) where it is not zero.
+    (one written as 0 and 1, or with small numbers for kinds; no JPEG) where it is not zero.
     """
     picture = read_picture(path, max_pixels=max_pixels)
     height, width = picture.pixels.shape[:2]
@@ -186,7 +186,7 @@ def read_mask(path: str | Path, size: tuple[int, int], *, max_pixels: int = MAX_
             f"give a mask of the picture's own size."
         )
     level = picture.pixels.max(axis=2)
-    return marked(level)
+    return marked(level, path)
 
 
 def write_image(path: str | Path, array: NDArray[Any]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 from flawforge_runtime import bundle, images, looks, poses, tiles
 from flawforge_runtime.calibrate import Calibration
 from flawforge_runtime.guard import UNLIKE, Guard, Traits, describe, size_for
-from flawforge_runtime.maps import find_regions, fit_roi, own_pixel, picture_score, same_proportions, to_network
+from flawforge_runtime.maps import (
+    find_regions,
+    fit_roi,
+    own_pixel,
+    picture_score,
+    refuse_size,
+    same_proportions,
+    to_network,
+)
+from flawforge_runtime.origin import Origin, opened
 from flawforge_runtime.types import (
     CalibrationError,
     Decision,
@@ -40,10 +49,14 @@ from flawforge_runtime.types import (
 
 UNCALIBRATED = "The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first."
 
+NO_FOLDER = (
+    "This inspector is not what a model folder holds, so it cannot be sent to another process; save it with "
+    "inspector.save(FOLDER) and call load(FOLDER) in the worker, or send what load(FOLDER) gives."
+)
+
 WHOLE = 25_000_000  # pixels; a larger picture of a model with tiles is read strip by strip, and its map shrunk
 SHRUNK = 2048  # longest side of the map of such a picture
 SEEN = 1024  # longest side, about, at which the guard sees such a picture
-SMALLER, OBLONG = 8, 4  # a picture so many times smaller or more oblong than all that were trained on is refused
 NOT_FINITE = "The network gave a value that is not finite for this picture; check picture and model."
 
 Network = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]]
@@ -83,6 +96,7 @@ class Inspector:
     guard        what good pictures are like; None = not known, as in models of before version 0.2
     progress     called with (rows done, all rows) while a picture is judged in tiles
     about        facts on the model, for reports: model_id, method, profile, seed, flawforge_version, ...
+    origin       the folder that it was opened from, None for one that was not; so it can be pickled without its weights
     """
 
     network: Network
@@ -98,6 +112,7 @@ class Inspector:
     guard: Guard | None = None
     progress: Callable[[int, int], None] | None = None
     content: bundle.Content | None = None
+    origin: Origin | None = field(default=None, compare=False)
 
     def judge(self, picture: images.Picture) -> Judged:
         """Score and map without a threshold, and whether the picture is like the good ones at all.
@@ -105,7 +120,7 @@ class Inspector:
         Raises ImageError for a picture far smaller or more oblong than those trained on, a region of interest that does not
         fit it, a value of the network that is not finite.
         """
-        self._refuse_size(picture.pixels.shape[:2])
+        refuse_size(picture.pixels.shape[:2], self.sizes, self.canvas)
         if self.tile is not None:
             return self._judge_tiled(picture)
         pixels, placement = images.letterbox(picture.pixels, self.canvas)
@@ -174,22 +189,6 @@ class Inspector:
         why = looks.outside(looks.looks_of(whole), known) if known else ""
         return f"{UNLIKE}: {why}" if why else ""
 
-    def _refuse_size(self, size: tuple[int, int]) -> None:
-        """Raises ImageError for a picture (h, w) that is SMALLER or OBLONG times beyond all that training saw."""
-        if self.sizes is None:
-            return
-        (low_h, low_w), (high_h, high_w) = self.sizes
-        h, w = size
-        # What is lost is lost on the canvas, so a picture of the canvas's size is never too small.
-        small = h * SMALLER < min(low_h, self.canvas[0]) or w * SMALLER < min(low_w, self.canvas[1])
-        oblong = h * low_w > OBLONG * high_h * w or w * low_h > OBLONG * high_w * h
-        if small or oblong:
-            why = f"over {SMALLER} times smaller" if small else f"over {OBLONG} times more oblong"
-            raise ImageError(
-                f"The picture is {h} x {w} pixels (h x w), {why} than the good ones ({low_h} x {low_w} to "
-                f"{high_h} x {high_w}); give whole pictures of the product."
-            )
-
     def _of_another_size(self, size: tuple[int, int]) -> tuple[str, ...]:
         """What is to be said of a picture (h, w) of a size that training never saw."""
         if self.sizes is None:
@@ -214,7 +213,7 @@ class Inspector:
         if self.tile is not None and isinstance(picture, str | Path):
             rows, notes = tiles.open_rows(Path(picture), self.max_pixels)
             if rows.height * rows.width > WHOLE:
-                self._refuse_size((rows.height, rows.width))
+                refuse_size((rows.height, rows.width), self.sizes, self.canvas)
                 return self._decide_streamed(rows, image_path or str(picture), notes, start)
         read = images.as_picture(picture, max_pixels=self.max_pixels)
         if not image_path and isinstance(picture, str | Path):
@@ -360,6 +359,47 @@ class Inspector:
             raise CalibrationError("This inspector was not made by fit or load, so there is no model to save.")
         bundle.write(Path(folder), self.content)
         return Path(folder)
+
+    def __repr__(self) -> str:
+        product = repr(Path(self.origin.folder).name) if self.origin else "not opened from a folder"
+        limits = "no thresholds"
+        if self.calibration is not None:
+            limits = f"REVIEW above {self.calibration.review_threshold:.6g}, NG above {self.calibration.threshold:.6g}"
+        method, (high, wide) = self.about.get("method") or "of no method", self.canvas
+        return f"<Inspector {method}, {product}, canvas {high} x {wide} (h x w), {limits}>"
+
+    def __copy__(self) -> Inspector:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Inspector:
+        """Nothing in it changes, so a copy need not hold the weights once more."""
+        return replace(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To pickle: the folder, what must be the same there, and all that may have been replaced since it was opened.
+
+        A `progress` is not sent. Raises ModelError where no folder holds this network.
+        """
+        origin = self.origin
+        if origin is None or origin.network is not self.network or self.content is None:
+            raise ModelError(NO_FOLDER)
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name in ("network", "content", "origin", "progress"):
+            del own[name]
+        for name in ("roi", "template"):  # large, and as the folder has them, which the origin vouches for
+            if own[name] is getattr(origin.content, name):
+                del own[name]
+        saved = {each.name: getattr(self.content, each.name) for each in fields(self.content) if each.name in own}
+        return _arrived, (origin.load, origin.folder, dict(origin.how), origin.model, own, saved)
+
+
+def _arrived(
+    load: Callable[..., Inspector], folder: str, how: dict[str, Any], model: str, own: dict[str, Any], saved: dict[str, Any]
+) -> Inspector:
+    """An Inspector that was pickled, in the process that it came to."""
+    inspector: Inspector = opened(load, folder, how, model)
+    assert inspector.content is not None
+    return replace(inspector, content=replace(inspector.content, **saved), **own)
 
 
 def _finite(judged: Judged) -> Judged:

@@ -10,6 +10,28 @@ from flawforge_runtime.images import Placement
 from flawforge_runtime.types import Image, ImageError, Map, Mask, Region, ScoreRule
 
 
+SMALLER, OBLONG = 8, 4  # a picture so many times smaller or more oblong than all that were trained on is refused
+
+
+def refuse_size(
+    size: tuple[int, ...], sizes: tuple[tuple[int, int], tuple[int, int]] | None, canvas: tuple[int, int]
+) -> None:
+    """Raises ImageError for a picture (h, w) that is SMALLER or OBLONG times beyond all of `sizes`, least and greatest."""
+    if sizes is None:
+        return
+    (low_h, low_w), (high_h, high_w) = sizes
+    h, w = size
+    # What is lost is lost on the canvas, so a picture of the canvas's size is never too small.
+    small = h * SMALLER < min(low_h, canvas[0]) or w * SMALLER < min(low_w, canvas[1])
+    oblong = h * low_w > OBLONG * high_h * w or w * low_h > OBLONG * high_w * h
+    if small or oblong:
+        why = f"over {SMALLER} times smaller" if small else f"over {OBLONG} times more oblong"
+        raise ImageError(
+            f"The picture is {h} x {w} pixels (h x w), {why} than the good ones ({low_h} x {low_w} to "
+            f"{high_h} x {high_w}); give whole pictures of the product."
+        )
+
+
 def picture_score(surface: Map, score: float, valid: Mask, rule: ScoreRule) -> tuple[float, tuple[int, int]]:
     """(score, (row, column) of the highest smoothed value), over the valid pixels of a canvas map h w."""
     smoothed = smooth(surface, valid, rule.smooth)

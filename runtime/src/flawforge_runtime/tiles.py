@@ -167,7 +167,7 @@ def picture_like(path: Path, shape: tuple[int, int], max_pixels: int) -> Image:
 def mask_like(path: Path, shape: tuple[int, int], max_pixels: int) -> Mask:
     """A defect mask at the size (h, w) of its picture's map, which was shrunk: True where any pixel under it is marked."""
     level = _at_size(path, shape, max_pixels, highest=True).max(axis=2)
-    return marked(level)
+    return marked(level, path)
 
 
 def starts(length: int, side: int) -> list[int]:

@@ -103,3 +103,7 @@ class Decision:
     seconds: float
     notes: tuple[str, ...] = ()
     valid: bool = True
+
+    def __repr__(self) -> str:
+        unlike = "" if self.valid else ", not like any good picture"
+        return f"<Decision {self.verdict} on {self.image_path!r}, score {self.pred_score:.6g}{unlike}>"
