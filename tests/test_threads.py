@@ -20,7 +20,7 @@ def test_eight_threads_and_500_pictures(backend: str, tiny_model: Path, exports:
     alone = [model(picture) for picture in pictures]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(model, pictures))
-    assert len({decision.pred_score for decision in alone}) > 400  # they differ, or the test could not fail
+    assert len({decision.pred_score for decision in alone}) > 200  # they differ, or the test could not fail
     for one, other in zip(alone, together, strict=True):
         assert (one.pred_score, one.verdict, one.p_value) == (other.pred_score, other.verdict, other.p_value)
         np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)

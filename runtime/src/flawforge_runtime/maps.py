@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from flawforge_runtime.images import Placement
 from flawforge_runtime.types import Image, ImageError, Map, Mask, Region, ScoreRule
 
-
 SMALLER, OBLONG = 8, 4  # a picture so many times smaller or more oblong than all that were trained on is refused
 
 
