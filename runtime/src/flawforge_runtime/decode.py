@@ -5,6 +5,10 @@ h w 3 RGB: 8 bits per channel -> uint8 in [0, 255]; 16 bits -> float32 = value /
 stretched per picture, so that equal light gives equal numbers in every picture.
 
 Pillow decodes, because it tells the size before it decodes; OpenCV decodes 16-bit colour, which Pillow cuts to 8 bits.
+Neither is asked before the file is known to be whole (intact.py) and to fit: `max_pixels` bounds pixels, and BYTES times as
+many bytes of memory while it is decoded.
+
+16-bit pictures whose camera has fewer bits: `depth` says how many, and the scale is then value / (2^depth - 1).
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,15 +27,23 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
+from flawforge_runtime import intact
 from flawforge_runtime.types import Image, ImageError, Mask
 
 MAX_PIXELS = 100_000_000
+BYTES = 12  # of memory for each pixel of `max_pixels`: 8-bit colour of that size, or half of it with 16 bits
+DENSEST = 1024  # pixels that one byte of a large JPEG, TIFF or WebP holds at most; a real picture has under 100
+NARROW = 4095  # a 16-bit picture that stays below is likely one of a camera with 12 bits or fewer
 FORMATS = "PNG, JPEG, BMP, TIFF or WebP"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 PLUGINS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # JPEG opens MPO too, the JPEG of some cameras and phones
 
 ORIENTATION = 0x0112  # EXIF and TIFF tag
 BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR = 258, 262, 284  # TIFF tags
+ROWS_PER_STRIP, SAMPLES_PER_PIXEL, EXTRA_SAMPLES, SAMPLE_FORMAT = 278, 277, 338, 339
+OFFSETS, COUNTS = (273, 324), (279, 325)  # of strips, of tiles
+TILE_WIDTH, TILE_LENGTH = 322, 323
+IMAGE_WIDTH, IMAGE_LENGTH = 256, 257
 FIRST_FRAME = "only the first of several frames is read"
 ALPHA_DROPPED = "alpha channel dropped"
 CUT_TO_8_BITS = "16-bit colour was cut to 8 bits by Pillow; give the path instead"
@@ -52,9 +65,10 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
-def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """The picture in a file; ImageError where it is missing, empty, cut short, foreign, or above `max_pixels`.
+def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS, depth: int | None = None) -> Picture:
+    """The picture in a file; ImageError where it is missing, empty, damaged, cut short, foreign, or above `max_pixels`.
 
+    depth  bits of the camera behind 16-bit pictures, 8 to 16; None = 16
     The size in the header is checked before anything is decoded.
     """
     path = Path(path)
@@ -63,12 +77,22 @@ def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         if not path.is_file():
             raise ImageError(f"{name} is not a file; give the path of a {FORMATS} picture.")
         with path.open("rb") as stream:
-            if not stream.read(1):
-                raise ImageError(f"{name} is empty (0 bytes); replace it by a {FORMATS} picture or take it out.")
-            stream.seek(0)
-            with _open(stream) as image:
-                _check_size(image.height, image.width, name, max_pixels)
-                return _decode(image, name, stream)
+            return _read(stream, name, max_pixels, depth)
+
+
+def _read(stream: BinaryIO, name: str, max_pixels: int, depth: int | None) -> Picture:
+    length = stream.seek(0, 2)
+    if not length:
+        raise ImageError(f"{name} is empty (0 bytes); replace it by a {FORMATS} picture or take it out.")
+    stream.seek(0)
+    with _open(stream) as image:
+        place = stream.tell()
+        _check_size(image.height, image.width, name, max_pixels, _cost(image))
+        _check_dense(image, length, name)
+        _check_strips(image, length, name)
+        intact.check(stream, name)
+        stream.seek(place)
+        return _decode(image, name, stream, depth)
 
 
 def marked(level: NDArray[Any], path: str | Path = "") -> Mask:
@@ -81,21 +105,47 @@ def marked(level: NDArray[Any], path: str | Path = "") -> Mask:
     return np.asarray(level >= half if rings or level.max() >= half else level > 0)
 
 
-def as_picture(source: str | Path | Pillow.Image | NDArray[Any], *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """A path, a Pillow image or an array as a Picture.
+def as_picture(source: Any, *, max_pixels: int = MAX_PIXELS, depth: int | None = None) -> Picture:
+    """A path, the bytes of a file, an open binary file, a Pillow image or an array as a Picture.
 
-    Arrays are h w, h w 1, h w 3 (RGB) or h w 4 (RGBA); bool, uint8, uint16, or floating in [0, 1].
+    Arrays (and what numpy takes for one, such as a tensor on the CPU) are h w, h w 1, h w 3 (RGB, not OpenCV's BGR: see
+    `from_bgr`) or h w 4 (RGBA); bool, uint8, uint16, or floating in [0, 1]. depth as in `read_picture`.
     ImageError for anything else.
     """
     if isinstance(source, (str, Path)):
-        return read_picture(source, max_pixels=max_pixels)
+        return read_picture(source, max_pixels=max_pixels, depth=depth)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        with _sentences("the picture given as bytes"):
+            return _read(BytesIO(source), "the picture given as bytes", max_pixels, depth)
     if isinstance(source, Pillow.Image):
         with _sentences("the given image"):
-            _check_size(source.height, source.width, "the given image", max_pixels)
-            return _decode(source, "the given image", None)
+            _check_size(source.height, source.width, "the given image", max_pixels, _cost(source))
+            return _decode(source, "the given image", None, depth)
     if isinstance(source, np.ndarray):
-        return _from_array(source, "the given array", max_pixels)
-    raise ImageError(f"a {type(source).__name__} was given; give a path, a Pillow image or a numpy array.")
+        return _from_array(source, "the given array", max_pixels, depth)
+    if hasattr(source, "read"):
+        with _sentences("the given file"):
+            held = source.read()
+            if not isinstance(held, bytes):
+                raise ImageError("the given file is open as text; open it with mode 'rb'.")
+            return _read(BytesIO(held), "the given file", max_pixels, depth)
+    if hasattr(source, "__array__"):
+        with _sentences("the given array"):
+            return _from_array(np.asarray(source), "the given array", max_pixels, depth)
+    raise ImageError(
+        f"a {type(source).__name__} was given; give a path, the bytes of a file, a Pillow image or a numpy array."
+    )
+
+
+def from_bgr(array: NDArray[Any]) -> NDArray[Any]:
+    """An array h w 3 or h w 4 with OpenCV's order of channels (blue first) as RGB or RGBA, which pictures are here.
+
+    Raises ImageError for another shape.
+    """
+    if array.ndim != 3 or array.shape[2] not in (3, 4):
+        raise ImageError(f"an array of shape {array.shape} was given; give h w 3 (BGR) or h w 4 (BGRA).")
+    order = [2, 1, 0, 3][: array.shape[2]]
+    return np.ascontiguousarray(array[..., order])
 
 
 @contextlib.contextmanager
@@ -126,19 +176,61 @@ def _open(stream: BinaryIO) -> Pillow.Image:
             Pillow.MAX_IMAGE_PIXELS = limit
 
 
-def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
+def _cost(image: Pillow.Image) -> int:
+    """Bytes of memory for each pixel while a picture is decoded, about."""
+    if _is_deep_colour(image):
+        return 26
+    if image.mode.startswith("I") or image.mode == "F":
+        return 20
+    return 4 + 2 * len(image.getbands())
+
+
+def _check_dense(image: Pillow.Image, length: int, name: str) -> None:
+    """A small file that claims a huge picture would be decoded for minutes; PNG is checked exactly, in intact.py."""
+    pixels = image.height * image.width
+    if image.format != "PNG" and pixels > max(1_000_000, DENSEST * length):
+        raise ImageError(
+            f"{name} has {length:,} bytes, which cannot hold the {image.height} x {image.width} pixels (h x w) that it "
+            "claims; replace it or take it out."
+        )
+
+
+def _check_strips(image: Pillow.Image, length: int, name: str) -> None:
+    tags = getattr(image, "tag_v2", None)
+    if tags is None or image.format != "TIFF":
+        return
+    high, wide = int(tags[IMAGE_LENGTH]), int(tags[IMAGE_WIDTH])  # as it is stored, before it is turned upright
+    planes = tags.get(SAMPLES_PER_PIXEL, 1) if tags.get(PLANAR, 1) == 2 else 1
+    if TILE_WIDTH in tags:
+        needed = -(-high // max(1, tags[TILE_LENGTH])) * -(-wide // max(1, tags[TILE_WIDTH]))
+    else:
+        needed = -(-high // max(1, min(tags.get(ROWS_PER_STRIP, high), high)))
+    offsets, counts = (
+        next((tuple(np.atleast_1d(tags[each]).tolist()) for each in pair if each in tags), ()) for pair in (OFFSETS, COUNTS)
+    )
+    why = intact.strips(offsets, counts, needed * planes, length)
+    if why:
+        raise ImageError(f"{name} is damaged or cut short ({why}); replace it or take it out.")
+
+
+def _check_size(height: int, width: int, name: str, max_pixels: int, cost: int = 1) -> None:
     if height * width > max_pixels:
         raise ImageError(
             f"{name} is {height} x {width} (h x w) = {height * width:,} pixels, allowed are {max_pixels:,}; "
             f"raise the limit with --max-pixels if you trust the file."
         )
+    if height * width * cost > BYTES * max_pixels:
+        raise ImageError(
+            f"{name} is {height} x {width} (h x w) and takes about {height * width * cost / 2**30:.1f} GiB to decode, "
+            f"allowed are {BYTES * max_pixels / 2**30:.1f}; raise the limit with --max-pixels if you trust the file."
+        )
     if height * width == 0:
         raise ImageError(f"{name} is {height} x {width} (h x w) and has no pixels; give a picture.")
 
 
-def _decode(image: Pillow.Image, name: str, stream: BinaryIO | None) -> Picture:
+def _decode(image: Pillow.Image, name: str, stream: BinaryIO | None, depth: int | None) -> Picture:
     """`stream` is the file that `image` was opened from, None for an image that a caller made."""
-    notes = []
+    notes: list[str] = []
     if stream is not None and image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         notes.append(FIRST_FRAME)
     deep = _is_deep_colour(image)
@@ -156,7 +248,7 @@ def _decode(image: Pillow.Image, name: str, stream: BinaryIO | None) -> Picture:
             notes.append(CUT_TO_8_BITS)
     if orientation != 1:
         notes.append(f"turned upright (EXIF orientation {orientation})")
-    return _finish(_turn(array, left), mode, name, notes)
+    return _finish(_turn(array, left), mode, name, notes, depth)
 
 
 def _orientation(image: Pillow.Image) -> int:
@@ -193,8 +285,12 @@ def _refuse_odd_tiff(image: Pillow.Image, name: str, deep: bool) -> None:
     tags = getattr(image, "tag_v2", {})
     if deep and tags.get(PLANAR, 1) == 2:
         raise ImageError(f"{name} is a 16-bit colour TIFF with separate planes; save it with interleaved channels.")
-    if image.mode.startswith("I;16") and tags.get(PHOTOMETRIC, 1) == 0:
-        raise ImageError(f"{name} is a 16-bit TIFF in which 0 means white; save it so that 0 means black.")
+    if (image.mode.startswith("I;16") or image.mode == "F") and tags.get(PHOTOMETRIC, 1) == 0:
+        raise ImageError(f"{name} is a deep TIFF in which 0 means white; save it so that 0 means black.")
+    if 2 in np.atleast_1d(tags.get(SAMPLE_FORMAT, 1)) and image.mode != "I":
+        raise ImageError(f"{name} is a TIFF of signed numbers; save it with 8 or 16 bits without a sign.")
+    if deep and 1 in np.atleast_1d(tags.get(EXTRA_SAMPLES, 0)):
+        raise ImageError(f"{name} is a 16-bit TIFF multiplied by its alpha; save it without alpha.")
 
 
 def _decode_deep(encoded: bytes, name: str) -> NDArray[Any]:
@@ -235,26 +331,31 @@ def _pillow_array(image: Pillow.Image, name: str, notes: list[str]) -> tuple[NDA
 
 def scaled_pixels(array: NDArray[Any], name: str) -> Image:
     """h w [1|3|4] of bool, uint8, uint16 or floats in [0, 1] -> h w 3 as in a Picture; ImageError naming `name` else."""
-    return _finish(array, "", name, []).pixels
+    return _finish(array, "", name, [], None).pixels
 
 
-def _from_array(array: NDArray[Any], name: str, max_pixels: int) -> Picture:
+def _from_array(array: NDArray[Any], name: str, max_pixels: int, depth: int | None) -> Picture:
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+        raise ImageError(f"{name} has shape {array.shape}, channels first; transpose it to h w 3 (RGB).")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ImageError(f"{name} has shape {array.shape}; give h w, h w 1, h w 3 (RGB) or h w 4 (RGBA).")
     _check_size(array.shape[0], array.shape[1], name, max_pixels)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # whatever machine or file it is from
     colour = {1: "grey", 3: "RGB", 4: "RGBA"}[1 if array.ndim == 2 else array.shape[2]]
-    depth = {"bool": "1-bit", "uint8": "8-bit", "uint16": "16-bit"}.get(str(array.dtype), "float")
-    return _finish(array, "1-bit" if depth == "1-bit" else f"{depth} {colour}", name, [])
+    kind = {"bool": "1-bit", "uint8": "8-bit", "uint16": "16-bit"}.get(str(array.dtype), "float")
+    return _finish(array, "1-bit" if kind == "1-bit" else f"{kind} {colour}", name, [], depth)
 
 
-def _finish(array: NDArray[Any], mode: str, name: str, notes: list[str]) -> Picture:
+def _finish(array: NDArray[Any], mode: str, name: str, notes: list[str], depth: int | None) -> Picture:
     """h w [1|3|4] of any supported dtype -> Picture, whose pixels share no memory with `array`."""
     if array.ndim == 3 and array.shape[2] == 4:
         array = array[..., :3]
         notes.append(ALPHA_DROPPED)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    array = _scaled(array, name)
+    if array.dtype == np.uint16 and depth is None and array.size and array.max() <= NARROW:
+        notes.append(f"16-bit values of {int(array.max())} at most: {narrow(int(array.max()))}")
+    array = _scaled(array, name, depth)
     if array.ndim == 2:
         pixels = np.asarray(cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_GRAY2RGB))
     else:
@@ -262,21 +363,30 @@ def _finish(array: NDArray[Any], mode: str, name: str, notes: list[str]) -> Pict
     return Picture(pixels, mode, tuple(notes))
 
 
-def _scaled(array: NDArray[Any], name: str) -> NDArray[Any]:
+def narrow(highest: int) -> str:
+    """What to do about 16-bit pictures that use few of their bits."""
+    bits = max(8, highest.bit_length())
+    return f"{bits}-bit values in a 16-bit picture? fit with --depth {bits}"
+
+
+def _scaled(array: NDArray[Any], name: str, depth: int | None = None) -> NDArray[Any]:
     """bool, uint8, uint16 or floating in [0, 1] -> uint8 or float32 in [0, 1]; ImageError for anything else."""
     if array.dtype == bool:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.uint16:
-        return np.asarray(array.astype(np.float32) / np.float32(65535.0))
+        top = 2 ** (16 if depth is None else depth) - 1
+        if array.size and array.max() > top:
+            raise ImageError(f"{name} holds values up to {array.max()}, allowed is 0 to {top} with --depth {depth}.")
+        return np.asarray(array.astype(np.float32) / np.float32(top))
     if not np.issubdtype(array.dtype, np.floating):
         raise ImageError(f"{name} holds {array.dtype} values; give uint8, uint16, or floats from 0 to 1.")
     if not np.isfinite(array).all():
-        raise ImageError(f"{name} holds values that are not finite (NaN or infinity); save it with 8 or 16 bits.")
+        raise ImageError(f"{name} holds values that are not finite (NaN or infinity); give finite ones.")
     if array.min() < 0.0 or array.max() > 1.0:
         raise ImageError(
             f"{name} holds float values from {array.min():.6g} to {array.max():.6g}, allowed is 0 to 1; "
-            f"save it with 8 or 16 bits."
+            f"divide by the highest that there can be, or give uint8."
         )
     return array.astype(np.float32)

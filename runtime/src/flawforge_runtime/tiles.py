@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from flawforge_runtime import intact
 from flawforge_runtime.decode import marked, read_picture, scaled_pixels
 from flawforge_runtime.types import ConfigError, Image, ImageError, Map, Mask, Region
 
@@ -23,6 +24,7 @@ FLOATS = 300  # per canvas pixel that a network may hold at a time; assumption, 
 MEMORY = 512 << 20  # bytes that a batch may take by that reckoning
 BAND = 256  # rows of a map that are handed on at a time
 MOST = 16  # tiles in a batch; more is no faster
+WIDEST, LONGEST = 1 << 18, 1 << 22  # pixels of a side of a picture that is read strip by strip; a row of tiles is in memory
 
 
 class Rows(Protocol):
@@ -79,9 +81,11 @@ class Strips:
                             yield scaled_pixels(band, str(self.path))
                         top = row
                         band = np.zeros((min(high, self.height - row), self.width, page.samplesperpixel), page.dtype)
-                    if data is not None:
-                        place = band[:, column : column + wide]  # a tile may reach over the picture's edge
-                        place[:] = data[0, : place.shape[0], : place.shape[1]]
+                    if data is None:
+                        why = "a strip of it is missing"
+                        raise ImageError(f"{self.path} is damaged or cut short ({why}); replace it or take it out.")
+                    place = band[:, column : column + wide]  # a tile may reach over the picture's edge
+                    place[:] = data[0, : place.shape[0], : place.shape[1]]
                 if band is not None:
                     yield scaled_pixels(band, str(self.path))
             except ImageError:
@@ -108,9 +112,17 @@ def open_rows(path: Path, max_pixels: int) -> tuple[Rows, tuple[str, ...]]:
             strip = int(np.prod(page.chunks[:2]))
             plain = page.planarconfig == 1 and page.photometric in (1, 2) and page.imagedepth == 1
             size = int(page.imagelength), int(page.imagewidth)
+            why = intact.strips(page.dataoffsets, page.databytecounts, len(page.dataoffsets), path.stat().st_size)
+            odd = page.photometric == 0 or page.sampleformat not in (1, 3) or page.extrasamples
     except Exception as error:
         raise ImageError(f"{path} is no TIFF that can be read ({error}); replace it or take it out.") from None
-    if not plain or strip > max_pixels:
+    if why:
+        raise ImageError(f"{path} is damaged or cut short ({why}); replace it or take it out.")
+    if size[1] > WIDEST or size[0] > LONGEST:
+        raise ImageError(
+            f"{path} is {size[0]} x {size[1]} (h x w), allowed are {LONGEST:,} x {WIDEST:,}; cut it into several pictures."
+        )
+    if not plain or odd or strip > max_pixels:
         picture = read_picture(path, max_pixels=max_pixels)
         return Whole(picture.pixels), picture.notes
     return Strips(path, *size), ()
