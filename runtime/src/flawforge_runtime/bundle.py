@@ -74,7 +74,7 @@ def about(content: Content) -> dict[str, Any]:
 
 
 def _json(data: Any) -> bytes:
-    return (json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def write(folder: Path, content: Content) -> None:
@@ -92,7 +92,7 @@ def _write_files(folder: Path, content: Content) -> None:
         "config.json": _json(content.config),
         **content.network,
         "calibration.json": _json(calibration),
-        "README.md": content.card.encode(),
+        "README.md": content.card.encode(errors="backslashreplace"),
     }
     for name, data in files.items():
         write_atomically(folder / name, data)

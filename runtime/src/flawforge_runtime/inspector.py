@@ -344,14 +344,24 @@ def same_proportions(roi: Mask, size: tuple[int, int], name: str = "The region o
 
 
 def inspect_paths(inspector: Inspector, paths: Iterable[Path]) -> Iterator[Decision | tuple[Path, str]]:
-    """Judge picture after picture; one that cannot be read yields (path, sentence) and the rest goes on."""
+    """Judge picture after picture; one that cannot be judged, for whatever reason, yields (path, sentence).
+
+    Raises CalibrationError where the model has no threshold yet, and what `paths` itself raises.
+    """
     for path in paths:
+        result: Decision | tuple[Path, str]
         try:
-            yield inspector(path)
+            result = inspector(path)
+        except CalibrationError:
+            raise
         except FlawforgeError as error:
-            if isinstance(error, CalibrationError):
-                raise
-            yield path, str(error)
+            result = path, str(error)
+        except MemoryError:
+            result = path, f"{path} takes more memory than there is; give a smaller picture."
+        except Exception as error:  # of a library, or ours: it costs this picture, and no other
+            reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
+            result = path, f"{path} could not be judged ({reason}); check picture and model."
+        yield result  # outside of the except: an exception that is held keeps its arrays
 
 
 def _sizes(config: Mapping[str, Any]) -> tuple[tuple[int, int], tuple[int, int]] | None:
