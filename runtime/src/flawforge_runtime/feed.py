@@ -208,7 +208,7 @@ def search(folder: Path) -> Found:
 
     for place, folders, files in os.walk(folder, onerror=note):
         seen = [name for name in folders if not name.startswith(".")]
-        links += [Path(place, name) for name in seen if Path(place, name).is_symlink()]
+        links += [Path(place, name) for name in seen if _is(Path.is_symlink, Path(place, name))]
         hidden += len(folders) - len(seen) + sum(name.startswith(".") for name in files)
         folders[:] = seen
         for name in files:
@@ -219,13 +219,25 @@ def search(folder: Path) -> Found:
                 pictures.append(Path(place, name))
             else:
                 others[ending or "without an ending"] += 1
-    return Found(folder, tuple(sorted(pictures)), tuple(others.most_common()), tuple(sorted(links)), tuple(closed), hidden)
+    return Found(
+        folder,
+        tuple(sorted(pictures)),
+        tuple(sorted(others.items(), key=lambda each: (-each[1], each[0]))),
+        tuple(sorted(links)),
+        tuple(closed),
+        hidden,
+    )
 
 
 def _is_folder(path: Path) -> bool:
+    return _is(Path.is_dir, path)
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """False where the system cannot say: a name that is too long, a closed folder above. Who opens the path hears why."""
     try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name that is too long, a closed folder above: the picture's own row says so
+        return kind(path)
+    except (OSError, ValueError):
         return False
 
 
