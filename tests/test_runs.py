@@ -11,6 +11,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -225,6 +226,29 @@ def test_no_picture_is_an_error_and_makes_no_folder(good: Path, tiny_model: Path
     captured = capsys.readouterr()
     assert captured.err == f"flawforge-runtime: {words}\n".removeprefix("flawforge-runtime: ")
     assert json.loads(captured.out)["image_path"] == str(good)
+
+
+def remarked(path: Path, good: Path) -> Path:
+    """A TIFF with a tag that points beyond the file, on which Pillow remarks while it reads the picture."""
+    with Image.open(good) as image:
+        image.convert("L").save(path)
+    data = bytearray(path.read_bytes())
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    entries = bytes(data[start + 2 : start + 2 + 12 * count]) + struct.pack("<HHII", 65000, 7, 100, 10**6)
+    data[4:8] = struct.pack("<I", len(data))
+    path.write_bytes(bytes(data) + struct.pack("<H", count + 1) + entries + struct.pack("<I", 0))
+    return path
+
+
+def test_what_a_decoder_remarks_does_not_come_between_the_rows(good: Path, tiny_model: Path, box: Path,
+                                                               tmp_path: Path) -> None:  # fmt: skip
+    path = str(remarked(tmp_path / "a.tif", good))
+    commands = [*FLAWFORGE, "inspect", str(tiny_model), path], [sys.executable, "-m", "flawforge_runtime", str(box), path]
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert "image_path" in done.stdout
+        assert "Warning" not in done.stderr
 
 
 def test_bytes_on_standard_input_that_are_not_utf8(odd: Path, good: Path, tiny_model: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,11 +27,14 @@ class Group(click.Group):
             if isinstance(stream, io.TextIOWrapper):  # a name that the terminal has no letters for must not end a run
                 stream.reconfigure(errors="backslashreplace")
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                # What a decoder remarks on a file names no file, and comes between the rows; what matters is in `notes`.
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                return super().invoke(ctx)
         except FlawforgeError as error:
             fail(str(error))
         except KeyboardInterrupt:
-            fail("Interrupted; nothing half-written was left.")
+            fail("Interrupted before it was done.")
         except BrokenPipeError:  # the reader has seen enough, as `head` does: click ends quietly
             raise
         except OSError as error:

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 all judged; 1 a stated error, or a file or folder that could not be judged."""
     options = _parser().parse_args(arguments)
     try:
-        return _judge(options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # as in flawforge: what matters is in `notes`
+            return _judge(options)
     except FlawforgeError as error:
         _say(f"flawforge-runtime: {error}")
     except KeyboardInterrupt:
