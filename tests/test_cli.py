@@ -68,7 +68,7 @@ def test_inspect_rows_overlays_and_a_bad_file(washers: Path, tiny_model: Path, t
     with (tmp_path / "out" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["image_path"] for row in rows] == [str(path) for path in sorted(good.iterdir())]
-    names = "image_path,pred_score,p_value,verdict,pred_label,threshold,regions,model_id,seconds"
+    names = "image_path,pred_score,p_value,verdict,pred_label,threshold,regions,model_id,seconds,valid,notes,error"
     assert ",".join(rows[0]) == names
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 6
     bad = tmp_path / "bad.png"
@@ -76,7 +76,9 @@ def test_inspect_rows_overlays_and_a_bad_file(washers: Path, tiny_model: Path, t
     result = call("inspect", tiny_model, bad, next(good.iterdir()), "--format", "jsonl")
     refused(result, "1 of 2 files could not be judged")
     assert str(bad) in result.stderr
-    assert json.loads(result.stdout)["verdict"] in ("OK", "REVIEW", "NG")
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert first.keys() == {"image_path", "error"}
+    assert second["verdict"] in ("OK", "REVIEW", "NG")
     refused(call("inspect", tiny_model, good, "-o", tmp_path / "out"), "exists already")
     refused(call("inspect", tiny_model, good, "--overlays"), "add -o")
 

@@ -12,7 +12,8 @@ from PIL import Image
 from flawforge.loading import load
 from flawforge.types import CalibrationError, Decision, ImageError, ScoreRule
 from flawforge_runtime.calibrate import calibrate
-from flawforge_runtime.inspector import Inspector, inspect_paths
+from flawforge_runtime.feed import inspect_paths
+from flawforge_runtime.inspector import Inspector
 from flawforge_runtime.maps import find_regions, fit_roi, picture_score, smooth, to_network
 
 

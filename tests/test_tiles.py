@@ -163,7 +163,7 @@ def test_streamed_pictures_are_drawn_and_evaluated_at_the_maps_size(tmp_path: Pa
     assert {each.group for each in shown} == {"detection", "good"}
     decision = inspector(path)
     assert tiles.mask_like(root / "ground_truth" / "spot" / "0_mask.png", (50, 44), 10**6).sum() == 8 * 7
-    rows.write_overlay(tmp_path, decision, inspector, 10**6)
+    rows.write_overlay(tmp_path, decision, inspector, 10**6, 1)
     (drawn,) = (tmp_path / "overlays").iterdir()
     assert read_picture(drawn).pixels.shape == (50, 2 * 44 + 4, 3)
     write_image(root / "ground_truth" / "spot" / "0_mask.png", mask[:, :90])

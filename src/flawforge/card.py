@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flawforge_runtime.bundle import Content
 from flawforge_runtime.calibrate import Rules, pictures_needed
+from flawforge_runtime.names import shown
 
 TEMPLATE = """# {method} model `{model_id}`
 
@@ -76,14 +77,14 @@ def model_card(content: Content) -> str:
     guard = ""
     if content.guard is not None:
         guard = GUARD.format(count=content.guard.count, flagged=content.guard.flagged)
-    notes = "\n".join(f"- {note}" for note in (*config["notes"], *config["data_report"]["notes"]))
+    notes = "\n".join(f"- {shown(note)}" for note in (*config["notes"], *config["data_report"]["notes"]))
     made = config.get("export")
     exported = ""
     if made:
         parity = made["parity"]
         exported = EXPORT.format(
-            **made, **{f"p_{key}": value for key, value in parity.items()}, count=parity["good"] + parity["forged"],
-            flipped=len(parity["flips"]), model=made["from"],
+            **made, **{f"p_{key}": value for key, value in {**parity, "source": shown(parity["source"])}.items()},
+            count=parity["good"] + parity["forged"], flipped=len(parity["flips"]), model=made["from"],
         )  # fmt: skip
     return TEMPLATE.format(
         method=config["method"], model_id=content.model_id, version=config["flawforge_version"], created=config["created"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from flawforge.cli_parts import (
     fail,
     progress_bar,
     rules_of,
+    say,
+    say_aside,
     with_backend,
     with_device,
     with_group_by,
@@ -36,7 +40,8 @@ from flawforge.cli_proof import (
     result_lines,
     watch_model,
 )
-from flawforge.types import ConfigError, Decision
+from flawforge.types import ConfigError
+from flawforge_runtime.names import shown
 
 METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports neither OpenCV nor torch (tested)
 
@@ -109,17 +114,31 @@ def fit(data: Path, out: Path, pairs: tuple[str, ...], config: Path | None, hold
             raise ConfigError("--folds was given with --resume or --dry-run; leave those out.")
         _fit_in_folds(request, folds)
         return
-    _fit(request, resume, dry_run)
+    with _resumable(out):
+        _fit(request, resume, dry_run)
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Ctrl-C in a fit promises --resume only where there is a checkpoint to resume from."""
+    from flawforge.fitting import checkpoint_file
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not checkpoint_file(out).is_file():
+            fail("Interrupted before the first checkpoint; nothing is left, and the same command begins anew.")
+        fail("Interrupted; the fit goes on with the same command and --resume.")
 
 
 def _fit_in_folds(request: Any, folds: int) -> None:
     from flawforge.folds import run
 
     with counter(f"{folds} fits and the last one") as count:
-        inspector = run(request, folds, show=lambda line: click.echo(f"  {line}"), on_fold=count)
+        inspector = run(request, folds, show=lambda line: say(f"  {line}"), on_fold=count)
     _say_promise(inspector.calibration)
     _say_guard(inspector.guard)
-    click.echo(f"model: {request.out}")
+    say(f"model: {request.out}")
 
 
 def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
@@ -128,12 +147,12 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
     with counter("checking data") as show:
         plan = fitting.plan(request, progress=show)
     for line in (*plan.report.lines(), *plan.notes):
-        click.echo(f"  {line}")
+        say(f"  {line}")
     canvas = "{} x {} (h x w)".format(*plan.canvas)
-    click.echo(f"  {len(plan.train)} to train on, {len(plan.held)} held back; canvas {canvas}")
+    say(f"  {len(plan.train)} to train on, {len(plan.held)} held back; canvas {canvas}")
     pictures = fitting.load_pictures(plan)
     for line in fitting.forecast(plan, pictures).lines():
-        click.echo(f"  {line}")
+        say(f"  {line}")
     if dry_run:
         return None
     with progress_bar(request.method, 100, "%") as bar:
@@ -152,11 +171,12 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
             bar.update(100 * tick.progress - bar.n)
 
         inspector = fitting.run(
-            request, resume=resume, made=plan, pictures=pictures, show=lambda line: bar.write(f"  {line}"), on_tick=on_tick
-        )
+            request, resume=resume, made=plan, pictures=pictures, on_tick=on_tick,
+            show=lambda line: bar.write(f"  {shown(line)}"),
+        )  # fmt: skip
     _say_promise(inspector.calibration)
     _say_guard(inspector.guard)
-    click.echo(f"model: {request.out}")
+    say(f"model: {request.out}")
     return inspector
 
 
@@ -165,7 +185,7 @@ def _say_promise(calibration: Any) -> None:
     sure = "" if calibration.confidence is None else f" with {calibration.confidence:.4g} confidence"
     if calibration.folds:
         sure = f" in {calibration.folds} folds, which is weaker than a hold-out,"
-    click.echo(
+    say(
         f"promised{sure} from {calibration.n} held-back good {of}: at most {calibration.false_alarm:.2%} of good parts NG "
         f"(score above {calibration.threshold:.4g}), at most {calibration.review:.2%} NG or REVIEW "
         f"(score above {calibration.review_threshold:.4g}); a higher score is stranger"
@@ -214,7 +234,7 @@ def calibrate(model: Path, good: Path, false_alarm: float | None, review: float 
         threads=threads, rules=rules_of(bundle.read(model).calibration, **rules),
     )  # fmt: skip
     for note in notes:
-        click.echo(f"  {note}")
+        say(f"  {note}")
     _say_promise(calibration)
 
 
@@ -241,8 +261,9 @@ def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str | 
     """Judge PATHS (pictures or folders) with MODEL: OK, REVIEW or NG, one row each.
 
     A path of - reads paths from standard input, one a line, and gives a JSON line for each as it comes. Rates, threshold
-    and rules are MODEL's own unless given here; the raw score is in every row whatever they are. A file that cannot be
-    read is named and the rest goes on; the exit code is then 1.
+    and rules are MODEL's own unless given here; the raw score is in every row whatever they are. A file or folder that
+    cannot be read is named, a file has a row with an error, and the rest goes on; the exit code is then 1. With -o rows are
+    on the disk as they come; until the end FOLDER holds a file unfinished.txt.
     """
     if overlays and out is None:
         raise ConfigError("--overlays was given without a folder to write to; add -o FOLDER.")
@@ -252,8 +273,7 @@ def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str | 
 
     from flawforge import rows
     from flawforge.loading import load
-    from flawforge_runtime.feed import row
-    from flawforge_runtime.inspector import inspect_paths
+    from flawforge_runtime.feed import Source
 
     opened = load(model, device=device, backend=backend, threads=threads)
     inspector = dataclasses.replace(opened, max_pixels=max_pixels)
@@ -261,28 +281,29 @@ def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str | 
     moves["rules"] = rules_of(inspector.calibration, **rules)
     if inspector.calibration is not None and any(value is not None for value in moves.values()):
         inspector = inspector.with_calibration(inspector.calibration.moved(**moves))
-    live = watch is not None or Path("-") in paths
-    known = [] if live else rows.pictures_of(paths)
-    files = rows.streamed(paths, watch, sys.stdin) if live else known
-    form = form or ("jsonl" if live else "csv")
-    done, failed = 0, 0
-    progress = progress_bar("inspecting", None if live else len(known), "picture")
-    with rows.open_results(out, form) as (write, folder), progress as bar:
-        inspector = dataclasses.replace(inspector, progress=lambda row, of: bar.set_postfix_str(f"row {row} of {of}"))
-        for result in inspect_paths(inspector, files):
-            bar.update()
-            done += 1
-            if isinstance(result, Decision):
-                write(row(result, inspector.about["model_id"]))
-                if overlays and folder is not None:
-                    rows.write_overlay(folder, result, inspector, max_pixels)
-                continue
-            failed += 1
-            bar.write(f"skipped: {result[1]}", file=sys.stderr)
-            if live and form == "jsonl":
-                write({"image_path": str(result[0]), "error": result[1]})
-    if failed:
-        fail(f"{failed} of {done} files could not be judged; they are named above, the rest is done.")
+    source = Source(paths, watch, sys.stdin, say_aside)
+    files = None if source.live else list(source)
+    form = form or ("jsonl" if source.live else "csv")
+    tally = rows.Tally()
+    place = f"in {out / f'results.{form}'}" if out is not None else "printed"
+    total = None if files is None else len(files)
+    try:
+        with rows.open_results(out, form) as (write, folder), progress_bar("inspecting", total, "picture") as bar:
+            inspector = dataclasses.replace(inspector, progress=lambda row, of: bar.set_postfix_str(f"row {row} of {of}"))
+            drawn = folder if overlays else None
+            try:
+                for _ in rows.judge_all(inspector, source if files is None else files, write, tally, drawn, say_aside):
+                    bar.update()
+            except KeyboardInterrupt:
+                if not source.watching:  # the way to end a watch
+                    raise
+    except KeyboardInterrupt:
+        fail(f"Interrupted; {tally.count} judged, the rows so far are {place}." if tally.count else
+             "Interrupted before the first picture was judged.")  # fmt: skip
+    if out is not None or source.watching:
+        say(f"{tally}; rows are {place}", err=out is None)
+    if faults := tally.faults(source.missed):
+        fail(faults)
 
 
 @main.command()
@@ -310,10 +331,10 @@ def export(model: Path, out: Path, to: str, **options: Any) -> None:
 
         parity = write_export(model, out, to, progress=step, **options)
     for line in parity.lines():
-        click.echo(f"  {line}")
+        say(f"  {line}")
     if options["int8"] and parity.flips:
-        click.echo(f"  first flip: {parity.flips[0]}; `flawforge calibrate {out} GOOD` sets the thresholds anew for int8")
-    click.echo(f"export: {out}")
+        say(f"  first flip: {parity.flips[0]}; `flawforge calibrate {out} GOOD` sets the thresholds anew for int8")
+    say(f"export: {out}")
 
 
 @main.command()
@@ -340,7 +361,7 @@ def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, textures:
             good_entries(read_entries(data)), out, forgers or None,
             count=count, seed=seed, textures=textures_in(textures), progress=turn,
         )  # fmt: skip
-    click.echo(f"forgeries: {out}")
+    say(f"forgeries: {out}")
 
 
 @main.command()
@@ -349,7 +370,8 @@ def methods() -> None:
     from flawforge.methods import METHODS
 
     for method in METHODS.values():
-        click.echo(f"{method.name:<12}{method.title} [{', '.join(method.profiles)}]\n{'':<12}{method.paper}")
+        say(f"{method.name:<12}{method.title} [{', '.join(method.profiles)}]")
+        say(f"{'':<12}{method.paper}")
 
 
 @main.command()
@@ -358,7 +380,7 @@ def forgers() -> None:
     from flawforge.forge import FORGERS
 
     for name, kind in FORGERS.items():
-        click.echo(f"{name:<18}{(kind.__doc__ or '').strip().splitlines()[0]}")
+        say(f"{name:<18}{(kind.__doc__ or '').strip().splitlines()[0]}")
 
 
 @main.command()
@@ -368,7 +390,7 @@ def doctor() -> None:
 
     healthy, lines = examine()
     for line in lines:
-        click.echo(line)
+        say(line)
     if not healthy:
         sys.exit(1)
 
@@ -385,8 +407,8 @@ def doctor() -> None:
 def demo(out: Path, good: int, method: str, minutes: float, count: int, seed: int) -> None:
     """Render sample parts, fit, calibrate, evaluate, prove, watch and report; no network, no data needed."""
     from flawforge.fitting import Request, check_output
+    from flawforge.listing import pictures_in
     from flawforge.report import write_report
-    from flawforge.rows import pictures_of
     from flawforge.washers import write_demo_parts
 
     check_output(out, resume=False)
@@ -396,10 +418,10 @@ def demo(out: Path, good: int, method: str, minutes: float, count: int, seed: in
     inspector = _fit(Request(out / "parts", model, method=method, minutes=minutes, seed=seed))
     result = evaluate_model(inspector, model, out / "parts", seed)
     for line in (*result_lines(result), *pod_lines(pod_model(inspector, model, out / "parts", seed, count=count))):
-        click.echo(line)
-    in_use = pictures_of([out / "parts" / "test" / "good"])
-    click.echo(drift_line(watch_model(inspector, model, in_use, seed=seed)))
-    click.echo(f"open {write_report(model, out / 'report.html').resolve()}")
+        say(line)
+    in_use = pictures_in(out / "parts" / "test" / "good")
+    say(drift_line(watch_model(inspector, model, in_use, seed=seed)))
+    say(f"open {write_report(model, out / 'report.html').resolve()}")
 
 
 for command in (evaluate, pod, drift, report, bench):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
 from flawforge.types import ConfigError, FlawforgeError
+from flawforge_runtime.names import shown
 
 MAX_PIXELS = 100_000_000  # as images.MAX_PIXELS
 
@@ -19,19 +23,46 @@ class Group(click.Group):
     """Every error that we foresee is one sentence on standard error and exit code 1; usage errors are click's code 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name that the terminal has no letters for must not end a run
+                stream.reconfigure(errors="backslashreplace")
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                # What a decoder remarks on a file names no file, and comes between the rows; what matters is in `notes`.
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                return super().invoke(ctx)
         except FlawforgeError as error:
             fail(str(error))
         except KeyboardInterrupt:
-            fail("Interrupted; what was finished is kept, and a fit goes on with the same command and --resume.")
+            fail("Interrupted before it was done.")
+        except BrokenPipeError:  # the reader has seen enough, as `head` does: click ends quietly
+            raise
         except OSError as error:
             fail(_disk_sentence(error))
 
 
+def say(line: str, err: bool = False) -> None:
+    """Print one line for people; what a file's name may hold does not reach the terminal raw."""
+    click.echo(shown(line), err=err)
+
+
+def say_aside(line: str) -> None:
+    """As `say`, on standard error, above a progress bar where there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(shown(line), file=sys.stderr)
+
+
 def fail(sentence: str) -> None:
-    click.echo(f"flawforge: {sentence}", err=True)
+    say(f"flawforge: {sentence}", err=True)
     sys.exit(1)
+
+
+def pictures(paths: Iterable[Path]) -> list[Path]:
+    """The pictures in PATHS; what is left out is said. Raises DataError where there is none."""
+    from flawforge_runtime.feed import Source
+
+    return list(Source(paths, say=say_aside))
 
 
 def _disk_sentence(error: OSError) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from flawforge.cli_parts import counter, with_backend, with_device, with_seed
+from flawforge.cli_parts import counter, pictures, say, with_backend, with_device, with_seed
 
 
 @click.command()
@@ -33,7 +33,7 @@ def evaluate(model: Path, data: Path, json_file: Path | None, large_masks: bool,
     if json_file is not None:
         write_json(json_file, result)
     for line in result_lines(result):
-        click.echo(line)
+        say(line)
 
 
 def evaluate_model(inspector: Any, model: Path, data: Path, seed: int, *, large_masks: bool = False) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def evaluate_model(inspector: Any, model: Path, data: Path, seed: int, *, large_
     try:
         save_evaluation(model, result, draw_telling(inspector, entries, result))
     except (PermissionError, BlockingIOError):
-        click.echo(f"  {model} cannot be written to, so the report will not show this evaluation", err=True)
+        say(f"  {model} cannot be written to, so the report will not show this evaluation", err=True)
     return result
 
 
@@ -104,7 +104,7 @@ def pod(model: Path, good: Path, json_file: Path | None, seed: int, device: str,
     if json_file is not None:
         write_json(json_file, result)
     for line in pod_lines(result):
-        click.echo(line)
+        say(line)
 
 
 def pod_model(inspector: Any, model: Path, good: Path, seed: int, kinds: tuple[str, ...] = (),
@@ -120,11 +120,11 @@ def pod_model(inspector: Any, model: Path, good: Path, seed: int, kinds: tuple[s
     good_ones = good_entries(entries) or [entry for entry in entries if entry.label == 0]
     parts = part_of(good_ones, group_by)
     if inspector.calibration is not None and inspector.calibration.per_part and parts is None:
-        click.echo("  the promise is on parts, and --group-by does not say which these show: each picture counts as one")
+        say("  the promise is on parts, and --group-by does not say which these show: each picture counts as one")
     paths = [entry.path for entry in good_ones]
     paths, seen = unseen(paths, config)
     if seen:
-        click.echo(f"  {seen} pictures that the model was trained on are left out, {len(paths)} remain")
+        say(f"  {seen} pictures that the model was trained on are left out, {len(paths)} remain")
     trained_on = forgers_of(config)
     if sizes is not None:
         sizes = (sizes[0] / (scale or 1.0), sizes[1] / (scale or 1.0))
@@ -136,7 +136,7 @@ def pod_model(inspector: Any, model: Path, good: Path, seed: int, kinds: tuple[s
     try:
         save_proof(model, result, shown)
     except (PermissionError, BlockingIOError):
-        click.echo(f"  {model} cannot be written to, so the report will not show this proof", err=True)
+        say(f"  {model} cannot be written to, so the report will not show this proof", err=True)
     return result
 
 
@@ -179,14 +179,13 @@ def drift(model: Path, paths: tuple[Path, ...], json_file: Path | None, alarm: f
     from flawforge.listing import Entry, part_of
     from flawforge.loading import load
     from flawforge.overlays import write_json
-    from flawforge.rows import pictures_of
 
-    files = pictures_of(paths)
+    files = pictures(paths)
     parts = part_of([Entry(path) for path in files], group_by) if group_by is not None else None
     result = watch_model(load(model, device=device), model, files, alarm=alarm, defects=defects, parts=parts, seed=seed)
     if json_file is not None:
         write_json(json_file, result)
-    click.echo(drift_line(result))
+    say(drift_line(result))
 
 
 def watch_model(inspector: Any, model: Path, files: list[Path], **how: Any) -> dict[str, Any]:
@@ -198,7 +197,7 @@ def watch_model(inspector: Any, model: Path, files: list[Path], **how: Any) -> d
     try:
         save_album(model, "drift", result)
     except (PermissionError, BlockingIOError):
-        click.echo(f"  {model} cannot be written to, so the report will not show this check", err=True)
+        say(f"  {model} cannot be written to, so the report will not show this check", err=True)
     return result
 
 
@@ -214,7 +213,7 @@ def report(model: Path, out: Path) -> None:
     """Write MODEL's report: one self-contained HTML page, with pictures where `evaluate` was run."""
     from flawforge.report import write_report
 
-    click.echo(f"report: {write_report(model, out)}")
+    say(f"report: {write_report(model, out)}")
 
 
 @click.command()
@@ -227,13 +226,13 @@ def report(model: Path, out: Path) -> None:
 def bench(what: str, model: Path, paths: tuple[Path, ...], repeats: int, threads: int | None,
           json_file: Path | None) -> None:  # fmt: skip
     """Measure; WHAT is speed: MODEL, a model or an export, on PATHS from file to verdict, memory, and the cold start."""
-    from flawforge import rows, speed
+    from flawforge import speed
     from flawforge.overlays import write_json
 
-    files = rows.pictures_of(paths)
+    files = pictures(paths)
     with counter(what) as show:
         result = speed.measure(model, files, repeats=repeats, threads=threads, progress=show)
     if json_file is not None:
         write_json(json_file, result)
     for line in speed.lines(result):
-        click.echo(line)
+        say(line)

@@ -67,15 +67,20 @@ def work_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.fitting")
 
 
+def checkpoint_file(out: Path) -> Path:
+    """What `--resume` goes on from."""
+    return work_folder(out) / "checkpoint.safetensors"
+
+
 def check_output(out: Path, resume: bool) -> None:
     """Refuse, before any work, a model folder that exists, and a started fit unless it is to be resumed."""
     work = work_folder(out)
-    if (work / "checkpoint.safetensors").exists() and not resume:
+    if checkpoint_file(out).exists() and not resume:
         raise ModelError(f"{work} holds a fit that was not finished; add --resume to go on, or remove it to start anew.")
     early = resume and (out / "manifest.json").is_file()  # what a method saves before it trains
     if out.exists() and not early and not (out.is_dir() and not any(out.iterdir())):
         raise ModelError(f"{out} exists already; give another -o, or remove it first.")
-    if resume and not (work / "checkpoint.safetensors").is_file():
+    if resume and not checkpoint_file(out).is_file():
         raise ModelError(f"There is no checkpoint in {work} to resume from; leave out --resume to start the fit.")
 
 
@@ -111,7 +116,7 @@ def _run(
     work.mkdir(parents=True, exist_ok=True)
     how = engine.Run(
         seed=request.seed, workers=request.workers, precision=made.settings.precision, device=request.device,
-        checkpoint=work / "checkpoint.safetensors", checkpoint_every=request.checkpoint_every, identity=identity(made),
+        checkpoint=checkpoint_file(request.out), checkpoint_every=request.checkpoint_every, identity=identity(made),
     )  # fmt: skip
     started = time.monotonic()
     stages = stages_of(made, net, pictures)

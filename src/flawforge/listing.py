@@ -20,6 +20,7 @@ from pathlib import Path
 
 from flawforge import masks
 from flawforge.types import DataError
+from flawforge_runtime.feed import search
 from flawforge_runtime.images import FORMATS, SUFFIXES
 
 GOOD_FOLDERS = ("good", "ok")
@@ -173,12 +174,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Every picture file in a folder and below it, sorted, for `inspect`; hidden files and folders are left aside."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place) / n for n in files if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES]
-    return sorted(found)
+    """Every picture file in a folder and below it, sorted; hidden files and linked folders are left aside."""
+    return list(search(folder).pictures)
 
 
 def textures_in(folder: Path | None) -> tuple[Path, ...]:

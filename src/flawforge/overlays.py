@@ -155,4 +155,4 @@ def album(folder: Path, name: str) -> Path:
 def write_json(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result as indented JSON, atomically; ValueError for a value that JSON has no word for."""
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, f"{text}\n".encode())
+    write_atomically(path, f"{text}\n".encode(errors="backslashreplace"))  # names that are not UTF-8

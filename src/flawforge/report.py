@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from flawforge.overlays import album
 from flawforge.types import ConfigError, ModelError
 from flawforge_runtime import bundle
 from flawforge_runtime.files import write_atomically
+from flawforge_runtime.names import shown
 
 METRICS = {
     "image.auroc": ("Pictures: AUROC", "chance that a defective picture scores above a good one"),
@@ -58,7 +61,7 @@ def write_report(model_folder: Path, out: Path) -> Path:
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"The report cannot be written to {out}; give a file name in a folder that exists.")
     text = makers[out.suffix.lower()](report_facts(Path(model_folder)))
-    write_atomically(out, text.encode())
+    write_atomically(out, text.encode(errors="backslashreplace"))
     return out
 
 
@@ -69,7 +72,7 @@ def report_facts(model_folder: Path) -> Facts:
     evaluation = _read_json(album(model_folder, "evaluation") / "evaluation.json")
     proof = _read_json(album(model_folder, "proof") / "proof.json")
     drift = _read_json(album(model_folder, "drift") / "drift.json")
-    missing = answer.missing(model_folder.name, content.config, calibration, evaluation, proof, drift)
+    missing = answer.missing(shown(shlex.quote(model_folder.name)), content.config, calibration, evaluation, proof, drift)
     return {
         "name": model_folder.resolve().name,
         "folder": str(model_folder.resolve()),
@@ -123,7 +126,7 @@ def report_html(facts: Facts) -> str:
         trade_off=charts.trade_off(good, defective, calibration["threshold"] if calibration else None),
         curves=charts.training_curves(facts["config"].get("history") or []),
         commands=_commands(facts),
-        data_uri=_data_uri(json.dumps(_plain(facts), ensure_ascii=False).encode(), "application/json"),
+        data_uri=_data_uri(json.dumps(_plain(facts)).encode(), "application/json"),
     )  # fmt: skip
 
 
@@ -156,7 +159,7 @@ def report_markdown(facts: Facts) -> str:
         lines.append("")
     if facts["missing"]:
         lines += ["## What is missing", ""]
-        lines += [f"- {_md(entry['what'])} Run `{entry['command']}`." for entry in facts["missing"]] + [""]
+        lines += [f"- {_md(entry['what'])} Run {_code(entry['command'])}." for entry in facts["missing"]] + [""]
     lines += ["## Model", ""]
     lines += [f"- {key}: {_md(str(facts['config'].get(key)))}" for key in ("method", "profile", "seed", "flawforge_version")]
     lines += [f"- {_md(name)}: sha256 {entry['sha256']}" for name, entry in sorted(facts["files"].items())]
@@ -262,7 +265,7 @@ def _data_uri(content: bytes, mime: str) -> Markup:
 
 def _commands(facts: Facts) -> list[str]:
     """How to make this model and this page again, as far as the folder knows."""
-    config, name = facts["config"], facts["name"]
+    config, name = facts["config"], shown(shlex.quote(facts["name"]))
     training = config.get("training") or {}
     budget = next((f" --{key} {training[key]:g}" for key in ("minutes", "steps") if training.get(key)), "")
     calibration = facts["calibration"]
@@ -279,13 +282,20 @@ def _three(value: float) -> str:
     return f"{value:.3f}"
 
 
+def _code(text: str) -> str:
+    """Text as a code span, between more backticks than it holds itself."""
+    text = shown(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
 def _sortable(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else -math.inf
 
 
 def _md(text: str) -> str:
     """Text as Markdown shows it, with nothing in it that Markdown or HTML would act upon."""
-    flat = " ".join(str(text).split())
+    flat = shown(" ".join(str(text).split()))
     for sign in "\\`*_[]|#~":
         flat = flat.replace(sign, "\\" + sign)
     return flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -4,57 +4,73 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from flawforge_runtime import __version__
-from flawforge_runtime.types import Decision, FlawforgeError
+from flawforge_runtime.names import shown
+from flawforge_runtime.types import FlawforgeError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 all judged; 1 a stated error, or a file that could not be judged."""
+    """0 all judged; 1 a stated error, or a file or folder that could not be judged."""
     options = _parser().parse_args(arguments)
-    failed = 0
     try:
-        from flawforge_runtime.backends import load
-        from flawforge_runtime.feed import row
-        from flawforge_runtime.inspector import inspect_paths
-
-        inspector = load(options.model, threads=options.threads, precision=options.precision)
-        for result in inspect_paths(inspector, _paths(options)):
-            if isinstance(result, Decision):
-                print(json.dumps(row(result, inspector.about["model_id"])), flush=True)
-            else:
-                failed += 1
-                print(json.dumps({"image_path": str(result[0]), "error": result[1]}), flush=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # as in flawforge: what matters is in `notes`
+            return _judge(options)
     except FlawforgeError as error:
-        print(f"flawforge-runtime: {error}", file=sys.stderr)
-        return 1
+        _say(f"flawforge-runtime: {error}")
     except KeyboardInterrupt:
-        return 1 if failed else 0
-    return 1 if failed else 0
+        _say("flawforge-runtime: Interrupted before the first picture.")
+    except BrokenPipeError:  # the reader has seen enough, as `head` does; Python would say so once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _say(f"flawforge-runtime: {error.strerror or error}{f' at {error.filename}' if error.filename else ''}.")
+    return 1
+
+
+def _judge(options: argparse.Namespace) -> int:
+    from flawforge_runtime.backends import load
+    from flawforge_runtime.feed import Source, Tally, inspect_paths, row_of
+
+    inspector = load(options.model, threads=options.threads, precision=options.precision)
+    source = Source(options.paths, options.watch, sys.stdin, _say)
+    tally = Tally()
+    try:
+        for result in inspect_paths(inspector, source):
+            each = row_of(result, inspector.about["model_id"])
+            print(json.dumps(each, allow_nan=False), flush=True)
+            tally.add(each)
+    except KeyboardInterrupt:
+        if not source.watching:
+            _say(f"flawforge-runtime: Interrupted; the rows so far are printed: {tally}.")
+            return 1
+        _say(f"The watch has ended: {tally}.")
+    return 1 if tally.skipped or source.missed else 0
+
+
+def _say(sentence: str) -> None:
+    with suppress(BrokenPipeError):
+        print(shown(sentence), file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
     about = "Judge pictures with an exported flawforge model: one JSON line each. A higher score is stranger."
     parser = argparse.ArgumentParser(prog="flawforge-runtime", description=about)
     parser.add_argument("model", type=Path, help="folder that `flawforge export` wrote")
-    parser.add_argument("paths", nargs="*", type=Path, help="pictures or folders; - reads paths from standard input")
+    parser.add_argument(
+        "paths", nargs="*", type=Path, help="pictures, or folders with all below; - reads paths from standard input"
+    )
     parser.add_argument("--watch", type=Path, help="judge pictures as they come to lie in this folder, until Ctrl-C")
     parser.add_argument("--threads", type=int, help="threads of the network, at most the cores [default: all]")
     parser.add_argument("--precision", default="float32", help="float32, or bfloat16 with OpenVINO [default: float32]")
     parser.add_argument("--version", action="version", version=__version__)
     return parser
-
-
-def _paths(options: argparse.Namespace) -> Iterator[Path]:
-    from flawforge_runtime.feed import piped, spread_out, watched
-
-    for path in options.paths:
-        yield from piped(sys.stdin) if str(path) == "-" else spread_out([path])
-    if options.watch is not None:
-        yield from watched(options.watch)
 
 
 if __name__ == "__main__":

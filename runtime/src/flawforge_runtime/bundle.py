@@ -95,7 +95,7 @@ def about(content: Content) -> dict[str, Any]:
 
 
 def _json(data: Any) -> bytes:
-    return (json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def write(folder: Path, content: Content) -> None:
@@ -113,7 +113,7 @@ def _write_files(folder: Path, content: Content) -> None:
         "config.json": _json(content.config),
         **content.network,
         "calibration.json": _json(calibration),
-        "README.md": content.card.encode(),
+        "README.md": content.card.encode(errors="backslashreplace"),
     }
     if content.guard is not None:
         files["guard.json"] = _json(content.guard.as_dict())

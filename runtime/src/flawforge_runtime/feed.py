@@ -1,36 +1,272 @@
-"""Pictures as they come: from a pipe, from a folder that a camera drops files into. And a Decision as a row.
+"""Pictures as a command line names them: files, folders, a pipe, a folder that a camera drops files into. And their rows.
 
-One bad file never stops a feed: it comes out as its path and one sentence.
+One bad file never stops a feed: it comes out as its path and one sentence. What is left out is said.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
+import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from flawforge_runtime.decode import SUFFIXES
-from flawforge_runtime.types import DataError, Decision
+from flawforge_runtime.decode import FORMATS, SUFFIXES
+from flawforge_runtime.types import CalibrationError, DataError, Decision, FlawforgeError
 
 POLL = 0.2  # seconds between two looks at a watched folder
 SETTLED = 2  # looks in a row at which a file must have the same size and time, so that half a file is not judged
+FIELDS = ("image_path", "pred_score", "p_value", "verdict", "pred_label", "threshold", "regions", "model_id", "seconds",
+          "valid", "notes")  # fmt: skip
+
+Say = Callable[[str], None]
+
+
+def inspect_paths(inspector: Callable[[Path], Decision], paths: Iterable[Path]) -> Iterator[Decision | tuple[Path, str]]:
+    """Judge picture after picture; one that cannot be judged, for whatever reason, yields (path, sentence).
+
+    Raises CalibrationError where the model has no threshold yet, and what `paths` itself raises.
+    """
+    for path in paths:
+        result: Decision | tuple[Path, str]
+        try:
+            result = inspector(path)
+        except CalibrationError:
+            raise
+        except FlawforgeError as error:
+            result = path, str(error)
+        except MemoryError:
+            result = path, f"{path} takes more memory than there is; give a smaller picture."
+        except Exception as error:  # of a library, or ours: it costs this picture, and no other
+            reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
+            result = path, f"{path} could not be judged ({reason}); check picture and model."
+        yield result  # outside of the except: an exception that is held keeps its arrays
 
 
 def row(decision: Decision, model_id: str) -> dict[str, Any]:
-    """The result fields that other people's scripts rely on, JSON-able. A higher score is stranger."""
+    """The result fields (FIELDS) that other people's scripts rely on, JSON-able. A higher score is stranger."""
     return {
         "image_path": decision.image_path, "pred_score": decision.pred_score, "p_value": decision.p_value,
         "verdict": decision.verdict, "pred_label": decision.pred_label, "threshold": decision.threshold,
         "regions": [dataclasses.asdict(region) for region in decision.regions], "model_id": model_id,
-        "seconds": round(decision.seconds, 4),
+        "seconds": round(decision.seconds, 4), "valid": decision.valid, "notes": list(decision.notes),
     }  # fmt: skip
 
 
+def row_of(result: Decision | tuple[Path, str], model_id: str) -> dict[str, Any]:
+    """The row of what `inspect_paths` gives: as `row`, or {"image_path", "error"} for a picture that was not judged.
+
+    A figure that is not finite is an error: JSON has no word for it, and no threshold holds against it.
+    """
+    if not isinstance(result, Decision):
+        return {"image_path": str(result[0]), "error": result[1]}
+    figures = (result.pred_score, result.p_value, result.threshold, *(region.peak for region in result.regions))
+    if not all(map(math.isfinite, figures)):
+        error = f"{result.image_path} was given a score that is not finite; check picture and model."
+        return {"image_path": result.image_path, "error": error}
+    return row(result, model_id)
+
+
+@dataclass
+class Tally:
+    """What came out so far. strange: pictures that were like no good one; skipped: pictures that were not judged."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    strange: int = 0
+    skipped: int = 0
+
+    @property
+    def count(self) -> int:
+        """Rows, with those of pictures that were not judged."""
+        return self.verdicts.total() + self.skipped
+
+    def add(self, each: Mapping[str, Any]) -> None:
+        """Count a row as `row_of` gives it."""
+        if "error" in each:
+            self.skipped += 1
+        else:
+            self.verdicts[each["verdict"]] += 1
+            self.strange += not each["valid"]
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{self.verdicts[verdict]} {verdict}" for verdict in ("OK", "REVIEW", "NG"))
+        strange = f" ({self.strange} not like any good picture)" if self.strange else ""
+        return f"{counts}{strange}, {self.skipped} skipped"
+
+
+@dataclass
+class Source:
+    """The pictures that a command line names, as an iterable of paths.
+
+    paths     files as they are given, folders as every picture in and below them, - as `stdin`
+    watch     then the pictures that come to lie in this folder, without an end
+    stdin     one path a line; None = - is a file like others
+    say       is told in one sentence each what is left out
+    missed    folders that could not be read, or that held no picture
+    watching  True from the first look at `watch`
+    Iterating raises DataError where there is no picture at all.
+    """
+
+    paths: Iterable[Path]
+    watch: Path | None = None
+    stdin: TextIO | None = None
+    say: Say = lambda sentence: None
+    missed: int = 0
+    watching: bool = False
+
+    def __post_init__(self) -> None:
+        self.paths = tuple(self.paths)
+
+    @property
+    def live(self) -> bool:
+        """Whether pictures come as they are made, so that nobody knows how many there will be."""
+        return self.watch is not None or (self.stdin is not None and Path("-") in tuple(self.paths))
+
+    def __iter__(self) -> Iterator[Path]:
+        return self._live() if self.live else iter(self._all())
+
+    def _all(self) -> list[Path]:
+        found = [search(path) if _is_folder(path) else Found(path, (path,)) for path in self.paths]
+        pictures = [path for each in found for path in each.pictures]
+        if not pictures:
+            sentences = [sentence for each in found for sentence in (*each.notes(), *each.missed())]
+            raise DataError(" ".join(sentences) or "No picture was given; give pictures or folders of pictures.")
+        for each in found:
+            self._tell(each)
+        return pictures
+
+    def _live(self) -> Iterator[Path]:
+        count = 0
+        for path in self.paths:
+            pictures: Iterable[Path] = (path,)
+            if self.stdin is not None and str(path) == "-":
+                pictures = piped(self.stdin)
+            elif _is_folder(path):
+                found = search(path)
+                self._tell(found)
+                pictures = found.pictures
+            for picture in pictures:
+                count += 1
+                yield picture
+        if self.watch is not None:
+            self.watching = True
+            yield from watched(self.watch, say=self.say)
+        elif not count:
+            raise DataError("No picture came on standard input or in the given paths; give one path a line.")
+
+    def _tell(self, found: Found) -> None:
+        for sentence in (*found.notes(), *found.missed()):
+            self.say(sentence)
+        self.missed += len(found.missed())
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in and below a folder.
+
+    pictures  by name, sorted
+    others    (ending, how many) of the other files, the most first
+    links     folders that are links; they are not followed, as they may lead back
+    closed    (folder, why) of those that could not be read
+    hidden    hidden files and folders, which are left aside
+    """
+
+    folder: Path
+    pictures: tuple[Path, ...] = ()
+    others: tuple[tuple[str, int], ...] = ()
+    links: tuple[Path, ...] = ()
+    closed: tuple[tuple[Path, str], ...] = ()
+    hidden: int = 0
+
+    def notes(self) -> list[str]:
+        """Sentences on what was left aside and may well be meant so."""
+        notes = []
+        if self.links:
+            names = ", ".join(map(str, self.links[:5])) + (", ..." if len(self.links) > 5 else "")
+            notes.append(
+                f"Linked folders are not followed, {len(self.links)} in {self.folder}: {names}; give their own paths."
+            )
+        if self.others and self.pictures:
+            notes.append(f"Left aside in {self.folder}, as by name no {FORMATS}: {self._files()}.")
+        return notes
+
+    def missed(self) -> list[str]:
+        """Sentences on pictures that somebody may expect, and that are not there."""
+        missed = [f"{folder} cannot be read ({why}); pictures in it are left out." for folder, why in self.closed]
+        if not self.pictures and not any(folder == self.folder for folder, _ in self.closed):
+            what = "it is empty; where a disk or share belongs there, check that it is mounted"
+            if self.others:
+                what = f"{self._files()}; give {FORMATS}"
+            elif self.hidden or self.links:
+                what = "only hidden files or linked folders; give the paths of what is meant"
+            missed.append(f"No picture in {self.folder}: {what}.")
+        return missed
+
+    def _files(self) -> str:
+        count = sum(number for _, number in self.others)
+        kinds = [f"{number} {ending}" for ending, number in self.others]
+        if len(kinds) == 1:
+            return f"{count} files, all {self.others[0][0]}" if count > 1 else f"1 file ({self.others[0][0]})"
+        return f"{count} files ({', '.join(kinds[:5])}{', ...' if len(kinds) > 5 else ''})"
+
+
+def search(folder: Path) -> Found:
+    """Look through a folder and all below it. Hidden files and folders are left aside, linked folders not followed."""
+    pictures: list[Path] = []
+    others: Counter[str] = Counter()
+    links: list[Path] = []
+    closed: list[tuple[Path, str]] = []
+    hidden = 0
+
+    def note(error: OSError) -> None:
+        closed.append((Path(error.filename or folder), error.strerror or type(error).__name__))
+
+    for place, folders, files in os.walk(folder, onerror=note):
+        seen = [name for name in folders if not name.startswith(".")]
+        links += [Path(place, name) for name in seen if _is(Path.is_symlink, Path(place, name))]
+        hidden += len(folders) - len(seen) + sum(name.startswith(".") for name in files)
+        folders[:] = seen
+        for name in files:
+            if name.startswith("."):
+                continue
+            ending = Path(name).suffix.lower()
+            if ending in SUFFIXES:
+                pictures.append(Path(place, name))
+            else:
+                others[ending or "without an ending"] += 1
+    return Found(
+        folder,
+        tuple(sorted(pictures)),
+        tuple(sorted(others.items(), key=lambda each: (-each[1], each[0]))),
+        tuple(sorted(links)),
+        tuple(closed),
+        hidden,
+    )
+
+
+def _is_folder(path: Path) -> bool:
+    return _is(Path.is_dir, path)
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """False where the system cannot say: a name that is too long, a closed folder above. Who opens the path hears why."""
+    try:
+        return kind(path)
+    except (OSError, ValueError):
+        return False
+
+
 def piped(stream: TextIO) -> Iterator[Path]:
-    """One path a line, as soon as the line is there; empty lines are left out."""
+    """One path a line, as soon as the line is there; empty lines are left out, bytes that are not UTF-8 are kept."""
+    if isinstance(stream, io.TextIOWrapper):
+        with suppress(io.UnsupportedOperation):  # it was read from before: it stays as it is
+            stream.reconfigure(errors="surrogateescape")
     for line in iter(stream.readline, ""):
         name = line.rstrip("\r\n")
         if name:
@@ -38,25 +274,38 @@ def piped(stream: TextIO) -> Iterator[Path]:
 
 
 def watched(
-    folder: Path, *, poll: float = POLL, go_on: Callable[[], bool] = lambda: True, old: bool = True
+    folder: Path,
+    *,
+    poll: float = POLL,
+    go_on: Callable[[], bool] = lambda: True,
+    old: bool = True,
+    say: Say = lambda sentence: None,
 ) -> Iterator[Path]:
     """Every picture that comes to lie in `folder` (not below it), once, in the order of time, when it no longer grows.
 
     A file that is written anew under the same name counts again. Hidden files are left aside: cameras write under
-    one and rename.
+    one and rename. Where the folder goes away (unmounted, removed), the watch waits until it is back, and judges nothing
+    twice that lies there unchanged.
 
     poll   seconds between two looks
     go_on  asked before each look; False ends the watch
     old    pictures that lie there already come first
-    Raises DataError where there is no such folder.
+    say    is told once when the folder is gone, and once when it is back
+    Raises DataError where there is no such folder at the start.
     """
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise DataError(f"--watch was given as {folder}, which is no folder; make it first, or give another.")
-    seen: dict[Path, tuple[int, int]] = {} if old else _lying(folder)
+    look = _Look(folder, say)
+    seen: dict[Path, tuple[int, int]] = {} if old else look() or {}
     waiting: dict[Path, tuple[tuple[int, int], int]] = {}
     while go_on():
-        lying = _lying(folder)
-        seen = {path: state for path, state in seen.items() if path in lying}
+        lying = look()
+        if lying is None:
+            waiting = {}
+            time.sleep(poll)
+            continue
+        if lying:  # an empty look forgets nothing: a folder is empty while its disk is away
+            seen = {path: state for path, state in seen.items() if path in lying}
         ready = []
         for path, state in lying.items():
             if seen.get(path) == state:
@@ -73,6 +322,30 @@ def watched(
             time.sleep(poll)
 
 
+class _Look:
+    """Looks at a watched folder, and says once when it is gone and once when it is back."""
+
+    def __init__(self, folder: Path, say: Say) -> None:
+        self.folder, self.say, self.gone = folder, say, False
+        self.device: int | None = None
+
+    def __call__(self) -> dict[Path, tuple[int, int]] | None:
+        """As `_lying`; None while the folder is gone."""
+        try:
+            device, lying = self.folder.stat().st_dev, _lying(self.folder)
+            why = "" if lying or device == (self.device or device) else "its disk is not mounted"
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+        if bool(why) != self.gone:
+            self.gone = bool(why)
+            lost = f"{self.folder} is gone ({why}); waiting for it."
+            self.say(lost if why else f"{self.folder} is there again.")
+        if why:
+            return None
+        self.device = device
+        return lying
+
+
 def _lying(folder: Path) -> dict[Path, tuple[int, int]]:
     """{picture: (bytes, time of change)} of the files in `folder`; a file that goes away meanwhile is left out."""
     found = {}
@@ -87,12 +360,3 @@ def _lying(folder: Path) -> dict[Path, tuple[int, int]]:
             except OSError:
                 continue
     return found
-
-
-def spread_out(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are given, folders as the pictures in them, in order of name."""
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(_lying(path))
-        else:
-            yield path

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,6 @@ from flawforge_runtime.origin import Origin, opened
 from flawforge_runtime.types import (
     CalibrationError,
     Decision,
-    FlawforgeError,
     Image,
     ImageError,
     Map,
@@ -408,17 +407,6 @@ def _finite(judged: Judged) -> Judged:
     if not all(math.isfinite(value) for value in (judged.score, judged.peak, lowest)):
         raise ImageError(NOT_FINITE)
     return judged
-
-
-def inspect_paths(inspector: Inspector, paths: Iterable[Path]) -> Iterator[Decision | tuple[Path, str]]:
-    """Judge picture after picture; one that cannot be read yields (path, sentence) and the rest goes on."""
-    for path in paths:
-        try:
-            yield inspector(path)
-        except FlawforgeError as error:
-            if isinstance(error, CalibrationError):
-                raise
-            yield path, str(error)
 
 
 def _sizes(config: Mapping[str, Any]) -> tuple[tuple[int, int], tuple[int, int]] | None:
