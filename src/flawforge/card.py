@@ -15,7 +15,7 @@ Made by flawforge {version} on {created}. It judges pictures of one product; a h
 | canvas | {height} x {width} (h x w); pictures are letterboxed into it, maps come back at the picture's own size |
 | trained on | {pictures} good pictures, {steps} steps, {seconds:.0f} s, seed {seed} |
 | forger | `{forger}` |
-| score | {score} |
+{features}| score | {score} |
 {promise}{exported}
 {notes}
 ## Use
@@ -39,6 +39,11 @@ From {n} held-back good {of} (split-conformal), {how}: at most {false_alarm:.2%}
 and at most {review:.2%} NG or REVIEW. NG above score {threshold:.6g}, REVIEW above {review_threshold:.6g}, a pixel is
 marked above {pixel_threshold:.6g}. A promise of 1 % needs {needed} held-back {of}.{rules}
 """
+
+
+FEATURES = (
+    "| features | of `{backbone}`, weights of {source}, held in this folder; licence {licence}; sha256 of their file `{sha256}` |\n"
+)
 
 
 EXPORT = """
@@ -74,7 +79,12 @@ def model_card(content: Content) -> str:
             **made, **{f"p_{key}": value for key, value in parity.items()}, count=parity["good"] + parity["forged"],
             flipped=len(parity["flips"]), model=made["from"],
         )  # fmt: skip
+    trunk = config.get("trunk")
+    features = ""
+    if trunk:
+        features = FEATURES.format(**trunk | {"licence": trunk["licence"] or "not known; ask whoever gave the weights"})
     return TEMPLATE.format(
+        features=features,
         method=config["method"], model_id=content.model_id, version=config["flawforge_version"], created=config["created"],
         profile=config["profile"], height=config["canvas"][0], width=config["canvas"][1], pictures=training["pictures"],
         steps=training["steps"], seconds=training["seconds"], seed=config["seed"], forger=training["forger"],
