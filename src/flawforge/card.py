@@ -42,7 +42,8 @@ marked above {pixel_threshold:.6g}. A promise of 1 % needs {needed} held-back {o
 
 
 FEATURES = (
-    "| features | of `{backbone}`, weights of {source}, held in this folder; licence {licence}; sha256 of their file `{sha256}` |\n"
+    "| features | `{backbone}`, its weights from {source} and held in this folder; licence {licence}; sha256 of their file "
+    "`{sha256}` |\n"
 )
 
 

@@ -48,7 +48,7 @@ Show = Callable[[str], None]
 
 
 def identity(plan: Plan) -> str:
-    """What makes a checkpoint belong to a run: settings, seed, budget, canvas, outside weights, training files by size and name."""
+    """What makes a checkpoint belong to a run: settings, seed, budget, canvas, outside weights, files by size and name."""
     request = plan.request
     files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
     facts = [request.method, dataclasses.asdict(plan.settings), request.seed, request.steps, request.minutes,

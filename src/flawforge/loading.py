@@ -56,7 +56,7 @@ def choose_trunk(
 
     asked    "" = the profile's own; lite0, lite1 or lite2, from an installed package; a ResNet's name, or none: learnt from
              the product, no outside weights; else as `read_init` takes it
-    profile  the method's settings; where they need a package's weights that are not wanted, `method.scratch` takes their place
+    profile  the method's settings; `method.scratch` takes their place where a package's weights are needed and not wanted
     values   what the user sets; a `backbone` among them wins over the form that a file seems to have
 
     Raises ConfigError (no such trunk, a method without one, a package that is missing), ModelError (a damaged file).
@@ -76,7 +76,7 @@ def choose_trunk(
     if own:
         values = {**values, "backbone": asked}
     elif asked and asked != "none":
-        given = read_init(Path(asked), "--trunk")
+        given = read_init(Path(asked), "--trunk", f"{', '.join(efficientnet_lite.SHAPES)}, none, a ResNet's name, ")
         form = values.get("backbone") or trunks.backbone_of(given)
         if form is None:
             raise ModelError(
@@ -92,10 +92,10 @@ def choose_trunk(
     return profile, values, given
 
 
-def read_init(path: Path, option: str = "--init") -> Init:
+def read_init(path: Path, option: str = "--init", names: str = "") -> Init:
     """Weights to start a fit from: a model folder of ours, a .safetensors file from anywhere, or timm:NAME.
 
-    option  what they were given to, for the errors
+    option, names  what they were given to, and what else may be given there, for the errors
     timm:NAME needs the extra "timm", which fetches the weights where it has none at hand: the one place in flawforge that
     may use a network, and only when it is asked by that name.
     Raises ConfigError for anything else (a pickle is never opened), ModelError for a damaged folder or file.
@@ -115,7 +115,7 @@ def read_init(path: Path, option: str = "--init") -> Init:
     else:
         why = "there is no such file or folder" if not path.exists() else "it is neither"
         raise ConfigError(
-            f"{option} was given as {path} ({why}); give a flawforge model folder, a .safetensors file or timm:NAME "
+            f"{option} was given as {path} ({why}); give {names}a flawforge model folder, a .safetensors file or timm:NAME "
             "(other checkpoints must be converted first, because a pickle can run code)."
         )
     try:

@@ -43,7 +43,7 @@ RIDGE = 0.01  # the paper's
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of PaDiM; the comments give the paper's values. The defaults are --trunk none's."""
+    """Settings of PaDiM, here those of --trunk none; the comments give the paper's values."""
 
     backbone: str = "resnet18-quarter"  # "resnet18" or "wide_resnet50_2" with ImageNet's weights
     stages: Annotated[tuple[Annotated[int, Interval(ge=0, le=4)], ...], Len(1, 5)] = (1, 2, 3)  # (1, 2, 3)
@@ -60,13 +60,13 @@ class Config:
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of the training
 
 
-CPU = Config(backbone="lite0", grid=8, numbers=100, precision="32-true")
+CPU = Config(backbone="lite0", grid=8, numbers=100, batch=4, precision="32-true")
 PAPER = Config(backbone="resnet18", numbers=100, shrink="ridge")
 TINY = Config(backbone="resnet18-tiny", stages=(2, 3), numbers=6, batch=4, precision="32-true")
 
 
 class Padim(nn.Module):
-    """Trunk, the pretext's head where that is learnt, and the Gaussians. n 3 h w in [0, 1] on the canvas it was fitted on."""
+    """Trunk, the pretext's head where it is learnt, and the Gaussians. n 3 h w in [0, 1] on the canvas it was fitted on."""
 
     picks: Tensor
     centre: Tensor

@@ -46,7 +46,7 @@ LEAST = 1e-3
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of PatchCore; the comments give the paper's (or its released code's) values. The defaults are --trunk none's."""
+    """Settings of PatchCore, here those of --trunk none; the comments give the paper's (or its released code's) values."""
 
     backbone: str = "resnet18-quarter"  # "wide_resnet50_2" with ImageNet's weights
     stages: Annotated[tuple[Annotated[int, Interval(ge=0, le=4)], ...], Len(1, 5)] = (2, 3)  # (2, 3)
@@ -69,8 +69,8 @@ class Config:
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of the training
 
 
-CPU = Config(backbone="lite0", stages=(1, 2, 3), grid=8, standardise=True, share=1.0, least=1, most=1000, store=64, sketch=176,
-             precision="32-true")  # fmt: skip
+CPU = Config(backbone="lite0", stages=(1, 2, 3), grid=8, standardise=True, share=1.0, least=1, most=1000, store=64,
+             sketch=176, batch=4, precision="32-true")  # fmt: skip
 PAPER = Config(backbone="wide_resnet50_2", share=0.1, least=1, most=65536, store=2, reweight=9)
 TINY = Config(backbone="resnet18-tiny", stages=(1, 2), least=8, most=64, store=2, batch=4, precision="32-true")
 
@@ -138,7 +138,7 @@ class Spread:
         self.count += len(patches)
 
     def scale(self) -> Tensor:
-        """What makes each deviation 1, d float32; a feature that hardly varies is not blown up beyond LEAST of the largest."""
+        """What makes each deviation 1, d float32; a deviation below LEAST of the largest counts as so much."""
         mean, square = self.sums / self.count
         deviation = (square - mean.square()).clamp_min(0).sqrt()
         return deviation.clamp_min(max(LEAST * float(deviation.max()), 1e-12)).reciprocal().float()

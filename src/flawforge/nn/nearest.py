@@ -2,8 +2,8 @@
 
 |q - b|^2 = |q|^2 + |b|^2 - 2 q.b is fast but takes a small number as the difference of large ones. Its rounding depends on
 how the product was cut into tiles, and so on the batch: by that road `torch.cdist` lets a picture's map change with its
-neighbours. Here every picture is a product of its own shape (`baddbmm`), and both sides are measured from the stored vectors'
-mean, so that the numbers are small.
+neighbours. Here every picture is a product of its own shape (`baddbmm`), and both sides are measured from the mean of the
+stored vectors, so that the numbers are small.
 
     `distances`  the product alone: the fastest, one matrix product and a minimum in an export's graph. What is smaller than
                  its rounding counts as nothing

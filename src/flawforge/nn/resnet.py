@@ -237,7 +237,7 @@ def put_weights(net: ResNet, tensors: Mapping[str, Tensor], path: str, prefer: s
 
 
 def variant_of(tensors: Mapping[str, Tensor], prefer: str = "") -> str | None:
-    """The name in VARIANTS of the trunk, or of the first stages of one, that the tensors hold; None = of none, or of several.
+    """The name in VARIANTS of the trunk, or the beginning of one, that the tensors hold; None = of none, or of several.
 
     prefer  as in `put_weights`
     """

@@ -8,8 +8,8 @@
                            positions' grid G, and its stem where that is not linear
 
 All have `widths` and `strides`, one for each stage, and give n 3 h w in [0, 1] -> the stages' outputs. `first` is the number
-of the first of them: stage 1 has stride 4 in every convolutional one, and Lite alone has a stage 0 before it. Their weights are
-drawn at random; `fill` puts in those of --trunk. Nothing here opens a file or fetches anything.
+of the first of them: stage 1 has stride 4 in every convolutional one, and Lite alone has a stage 0 before it. Their weights
+are drawn at random; `fill` puts in those of --trunk. Nothing here opens a file or fetches anything.
 """
 
 from __future__ import annotations
