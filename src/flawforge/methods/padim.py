@@ -14,8 +14,9 @@ to tell them from CutPaste forgeries, within --minutes; then it is frozen. What 
 
     a grid of 8 pixels with a trunk           the paper's is that of stage 1, 4 pixels: four times the matrices
     shrinkage towards the common covariance   eq. 1 adds 0.01 I; with fewer pictures than numbers that decides everything.
-                                              The pull is that of the least expected error (nn.gaussians.shrinkage); 0.01
-                                              of the common covariance stays on top (`shrink` "ridge" is eq. 1)
+                                              The pull is that of the least expected error (nn.gaussians.shrinkage), each
+                                              place's own ("common") or their mean for all ("even"); 0.01 of the common
+                                              covariance stays on top (`shrink` "ridge" is eq. 1)
     letterbox border                          a place counts only the pictures in which it is judged
 """
 
@@ -49,7 +50,7 @@ class Config:
     stages: Annotated[tuple[Annotated[int, Interval(ge=0, le=4)], ...], Len(1, 5)] = (1, 2, 3)  # (1, 2, 3)
     grid: Annotated[int, Ge(0)] = 0  # pixels from place to place; 0 = as in the first of the stages, the paper's way
     numbers: Annotated[int, Ge(0)] = 64  # 100 of 448 or 550 of 1792, at random; 0 = all
-    shrink: Literal["common", "ridge"] = "common"  # "ridge"
+    shrink: Literal["even", "common", "ridge"] = "common"  # "ridge"
     sigma: Annotated[float, Ge(0)] = 4.0  # 4
     learning_rate: Annotated[float, Gt(0)] = 0.03  # no training; CutPaste 0.03
     shift: Annotated[float, Interval(ge=0, le=0.25)] = 0.04  # no training; CutPaste moves inputs, amount not given
@@ -60,7 +61,7 @@ class Config:
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of the training
 
 
-CPU = Config(backbone="lite0", grid=8, numbers=100, batch=4, precision="32-true")
+CPU = Config(backbone="lite0", grid=8, numbers=100, shrink="even", batch=4, precision="32-true")
 PAPER = Config(backbone="resnet18", numbers=100, shrink="ridge")
 TINY = Config(backbone="resnet18-tiny", stages=(2, 3), numbers=6, batch=4, precision="32-true")
 
@@ -140,26 +141,31 @@ def settle(net: Padim) -> None:
         outer[part] -= torch.einsum("kd,ke,k->kde", mean[part], mean[part], count[part])
     eye = torch.eye(d, dtype=torch.float64, device=count.device)
     white = eye
-    if shrink == "common":
+    pulls = torch.zeros(len(count), dtype=torch.float64, device=count.device)
+    if shrink != "ridge":
         white = whitener(outer.sum(dim=0, dtype=torch.float64) / free.sum().clamp_min(1))
-    pulls = []
+        for part in torch.arange(len(count), device=count.device).split(CHUNK):
+            pulls[part] = shrinkage(_whitened(outer[part], free[part], white), free[part].double())
+        if shrink == "even":
+            pulls[:] = pulls[known].mean()
     for part in torch.arange(len(count), device=count.device).split(CHUNK):
-        covariance = white @ (outer[part].double() / free[part].clamp_min(1)[:, None, None]) @ white.T
-        pull = torch.zeros(len(part), dtype=torch.float64, device=count.device)
-        if shrink == "common":
-            pull = shrinkage(covariance, free[part].double())
-        covariance = (1 - pull[:, None, None]) * covariance + (pull + RIDGE)[:, None, None] * eye
+        covariance, pull = _whitened(outer[part], free[part], white), pulls[part][:, None, None]
+        covariance = (1 - pull) * covariance + (pull + RIDGE) * eye
         root = torch.linalg.cholesky(covariance)
         outer[part] = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False).float()
-        pulls.append(pull)
     net.register_buffer("factor", outer)
-    if shrink == "common":
-        pulled = float(torch.cat(pulls)[known].mean())
+    if shrink != "ridge":
+        pulled = float(pulls[known].mean())
         net.said = [
             f"{int(known.sum())} Gaussians of {d} numbers from {int(count.max())} good pictures; on average {pulled:.0%} of "
             "a covariance is the common one"
         ]
     net.work = {}
+
+
+def _whitened(outer: Tensor, free: Tensor, white: Tensor) -> Tensor:
+    """Sums of outer products k d d of so many degrees of freedom -> whitened covariances, double."""
+    return white @ (outer.double() / free.clamp_min(1)[:, None, None]) @ white.T
 
 
 def demand(net: Padim, canvas: tuple[int, int], pictures: int) -> Demand:

@@ -70,7 +70,7 @@ class Config:
 
 
 CPU = Config(backbone="lite0", stages=(1, 2, 3), grid=8, standardise=True, share=1.0, least=1, most=1000, store=64,
-             sketch=176, batch=4, precision="32-true")  # fmt: skip
+             sketch=176, top=0.001, batch=4, precision="32-true")  # fmt: skip
 PAPER = Config(backbone="wide_resnet50_2", share=0.1, least=1, most=65536, store=2, reweight=9)
 TINY = Config(backbone="resnet18-tiny", stages=(1, 2), least=8, most=64, store=2, batch=4, precision="32-true")
 
