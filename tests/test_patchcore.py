@@ -18,7 +18,7 @@ from flawforge.methods import METHODS, patchcore
 from flawforge.nn.coreset import Stream
 from flawforge.nn.patches import PatchFeatures, blurred, learning, reach, start_from
 from flawforge.nn.resnet import ResNet
-from flawforge.nn.trunks import trunk_of
+from flawforge.nn.trunks import backbone_of, trunk_of
 from flawforge.types import Batch, Collect, ConfigError, Init, ModelError
 
 TINY = patchcore.TINY
@@ -256,8 +256,9 @@ def test_the_name_on_the_page_is_that_of_isstads_default(method: str) -> None:
     about = {"method": "isstad", "settings": dataclasses.asdict(settings)}
     init = Init(isstad.build(settings).state_dict(), about, "0" * 64)
     page = (Path(__file__).resolve().parent.parent / "docs" / "methods" / "patchcore.md").read_text()
-    name = re.search(r"--trunk ISSTAD_MODEL\D*(vit/[\w/]+)", page)
+    name = re.search(r"--trunk ISSTAD_MODEL.*?(vit/[\w/]+)", page, re.DOTALL)
     assert name
+    assert backbone_of(init) == name[1]
     net = METHODS[method].build(dataclasses.replace(METHODS[method].profiles["cpu"], backbone=name[1], stages=(2, 4)))
     assert start_from(net.features, init)[0].startswith("the features are those of a isstad model")
 

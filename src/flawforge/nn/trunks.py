@@ -170,6 +170,7 @@ def backbone_of(init: Init) -> str | None:
 
 
 def _vit_name(told: Mapping[str, Any]) -> str | None:
-    names = [told.get(key) for key in ("patch", "width", "depth", "heads", "grid")]
+    names = [told.get(key) for key in ("patch", "width", "depth", "heads")]
+    names += [told["grid"]] if told.get("grid") else []
     names += ["convolutional"] if told.get("stem") == "convolutional" else []
     return None if None in names else f"{VIT}{'/'.join(map(str, names))}"
