@@ -61,7 +61,7 @@ def choose_trunk(
 
     Raises ConfigError (no such trunk, a method without one, a package that is missing), ModelError (a damaged file).
     """
-    from flawforge.nn import efficientnet_lite, trunks
+    from flawforge.nn import efficientnet_lite, resnet, trunks
 
     if method.trunk is None:
         if asked:
@@ -69,7 +69,7 @@ def choose_trunk(
                 f"--trunk was given, but method {method.name} looks at no other network's features; leave out --trunk."
             )
         return profile, values, None
-    own = asked in efficientnet_lite.SHAPES or asked in trunks.VARIANTS
+    own = asked in efficientnet_lite.SHAPES or asked in resnet.VARIANTS
     if own and values.get("backbone", asked) != asked:
         raise ConfigError(f"--trunk {asked} and backbone={values['backbone']} were both given; leave out one of them.")
     given = None
