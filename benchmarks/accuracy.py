@@ -1,16 +1,18 @@
 """Fit and evaluate by the command line on each data set and seed; one row each, written as soon as it is known.
 
     FLAWFORGE_DATA=... python benchmarks/accuracy.py [--data mvtec_bottle ...] [--minutes 10] [--seeds 0 1 2]
-        [--method draem] [--profile cpu] [--size 256] [--clock cpu] [--set KEY=VALUE ...] [--models DIR] [--again]
+        [--method draem] [--profile cpu] [--trunk lite0] [--size 256] [--clock cpu] [--set KEY=VALUE ...] [--models DIR]
+        [--again]
 
 Every folder of FLAWFORGE_DATA in MVTec layout is a data set. Rows that are there already (same data set, method,
-profile, minutes, size, settings and seed) are not measured again unless --again is given, so a stopped run goes on
+profile, trunk, minutes, size, settings and seed) are not measured again unless --again is given, so a stopped run goes on
 where it was. `fit` sees train/good only; the numbers are those of the last weights, never of the best epoch.
 
 In a row: `fit_seconds` is the whole command, import and calibration included; `ms_per_picture` the median of judging
 one picture; `load` the machine's load when the fit began. Minutes are counted in processor time (--clock cpu), all
 threads together, so that a busy machine changes nothing; rows without `clock` are of a time when they were not.
-A `fit` or `evaluate` that fails gives a row too, with its last line under `error`.
+`trunk` names the network whose features were looked at; it is empty where no outside weights were used, and in older rows,
+when there were none. A `fit` or `evaluate` that fails gives a row too, with its last line under `error`.
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flawforge.methods import METHODS
+from flawforge.nn.efficientnet_lite import PACKAGES
 from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.csv"
-KEY = ("data", "method", "profile", "minutes", "clock", "size", "settings", "seed")
+KEY = ("data", "method", "profile", "trunk", "minutes", "clock", "size", "settings", "seed")
 COLUMNS = {
     "image_auroc": ("image", "auroc"),
     "pixel_auroc": ("pixel", "auroc"),
@@ -73,6 +77,7 @@ def measure(data: Path, seed: int, options: argparse.Namespace, folder: Path) ->
     model = folder / f"{data.name}_{options.method}_{seed}"
     fit = ["flawforge", "fit", str(data), "-o", str(model), "--method", options.method, "--profile", options.profile]
     fit += ["--minutes", f"{options.minutes:g}", "--clock", options.clock, "--size", str(options.size), "--seed", str(seed)]
+    fit += ["--trunk", options.trunk] if options.trunk else []
     fit += [word for pair in options.set for word in ("--set", pair)]
     results = folder / f"{model.name}.json"
     evaluate = ["flawforge", "evaluate", str(model), str(data), "--json", str(results)]
@@ -112,8 +117,16 @@ def _ours(command: list[str]) -> list[str]:
 
 def _key(options: argparse.Namespace, name: str, seed: int) -> tuple[str, ...]:
     settings = " ".join(sorted(options.set))
-    return (name, options.method, options.profile, f"{options.minutes:g}", options.clock, str(options.size), settings,
-            str(seed))  # fmt: skip
+    return (name, options.method, options.profile, _trunk(options), f"{options.minutes:g}", options.clock, str(options.size),
+            settings, str(seed))  # fmt: skip
+
+
+def _trunk(options: argparse.Namespace) -> str:
+    """Where features from outside come from; "" = from nowhere."""
+    if options.trunk:
+        return "" if options.trunk == "none" else str(options.trunk)
+    form = getattr(METHODS[options.method].profiles[options.profile], "backbone", "")
+    return form if form in PACKAGES else ""
 
 
 def _done(path: Path) -> set[tuple[str, ...]]:
@@ -129,6 +142,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--method", default="draem")
     parser.add_argument("--profile", default="cpu")
+    parser.add_argument("--trunk", default="", help="as `flawforge fit` takes it; the method's own where not given")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--models", help="folder to keep the models in; a temporary one where not given")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from readme_table import NAMES
-from record import read
+from record import method_of, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.csv"
@@ -36,7 +36,7 @@ def runs(results: Path = RESULTS) -> dict[tuple[str, str], list[Row]]:
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in read(results)[1]:
         if not row.get("error") and all(row.get(key, "") == value for key, value in PROTOCOL.items()):
-            found.setdefault((row["method"], row["data"]), {})[row["seed"]] = row
+            found.setdefault((method_of(row), row["data"]), {})[row["seed"]] = row
     return {key: list(seeds.values()) for key, seeds in found.items()}
 
 

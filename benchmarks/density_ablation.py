@@ -1,11 +1,12 @@
 """What the parts of `patchcore` and `padim` buy: one row per variant, data set and seed in results/density_ablation.csv.
 
-    FLAWFORGE_DATA=... OMP_NUM_THREADS=1 python benchmarks/density_ablation.py [--minutes 10] [--seeds 0 1 2]
-        [--data mvtec_bottle magnetic_tile] [--variant NAME ...] [--init MODEL_OR_FILE] [--steps N]
+    FLAWFORGE_DATA=... OMP_NUM_THREADS=1 python benchmarks/density_ablation.py [--trunk lite0] [--minutes 10] [--seeds 0 1 2]
+        [--data mvtec_bottle magnetic_tile] [--variant NAME ...] [--steps N] [--forged]
 
-The features are learnt once for each data set and seed, in those minutes of processor time, and every variant starts from
-the same ones; each departs from its method's `cpu` profile in the one thing that names it. "untrained features" start from
-random weights. With --init nothing is learnt: the features are those. Rows that are there already are not measured again.
+Every variant looks at the features of --trunk and departs from its method's settings under it in the one thing that names
+it. With --trunk none the features are learnt once for each data set and seed, in those minutes of processor time, and every
+variant starts from the same ones. "untrained features" start from random weights. Rows that are there already are not
+measured again.
 
 `forged_*` are judged on good pictures that were held back and on defects forged into them (`flawforge.proof`); settings
 may be chosen by them. The other figures are the labelled test pictures'; nothing is chosen by them. `cpu_seconds` is what
@@ -32,21 +33,28 @@ from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "density_ablation.csv"
 SETS = ("mvtec_bottle", "magnetic_tile")
-KEY = ("variant", "data", "budget", "seed")
+KEY = ("variant", "trunk", "data", "budget", "seed")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "patchcore": ("patchcore", {}),
     "patchcore, untrained features": ("patchcore", {}),
     "patchcore, stages 1 and 2": ("patchcore", {"stages": (1, 2)}),
-    "patchcore, stage 2": ("patchcore", {"stages": (2,)}),
+    "patchcore, stages 2 and 3": ("patchcore", {"stages": (2, 3)}),
     "patchcore, stages 1 to 3": ("patchcore", {"stages": (1, 2, 3)}),
-    "patchcore, 1024 patches": ("patchcore", {"most": 1024}),
+    "patchcore, grid of 4": ("patchcore", {"grid": 4}),
+    "patchcore, not standardised": ("patchcore", {"standardise": False}),
+    "patchcore, 500 patches": ("patchcore", {"most": 500}),
+    "patchcore, 2000 patches": ("patchcore", {"most": 2000, "store": 32}),
+    "patchcore, 3000 patches": ("patchcore", {"most": 3000, "store": 22}),
     "patchcore, 1 % of the patches": ("patchcore", {"share": 0.01}),
     "patchcore, eq. 7": ("patchcore", {"reweight": 9}),
     "patchcore, no blur": ("patchcore", {"sigma": 0.0}),
+    "patchcore, mean of the top 0.1 %": ("patchcore", {"top": 0.001}),
     "padim": ("padim", {}),
     "padim, untrained features": ("padim", {}),
+    "padim, grid of 4": ("padim", {"grid": 4}),
     "padim, ridge alone": ("padim", {"shrink": "ridge"}),
-    "padim, 24 numbers": ("padim", {"numbers": 24}),
+    "padim, 64 numbers": ("padim", {"numbers": 64}),
+    "padim, 48 numbers, grid of 4": ("padim", {"numbers": 48, "grid": 4}),
     "padim, all numbers": ("padim", {"numbers": 0}),
     "padim, no blur": ("padim", {"sigma": 0.0}),
 }
@@ -59,27 +67,27 @@ def main() -> None:
     for seed in options.seeds:
         for name in options.data:
             budget = f"{options.steps} steps" if options.steps else f"{options.minutes:g} minutes"
-            rows = [dict(zip(KEY, (variant, name, str(options.init or budget), str(seed)), strict=True))
+            budget = budget if options.trunk == "none" else ""
+            rows = [dict(zip(KEY, (variant, options.trunk, name, budget, str(seed)), strict=True))
                     for variant in options.variant or VARIANTS]  # fmt: skip
             have = read(options.out)[1]
             wanted = [key for key in rows if not any(all(row.get(k) == v for k, v in key.items()) for row in have)]
             if not wanted:
                 print(f"{name}, seed {seed}: already measured")
                 continue
-            init, steps = features(root / name, seed, options)
+            learnt, steps = features(root / name, seed, options) if options.trunk == "none" else (None, 0)
             for key in wanted:
-                given = untrained(root / name, seed) if "untrained" in key["variant"] else init
-                found = measure(root / name, key["variant"], seed, given, options.proofs)
+                given = untrained(root / name, seed, options) if "untrained" in key["variant"] else learnt
+                found = measure(root / name, key["variant"], seed, given, options)
                 record(options.out, key | {"steps": steps} | found)
                 print(key, {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}, flush=True)
 
 
 def features(folder: Path, seed: int, options: argparse.Namespace) -> tuple[Init, int]:
-    """What every variant starts from, and the steps that it took."""
-    if options.init:
-        return loading.read_init(options.init), 0
-    plan = fitting.plan(fitting.Request(folder, Path("unused"), method="patchcore", seed=seed, steps=options.steps,
-                                        minutes=None if options.steps else options.minutes, clock="cpu"))  # fmt: skip
+    """What every variant starts from without outside weights, and the steps that it took."""
+    minutes = None if options.steps else options.minutes
+    plan = fitting.plan(fitting.Request(folder, Path("unused"), method="patchcore", trunk="none", seed=seed, clock="cpu",
+                                        steps=options.steps, minutes=minutes))  # fmt: skip
     net, _ = fitting.new_net(plan)
     stages = [stage for stage in plan.method.stages(net, plan.settings) if isinstance(stage, Train)]
     history = engine.fit(net, stages, fitting.batches(plan, fitting.load_pictures(plan), net, stages), plan.budget,
@@ -87,17 +95,20 @@ def features(folder: Path, seed: int, options: argparse.Namespace) -> tuple[Init
     return Init(net.state_dict(), {"method": "patchcore"}), history[-1]["step"]
 
 
-def untrained(folder: Path, seed: int) -> Init:
+def untrained(folder: Path, seed: int, options: argparse.Namespace) -> Init:
     """Random weights."""
-    plan = fitting.plan(fitting.Request(folder, Path("unused"), method="patchcore", seed=seed))
+    plan = fitting.plan(fitting.Request(folder, Path("unused"), method="patchcore", seed=seed, trunk=options.trunk))
+    plan = dataclasses.replace(plan, trunk=None)
     return Init(fitting.new_net(plan)[0].state_dict(), {"method": "patchcore"})
 
 
-def measure(folder: Path, variant: str, seed: int, init: Init, proofs: int) -> dict[str, Any]:
+def measure(folder: Path, variant: str, seed: int, given: Init | None, options: argparse.Namespace) -> dict[str, Any]:
     """Look at the good pictures with these features, and judge: by forged defects, and by the test pictures."""
     method, changed = VARIANTS[variant]
-    plan = fitting.plan(fitting.Request(folder, Path("unused"), method=method, seed=seed, settings=changed))
-    plan = dataclasses.replace(plan, init=init)
+    plan = fitting.plan(
+        fitting.Request(folder, Path("unused"), method=method, seed=seed, settings=changed, trunk=options.trunk)
+    )
+    plan = dataclasses.replace(plan, trunk=given or plan.trunk)
     pictures, (net, _) = fitting.load_pictures(plan), fitting.new_net(plan)
     stages = plan.method.stages(net, plan.settings)
     assert all(isinstance(stage, Collect) for stage in stages)
@@ -109,11 +120,12 @@ def measure(folder: Path, variant: str, seed: int, init: Init, proofs: int) -> d
     network = loading.numpy_network(net, torch.device("cpu"))
     judge = inspector.Inspector(network, plan.canvas, plan.method.score(plan.settings))
     goods = [images.read_picture(entry.path).pixels for entry in plan.held]
-    forged = proof.proof_pictures([entry.path for entry in plan.held], proof.Recipe(count=proofs))
+    forged = proof.proof_pictures([entry.path for entry in plan.held], proof.Recipe(count=options.proofs))
     blank = [(good, np.zeros(good.shape[:2], bool)) for good in goods]
     made = figures(judge, [*blank, *((each.image, each.mask) for each in forged)], every=2)
     found |= {f"forged_{name}": value for name, value in made.items() if name != "ms_per_picture"}
-    found |= figures(judge, test_pairs(folder), every=2)
+    if not options.forged:
+        found |= figures(judge, test_pairs(folder), every=2)
     return found | {"facts": "; ".join(net.facts())}
 
 
@@ -122,7 +134,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", default=list(SETS))
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--steps", type=int, help="instead of minutes")
-    parser.add_argument("--init", type=Path, help="features of another model or of a file instead of learnt ones")
+    parser.add_argument("--trunk", default="lite0", help="as `flawforge fit` takes it")
+    parser.add_argument("--forged", action="store_true", help="judge by forged defects alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--variant", nargs="+", choices=list(VARIANTS))
     parser.add_argument("--proofs", type=int, default=8, help="forged defects of each kind and contrast")

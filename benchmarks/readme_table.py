@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from record import read
+from record import method_of, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.csv"
@@ -37,7 +37,7 @@ def table(results: Path = RESULTS, methods: tuple[str, ...] = ()) -> str:
     rows = [row for row in read(results)[1] if _counts(row) and (not methods or row["method"] in methods)]
     if not rows:
         return "not measured yet\n"
-    keys = sorted({(_place(row["data"]), row["data"], row["method"], row["profile"]) for row in rows})
+    keys = sorted({(_place(row["data"]), row["data"], method_of(row), row["profile"]) for row in rows})
     return HEADER + "".join(_line(*key[1:], rows) for key in keys)
 
 
@@ -52,7 +52,7 @@ def _place(data: str) -> int:
 
 
 def _line(data: str, method: str, profile: str, rows: list[dict[str, str]]) -> str:
-    mine = [row for row in rows if (row["data"], row["method"], row["profile"]) == (data, method, profile)]
+    mine = [row for row in rows if (row["data"], method_of(row), row["profile"]) == (data, method, profile)]
     latest = list({row["seed"]: row for row in mine}.values())  # measured again: the last row of a seed stands
     first = latest[0]
     cells = [

@@ -64,6 +64,11 @@ def read(csv_path: Path) -> tuple[list[str], list[dict[str, str]]]:
         return list(reader.fieldnames or []), rows
 
 
+def method_of(row: Mapping[str, str]) -> str:
+    """A row's method as tables name it: with its trunk, where its features came from outside."""
+    return row["method"] + (f", {row['trunk']}" if row.get("trunk") else "")
+
+
 def origin() -> dict[str, str]:
     """Where a number comes from: command, commit, changes not committed, machine, cores, date, versions."""
     return {

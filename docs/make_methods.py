@@ -22,11 +22,11 @@ def filled(text: str, method: Method) -> str:
 
 
 def table(method: Method) -> str:
-    """One row per setting, one column per profile; the first profile is the default."""
-    names = list(method.profiles)
-    rows = ["| setting | " + " | ".join(f"`{name}`" for name in names) + " |", "|---" * (len(names) + 1) + "|"]
-    for field in dataclasses.fields(method.profiles[names[0]]):
-        values = [str(getattr(method.profiles[name], field.name)) for name in names]
+    """One row per setting, one column per profile; the first profile is the default. And one for --trunk none."""
+    kinds = dict(method.profiles) | ({"--trunk none": method.scratch} if method.scratch else {})
+    rows = ["| setting | " + " | ".join(f"`{name}`" for name in kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+    for field in dataclasses.fields(method.tiny):
+        values = [str(getattr(kind, field.name)) for kind in kinds.values()]
         rows.append(f"| `{field.name}` | " + " | ".join(values) + " |")
     return "\n".join(rows) + "\n"
 

@@ -95,7 +95,8 @@ def test_synthetic_maps_are_a_fair_task() -> None:
 
 
 def test_a_measured_row_is_not_measured_again_but_a_failed_one_is(tmp_path: Path) -> None:
-    options = argparse.Namespace(method="draem", profile="cpu", minutes=10.0, clock="cpu", size=256, set=["b=2", "a=1"])
+    options = argparse.Namespace(method="draem", profile="cpu", minutes=10.0, clock="cpu", size=256, set=["b=2", "a=1"],
+                                 trunk="")
     key = accuracy._key(options, "parts", 0)
     path = tmp_path / "accuracy.csv"
     record(path, {**dict(zip(accuracy.KEY, key, strict=True)), "error": "the disk is full"})
@@ -105,6 +106,11 @@ def test_a_measured_row_is_not_measured_again_but_a_failed_one_is(tmp_path: Path
     options.set.reverse()
     assert accuracy._key(options, "parts", 0) == key
     assert accuracy._key(options, "parts", 1) not in accuracy._done(path)
+    # Features from outside are another measurement; rows of before had none, and --trunk none still has none.
+    options.method = "padim"
+    assert accuracy._key(options, "parts", 0)[accuracy.KEY.index("trunk")] == "lite0"
+    options.trunk = "none"
+    assert accuracy._key(options, "parts", 0)[accuracy.KEY.index("trunk")] == ""
 
 
 UNWATCHED = ["--set", "check_every=0"]  # one step teaches nothing, and anoseg would say so

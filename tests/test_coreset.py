@@ -166,9 +166,9 @@ def test_the_memory_that_a_stream_names_is_what_it_holds() -> None:
     stream = Stream(64, 256, torch.eye(32))
     for _ in range(5):
         stream.add(torch.randn(100, 32))
-    held = sum(each.nelement() * each.element_size() for each in (stream._points, stream._short, stream._reach))
+    held = sum(each.nelement() * each.element_size() for each in (stream._points, stream._reach))
     assert held <= Stream.memory(64, 256, 32, 32) - 4 * (coreset.ROWS * coreset.MOST + 2 * coreset.MOST**2)
-    assert held == 4 * 256 * (32 + 32 + 1)
+    assert held == 4 * 256 * (32 + 1)
 
 
 # ---- nearest

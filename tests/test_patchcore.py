@@ -1,4 +1,4 @@
-"""PatchCore: features by hand, what the memory holds, what --init gives, and the forecast."""
+"""PatchCore: features by hand, what the memory holds, what --trunk gives, and the forecast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flawforge.methods import METHODS, patchcore
 from flawforge.nn.coreset import Stream
 from flawforge.nn.patches import PatchFeatures, blurred, learning, reach, start_from
 from flawforge.nn.resnet import ResNet
-from flawforge.nn.trunks import trunk_of
+from flawforge.nn.trunks import backbone_of, trunk_of
 from flawforge.types import Batch, Collect, ConfigError, Init, ModelError
 
 TINY = patchcore.TINY
@@ -103,7 +103,7 @@ def test_the_score_of_equation_7_is_the_pictures_score_where_it_is_asked_for() -
     plain = filled(dataclasses.replace(WHOLE, most=40), images)
     with torch.no_grad():
         found, without = net(images + 0.2), plain(images + 0.2)
-    assert torch.equal(found.map, without.map)
+    torch.testing.assert_close(found.map, without.map, rtol=1e-5, atol=1e-5)
     assert (found.score < without.score).all()
     assert patchcore.score_rule(net.config).reduce == "network"
     assert patchcore.score_rule(plain.config).reduce == "max"
@@ -119,35 +119,43 @@ def test_the_blur_is_scipys() -> None:
 
 
 @pytest.mark.parametrize("name", ["patchcore", "padim"])
-def test_with_init_nothing_is_trained(name: str, washers: Path, tmp_path: Path) -> None:
+def test_with_a_file_of_weights_nothing_is_trained(name: str, washers: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     trunk = ResNet("resnet18-tiny")
     save_file({f"model.{k}": v.contiguous() for k, v in trunk.state_dict().items()}, tmp_path / "w.safetensors")
     settings = dataclasses.asdict(METHODS[name].tiny)
     weights = tmp_path / "w.safetensors"
-    request = fitting.Request(washers, tmp_path / "m", method=name, size=64, settings=settings, init=weights)
+    request = fitting.Request(washers, tmp_path / "m", method=name, size=64, settings=settings, trunk=str(weights))
     plan = fitting.plan(request)
     net, notes = fitting.new_net(plan)
+    assert plan.trunk is not None
     assert torch.equal(net.features.trunk.net.conv1.weight, trunk.conv1.weight)
-    assert "weights from outside" in notes[0]
+    assert f"the features are those of {weights}" in notes[0]
     assert [type(stage) for stage in plan.method.stages(net, plan.settings)] == [Collect]
     assert "no training steps" in fitting.forecast(plan, fitting.load_pictures(plan)).lines()[0]
     model = fitting.run(request, made=plan)
     assert model.content is not None
     assert model.content.config["history"] == []
     assert any("nothing was trained" in note for note in model.content.config["notes"])
-    # A model of ours is a start as well: its trunk is found in its folder.
-    again = fitting.plan(dataclasses.replace(request, out=tmp_path / "n", init=tmp_path / "m"))
-    assert torch.equal(fitting.new_net(again)[0].features.trunk.net.conv1.weight, trunk.conv1.weight)
+    assert model.content.config["trunk"] == {
+        "backbone": "resnet18-tiny", "source": str(weights), "licence": None, "sha256": plan.trunk.sha256
+    }  # fmt: skip
+    assert "licence not known" in model.content.card
+    # A model of ours gives its trunk as well, and the form of either is found in it.
+    del settings["backbone"]
+    for source in (weights, tmp_path / "m"):
+        again = fitting.plan(dataclasses.replace(request, out=tmp_path / "n", trunk=str(source), settings=settings))
+        assert again.settings.backbone == "resnet18-tiny"
+        assert torch.equal(fitting.new_net(again)[0].features.trunk.net.conv1.weight, trunk.conv1.weight)
 
 
 def test_weights_of_another_network_are_refused() -> None:
     features = PatchFeatures("resnet18-tiny", (1, 2), local=True)
     with pytest.raises(ModelError, match="give the weights of the same variant"):
         start_from(features, Init(ResNet("resnet18-quarter").state_dict(), {"method": "cutpaste"}, "0" * 64))
-    with pytest.raises(ConfigError, match="backbone 'vgg' was given; allowed are resnet18"):
+    with pytest.raises(ConfigError, match="backbone 'vgg' was given; allowed are lite0, lite1, lite2, resnet18"):
         trunk_of("vgg", 3)
-    with pytest.raises(ConfigError, match="give its weights with --init"):
+    with pytest.raises(ConfigError, match="give its weights with --trunk"):
         learning(PatchFeatures("vit/8/16/4/2", (2,), local=True), 0.1, 0.0, 0.0)
 
 
@@ -248,8 +256,9 @@ def test_the_name_on_the_page_is_that_of_isstads_default(method: str) -> None:
     about = {"method": "isstad", "settings": dataclasses.asdict(settings)}
     init = Init(isstad.build(settings).state_dict(), about, "0" * 64)
     page = (Path(__file__).resolve().parent.parent / "docs" / "methods" / "patchcore.md").read_text()
-    name = re.search(r"--init ISSTAD_MODEL --set backbone=([\w/]+)", page)
+    name = re.search(r"--trunk ISSTAD_MODEL.*?(vit/[\w/]+)", page, re.DOTALL)
     assert name
+    assert backbone_of(init) == name[1]
     net = METHODS[method].build(dataclasses.replace(METHODS[method].profiles["cpu"], backbone=name[1], stages=(2, 4)))
     assert start_from(net.features, init)[0].startswith("the features are those of a isstad model")
 
@@ -260,9 +269,9 @@ def test_a_cutpaste_model_gives_its_pictures_trunk(washers: Path, tmp_path: Path
     fitting.run(fitting.Request(washers, tmp_path / "c", method="cutpaste", steps=2, size=64,
                                 settings=dataclasses.asdict(cutpaste.tiny)))  # fmt: skip
     request = fitting.Request(washers, tmp_path / "m", method="patchcore", size=64, settings=dataclasses.asdict(TINY),
-                              init=tmp_path / "c")  # fmt: skip
+                              trunk=str(tmp_path / "c"))  # fmt: skip
     plan = fitting.plan(request)
     net, notes = fitting.new_net(plan)
-    assert plan.init is not None
-    assert torch.equal(net.features.trunk.net.conv1.weight, plan.init.tensors["picture.trunk.conv1.weight"])
+    assert plan.trunk is not None
+    assert torch.equal(net.features.trunk.net.conv1.weight, plan.trunk.tensors["picture.trunk.conv1.weight"])
     assert notes[0].startswith("the features are those of a cutpaste model")

@@ -16,7 +16,7 @@ Made by flawforge {version} on {created}. It judges pictures of one product; a h
 | canvas | {height} x {width} (h x w); pictures are letterboxed into it, maps come back at the picture's own size |
 | trained on | {pictures} good pictures, {steps} steps, {seconds:.0f} s, seed {seed} |
 | forger | `{forger}` |
-| score | {score} |
+{features}| score | {score} |
 {promise}{guard}{exported}
 {notes}
 ## Use
@@ -48,6 +48,12 @@ A picture that is not like any good picture (blank, smeared, half out of the fra
 network says, and is marked `valid: false` with the reason. Of {count} good pictures, limits that had not seen them rejected
 {flagged}; such rejects come on top of the promise.
 """
+
+
+FEATURES = (
+    "| features | `{backbone}`, its weights from {source} and held in this folder; licence {licence}; sha256 of their file "
+    "`{sha256}` |\n"
+)
 
 
 EXPORT = """
@@ -86,7 +92,12 @@ def model_card(content: Content) -> str:
             **made, **{f"p_{key}": value for key, value in {**parity, "source": shown(parity["source"])}.items()},
             count=parity["good"] + parity["forged"], flipped=len(parity["flips"]), model=made["from"],
         )  # fmt: skip
+    trunk = config.get("trunk")
+    features = ""
+    if trunk:
+        features = FEATURES.format(**trunk | {"licence": trunk["licence"] or "not known; ask whoever gave the weights"})
     return TEMPLATE.format(
+        features=features,
         method=config["method"], model_id=content.model_id, version=config["flawforge_version"], created=config["created"],
         profile=config["profile"], height=config["canvas"][0], width=config["canvas"][1], pictures=training["pictures"],
         steps=training["steps"], seconds=training["seconds"], seed=config["seed"], forger=training["forger"],

@@ -75,6 +75,9 @@ def main() -> None:
 @click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to forge textures from.")
 @click.option("--init", type=click.Path(path_type=Path), help="Start from a model folder, a .safetensors file of outside "
               "weights, or timm:NAME, for methods that can.")  # fmt: skip
+@click.option("--trunk", default="", help="Network whose features a method looks at: lite0, lite1 or lite2 (ImageNet's, "
+              "from an installed package), a model folder, a .safetensors file or timm:NAME; none or a ResNet's name = "
+              "learnt from DATA alone. [default: the method's own]")  # fmt: skip
 @with_rates
 @click.option("--holdout", default="0.2", show_default=True, help="Share of good pictures held back for calibration, or a "
               "file name pattern such as 'batch7*'.")  # fmt: skip

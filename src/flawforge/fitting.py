@@ -52,13 +52,13 @@ GUARDED = 300  # good pictures that the guard is fitted to at most; a millisecon
 
 
 def identity(plan: Plan) -> str:
-    """What makes a checkpoint belong to a run: settings, seed, budget, canvas, --init, training files by size and name."""
+    """What makes a checkpoint belong to a run: settings, seed, budget, canvas, outside weights, files by size and name."""
     request = plan.request
     files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
     facts = [request.method, dataclasses.asdict(plan.settings), request.seed, request.steps, request.minutes,
              request.clock, plan.canvas, request.tile, request.align,
              str(request.holdout), bool(request.roi), bool(request.ignore), str(request.textures), request.tolerate, files,
-             plan.init and [plan.init.sha256, plan.init.about]]  # fmt: skip
+             *(each and [each.sha256, each.about] for each in (plan.init, plan.trunk))]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -274,6 +274,7 @@ def _content(
             "torch": torch.__version__, "cpus": os.cpu_count(),
         },
         "init": init,
+        "trunk": _trunk(plan),
         "held_back": [str(entry.path.resolve()) for entry in plan.held],  # for `export` to compare on; it drops them
         "data_report": plan.report.as_dict(),
         # `facts`: what a method decided from the good pictures, in words
@@ -282,6 +283,15 @@ def _content(
     }  # fmt: skip
     tensors = tensors_to_bytes({key: value.contiguous() for key, value in net.state_dict().items()})
     return bundle.Content(settings, tensors, None, "", plan.roi, template=plan.template)
+
+
+def _trunk(plan: Plan) -> dict[str, Any] | None:
+    """Whose features the model looks at; None where it learnt its own or has none."""
+    if plan.trunk is None:
+        return None
+    known = {key: plan.trunk.about[key] for key in ("method", "profile") if key in plan.trunk.about}
+    return {"backbone": plan.settings.backbone, "source": plan.trunk.source, "licence": plan.trunk.licence or None,
+            "sha256": plan.trunk.sha256} | known  # fmt: skip
 
 
 def trained_on(plan: Plan, net: Any) -> tuple[str, ...]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flawforge.types import ConfigError, FlawforgeError, Init
+from flawforge.types import ConfigError, FlawforgeError, Init, Method
 from flawforge_runtime import backends, bundle, forks
 from flawforge_runtime.inspector import Inspector, Network, from_content
 from flawforge_runtime.origin import origin_of
@@ -64,9 +64,53 @@ def network_of(
     return torch_network(content, device)
 
 
-def read_init(path: Path) -> Init:
+def choose_trunk(
+    asked: str, method: Method, profile: Any, values: Mapping[str, Any]
+) -> tuple[Any, Mapping[str, Any], Init | None]:
+    """What --trunk means for a method: the settings to start from, those to change in them, and the weights, if any.
+
+    asked    "" = the profile's own; lite0, lite1 or lite2, from an installed package; a ResNet's name, or none: learnt from
+             the product, no outside weights; else as `read_init` takes it
+    profile  the method's settings; `method.scratch` takes their place where a package's weights are needed and not wanted
+    values   what the user sets; a `backbone` among them wins over the form that a file seems to have
+
+    Raises ConfigError (no such trunk, a method without one, a package that is missing), ModelError (a damaged file).
+    """
+    from flawforge.nn import efficientnet_lite, resnet, trunks
+
+    if method.trunk is None:
+        if asked:
+            raise ConfigError(
+                f"--trunk was given, but method {method.name} looks at no other network's features; leave out --trunk."
+            )
+        return profile, values, None
+    own = asked in efficientnet_lite.SHAPES or asked in resnet.VARIANTS
+    if own and values.get("backbone", asked) != asked:
+        raise ConfigError(f"--trunk {asked} and backbone={values['backbone']} were both given; leave out one of them.")
+    given = None
+    if own:
+        values = {**values, "backbone": asked}
+    elif asked and asked != "none":
+        given = read_init(Path(asked), "--trunk", f"{', '.join(efficientnet_lite.SHAPES)}, none, a ResNet's name, ")
+        form = values.get("backbone") or trunks.backbone_of(given)
+        if form is None:
+            raise ModelError(
+                f"--trunk was given as {asked}, which is of no form that is known here; name it with --set backbone=NAME."
+            )
+        values = {**values, "backbone": form}
+    form = values.get("backbone", profile.backbone)
+    outside = asked != "none" and (given is not None or form in efficientnet_lite.SHAPES)
+    if not outside and profile.backbone in efficientnet_lite.SHAPES:
+        profile = method.scratch
+    if given is None and outside:
+        given = efficientnet_lite.packaged(form)
+    return profile, values, given
+
+
+def read_init(path: Path, option: str = "--init", names: str = "") -> Init:
     """Weights to start a fit from: a model folder of ours, a .safetensors file from anywhere, or timm:NAME.
 
+    option, names  what they were given to, and what else may be given there, for the errors
     timm:NAME needs the extra "timm", which fetches the weights where it has none at hand: the one place in flawforge that
     may use a network, and only when it is asked by that name.
     Raises ConfigError for anything else (a pickle is never opened), ModelError for a damaged folder or file.
@@ -75,27 +119,27 @@ def read_init(path: Path) -> Init:
     from safetensors.torch import load
 
     if str(path).startswith("timm:"):
-        data, about = _timm_weights(str(path)[len("timm:") :]), {}
+        data, about = _timm_weights(str(path)[len("timm:") :], option), {}
     elif path.is_dir():
         content = bundle.read(path)
         if content.backend != "torch":
-            raise ConfigError(f"--init was given as {path}, an export; give the model folder that it was exported from.")
+            raise ConfigError(f"{option} was given as {path}, an export; give the model folder that it was exported from.")
         data, about = content.tensors, dict(content.config)
     elif path.suffix == ".safetensors" and path.is_file():
         data, about = path.read_bytes(), {}
     else:
         why = "there is no such file or folder" if not path.exists() else "it is neither"
         raise ConfigError(
-            f"--init was given as {path} ({why}); give a flawforge model folder, a .safetensors file or timm:NAME "
+            f"{option} was given as {path} ({why}); give {names}a flawforge model folder, a .safetensors file or timm:NAME "
             "(other checkpoints must be converted first, because a pickle can run code)."
         )
     try:
-        return Init(load(data), about, hashlib.sha256(data).hexdigest())
+        return Init(load(data), about, hashlib.sha256(data).hexdigest(), str(path))
     except SafetensorError as error:
         raise ModelError(f"The weights {path} cannot be read ({error}); download or convert them again.") from error
 
 
-def _timm_weights(name: str) -> bytes:
+def _timm_weights(name: str, option: str) -> bytes:
     """The pretrained weights of timm's model `name`, as the bytes of a safetensors file."""
     from safetensors.torch import save
 
@@ -103,7 +147,7 @@ def _timm_weights(name: str) -> bytes:
         import timm
     except ImportError as error:
         raise ConfigError(
-            f"--init was given as timm:{name}, but timm is not installed; pip install 'flawforge[timm]', or give a "
+            f"{option} was given as timm:{name}, but timm is not installed; pip install 'flawforge[timm]', or give a "
             ".safetensors file."
         ) from error
     try:

@@ -65,6 +65,7 @@ class Request:
     align: str = "auto"
     textures: Path | None = None
     init: Path | None = None
+    trunk: str = ""
     false_alarm: float | None = None
     review: float | None = None
     confidence: float | None = None
@@ -96,6 +97,7 @@ class Plan:
     template: Template | None
     notes: tuple[str, ...]
     init: Init | None = None
+    trunk: Init | None = None
     parts: Mapping[Path, str] | None = None  # which part each held-back picture shows, where that is known
 
 
@@ -105,7 +107,8 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     profile = request.profile or next(iter(method.profiles))
     if profile not in method.profiles:
         raise ConfigError(f"Profile '{profile}' was given; method {method.name} has {', '.join(method.profiles)}.")
-    settings = config.override(method.profiles[profile], request.settings)
+    base, values, trunk = loading.choose_trunk(request.trunk, method, method.profiles[profile], request.settings)
+    settings = config.override(base, values)
     init = _init(request, method)
     listing = data.read_listing(request.data)
     report = data.check_data(data.good_entries(listing.entries), max_pixels=request.max_pixels, progress=progress,
@@ -137,7 +140,8 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     laid = registered(request, train, canvas)
     notes = (*notes, laid.note) if laid.note else notes
     like = laid.template
-    return Plan(request, method, settings, report, train, held, canvas, budget, rates, roi, like, notes, init, parts)
+    return Plan(request, method, settings, report, train, held, canvas, budget, rates, roi, like, notes, init,
+                trunk, parts)  # fmt: skip
 
 
 def registered(request: Request, train: Sequence[data.Entry], canvas: tuple[int, int]) -> Registration:
@@ -158,6 +162,8 @@ def _init(request: Request, method: Method) -> Init | None:
     if request.init is None:
         return None
     if method.start is None:
+        if method.trunk is not None:
+            raise ConfigError(f"--init was given, but method {method.name} trains on from nothing; give it as --trunk.")
         able = ", ".join(each.name for each in METHODS.values() if each.start) or "none so far"
         raise ConfigError(
             f"--init was given, but method {method.name} starts from nothing but its pictures (methods that can start from "
@@ -267,14 +273,16 @@ def seeded(build: Callable[[Any], Any], settings: Any, seed: int) -> Any:
 
 
 def new_net(plan: Plan) -> tuple[Any, tuple[str, ...]]:
-    """The net before training, with the weights of --init in it, and what the method says of those.
+    """The net before training, with the weights of --trunk and --init in it, and what the method says of those.
 
     Raises ModelError where the weights do not fit the method's settings.
     """
     net = seeded(plan.method.build, plan.settings, plan.request.seed)
-    if plan.init is None or plan.method.start is None:
-        return net, ()
-    return net, tuple(plan.method.start(net, plan.settings, plan.init))
+    said: list[str] = []
+    for weights, put in ((plan.trunk, plan.method.trunk), (plan.init, plan.method.start)):
+        if weights is not None and put is not None:
+            said += put(net, plan.settings, weights)
+    return net, tuple(said)
 
 
 def load_pictures(plan: Plan) -> data.GoodPictures:

@@ -215,16 +215,20 @@ Stage = Train | Collect | Prove
 
 @dataclass(frozen=True)
 class Init:
-    """What a fit may start from (--init): another model's weights, or weights from outside.
+    """Weights that come from elsewhere (--init, --trunk): another model's, or weights from outside.
 
     tensors  name -> torch tensor, as the file names them
     about    the config.json of the model folder; empty for a file of outside weights
     sha256   of the file that held the tensors
+    source   where that file came from, in words
+    licence  of the weights, as their maker states it; "" = not known
     """
 
     tensors: Mapping[str, Any]
     about: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
+    source: str = ""
+    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -245,6 +249,9 @@ class Method:
               sequence of maps h' w' float32 in [0, 1] of any size, finest first, or None while there are none
     start     (net, config, init) -> notes for people: puts weights from --init into the net, before `stages` is asked;
               raises ModelError where they do not fit; None = the method starts from nothing else
+    trunk     as `start`, for the network of --trunk whose features the method looks at; it stays as it is given. The
+              config's `backbone` names its form. None = the method has no such network
+    scratch   the config that takes the place of one with outside weights where --trunk forbids them
     decided   (net, config) -> config: the settings with which another fit takes the choices that this fitted net took by
               looking at its pictures, so that scores of both are of one scale; None = it chooses nothing that changes scale
     """
@@ -260,4 +267,6 @@ class Method:
     score: Callable[[Any], ScoreRule]
     prior: str = ""
     start: Callable[[Any, Any, Init], Sequence[str]] | None = None
+    trunk: Callable[[Any, Any, Init], Sequence[str]] | None = None
+    scratch: Any = None
     decided: Callable[[Any, Any], Any] | None = None

@@ -8,13 +8,15 @@ ICPR 2021 workshops, arXiv 2011.08785.
     III-B learning of the normality        `gather` (sums and outer products, streamed), `settle` (eq. 1, with shrinkage)
     III-C inference, eq. 2                 `Padim.forward`: Mahalanobis distance, enlarged, a Gaussian of 4 pixels
 
-The paper's features come from ImageNet. Profile `cpu` has no weights from outside: its network learns from the product's own
-good pictures to tell them from CutPaste forgeries, within --minutes; then it is frozen and the pictures are looked through.
-With --init nothing is trained: the features are those of another model of ours, or of a file of weights. What else differs:
+The features are ImageNet's, as in the paper: by default those of EfficientNet-Lite0, which an installed package holds, and
+nothing is trained. With --trunk none no outside weights are used: a small ResNet learns from the product's own good pictures
+to tell them from CutPaste forgeries, within --minutes; then it is frozen. What else differs from the paper:
 
+    a grid of 8 pixels with a trunk           the paper's is that of stage 1, 4 pixels: four times the matrices
     shrinkage towards the common covariance   eq. 1 adds 0.01 I; with fewer pictures than numbers that decides everything.
-                                              The pull is that of the least expected error (nn.gaussians.shrinkage); 0.01
-                                              of the common covariance stays on top (`shrink` "ridge" is eq. 1)
+                                              The pull is that of the least expected error (nn.gaussians.shrinkage), each
+                                              place's own ("common") or their mean for all ("even"); 0.01 of the common
+                                              covariance stays on top (`shrink` "ridge" is eq. 1)
     letterbox border                          a place counts only the pictures in which it is judged
 """
 
@@ -42,12 +44,13 @@ RIDGE = 0.01  # the paper's
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of PaDiM; the comments give the paper's values."""
+    """Settings of PaDiM, here those of --trunk none; the comments give the paper's values."""
 
     backbone: str = "resnet18-quarter"  # "resnet18" or "wide_resnet50_2" with ImageNet's weights
-    stages: Annotated[tuple[Annotated[int, Interval(ge=1, le=4)], ...], Len(1, 4)] = (1, 2, 3)  # (1, 2, 3)
+    stages: Annotated[tuple[Annotated[int, Interval(ge=0, le=4)], ...], Len(1, 5)] = (1, 2, 3)  # (1, 2, 3)
+    grid: Annotated[int, Ge(0)] = 0  # pixels from place to place; 0 = as in the first of the stages, the paper's way
     numbers: Annotated[int, Ge(0)] = 64  # 100 of 448 or 550 of 1792, at random; 0 = all
-    shrink: Literal["common", "ridge"] = "common"  # "ridge"
+    shrink: Literal["even", "common", "ridge"] = "common"  # "ridge"
     sigma: Annotated[float, Ge(0)] = 4.0  # 4
     learning_rate: Annotated[float, Gt(0)] = 0.03  # no training; CutPaste 0.03
     shift: Annotated[float, Interval(ge=0, le=0.25)] = 0.04  # no training; CutPaste moves inputs, amount not given
@@ -58,12 +61,13 @@ class Config:
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of the training
 
 
+CPU = Config(backbone="lite0", grid=8, numbers=100, shrink="even", batch=4, precision="32-true")
 PAPER = Config(backbone="resnet18", numbers=100, shrink="ridge")
 TINY = Config(backbone="resnet18-tiny", stages=(2, 3), numbers=6, batch=4, precision="32-true")
 
 
 class Padim(nn.Module):
-    """Trunk, the pretext's head and the Gaussians. n 3 h w in [0, 1] on the canvas it was fitted on."""
+    """Trunk, the pretext's head where it is learnt, and the Gaussians. n 3 h w in [0, 1] on the canvas it was fitted on."""
 
     picks: Tensor
     centre: Tensor
@@ -73,7 +77,7 @@ class Padim(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.features = PatchFeatures(config.backbone, config.stages, local=False)
+        self.features = PatchFeatures(config.backbone, config.stages, local=False, grid=config.grid)
         d = self.features.width
         kept = torch.randperm(d)[: config.numbers or d].sort().values
         self.register_buffer("picks", kept)
@@ -137,26 +141,31 @@ def settle(net: Padim) -> None:
         outer[part] -= torch.einsum("kd,ke,k->kde", mean[part], mean[part], count[part])
     eye = torch.eye(d, dtype=torch.float64, device=count.device)
     white = eye
-    if shrink == "common":
+    pulls = torch.zeros(len(count), dtype=torch.float64, device=count.device)
+    if shrink != "ridge":
         white = whitener(outer.sum(dim=0, dtype=torch.float64) / free.sum().clamp_min(1))
-    pulls = []
+        for part in torch.arange(len(count), device=count.device).split(CHUNK):
+            pulls[part] = shrinkage(_whitened(outer[part], free[part], white), free[part].double())
+        if shrink == "even":
+            pulls[:] = pulls[known].mean()
     for part in torch.arange(len(count), device=count.device).split(CHUNK):
-        covariance = white @ (outer[part].double() / free[part].clamp_min(1)[:, None, None]) @ white.T
-        pull = torch.zeros(len(part), dtype=torch.float64, device=count.device)
-        if shrink == "common":
-            pull = shrinkage(covariance, free[part].double())
-        covariance = (1 - pull[:, None, None]) * covariance + (pull + RIDGE)[:, None, None] * eye
+        covariance, pull = _whitened(outer[part], free[part], white), pulls[part][:, None, None]
+        covariance = (1 - pull) * covariance + (pull + RIDGE) * eye
         root = torch.linalg.cholesky(covariance)
         outer[part] = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False).float()
-        pulls.append(pull)
     net.register_buffer("factor", outer)
-    if shrink == "common":
-        pulled = float(torch.cat(pulls)[known].mean())
+    if shrink != "ridge":
+        pulled = float(pulls[known].mean())
         net.said = [
             f"{int(known.sum())} Gaussians of {d} numbers from {int(count.max())} good pictures; on average {pulled:.0%} of "
             "a covariance is the common one"
         ]
     net.work = {}
+
+
+def _whitened(outer: Tensor, free: Tensor, white: Tensor) -> Tensor:
+    """Sums of outer products k d d of so many degrees of freedom -> whitened covariances, double."""
+    return white @ (outer.double() / free.clamp_min(1)[:, None, None]) @ white.T
 
 
 def demand(net: Padim, canvas: tuple[int, int], pictures: int) -> Demand:
@@ -167,13 +176,13 @@ def demand(net: Padim, canvas: tuple[int, int], pictures: int) -> Demand:
 
 
 def stages(net: Padim, config: Config) -> Sequence[Train | Collect]:
-    """The features are learnt, unless they came from --init; then one look at every good picture."""
+    """The features are learnt, unless they came from --trunk; then one look at every good picture."""
     look = Collect("Gaussians", gather, settle, demand=demand)
     return [*learning(net.features, config.learning_rate, config.shift, config.jitter), look]
 
 
-def start(net: Padim, config: Config, init: Init) -> list[str]:
-    """Features from --init."""
+def trunk(net: Padim, config: Config, init: Init) -> list[str]:
+    """Features from --trunk."""
     return start_from(net.features, init)
 
 
@@ -189,13 +198,14 @@ def score_rule(config: Config) -> ScoreRule:
 
 METHOD = Method(
     name="padim",
-    title="a Gaussian for every place of the product, over features learnt from forgeries or given by --init",
-    paper="Defard et al., ICPR 2021, arXiv 2011.08785; `cpu` learns its features from the product instead of ImageNet",
-    profiles={"cpu": Config(), "paper": PAPER},
+    title="a Gaussian for every place of the product; features of natural images, nothing to train",
+    paper="Defard et al., ICPR 2021, arXiv 2011.08785; `cpu` has a smaller trunk and a coarser grid",
+    profiles={"cpu": CPU, "paper": PAPER},
     tiny=TINY,
     build=Padim,
     stages=stages,
     forger=forger,
     score=score_rule,
-    start=start,
+    trunk=trunk,
+    scratch=Config(),
 )

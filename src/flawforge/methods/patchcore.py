@@ -4,17 +4,19 @@ Roth, Pemula, Zepeda, Schoelkopf, Brox, Gehler: "Towards total recall in industr
 2106.08265, and the authors' released code.
 
     paper section                          here
-    3.1 locally aware patch features       nn.patches.PatchFeatures: stages 2 and 3, 3 x 3 means, the coarser one enlarged
+    3.1 locally aware patch features       nn.patches.PatchFeatures: 3 x 3 means of the stages, on one grid
     3.2 coreset, algorithm 1               nn.coreset.Stream: the same greedy choice, over a stream in bounded memory
-    3.3 detection, eq. 6                   nn.nearest.nearest
+    3.3 detection, eq. 6                   nn.nearest.distances
     3.3 detection, eq. 7                   nn.nearest.reweighted (`reweight`; the authors' code has none, nor has `cpu`)
     3.3 segmentation                       `PatchCore.forward`: enlarged, then a Gaussian of 4 pixels
 
-The paper's features come from ImageNet. Profile `cpu` has no weights from outside: its network learns from the product's own
-good pictures to tell them from CutPaste forgeries, within --minutes; then it is frozen and the pictures are looked through.
-With --init nothing is trained: the features are those of another model of ours, or of a file of weights. What else differs:
+The features are ImageNet's, as in the paper: by default those of EfficientNet-Lite0, which an installed package holds, and
+nothing is trained. With --trunk none no outside weights are used: a small ResNet learns from the product's own good pictures
+to tell them from CutPaste forgeries, within --minutes; then it is frozen. What else differs from the paper:
 
-    the memory has an upper bound           8192 patches, between the paper's 1 % and 10 % for 80 to 800 pictures
+    the memory has an upper bound           1000 patches with a trunk (more did not help, and cost time), 8192 without
+    each feature is scaled (`standardise`)  by its deviation over good patches, so that none counts by its units; paper: no
+    three stages on a grid of 8 pixels      paper: two, at strides 8 and 16
     stages joined as they are               the authors' code first averages channels down to 1024
     no crop                                 the authors resize to 256 and keep the middle 224
     patches that no judged pixel sees       are not kept
@@ -34,18 +36,22 @@ from torch.nn import functional as F
 from flawforge.forge import FORGERS
 from flawforge.nn.coreset import Stream, sketch
 from flawforge.nn.density import resized
-from flawforge.nn.nearest import nearest, reweighted
+from flawforge.nn.nearest import distances, nearest, reweighted
 from flawforge.nn.patches import CLASSES, PatchFeatures, blurred, learning, reach, start_from
 from flawforge.nn.pretext import Labelled
 from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Method, ScoreRule, Train
 
+LEAST = 1e-3
+
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of PatchCore; the comments give the paper's (or its released code's) values."""
+    """Settings of PatchCore, here those of --trunk none; the comments give the paper's (or its released code's) values."""
 
     backbone: str = "resnet18-quarter"  # "wide_resnet50_2" with ImageNet's weights
-    stages: Annotated[tuple[Annotated[int, Interval(ge=1, le=4)], ...], Len(1, 4)] = (2, 3)  # (2, 3)
+    stages: Annotated[tuple[Annotated[int, Interval(ge=0, le=4)], ...], Len(1, 5)] = (2, 3)  # (2, 3)
+    grid: Annotated[int, Ge(0)] = 0  # pixels from patch to patch; 0 = as in the first of the stages
+    standardise: bool = False  # no
     share: Annotated[float, Interval(gt=0, le=1)] = 0.1  # 0.25, 0.1 or 0.01 of all patches
     least: Annotated[int, Ge(1)] = 1024  # none; patches in the memory, whatever their share
     most: Annotated[int, Ge(1)] = 8192  # none
@@ -53,6 +59,7 @@ class Config:
     sketch: Annotated[int, Ge(1)] = 128  # 128; numbers by which the coreset measures distances
     reweight: Annotated[int, Ge(0)] = 0  # neighbours in eq. 7, 0 = without; paper: with, number not found; anomalib: 9
     sigma: Annotated[float, Ge(0)] = 4.0  # 4
+    top: Annotated[float, Interval(ge=0, le=1)] = 0.0  # the score is the mean of this share of the map; 0 = its maximum: 0
     learning_rate: Annotated[float, Gt(0)] = 0.03  # no training; CutPaste 0.03
     shift: Annotated[float, Interval(ge=0, le=0.25)] = 0.04  # no training; CutPaste moves inputs, amount not given
     jitter: Annotated[float, Interval(ge=0, le=1)] = 0.1  # no training; likewise for their colours
@@ -62,12 +69,14 @@ class Config:
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of the training
 
 
+CPU = Config(backbone="lite0", stages=(1, 2, 3), grid=8, standardise=True, share=1.0, least=1, most=1000, store=64,
+             sketch=176, top=0.001, batch=4, precision="32-true")  # fmt: skip
 PAPER = Config(backbone="wide_resnet50_2", share=0.1, least=1, most=65536, store=2, reweight=9)
 TINY = Config(backbone="resnet18-tiny", stages=(1, 2), least=8, most=64, store=2, batch=4, precision="32-true")
 
 
 class PatchCore(nn.Module):
-    """Trunk, the pretext's head and the memory. n 3 h w in [0, 1], any h and w."""
+    """Trunk, the pretext's head where that is learnt, and the memory. n 3 h w in [0, 1], any h and w."""
 
     bank: Tensor
     forward_methods = ("logits",)
@@ -75,24 +84,34 @@ class PatchCore(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.features = PatchFeatures(config.backbone, config.stages, local=True)
+        self.features = PatchFeatures(config.backbone, config.stages, local=True, grid=config.grid)
         self.register_buffer("bank", torch.zeros(1, self.features.width))
+        self.register_buffer("scale", torch.ones(self.features.width) if config.standardise else None)
         self.register_buffer("projection", sketch(self.features.width, config.sketch), persistent=False)
         resized(self, ("bank",))
         self.stream: Stream | None = None
+        self.spread = Spread()
         self.said: list[str] = []
 
+    def embed(self, images: Tensor) -> Tensor:
+        """n 3 h w -> features of every patch, n gh gw d float32."""
+        return self.features(images).float().permute(0, 2, 3, 1)
+
     def forward(self, images: Tensor) -> Evidence:
-        h, w = images.shape[-2:]
-        x = self.features(images).float()
-        n, d, gh, gw = x.shape
-        queries = x.permute(0, 2, 3, 1).reshape(n, gh * gw, d)
-        distance, place = nearest(queries, self.bank)
-        coarse = distance.reshape(n, 1, gh, gw)
-        surface = blurred(F.interpolate(coarse, (h, w), mode="bilinear", align_corners=False)[:, 0], self.config.sigma)
+        x = self.embed(images)
+        scale = self.get_buffer("scale") if self.config.standardise else None
+        x = x if scale is None else x * scale
+        n, gh, gw, d = x.shape
+        queries = x.reshape(n, gh * gw, d)
         if self.config.reweight:
-            return Evidence(surface, reweighted(distance, place, queries, self.bank, self.config.reweight))
-        return Evidence(surface, surface.flatten(1).amax(dim=1))
+            distance, place = nearest(queries, self.bank)
+            score = reweighted(distance, place, queries, self.bank, self.config.reweight)
+        else:
+            distance, score = distances(queries, self.bank), None
+        coarse = distance.reshape(n, 1, gh, gw)
+        surface = F.interpolate(coarse, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        surface = blurred(surface, self.config.sigma)
+        return Evidence(surface, surface.flatten(1).amax(dim=1) if score is None else score)
 
     def logits(self, images: Tensor) -> Tensor:
         """n 3 h w -> n classes: what the features are learnt by."""
@@ -103,14 +122,39 @@ class PatchCore(nn.Module):
         return self.said
 
 
+class Spread:
+    """The deviation of each of d features over a stream of patches."""
+
+    def __init__(self) -> None:
+        self.count, self.first, self.sums = 0, torch.zeros(0), torch.zeros(0)
+
+    def add(self, patches: Tensor) -> None:
+        """Take n d."""
+        patches = patches.double()
+        if not self.count and len(patches):
+            self.first, self.sums = patches.mean(dim=0), patches.new_zeros(2, patches.shape[1])
+        apart = patches - self.first
+        self.sums += torch.stack([apart.sum(dim=0), apart.square().sum(dim=0)])
+        self.count += len(patches)
+
+    def scale(self) -> Tensor:
+        """What makes each deviation 1, d float32; a deviation below LEAST of the largest counts as so much."""
+        mean, square = self.sums / self.count
+        deviation = (square - mean.square()).clamp_min(0).sqrt()
+        return deviation.clamp_min(max(LEAST * float(deviation.max()), 1e-12)).reciprocal().float()
+
+
 def remember(net: PatchCore, batch: Batch) -> None:
     """Send the patches that a judged pixel sees through the coreset."""
-    config = net.config
+    config, projection = net.config, net.get_buffer("projection")
     if net.stream is None:
-        net.stream = Stream(config.most, config.store * config.most, net.get_buffer("projection"))
-    x = net.features(batch.clean).float()
-    seen = reach(batch.valid, x.shape[-2:], 4 * config.sigma)
-    net.stream.add(x.permute(0, 2, 3, 1)[seen])
+        net.stream = Stream(config.most, config.store * config.most, projection)
+    x = net.embed(batch.clean)
+    patches = x[reach(batch.valid, x.shape[1:3], 4 * config.sigma)]
+    if config.standardise and len(patches):
+        net.spread.add(patches)
+        net.stream.projection = net.spread.scale()[:, None] * projection
+    net.stream.add(patches)
 
 
 def settle(net: PatchCore) -> None:
@@ -119,11 +163,14 @@ def settle(net: PatchCore) -> None:
     seen = net.stream.seen
     keep = min(max(round(net.config.share * seen), net.config.least), net.config.most)
     bank, away = net.stream.finish(keep)
+    if net.config.standardise:
+        net.register_buffer("scale", net.spread.scale())
+        bank = bank * net.get_buffer("scale")
     net.register_buffer("bank", bank.contiguous())
     # After several reductions the bound is many times the truth, and would only mislead.
     how_far = f"; none of the others is farther than {away:.3g} from it" if net.stream.reductions == 1 else ""
     net.said = [f"the memory holds {len(bank)} of {seen} good patches{how_far}"]
-    net.stream = None
+    net.stream, net.spread = None, Spread()
 
 
 def demand(net: PatchCore, canvas: tuple[int, int], pictures: int) -> Demand:
@@ -138,13 +185,13 @@ def demand(net: PatchCore, canvas: tuple[int, int], pictures: int) -> Demand:
 
 
 def stages(net: PatchCore, config: Config) -> Sequence[Train | Collect]:
-    """The features are learnt, unless they came from --init; then one look at every good picture."""
+    """The features are learnt, unless they came from --trunk; then one look at every good picture."""
     look = Collect("memory", remember, settle, demand=demand)
     return [*learning(net.features, config.learning_rate, config.shift, config.jitter), look]
 
 
-def start(net: PatchCore, config: Config, init: Init) -> list[str]:
-    """Features from --init."""
+def trunk(net: PatchCore, config: Config, init: Init) -> list[str]:
+    """Features from --trunk."""
     return start_from(net.features, init)
 
 
@@ -155,18 +202,21 @@ def forger(config: Config) -> Forger:
 
 def score_rule(config: Config) -> ScoreRule:
     """Section 3.3: the largest distance, by eq. 7 where `reweight` asks for it (then over all patches, judged or not)."""
-    return ScoreRule(reduce="network" if config.reweight else "max")
+    if config.reweight:
+        return ScoreRule(reduce="network")
+    return ScoreRule(reduce="top", top=config.top) if config.top else ScoreRule(reduce="max")
 
 
 METHOD = Method(
     name="patchcore",
-    title="distance to a memory of good patches, their features learnt from forgeries or given by --init",
-    paper="Roth et al., CVPR 2022, arXiv 2106.08265; `cpu` learns its features from the product instead of ImageNet",
-    profiles={"cpu": Config(), "paper": PAPER},
+    title="distance to a memory of good patches; features of natural images, nothing to train",
+    paper="Roth et al., CVPR 2022, arXiv 2106.08265; `cpu` has a smaller trunk and memory",
+    profiles={"cpu": CPU, "paper": PAPER},
     tiny=TINY,
     build=PatchCore,
     stages=stages,
     forger=forger,
     score=score_rule,
-    start=start,
+    trunk=trunk,
+    scratch=Config(),
 )

@@ -124,7 +124,8 @@ def sketch(features: int, numbers: int = 128) -> Tensor:
 class Stream:
     """Points come in any number of blocks; at most `capacity` are held, and `keep` are left in the end.
 
-    projection  d p, what distances are measured in (see `sketch`); the points themselves are kept whole
+    projection  d p, what distances are measured in (see `sketch`); the points themselves are kept whole. It may be replaced
+                as more is known of the points: each choice uses the one that holds then
     A stream that fits is chosen from exactly as `greedy` does. A longer one is reduced to `keep` each time the store is
     full; `reach` is then a bound, added up on the way, on how far any point that ever came is from one that is left. Each of
     m reductions adds at most twice the least possible radius, so the bound is at most 2 m of those.
@@ -135,12 +136,12 @@ class Stream:
             raise ValueError(f"A coreset of {keep} in a store of {capacity} was asked for; the store must be the larger.")
         self.keep, self.capacity, self.projection = keep, capacity, projection
         self.seen = self.held = self.reductions = 0
-        self._points = self._short = self._reach = torch.zeros(0)
+        self._points = self._reach = torch.zeros(0)
 
     @staticmethod
     def memory(keep: int, capacity: int, features: int, projected: int) -> int:
-        """Bytes at the peak: the store, what a reduction copies of it, and a block of distances."""
-        stored = capacity * (features + projected + 4) + capacity * projected + keep * (features + projected)
+        """Bytes at the peak: the store, what a reduction makes of it, and a block of distances."""
+        stored = capacity * (features + 2 * projected + 4) + keep * (features + projected)
         return 4 * (stored + ROWS * MOST + 2 * MOST * MOST)
 
     @staticmethod
@@ -159,7 +160,6 @@ class Stream:
             taken, points = points[: self.capacity - self.held], points[self.capacity - self.held :]
             places = slice(self.held, self.held + len(taken))
             self._points[places] = taken
-            self._short[places] = taken @ self.projection
             self._reach[places] = 0.0
             self.held += len(taken)
             self.seen += len(taken)
@@ -175,17 +175,16 @@ class Stream:
         if needed <= size:
             return
         bigger = min(max(2 * size, needed), self.capacity)
-        for name, width in (("_points", like.shape[1:]), ("_short", self.projection.shape[1:]), ("_reach", ())):
+        for name, width in (("_points", like.shape[1:]), ("_reach", ())):
             grown = like.new_zeros(bigger, *width)
             if self.held:
                 grown[: self.held] = getattr(self, name)[: self.held]
             setattr(self, name, grown)
 
     def _reduce(self, keep: int) -> None:
-        cover = greedy(self._short[: self.held], keep)
+        cover = greedy(self._points[: self.held] @ self.projection, keep)
         reach = self._reach.new_zeros(len(cover.chosen))
         reach.scatter_reduce_(0, cover.owner, cover.distance + self._reach[: self.held], "amax")
         self.held, self.reductions = len(cover.chosen), self.reductions + 1
-        for store in (self._points, self._short):
-            store[: self.held] = store[cover.chosen]
+        self._points[: self.held] = self._points[cover.chosen]
         self._reach[: self.held] = reach

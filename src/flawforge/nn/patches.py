@@ -4,9 +4,10 @@
     `PatchFeatures`    PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265), section 3.1: 3 x 3 means of two stages, the
                        coarser one enlarged; PaDiM (Defard et al., ICPR 2021, arXiv 2011.08785), section III-A: three as they
                        are
+                       (ours: `grid` lays them on a coarser grid)
     `learning`         CutPaste (Li et al., CVPR 2021, arXiv 2104.04015): features learnt by telling good pictures from
                        forged ones, for products without weights from outside (nn.pretext)
-    `start_from`       --init: another model's folder or a file of weights (nn.trunks)
+    `start_from`       --trunk: installed weights, another model's folder or a file of weights (nn.trunks)
     `blurred`          both papers: a Gaussian over the map
 """
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawforge.nn import pretext
+from flawforge.nn.efficientnet_lite import Lite
 from flawforge.nn.trunks import Residual, trunk_of
 from flawforge.types import Batch, ConfigError, Init, Train
 
@@ -28,36 +30,53 @@ CLASSES = ("patch", "scar")  # CutPaste's two kinds, beside good
 
 
 class PatchFeatures(nn.Module):
-    """The stages `stages` (1 = the first) of a trunk on the grid of the first of them; n 3 h w in [0, 1] -> n d gh gw.
+    """The stages `stages` of a trunk (1 = that of stride 4) on one grid; n 3 h w in [0, 1] -> n d gh gw.
 
-    width, stride  d, and canvas pixels from one patch to the next; gh = h / stride, rounded up
-    given          the weights came from --init
+    local          each stage is first averaged over 3 x 3 of its places
+    grid           canvas pixels from one patch to the next; 0 = as in the first of the stages. Finer stages are averaged
+                   into it, coarser ones enlarged
+    width, stride  d, and the grid in force; gh = h / stride, rounded up
+    given          the weights came from --trunk
     """
 
-    def __init__(self, backbone: str, stages: Sequence[int], local: bool) -> None:
+    def __init__(self, backbone: str, stages: Sequence[int], local: bool, grid: int = 0) -> None:
         super().__init__()
-        self.stages, self.local, self.given = tuple(sorted(stages)), local, False
+        self.stages, self.local, self.grid, self.given = tuple(sorted(stages)), local, grid, False
         self.trunk = trunk_of(backbone, self.stages[-1])
-        self.width = sum(self.trunk.widths[s - 1] for s in self.stages)
-        self.stride = int(self.trunk.strides[self.stages[0] - 1])
-        self.head = pretext.head(int(self.trunk.widths[self.stages[-1] - 1]), 1 + len(CLASSES), (128,))
+        first = self.trunk.first
+        if self.stages[0] < first:
+            raise ConfigError(f"Stage {self.stages[0]} was given; backbone {backbone} has stages from {first} on.")
+        self.places = tuple(s - first for s in self.stages)
+        self.width = sum(self.trunk.widths[i] for i in self.places)
+        self.stride = int(grid or self.trunk.strides[self.places[0]])
+        if not isinstance(self.trunk, Lite):  # that one always comes with weights
+            self.head = pretext.head(int(self.trunk.widths[self.places[-1]]), 1 + len(CLASSES), (128,))
 
     def logits(self, images: Tensor) -> Tensor:
         """n 3 h w -> n classes: good, a patch, a scar; what `learning` asks."""
-        return self.head(self.trunk(images)[self.stages[-1] - 1].mean(dim=(2, 3)))
+        return self.head(self.trunk(images)[self.places[-1]].mean(dim=(2, 3)))
 
     def forward(self, images: Tensor) -> Tensor:
         seen = self.trunk(images)
-        maps = [seen[s - 1] for s in self.stages]
+        maps = [seen[i] for i in self.places]
         if self.local:
             maps = [F.avg_pool2d(each, 3, 1, 1) for each in maps]
-        size = maps[0].shape[-2:]
-        larger = [F.interpolate(each, size, mode="bilinear", align_corners=False) for each in maps[1:]]
-        return torch.cat([maps[0], *larger], dim=1)
+        size = [-(-side // self.grid) for side in images.shape[-2:]] if self.grid else maps[0].shape[-2:]
+        return torch.cat([_laid(each, size) for each in maps], dim=1)
+
+
+def _laid(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """n d h w -> the same on another grid: means of whole cells where it is coarser, bilinear where it is finer."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    if maps.shape[-2] > size[0]:
+        every = -(-maps.shape[-2] // size[0])
+        return F.avg_pool2d(maps, every, ceil_mode=any(side % every for side in maps.shape[-2:]))
+    return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
 
 
 def learning(features: PatchFeatures, rate: float, shift: float, jitter: float) -> list[Train]:
-    """The stage that teaches `net.features`; none where --init gave them. Only stages in use are there to learn.
+    """The stage that teaches `net.features`; none where --trunk gave them. Only stages in use are there to learn.
 
     `logits` must be among the net's `forward_methods`, and the method's forger must name the CLASSES. Raises ConfigError for
     a trunk that is not ours to train.
@@ -65,7 +84,7 @@ def learning(features: PatchFeatures, rate: float, shift: float, jitter: float) 
     if features.given:
         return []
     if not isinstance(features.trunk, Residual):
-        raise ConfigError("This backbone is not trained here; give its weights with --init, or another backbone.")
+        raise ConfigError("This backbone is not trained here; give its weights with --trunk, or another backbone.")
 
     def loss(net: Any, batch: Batch) -> dict[str, Tensor]:
         images, kind = pretext.pair(batch)
@@ -78,9 +97,9 @@ def learning(features: PatchFeatures, rate: float, shift: float, jitter: float) 
 
 
 def start_from(features: PatchFeatures, init: Init) -> list[str]:
-    """Take the weights of --init; returns what to tell people. Raises ModelError where they do not fit."""
-    origin = f"a {init.about['method']} model" if init.about else "weights from outside"
-    features.trunk.fill(init, f"--init ({origin})")
+    """Take the weights of --trunk; returns what to tell people. Raises ModelError where they do not fit."""
+    origin = f"a {init.about['method']} model" if init.about else init.source or "weights from outside"
+    features.trunk.fill(init, f"--trunk ({origin})")
     features.given = True
     return [f"the features are those of {origin} (sha256 {init.sha256[:12]}); nothing was trained"]
 
@@ -100,5 +119,8 @@ def blurred(maps: Tensor, sigma: float) -> Tensor:
 def reach(valid: Tensor, size: Sequence[int], pixels: float) -> Tensor:
     """n 1 h w, 1 = judged -> n gh gw bool: the patches that a judged pixel can see within `pixels` (the blur of the map)."""
     side = 2 * math.ceil(pixels) + 1
-    near = F.max_pool2d(valid.contiguous(), side, 1, side // 2) if side > 1 else valid
+    near = valid.contiguous()
+    if side > 1 and not bool(near.all()):
+        near = F.max_pool2d(near, (side, 1), 1, (side // 2, 0))  # along each axis in turn: the same square, far sooner
+        near = F.max_pool2d(near, (1, side), 1, (0, side // 2))
     return F.adaptive_max_pool2d(near, tuple(size))[:, 0] > 0

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from flawforge.types import ModelError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # source: torchvision's published weights
+COUNT = "num_batches_tracked"  # of a batch norm; not every file has it, and nothing that judges needs it
 CLASSIFIERS = ("fc.", "head.", "classifier.")
 
 
@@ -212,7 +213,7 @@ def put_weights(net: ResNet, tensors: Mapping[str, Tensor], path: str, prefer: s
     target = net.state_dict()
     spare = tuple(f"layer{i}." for i in range(len(net.layers) + 1, 5))
     left = [k for k in tensors if k not in target and not k.startswith((*CLASSIFIERS, *spare))]
-    absent = [k for k in target if k not in tensors and not k.endswith("num_batches_tracked")]
+    absent = [k for k in target if k not in tensors and not k.endswith(COUNT)]
     if left or absent:
         what = f"lacks {absent[0]}" if absent else f"has {left[0]}, which is no part of it"
         raise ModelError(f"{path} does not fit this network: it {what}; give the weights of the same variant.")
@@ -233,6 +234,29 @@ def put_weights(net: ResNet, tensors: Mapping[str, Tensor], path: str, prefer: s
             )
         new[key] = value.to(old.dtype)
     net.load_state_dict(target | new)
+
+
+def variant_of(tensors: Mapping[str, Tensor], prefer: str = "") -> str | None:
+    """The name in VARIANTS of the trunk, or the beginning of one, that the tensors hold; None = of none, or of several.
+
+    prefer  as in `put_weights`
+    """
+    try:
+        tensors = _stripped(tensors, "", prefer)
+    except ModelError:
+        return None
+    given = {key: value.shape for key, value in tensors.items() if _tells(key)}
+    held = {key.partition(".")[0] for key in given}
+    for variant in VARIANTS:
+        with torch.device("meta"):
+            whole = ResNet(variant).state_dict()
+        if given == {key: v.shape for key, v in whole.items() if _tells(key) and key.partition(".")[0] in held}:
+            return variant
+    return None
+
+
+def _tells(key: str) -> bool:
+    return key.startswith("layer") and not key.endswith(COUNT)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

