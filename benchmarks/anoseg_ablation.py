@@ -28,7 +28,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flawforge import config, data, evaluate, fitting
+from flawforge import config, fitting
+from flawforge.pictures import dataset
+from flawforge.proving import evaluate
 from flawforge.types import ScoreRule, TrainingError
 from flawforge_runtime import inspector
 from judging import forged_figures, forged_iou
@@ -60,7 +62,7 @@ def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, forged_o
     if plan.settings.score == "detector":
         rules["detector"] = model.rule
     row: dict[str, Any] = {"forged_iou": forged_iou(model, plan.held, plan.request.seed, PROOF)}
-    entries = [entry for entry in data.read_entries(root) if entry.split == "test"]
+    entries = [entry for entry in dataset.read_entries(root) if entry.split == "test"]
     for name, rule in rules.items():
         read_off = dataclasses.replace(model, rule=rule)  # its thresholds are the first rule's: only rates without one hold
         found = forged_figures(read_off, plan.held, plan.request.seed, PROOF)

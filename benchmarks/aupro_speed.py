@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge import metrics
+from flawforge.proving import metrics
 from record import record
 
 LIMITS = (0.3, 0.05)

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
+from flawforge.demo.washers import render_good
 from flawforge.methods.patchcore import METHOD, PatchCore
 from flawforge.nn.coreset import Stream, greedy, sketch
 from flawforge.nn.nearest import nearest
-from flawforge.washers import render_good
 from record import record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "coreset_speed.csv"

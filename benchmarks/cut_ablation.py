@@ -7,7 +7,7 @@ Every variant departs from its method's `cpu` profile in the one thing that name
 processor time. Rows that are
 there already (variant, data set, budget, settings, seed) are not measured again, so a stopped run goes on where it was.
 
-`forged_*` are judged on good pictures that were held back and on defects forged into them (`flawforge.proof`, kinds that
+`forged_*` are judged on good pictures that were held back and on defects forged into them (`proving.specimens`, kinds that
 neither method trains on); settings may be chosen by them. The other figures are the labelled test pictures', last weights;
 nothing is chosen by them. Pixel figures are taken at every second pixel of every second row. `cpu_seconds` is what the fit
 cost on one thread, `fit_seconds` the same by the clock.
@@ -24,8 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from flawforge import engine, fitting, loading, proof
+from flawforge import fitting
 from flawforge.config import parse_pairs
+from flawforge.fitting import engine
+from flawforge.judging import loading
+from flawforge.proving import specimens
 from flawforge_runtime import images, inspector
 from judging import figures, test_pairs
 from record import read, record
@@ -103,7 +106,7 @@ def measure(folder: Path, variant: str, seed: int, options: argparse.Namespace) 
     judge = inspector.Inspector(loading.numpy_network(net, torch.device("cpu")), plan.canvas,
                                 plan.method.score(plan.settings))  # fmt: skip
     goods = [images.read_picture(entry.path).pixels for entry in plan.held]
-    forged = proof.proof_pictures([entry.path for entry in plan.held], proof.Recipe(count=options.proofs))
+    forged = specimens.proof_pictures([entry.path for entry in plan.held], specimens.Recipe(count=options.proofs))
     blank = [(good, np.zeros(good.shape[:2], bool)) for good in goods]
     made = figures(judge, [*blank, *((each.image, each.mask) for each in forged)], every=2)
     found |= {f"forged_{name}": value for name, value in made.items() if name != "ms_per_picture"}

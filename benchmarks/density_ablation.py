@@ -8,7 +8,7 @@ it. With --trunk none the features are learnt once for each data set and seed, i
 variant starts from the same ones. "untrained features" start from random weights. Rows that are there already are not
 measured again.
 
-`forged_*` are judged on good pictures that were held back and on defects forged into them (`flawforge.proof`); settings
+`forged_*` are judged on good pictures that were held back and on defects forged into them (`proving.specimens`); settings
 may be chosen by them. The other figures are the labelled test pictures'; nothing is chosen by them. `cpu_seconds` is what
 the look at every good picture cost on one thread, `model_bytes` what the model holds.
 """
@@ -25,7 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from flawforge import engine, fitting, loading, proof
+from flawforge import fitting
+from flawforge.fitting import engine
+from flawforge.judging import loading
+from flawforge.proving import specimens
 from flawforge.types import Collect, Init, Train
 from flawforge_runtime import images, inspector
 from judging import figures, test_pairs
@@ -120,7 +123,7 @@ def measure(folder: Path, variant: str, seed: int, given: Init | None, options: 
     network = loading.numpy_network(net, torch.device("cpu"))
     judge = inspector.Inspector(network, plan.canvas, plan.method.score(plan.settings))
     goods = [images.read_picture(entry.path).pixels for entry in plan.held]
-    forged = proof.proof_pictures([entry.path for entry in plan.held], proof.Recipe(count=options.proofs))
+    forged = specimens.proof_pictures([entry.path for entry in plan.held], specimens.Recipe(count=options.proofs))
     blank = [(good, np.zeros(good.shape[:2], bool)) for good in goods]
     made = figures(judge, [*blank, *((each.image, each.mask) for each in forged)], every=2)
     found |= {f"forged_{name}": value for name, value in made.items() if name != "ms_per_picture"}

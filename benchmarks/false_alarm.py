@@ -91,8 +91,8 @@ def good_scores(model: Path, data: str) -> NDArray[np.float64]:
     if cache.exists():
         with np.load(cache) as kept:
             return np.asarray(kept["scores"], np.float64)
-    from flawforge.listing import pictures_in
-    from flawforge.loading import load
+    from flawforge.judging.loading import load
+    from flawforge.pictures.listing import pictures_in
 
     inspector = load(model)
     scores = np.array([inspector(path).pred_score for path in pictures_in(folder)])

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flawforge import data, engine, fitting
+from flawforge import fitting
+from flawforge.fitting import engine
+from flawforge.pictures import dataset
 from guided_ablation import judge
 from record import read, record
 
@@ -40,7 +42,7 @@ def main() -> None:
         plan = fitting.plan(request)
         whole = (*plan.train, *plan.held)
         drawn = sorted(np.random.default_rng(seed).permutation(len(whole))[:count].tolist())
-        pictures = data.GoodPictures([whole[i] for i in drawn], plan.canvas)
+        pictures = dataset.GoodPictures([whole[i] for i in drawn], plan.canvas)
         net, _ = fitting.new_net(plan)
         stages = fitting.stages_of(plan, net, pictures)
         start = time.monotonic()

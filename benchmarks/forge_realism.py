@@ -1,4 +1,4 @@
-"""How far each forger's patches can be told from the good surface, on real data sets: see `flawforge.realism`.
+"""How far each forger's patches can be told from the good surface, on real data sets: see `flawforge.reporting.realism`.
 
     FLAWFORGE_DATA=... python benchmarks/forge_realism.py [--pictures 60] [--data mvtec_bottle magnetic_tile ...]
 
@@ -18,10 +18,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from flawforge.data import good_entries, read_entries
 from flawforge.forge import FAMILIES, FORGERS
-from flawforge.realism import realism
-from flawforge.saliency import background_of, saliency
+from flawforge.pictures.dataset import good_entries, read_entries
+from flawforge.pictures.saliency import background_of, saliency
+from flawforge.reporting.realism import realism
 from flawforge.types import Sample
 from flawforge_runtime.images import read_picture
 from record import record

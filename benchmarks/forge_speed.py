@@ -29,9 +29,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from flawforge.demo.washers import render_good
 from flawforge.forge import FORGERS, noise
 from flawforge.types import Batch, Sample
-from flawforge.washers import render_good
 from record import record
 
 SIDE = 256

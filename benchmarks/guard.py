@@ -27,7 +27,9 @@ from typing import Any
 import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from flawforge import data, fitting, intervals
+from flawforge import fitting
+from flawforge.pictures import dataset
+from flawforge.proving import intervals
 from flawforge.types import ImageError
 from flawforge_runtime import images
 from harm import KINDS, harmed
@@ -43,7 +45,7 @@ def spread(paths: list[Path], most: int) -> list[Path]:
 
 
 def pictures_of(root: Path, name: str, most: int, label: int = 0) -> list[Path]:
-    test = [entry.path for entry in data.read_entries(root / name) if entry.split == "test" and entry.label == label]
+    test = [entry.path for entry in dataset.read_entries(root / name) if entry.split == "test" and entry.label == label]
     return spread(test, most)
 
 

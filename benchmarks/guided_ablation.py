@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 
-from flawforge import engine, fitting, loading
+from flawforge import fitting
+from flawforge.fitting import engine
+from flawforge.judging import loading
 from flawforge.methods import guided
 from flawforge_runtime.inspector import Inspector
 from judging import figures, test_pairs

@@ -27,8 +27,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flawforge import config, data, evaluate, fitting, loading
+from flawforge import config, fitting
+from flawforge.judging import loading
 from flawforge.methods import METHODS
+from flawforge.pictures import dataset
+from flawforge.proving import evaluate
 from flawforge_runtime import inspector
 from judging import forged_figures
 from record import read, record
@@ -75,7 +78,7 @@ def fitted(root: Path, folder: Path, settings: dict[str, Any], seed: int, budget
 def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, options: argparse.Namespace) -> dict[str, Any]:
     row: dict[str, Any] = forged_figures(model, plan.held, plan.request.seed)
     if not options.forged_only:
-        entries = [entry for entry in data.read_entries(root) if entry.split == "test"]
+        entries = [entry for entry in dataset.read_entries(root) if entry.split == "test"]
         found = evaluate.evaluate(model, entries, bootstrap=0)
         row["image_auroc"] = found["image"]["auroc"]["value"]
         names = ("auroc", "ap", "aupro_0.3", "peak_on_defect")

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from flawforge import data, metrics
 from flawforge.forge import FORGERS
-from flawforge.saliency import background_of, saliency
+from flawforge.pictures import dataset
+from flawforge.pictures.saliency import background_of, saliency
+from flawforge.proving import metrics
 from flawforge.types import Sample
 from flawforge_runtime import images
 from flawforge_runtime.inspector import Inspector
@@ -25,7 +26,7 @@ SALIENT, DRAWS = 0.8, 30
 
 def test_pairs(root: Path) -> Iterator[tuple[Any, Any]]:
     """(picture, mask of its defects) of the labelled test pictures; good ones have an empty mask."""
-    for entry in data.read_entries(root):
+    for entry in dataset.read_entries(root):
         if entry.split == "test":
             picture = images.read_picture(entry.path).pixels
             size = picture.shape[:2]
@@ -57,7 +58,7 @@ def figures(judge: Inspector, pairs: Iterable[tuple[Any, Any]], every: int = 1) 
 
 
 def forged_pairs(
-    held: Sequence[data.Entry], canvas: tuple[int, int], seed: int, forgers: Sequence[str], on_part: bool = False
+    held: Sequence[dataset.Entry], canvas: tuple[int, int], seed: int, forgers: Sequence[str], on_part: bool = False
 ) -> Iterator[tuple[Any, Any]]:
     """Each held-back good picture as it is and forged, on the canvas; the forgers take turns.
 
@@ -77,7 +78,7 @@ def forged_pairs(
 
 
 def forged_figures(
-    judge: Inspector, held: Sequence[data.Entry], seed: int, forgers: Sequence[str] = PROOF, on_part: bool = False
+    judge: Inspector, held: Sequence[dataset.Entry], seed: int, forgers: Sequence[str] = PROOF, on_part: bool = False
 ) -> dict[str, float]:
     """Image AUROC, pixel AP and peak-on-defect over `forged_pairs`."""
     found = figures(judge, forged_pairs(held, judge.canvas, seed, forgers, on_part))
@@ -85,7 +86,7 @@ def forged_figures(
     return {new: found[old] for old, new in names.items()}
 
 
-def forged_iou(judge: Inspector, held: Sequence[data.Entry], seed: int, forgers: Sequence[str] = PROOF) -> float:
+def forged_iou(judge: Inspector, held: Sequence[dataset.Entry], seed: int, forgers: Sequence[str] = PROOF) -> float:
     """IoU of the forged pixels at the model's pixel threshold, pixels of all forged pictures together (good ones left out).
 
     The threshold comes from the same held-back pictures, unforged.

@@ -23,7 +23,9 @@ from unittest import mock
 
 import torch
 
-from flawforge import engine, fitting, loading
+from flawforge import fitting
+from flawforge.fitting import engine
+from flawforge.judging import loading
 from flawforge.nn import gaussians, patchstats, patchstats_fit
 from flawforge_runtime import inspector
 from judging import figures, test_pairs

@@ -37,10 +37,12 @@ import cv2
 import numpy as np
 import torch
 
-from flawforge import data, fitting, metrics
-from flawforge.export import export
-from flawforge.listing import pictures_in
-from flawforge.speed import measure
+from flawforge import fitting
+from flawforge.judging.export import export
+from flawforge.judging.speed import measure
+from flawforge.pictures import dataset
+from flawforge.pictures.listing import pictures_in
+from flawforge.proving import metrics
 from flawforge_runtime import images
 from flawforge_runtime.backends import cores
 from judging import figures, test_pairs
@@ -164,7 +166,7 @@ def ours(root: Path, method: str, folder: Path, options: argparse.Namespace) -> 
 def theirs(root: Path, method: str, canvas: tuple[int, int], out: Path, options: argparse.Namespace) -> dict[str, float]:
     """The same of anomalib."""
     out.mkdir(parents=True)
-    entries = [entry for entry in data.read_entries(root) if entry.split == "test"]
+    entries = [entry for entry in dataset.read_entries(root) if entry.split == "test"]
     told = {"root": str(root.resolve()), "out": str(out), "canvas": canvas, "method": method, "threads": options.threads,
             "repeats": options.repeats, "test": [str(entry.path.resolve()) for entry in entries]}  # fmt: skip
     command = [os.environ["ANOMALIB_PYTHON"], "-c", ANOMALIB, json.dumps(told)]

@@ -20,10 +20,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flawforge.data import good_entries, read_entries
-from flawforge.loading import load
-from flawforge.pod import forgers_of, prove, unseen
-from flawforge.proof import CONTRASTS, Recipe, held_out_kinds
+from flawforge.judging.loading import load
+from flawforge.pictures.dataset import good_entries, read_entries
+from flawforge.proving.pod import forgers_of, prove, unseen
+from flawforge.proving.specimens import CONTRASTS, Recipe, held_out_kinds
 from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "pod_report.csv"

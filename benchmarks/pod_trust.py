@@ -39,11 +39,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from flawforge import intervals
-from flawforge.data import good_entries, read_entries
-from flawforge.loading import load
-from flawforge.pod import forgers_of, prove, touches, unseen
-from flawforge.proof import CONTRASTS, Recipe, defect_size, held_out_kinds
+from flawforge.judging.loading import load
+from flawforge.pictures.dataset import good_entries, read_entries
+from flawforge.proving import intervals
+from flawforge.proving.pod import forgers_of, prove, touches, unseen
+from flawforge.proving.specimens import CONTRASTS, Recipe, defect_size, held_out_kinds
 from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.images import read_mask, read_picture
 from flawforge_runtime.types import CalibrationError

@@ -17,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from flawforge import data
-from flawforge.registration import PICTURES, register
+from flawforge.pictures import dataset
+from flawforge.pictures.alignment import PICTURES, register
 from flawforge.types import ConfigError
 from flawforge_runtime import images
 from record import record
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "registration.csv")
     options = parser.parse_args()
     for name in options.data:
-        entries = data.good_entries(data.read_entries(Path(os.environ["FLAWFORGE_DATA"]) / name))
+        entries = dataset.good_entries(dataset.read_entries(Path(os.environ["FLAWFORGE_DATA"]) / name))
         own = [images.read_picture(entry.path).pixels for entry in entries[:: max(1, len(entries) // PICTURES)][:PICTURES]]
         canvas = images.choose_canvas([(each.shape[0], each.shape[1]) for each in own], 256)
         lying = [(pixels, images.valid_mask(placed)) for pixels, placed in (images.letterbox(each, canvas) for each in own)]

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flawforge import data, intervals, loading, tolerance
+from flawforge.judging import loading
+from flawforge.pictures import dataset, tolerance
+from flawforge.proving import intervals
 from flawforge_runtime import images
 from record import read, record
 
@@ -42,7 +44,7 @@ def main() -> None:
         if not name or any(row["model"] == folder.name for row in read(options.out)[1]):
             continue
         model = loading.load(folder)
-        test = [entry for entry in data.read_entries(root / name) if entry.split == "test"]
+        test = [entry for entry in dataset.read_entries(root / name) if entry.split == "test"]
         pictures = {
             label: [images.read_picture(each.path).pixels for each in test if bool(each.label) == label]
             for label in (False, True)

@@ -21,7 +21,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flawforge import config, data, evaluate, fitting
+from flawforge import config, fitting
+from flawforge.pictures import dataset
+from flawforge.proving import evaluate
 from judging import forged_figures
 from record import read, record
 
@@ -62,7 +64,7 @@ def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) ->
     training = inspector.about["training"]
     row = {"train_seconds": training["seconds"], "steps": training["steps"],
            **forged_figures(inspector, plan.held, seed, on_part=True)}  # fmt: skip
-    entries = [entry for entry in data.read_entries(root) if entry.split == "test"]
+    entries = [entry for entry in dataset.read_entries(root) if entry.split == "test"]
     if not options.forged_only:
         found = evaluate.evaluate(inspector, entries, bootstrap=0)
         row["image_auroc"] = found["image"]["auroc"]["value"]

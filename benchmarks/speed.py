@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flawforge.listing import pictures_in
-from flawforge.speed import measure
+from flawforge.judging.speed import measure
+from flawforge.pictures.listing import pictures_in
 from flawforge_runtime.backends import cores
 from record import record
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from flawforge import data, loading
+from flawforge.judging import loading
+from flawforge.pictures import dataset
 from flawforge_runtime import images
 
 SIDE, MANY = 200, 10
@@ -53,7 +54,7 @@ def main() -> None:
         if not name:
             continue
         model, rows = loading.load(folder), []
-        for entry in (each for each in data.read_entries(root / name) if each.split == "test"):
+        for entry in (each for each in dataset.read_entries(root / name) if each.split == "test"):
             decision = model(entry.path)
             rows.append((decision.pred_score - decision.threshold, bool(entry.label), entry, decision))
         goods = np.concatenate([row[3].anomaly_map[::4, ::4].ravel() for row in rows if not row[1]])

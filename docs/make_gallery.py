@@ -7,11 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from flawforge.demo.washers import render_good
 from flawforge.forge import FAMILIES, FORGERS, forger_from
-from flawforge.preview import contact_sheet
-from flawforge.saliency import background_of, saliency
+from flawforge.pictures.saliency import background_of, saliency
+from flawforge.reporting.contact_sheets import contact_sheet
 from flawforge.types import Image, Sample
-from flawforge.washers import render_good
 
 FOLDER = Path(__file__).resolve().parent / "gallery"
 SIDE, SEED, SHOWN, QUALITY = 256, 7, 3, 55

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from flawforge import fitting
-from flawforge.cli_proof import evaluate_model, pod_model
-from flawforge.drift import watch
-from flawforge.listing import pictures_in
-from flawforge.overlays import save_album
-from flawforge.report import write_report
-from flawforge.washers import write_demo_parts
+from flawforge.cli.prove import evaluate_model, pod_model
+from flawforge.demo.washers import write_demo_parts
+from flawforge.pictures.listing import pictures_in
+from flawforge.proving.drift import watch
+from flawforge.reporting.overlays import save_album
+from flawforge.reporting.report import write_report
 from flawforge_runtime.images import write_image
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,9 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from flawforge.loading import load
-from flawforge.overlays import overlay, scale_of
-from flawforge.washers import KINDS
+from flawforge.demo.washers import KINDS
+from flawforge.judging.loading import load
+from flawforge.reporting.overlays import overlay, scale_of
 from flawforge_runtime.images import read_mask, read_picture, write_image
 
 PICTURE = Path(__file__).resolve().parent / "tour.jpg"

@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from flawforge.washers import write_demo_parts
+from flawforge.demo.washers import write_demo_parts
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,7 @@ def tiny_model(washers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def exports(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny model for both backends. Read only."""
-    from flawforge.export import export
+    from flawforge.judging.export import export
 
     folder = tmp_path_factory.mktemp("exports")
     for to in ("onnx", "openvino"):

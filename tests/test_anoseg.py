@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flawforge import engine, fitting
+from flawforge import fitting
+from flawforge.fitting import engine
 from flawforge.methods import anoseg
 from flawforge.methods.anoseg import PAPER, TINY, AnoSeg, Config, Critic, Decoder
 from flawforge.nn.resnet import ResNet

@@ -14,7 +14,8 @@ import pytest
 
 import flawforge
 import flawforge_runtime
-from flawforge import cli, cli_parts, fitting
+from flawforge import fitting
+from flawforge.cli import learn, options
 from flawforge_runtime import images
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,7 @@ MODULES = sorted(
     for room in (flawforge, flawforge_runtime)
     for each in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
 )
-LEARNING = ("nn", "methods", "engine", "planning", "forecasting", "fitting", "folds")
+LEARNING = ("nn", "methods", "fitting")
 WITH_TORCH = tuple(f"flawforge.{room}" for room in LEARNING)
 
 
@@ -92,7 +93,7 @@ def test_help_loads_nothing_heavy() -> None:
 def test_only_the_learning_rooms_load_torch() -> None:
     """Looking at data, evaluating and reporting need none."""
     free = [name for name in MODULES if not name.startswith(WITH_TORCH)]
-    assert {"flawforge.loading", "flawforge.data", "flawforge.report"} <= set(free)
+    assert {"flawforge.judging.loading", "flawforge.pictures.dataset", "flawforge.reporting.report"} <= set(free)
     code = "import importlib\n" + "\n".join(
         f"importlib.import_module({name!r})\nassert 'torch' not in sys.modules, {name!r}" for name in free
     )
@@ -133,5 +134,5 @@ def test_every_module_says_what_it_is() -> None:
 
 
 def test_cli_repeats_the_picture_limit_truly() -> None:
-    assert cli_parts.MAX_PIXELS == images.MAX_PIXELS
-    assert cli.METHOD == fitting.METHOD
+    assert options.MAX_PIXELS == images.MAX_PIXELS
+    assert learn.METHOD == fitting.METHOD

@@ -19,9 +19,9 @@ import aupro_speed
 import false_alarm
 import pod_report
 import pod_trust
-from flawforge import metrics
 from flawforge.config import override
 from flawforge.methods import METHODS
+from flawforge.proving import metrics
 from record import read, record
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flawforge import loading
+from flawforge.judging import loading
 from flawforge.types import ModelError
 from flawforge_runtime import bundle
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flawforge import charts
+from flawforge.reporting import charts
 
 SCORES = st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), max_size=12)
 

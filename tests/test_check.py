@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from flawforge.check import check_data, in_threads
-from flawforge.listing import Entry, good_entries, read_listing
+from flawforge.pictures.check import check_data, in_threads
+from flawforge.pictures.listing import Entry, good_entries, read_listing
 from flawforge_runtime.images import write_image
 
 RNG = np.random.default_rng(3)
@@ -97,7 +97,7 @@ def test_16_bit_pictures(tmp_path):
     assert report.deep
     assert report.cache_bytes((32, 32)) == 3 * 32 * 32 * 3 * 4
     assert len(report.notes) == 1
-    assert "lowest 6.2% of their range" in report.notes[0]
+    assert "lowest 6.2% of their range: 12-bit values in a 16-bit picture? fit with --depth 12" in report.notes[0]
     assert report.lines()[:2] == ["3 good pictures (3 16-bit grey)", "all 16 x 16 (h x w)"]
     write_image(tmp_path / "full.png", np.full((16, 16), 60_000, np.uint16))
     write_image(tmp_path / "grey.png", np.zeros((16, 16), np.uint8))

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flawforge import fitting, loading
-from flawforge.overlays import album, save_album
+from flawforge import fitting
+from flawforge.judging import loading
+from flawforge.reporting.overlays import album, save_album
 from flawforge.types import ModelError
 from flawforge_runtime import bundle, files
 

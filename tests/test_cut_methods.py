@@ -12,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flawforge import data, engine, fitting
+from flawforge import fitting
+from flawforge.fitting import engine
 from flawforge.forge import FORGERS, names_in
 from flawforge.methods import cutpaste, cutswap
 from flawforge.nn.layercam import layercam
 from flawforge.nn.localise import StageMap, WindowMap
 from flawforge.nn.resnet import ResNet, imagenet
+from flawforge.pictures import dataset
 from flawforge.types import Batch, Collect, Init, ModelError, Sample, ScoreRule, Train
 
 
@@ -27,12 +29,12 @@ def request(washers: Path, out: Path, method: str, **options: Any) -> fitting.Re
     return fitting.Request(washers, out, **{"method": method, "steps": 6, "size": 64, "settings": settings} | options)
 
 
-def plan_of(washers: Path, tmp_path: Path, method: str, **options: Any) -> tuple[fitting.Plan, data.GoodPictures]:
+def plan_of(washers: Path, tmp_path: Path, method: str, **options: Any) -> tuple[fitting.Plan, dataset.GoodPictures]:
     plan = fitting.plan(request(washers, tmp_path / "m", method, **options))
     return plan, fitting.load_pictures(plan)
 
 
-def run_stages(plan: fitting.Plan, pictures: data.GoodPictures, net: Any, stages: Any) -> list[dict[str, Any]]:
+def run_stages(plan: fitting.Plan, pictures: dataset.GoodPictures, net: Any, stages: Any) -> list[dict[str, Any]]:
     batches = fitting.batches(plan, pictures, net, plan.method.stages(net, plan.settings))
     return engine.fit(net, stages, batches, engine.Budget(steps=4), engine.Run(workers=0),
                       clean=lambda: pictures.clean_batches(plan.settings.batch))  # fmt: skip

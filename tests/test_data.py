@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flawforge.data import GoodPictures, split_holdout
-from flawforge.listing import Entry
+from flawforge.pictures.dataset import GoodPictures, split_holdout
+from flawforge.pictures.listing import Entry
 from flawforge.types import Batch, ConfigError, DataError, Forged, ImageError, Sample
 from flawforge_runtime.images import inner_of, letterbox, write_image
 

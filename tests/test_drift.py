@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, kstest
 
-from flawforge import drift
+from flawforge.demo.washers import render_good
+from flawforge.proving import drift
 from flawforge.types import CalibrationError, ConfigError, DataError
-from flawforge.washers import render_good
 from flawforge_runtime.calibrate import Calibration, calibrate
 from flawforge_runtime.images import write_image
 from flawforge_runtime.inspector import Inspector

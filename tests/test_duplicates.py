@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from flawforge.check import check_data
-from flawforge.data import split_holdout
-from flawforge.duplicates import SIDE, THRESHOLD, join, near_duplicates, thumbnail
-from flawforge.listing import good_entries, read_entries
+from flawforge.pictures.check import check_data
+from flawforge.pictures.dataset import split_holdout
+from flawforge.pictures.duplicates import SIDE, THRESHOLD, join, near_duplicates, thumbnail
+from flawforge.pictures.listing import good_entries, read_entries
 from flawforge_runtime.decode import read_picture
 
 SHARED = cv2.GaussianBlur(np.random.default_rng(99).random((200, 200)), (0, 0), 5)

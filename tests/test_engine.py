@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from flawforge.config import torch_device
-from flawforge.engine import Budget, Run, Tick, fit, prefetch
+from flawforge.fitting.engine import Budget, Run, Tick, fit, prefetch
 from flawforge.types import Batch, Collect, ConfigError, Train, TrainingError, Turn
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawforge import evaluate as ev
-from flawforge import intervals, metrics
-from flawforge.cli_proof import evaluate_model, result_lines
-from flawforge.listing import Entry, read_entries
+from flawforge.cli.prove import evaluate_model, result_lines
+from flawforge.pictures.listing import Entry, read_entries
+from flawforge.proving import evaluate as ev
+from flawforge.proving import intervals, metrics
 from flawforge.types import CalibrationError, DataError, ImageError, ScoreRule
 from flawforge_runtime import images
 from flawforge_runtime.calibrate import calibrate
@@ -351,5 +351,5 @@ def test_saved_evaluation_is_whole_and_replaces_the_old_one(parts: Path, tmp_pat
 
 
 def test_nothing_of_it_imports_torch() -> None:
-    code = "import sys, flawforge.evaluate, flawforge.overlays; sys.exit('torch' in sys.modules)"
+    code = "import sys, flawforge.proving.evaluate, flawforge.reporting.overlays; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 import flawforge_runtime
-from flawforge import export as room
-from flawforge import loading
 from flawforge.cli import main
+from flawforge.judging import export as room
+from flawforge.judging import loading
 from flawforge.types import ConfigError, DataError, Evidence, ModelError, ScoreRule
 from flawforge_runtime import backends, bundle
 from flawforge_runtime.calibrate import calibrate

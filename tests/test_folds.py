@@ -10,8 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flawforge import answer, fitting, folds, loading
+from flawforge import fitting
+from flawforge.fitting import folds
+from flawforge.judging import loading
 from flawforge.methods import METHODS, guided
+from flawforge.reporting import answer
 from flawforge.types import CalibrationError, ConfigError
 
 SMALL = {"filters": 4, "side": 5}

@@ -227,7 +227,7 @@ def test_saliency_perlin_takes_the_mean_of_a_priors_levels() -> None:
 
 def test_nsa_blends_without_a_seam() -> None:
     """Poisson's promise: across the patch's border the step is smaller than that of the same patches pasted hard."""
-    from flawforge.realism import border_ratio
+    from flawforge.reporting.realism import border_ratio
 
     ratios = {"nsa": [], "cutpaste": []}  # type: ignore[var-annotated]
     for seed in range(12):

@@ -100,7 +100,7 @@ def test_darker_is_darker(name: str, tone: str, sign: int) -> None:
 
 @pytest.mark.parametrize("name", ["stain", "blob", "missing"])
 def test_a_lower_sharpness_is_a_softer_edge(name: str) -> None:
-    from flawforge.realism import border_ratio
+    from flawforge.reporting.realism import border_ratio
 
     def steepness(sharpness: float) -> float:
         made = []

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flawforge import drift, loading
-from flawforge.washers import render_defect, render_good
+from flawforge.demo.washers import render_defect, render_good
+from flawforge.judging import loading
+from flawforge.proving import drift
 from flawforge_runtime import bundle, guard, inspector
 from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.decode import Picture

@@ -14,7 +14,9 @@ import torch
 from scipy import stats
 from sklearn.metrics import average_precision_score
 
-from flawforge import engine, fitting, loading
+from flawforge import fitting
+from flawforge.fitting import engine
+from flawforge.judging import loading
 from flawforge.methods import METHODS, guided
 from flawforge.nn.head_start import recipe
 from flawforge.types import Batch, Collect, ModelError, ScoreRule, Train

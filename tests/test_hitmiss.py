@@ -13,7 +13,7 @@ from scipy.special import expit
 from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
-from flawforge.hitmiss import DROP, bootstrap_a90, demonstrates, fit_curve, lower_bound
+from flawforge.proving.hitmiss import DROP, bootstrap_a90, demonstrates, fit_curve, lower_bound
 from flawforge.types import ConfigError
 
 SIZES = np.geomspace(3, 80, 48)

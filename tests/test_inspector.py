@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawforge.loading import load
+from flawforge.judging.loading import load
 from flawforge.types import CalibrationError, Decision, ImageError, ScoreRule
 from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.feed import inspect_paths
@@ -118,7 +118,7 @@ def test_regions_by_hand() -> None:
 
 def test_what_the_network_sees_is_what_training_sees() -> None:
     """One rule from uint8 to float32 in training and in judging, or an export gives another verdict."""
-    from flawforge.data import GoodPictures
+    from flawforge.pictures.dataset import GoodPictures
 
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -126,7 +126,7 @@ def test_what_the_network_sees_is_what_training_sees() -> None:
     assert to_network(pixels).dtype == np.float32
     folder = Path(pytest.importorskip("tempfile").mkdtemp())
     Image.fromarray(pixels).save(folder / "a.png")
-    from flawforge.data import read_entries
+    from flawforge.pictures.dataset import read_entries
 
     clean = next(iter(GoodPictures(read_entries(folder), (64, 64)).clean_batches(1))).clean
     np.testing.assert_array_equal(clean, to_network(pixels))

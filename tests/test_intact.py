@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flawforge.washers import render_good
+from flawforge.demo.washers import render_good
 from flawforge_runtime import decode, intact, tiles
 from flawforge_runtime.types import ImageError
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.stats import binom, norm
 
-from flawforge import intervals, metrics
+from flawforge.proving import intervals, metrics
 from flawforge.types import ConfigError
 
 LAWS = settings(max_examples=40, deadline=None, derandomize=True)

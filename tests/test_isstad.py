@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter
 
-from flawforge import engine, fitting
+from flawforge import fitting
+from flawforge.fitting import engine
 from flawforge.methods import METHODS
 from flawforge.methods.isstad import (
     DEVIATION,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flawforge.listing import Entry, good_entries, pictures_in, read_entries, read_listing
+from flawforge.pictures.listing import Entry, good_entries, pictures_in, read_entries, read_listing
 from flawforge.types import DataError
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawforge import masks
-from flawforge.listing import Listing, read_listing
+from flawforge.pictures import masks
+from flawforge.pictures.listing import Listing, read_listing
 from flawforge.types import ImageError
 from flawforge_runtime.images import write_image
 

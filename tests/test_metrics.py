@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from flawforge import metrics
+from flawforge.proving import metrics
 from flawforge.types import ConfigError
 
 LAWS = settings(max_examples=60, deadline=None, derandomize=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawforge.overlays import AT_THRESHOLD, DEFECT, MARKED, Scale, outline, overlay, scale_of
+from flawforge.reporting.overlays import AT_THRESHOLD, DEFECT, MARKED, Scale, outline, overlay, scale_of
 from flawforge.types import ConfigError, Decision
 from flawforge_runtime.calibrate import calibrate
 

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from flawforge import engine, fitting
+from flawforge import fitting
+from flawforge.fitting import engine
 from flawforge.methods import METHODS, patchcore
 from flawforge.nn.coreset import Stream
 from flawforge.nn.patches import PatchFeatures, blurred, learning, reach, start_from

@@ -14,8 +14,10 @@ from scipy import stats
 from scipy.spatial.distance import mahalanobis
 from torch import Tensor
 
-from flawforge import engine, fitting, loading
+from flawforge import fitting
 from flawforge.config import override
+from flawforge.fitting import engine
+from flawforge.judging import loading
 from flawforge.methods import METHODS
 from flawforge.nn import gaussians, patchstats, patchstats_fit
 from flawforge.types import Batch, ConfigError

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from flawforge import loading, pod
 from flawforge.cli import main
+from flawforge.demo.washers import render_good
 from flawforge.forge import Mix, Pipe, forger_from, names_in
-from flawforge.proof import Recipe
+from flawforge.judging import loading
+from flawforge.proving import pod
+from flawforge.proving.specimens import Recipe
 from flawforge.types import CalibrationError, ConfigError, DataError, Mask
-from flawforge.washers import render_good
 from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.images import as_picture, write_image
 from flawforge_runtime.inspector import Inspector

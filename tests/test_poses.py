@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flawforge import export, fitting, speed
-from flawforge.data import GoodPictures, good_entries, read_entries
-from flawforge.loading import load
-from flawforge.registration import register
+from flawforge import fitting
+from flawforge.demo.washers import render_good
+from flawforge.judging import export, speed
+from flawforge.judging.loading import load
+from flawforge.pictures.alignment import register
+from flawforge.pictures.dataset import GoodPictures, good_entries, read_entries
 from flawforge.types import ConfigError, ModelError, ScoreRule
-from flawforge.washers import render_good
 from flawforge_runtime import bundle, images, poses
 from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.inspector import Inspector
@@ -236,7 +237,7 @@ def test_tiles_have_no_pose(lying: Path, tmp_path: Path) -> None:
 
 
 def test_pictures_that_are_too_unlike_their_template_share_no_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flawforge.registration.ALIKE", 0.9999)  # drawn plates are very alike
+    monkeypatch.setattr("flawforge.pictures.alignment.ALIKE", 0.9999)  # drawn plates are very alike
     assert register(pictures(1.0), "auto").template is None
     with pytest.raises(ConfigError, match="share no form to lay them by"):
         register(pictures(1.0), "on")

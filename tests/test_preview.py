@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flawforge import realism as realism_room
+from flawforge.demo.washers import render_good
 from flawforge.forge import FORGERS, Mix, forger_from
-from flawforge.listing import Entry
-from flawforge.preview import contact_sheet, forge_preview, remake
-from flawforge.realism import border_ratio, realism
+from flawforge.pictures.listing import Entry
+from flawforge.reporting import realism as realism_room
+from flawforge.reporting.contact_sheets import contact_sheet, forge_preview, remake
+from flawforge.reporting.realism import border_ratio, realism
 from flawforge.types import ConfigError, DataError, Forged, ImageError, Sample
-from flawforge.washers import render_good
 from flawforge_runtime.images import read_mask, read_picture, write_image
 
 

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from flawforge import fitting, planning
-from flawforge.product import part_mask, product_mask
+from flawforge import fitting
+from flawforge.fitting import planning
+from flawforge.pictures.region import part_mask, product_mask
 from flawforge.types import ConfigError
 from flawforge_runtime.images import write_image
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flawforge.demo.washers import render_good
 from flawforge.forge import family
-from flawforge.proof import KINDS, Forgery, Recipe, defect_size, held_out_kinds, measured_forgers, proof_pictures
+from flawforge.proving.specimens import KINDS, Forgery, Recipe, defect_size, held_out_kinds, measured_forgers, proof_pictures
 from flawforge.types import ConfigError, DataError, Image
-from flawforge.washers import render_good
 from flawforge_runtime.images import write_image
 
 GOODS = [render_good(index, size=96) for index in range(5)]

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom
 
-from flawforge import evaluate, intervals, report, washers
-from flawforge.answer import chance_of_alarms
-from flawforge.check import DataReport, check_data
-from flawforge.listing import read_entries
+from flawforge.demo import washers
+from flawforge.pictures.check import DataReport, check_data
+from flawforge.pictures.listing import read_entries
+from flawforge.proving import evaluate, intervals
+from flawforge.reporting import report
+from flawforge.reporting.answer import chance_of_alarms
 from flawforge.types import ConfigError, ModelError, ScoreRule
 from flawforge_runtime import bundle, images
 from flawforge_runtime.calibrate import calibrate, rank

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flawforge.rows import UNFINISHED, open_results
+from flawforge.judging.rows import UNFINISHED, open_results
 from flawforge.types import DataError, ModelError
 
 ROW: dict[str, Any] = {

@@ -25,8 +25,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from flawforge.cli import _resumable, main
-from flawforge.rows import UNFINISHED
+from flawforge.cli import main
+from flawforge.cli.learn import _resumable
+from flawforge.judging.rows import UNFINISHED
 from flawforge.types import CalibrationError, Decision, ScoreRule
 from flawforge_runtime import bundle
 from flawforge_runtime.__main__ import main as runtime_main

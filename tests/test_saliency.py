@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from flawforge import saliency as room
-from flawforge.saliency import background_of, layercam, saliency, spectral_residual
+from flawforge.pictures import saliency as room
+from flawforge.pictures.saliency import background_of, layercam, saliency, spectral_residual
 from flawforge.types import ConfigError, Evidence
 
 

@@ -13,13 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from flawforge import engine, fitting, loading
+from flawforge import fitting
 from flawforge.config import settings_from_dict
+from flawforge.demo.washers import write_demo_parts
+from flawforge.fitting import engine
 from flawforge.forge.salient import SaliencyPerlin
+from flawforge.judging import loading
 from flawforge.methods import METHODS, sgsf
 from flawforge.methods.sgsf import METHOD, PAPER, TINY, Config, GuidedUNet, Sgsf, loss, score_rule
 from flawforge.types import Batch, ConfigError, ScoreRule
-from flawforge.washers import write_demo_parts
 
 
 def flat(*colours: tuple[float, float, float], side: int = 64) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flawforge import answer, charts, sight
+from flawforge.reporting import answer, charts, pod_words
 from flawforge_runtime.calibrate import calibrate
 
 
@@ -28,14 +28,14 @@ def proof(*curves: dict[str, Any]) -> dict[str, Any]:
 
 @given(st.floats(0.01, 900), st.sampled_from(["px", "mm"]))
 def test_sizes_are_rounded_up(value: float, unit: str) -> None:
-    shown = float(sight.size(value, unit).split()[0])
+    shown = float(pod_words.size(value, unit).split()[0])
     assert shown >= value * (1 - 1e-6)
     assert shown <= (value + 1 if unit == "px" else value * 1.11)
 
 
 def test_what_is_not_reached_is_never_a_number() -> None:
     rows = [curve("scratch", 0.1, None, a90=None, a50=None, why="too few"), curve("dent", 0.1, None)]
-    seen = sight.view(proof(*rows))
+    seen = pod_words.view(proof(*rows))
     assert seen is not None
     assert seen["best"]["text"] == seen["rows"][0]["bound"] == "not reached"
     assert "was not shown to find 9 of 10 of any kind up to 80 px" in seen["sentences"][0]
@@ -44,18 +44,18 @@ def test_what_is_not_reached_is_never_a_number() -> None:
 
 def test_the_worst_kind_speaks_for_all() -> None:
     rows = [curve("scratch", 0.3, 15.2), curve("dent", 0.3, 40.1), curve("scratch", 0.1, None), curve("dent", 0.1, 66.0)]
-    said = sight.sentences(rows)
+    said = pod_words.sentences(rows)
     assert said == [
         "Forged defects that change the tone by 30 % of its range: it finds 9 of 10 from these sizes on: scratch 16 px, "
         "dent 41 px.",
         "Forged defects that change the tone by 10 % of its range: it finds 9 of 10 from these sizes on: dent 66 px; not "
         "shown for scratch.",
     ]
-    assert sight.best(rows)["text"] == "41 px"
+    assert pod_words.best(rows)["text"] == "41 px"
 
 
 def test_the_smallest_size_tried_is_a_limit_and_no_figure() -> None:
-    seen = sight.view(proof(curve("dent", 0.3, 12.0, a50=5.0)))
+    seen = pod_words.view(proof(curve("dent", 0.3, 12.0, a50=5.0)))
     assert seen is not None
     assert seen["rows"][0]["a50"] == "≤ 5 px"
 
@@ -63,10 +63,10 @@ def test_the_smallest_size_tried_is_a_limit_and_no_figure() -> None:
 def test_a_family_in_training_and_proof_is_said() -> None:
     circle = proof(curve("dent", 0.3, 12.0))
     circle["forgers"]["families_trained_on"] = ["physical"]
-    seen = sight.view(circle)
+    seen = pod_words.view(circle)
     assert seen is not None
     assert seen["circular"] == ["physical"]
-    assert sight.view(None) is None
+    assert pod_words.view(None) is None
 
 
 def test_the_first_screen_says_what_is_seen_and_a_drift_overrules_it() -> None:
@@ -97,4 +97,4 @@ def test_charts_hold_every_contrast_and_escape_nothing_raw() -> None:
     ({"score": 1.0, "p_value": 0.25}, "score 1, p 0.25"),
 ])  # fmt: skip
 def test_captions(row: dict[str, Any], words: str) -> None:
-    assert sight.caption(row) == words
+    assert pod_words.caption(row) == words

@@ -12,8 +12,8 @@ from pathlib import Path
 import click.testing
 import pytest
 
-from flawforge import speed
 from flawforge.cli import main
+from flawforge.judging import speed
 from flawforge.types import ConfigError
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "from-camera-to-verdict.md"

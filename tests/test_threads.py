@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flawforge import loading
-from flawforge.washers import render_good
+from flawforge.demo.washers import render_good
+from flawforge.judging import loading
 from flawforge_runtime import backends
 
 

@@ -14,8 +14,10 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flawforge import evaluate, fitting, loading, rows
-from flawforge.listing import read_entries
+from flawforge import fitting
+from flawforge.judging import loading, rows
+from flawforge.pictures.listing import read_entries
+from flawforge.proving import evaluate
 from flawforge.types import ConfigError, DataError, Image, ImageError, ScoreRule
 from flawforge_runtime import tiles
 from flawforge_runtime.calibrate import calibrate

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flawforge import fitting, tolerance
-from flawforge.data import GoodPictures, good_entries, read_entries
+from flawforge import fitting
 from flawforge.methods import METHODS
+from flawforge.pictures import tolerance
+from flawforge.pictures.dataset import GoodPictures, good_entries, read_entries
 from flawforge.types import ConfigError
 
 ONE = np.ones(2)

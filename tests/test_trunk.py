@@ -19,7 +19,8 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 from torch.nn import functional as F
 
-from flawforge import export, fitting, loading
+from flawforge import fitting
+from flawforge.judging import export, loading
 from flawforge.methods import METHODS, patchcore
 from flawforge.nn import efficientnet_lite
 from flawforge.nn.efficientnet_lite import PACKAGES, SHAPES, Lite, Same, lite_of, normalised, packaged, renamed

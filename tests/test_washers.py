@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from flawforge import steel, washers
+from flawforge.demo import scene, washers
 from flawforge.types import ConfigError, DataError
 
 SIZES = (64, 100, 256, 512)
@@ -121,8 +121,8 @@ def test_a_stop_half_way_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("module", "of_ours"), [
-    (washers, {"flawforge.types", "flawforge_runtime.files", "flawforge.steel"}),
-    (steel, {"flawforge.types"}),
+    (washers, {"flawforge.types", "flawforge_runtime.files", "flawforge.demo.scene"}),
+    (scene, {"flawforge.types"}),
 ])  # fmt: skip
 def test_the_renderer_knows_nothing_of_the_forge(module: ModuleType, of_ours: set[str]) -> None:
     """What proves the demo is not made of what trains it."""

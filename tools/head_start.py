@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from flawforge import engine
+from flawforge.fitting import engine
 from flawforge.methods import guided
 from flawforge.nn.head_start import recipe
 from flawforge.nn.schedules import cosine_schedule

@@ -17,12 +17,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "fit": "flawforge.fitting",
-    "load": "flawforge.loading",
+    "load": "flawforge.judging.loading",
     "Inspector": "flawforge_runtime.inspector",
     "Decision": "flawforge.types",
     "Region": "flawforge.types",
     "FlawforgeError": "flawforge.types",
-    "read_entries": "flawforge.data",
+    "read_entries": "flawforge.pictures.dataset",
+    "from_bgr": "flawforge_runtime.decode",
     "FORGERS": "flawforge.forge",
     "METHODS": "flawforge.methods",
 }
@@ -36,6 +37,7 @@ __all__ = [
     "Region",
     "__version__",
     "fit",
+    "from_bgr",
     "load",
     "read_entries",
 ]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawforge.forge import FAMILIES, FORGERS, default_mixture, family, forger_from
-from flawforge.preview import describe, rebuild
+from flawforge.reporting.contact_sheets import describe, rebuild
 from flawforge.types import ConfigError, Forged, ImageError, Sample
 
 NAMES = sorted(FORGERS)

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from flawforge import engine, export, fitting, loading
+from flawforge import fitting
 from flawforge.config import settings_from_dict
+from flawforge.demo.washers import render_good
+from flawforge.fitting import engine
+from flawforge.judging import export, loading
 from flawforge.methods import METHODS
 from flawforge.types import Batch, Collect, Evidence, Forged, Method, Sample, ScoreRule, Train
-from flawforge.washers import render_good
 from flawforge_runtime import backends, bundle, inspector
 from harm import KINDS, harmed
 

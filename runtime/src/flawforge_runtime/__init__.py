@@ -14,13 +14,14 @@ __version__ = "0.1.0"
 
 _HOME = {
     "load": "flawforge_runtime.backends",
+    "from_bgr": "flawforge_runtime.decode",
     "Inspector": "flawforge_runtime.inspector",
     "Decision": "flawforge_runtime.types",
     "Region": "flawforge_runtime.types",
     "FlawforgeError": "flawforge_runtime.types",
 }
 
-__all__ = ["Decision", "FlawforgeError", "Inspector", "Region", "__version__", "load"]
+__all__ = ["Decision", "FlawforgeError", "Inspector", "Region", "__version__", "from_bgr", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -121,7 +121,7 @@ class Calibration:
     per_part     a score is the highest of one part's pictures
     rules        area and count rules, applied after the thresholds
     fixed        an NG threshold of the user's own instead of the promised one; see `carried`
-    folds        0: the pictures were held back; k: cross-conformal in k folds, a weaker promise (flawforge/folds.py)
+    folds        0: the pictures were held back; k: cross-conformal in k folds, a weaker promise (flawforge/fitting/folds.py)
     looks        statistics of the held-back pictures by name, for a drift check; they decide nothing
     pictures     first 12 hex digits of the sha256 of each file that was scored, so that none of them is taken for a fresh
                  one later; empty where that is not known

@@ -33,6 +33,7 @@ from flawforge_runtime.types import Image, ImageError, Mask
 MAX_PIXELS = 100_000_000
 BYTES = 12  # of memory for each pixel of `max_pixels`: 8-bit colour of that size, or half of it with 16 bits
 DENSEST = 1024  # pixels that one byte of a large JPEG, TIFF or WebP holds at most; a real picture has under 100
+NARROW_NOTE = "16-bit values of"
 NARROW = 4095  # a 16-bit picture that stays below is likely one of a camera with 12 bits or fewer
 FORMATS = "PNG, JPEG, BMP, TIFF or WebP"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -354,7 +355,7 @@ def _finish(array: NDArray[Any], mode: str, name: str, notes: list[str], depth: 
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.dtype == np.uint16 and depth is None and array.size and array.max() <= NARROW:
-        notes.append(f"16-bit values of {int(array.max())} at most: {narrow(int(array.max()))}")
+        notes.append(f"{NARROW_NOTE} {int(array.max())} at most: {narrow(int(array.max()))}")
     array = _scaled(array, name, depth)
     if array.ndim == 2:
         pixels = np.asarray(cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_GRAY2RGB))

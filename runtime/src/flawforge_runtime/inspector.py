@@ -202,7 +202,9 @@ class Inspector:
         )
 
     def __call__(self, picture: Any, image_path: str = "") -> Decision:
-        """Judge a path, a PIL picture or an h w 3 uint8 array. A higher score is stranger.
+        """Judge a path, the bytes of a file, a PIL picture or an h w 3 array in RGB order. A higher score is stranger.
+
+        OpenCV reads pictures as BGR: give the path, or `flawforge.from_bgr(array)`.
 
         Raises ImageError for what is no picture, CalibrationError where the model has no threshold yet.
         """

@@ -1,0 +1,26 @@
+"""The group of commands. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import click
+
+from flawforge import __version__
+from flawforge.cli import judge, learn, prove, show
+from flawforge.cli.options import Group
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="flawforge")
+def main() -> None:
+    """Train on good parts. Forge the flaws. Find the real ones.
+
+    A higher score is stranger. Every command works without a network.
+    """
+
+
+
+for command in (
+    learn.demo, learn.fit, learn.calibrate, judge.inspect, judge.export, judge.bench, prove.evaluate, prove.pod, prove.drift,
+    prove.report, show.forge, show.methods, show.forgers, show.doctor,
+):  # fmt: skip
+    main.add_command(command)

@@ -1,0 +1,255 @@
+"""Commands that learn: fit, calibrate, and the demo that goes the whole way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flawforge.cli.options import (
+    counter,
+    fail,
+    progress_bar,
+    rules_of,
+    say,
+    with_backend,
+    with_device,
+    with_group_by,
+    with_max_pixels,
+    with_rates,
+    with_rules,
+    with_seed,
+)
+from flawforge.cli.prove import drift_line, evaluate_model, pod_lines, pod_model, result_lines, watch_model
+from flawforge.types import ConfigError
+from flawforge_runtime.names import shown
+
+METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports neither OpenCV nor torch (tested)
+
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model folder to write; must not exist.")
+@click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
+@click.option("--profile", default="", help="A method's settings by name, such as cpu or paper. [default: cpu]")
+@click.option("--minutes", type=float, help="Training time, where a method trains. [default: 10, or its schedule]")
+@click.option("--clock", default="wall", show_default=True, help="What --minutes counts: wall, or cpu = processor time, "
+              "which a busy machine does not shorten.")  # fmt: skip
+@click.option("--steps", type=int, help="Training steps instead of minutes; repeatable to the bit.")
+@click.option("--size", default=256, show_default=True, help="Working size: a canvas of about SIZE x SIZE pixels.")
+@click.option("--tile", type=int, help="Cut large pictures into tiles of so many of their pixels; each becomes a canvas.")
+@click.option("--roi", type=click.Path(path_type=Path), help="Mask picture, white = judged; or auto: where the good "
+              "pictures show a part on its background.")  # fmt: skip
+@click.option("--ignore", type=click.Path(path_type=Path), help="Mask picture, white = not judged, and nothing "
+              "is forged there.")  # fmt: skip
+@click.option("--align", default="auto", show_default=True, help="Lay parts alike before they are judged: auto = where good "
+              "pictures show that it pays, on, or off.")  # fmt: skip
+@click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to forge textures from.")
+@click.option("--init", type=click.Path(path_type=Path), help="Start from a model folder, a .safetensors file of outside "
+              "weights, or timm:NAME, for methods that can.")  # fmt: skip
+@click.option("--trunk", default="", help="Network whose features a method looks at: lite0, lite1 or lite2 (ImageNet's, "
+              "from an installed package), a model folder, a .safetensors file or timm:NAME; none or a ResNet's name = "
+              "learnt from DATA alone. [default: the method's own]")  # fmt: skip
+@with_rates
+@click.option("--holdout", default="0.2", show_default=True, help="Share of good pictures held back for calibration, or a "
+              "file name pattern such as 'batch7*'.")  # fmt: skip
+@with_group_by
+@click.option("--folds", type=int, help="For few pictures: learn from all and calibrate on all, by so many fits more, each "
+              "of the same length; a weaker promise than a hold-out's.")  # fmt: skip
+@click.option("--tolerate", default="", metavar="KINDS", help="Variation that good parts may show although the pictures do "
+              "not: all, or any of brightness,turn,shift,jpeg,blur. It is learnt, and costs sensitivity.")  # fmt: skip
+@with_seed
+@click.option("--workers", default=1, show_default=True, help="Threads that forge ahead; changes speed, never results.")
+@with_device
+@click.option("--devices", default=1, show_default=True, help="Number of devices; only 1 is built so far.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with method settings; --set wins over it.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="One method setting; may be given several times.")
+@click.option("--resume", is_flag=True, help="Go on with a fit that was stopped; give the same options as before.")
+@click.option("--checkpoint-every", default=60.0, show_default=True, help="Seconds between checkpoints.")
+@click.option("--dry-run", is_flag=True, help="Check the data, forecast time and memory, and stop.")
+@with_max_pixels
+def fit(data: Path, out: Path, pairs: tuple[str, ...], config: Path | None, holdout: str, devices: int, resume: bool,
+        dry_run: bool, folds: int | None, **options: Any) -> None:  # fmt: skip
+    """Learn good parts from DATA and write a calibrated model.
+
+    DATA is a folder in MVTec layout (only train/good is read), a plain folder of good pictures, or a CSV with image_path.
+    """
+    if devices != 1:
+        raise ConfigError(f"--devices was given as {devices}; only 1 is built so far.")
+    from flawforge.config import parse_pairs, read_toml
+
+    settings = (read_toml(config) if config else {}) | parse_pairs(pairs)
+    from flawforge import fitting
+
+    request = fitting.Request(data=data, out=out, settings=settings, holdout=_share_or_pattern(holdout), **options)
+    if not dry_run:
+        fitting.check_output(out, resume)
+    if folds is not None:
+        if resume or dry_run:
+            raise ConfigError("--folds was given with --resume or --dry-run; leave those out.")
+        _fit_in_folds(request, folds)
+        return
+    with _resumable(out):
+        _fit(request, resume, dry_run)
+
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Ctrl-C in a fit promises --resume only where there is a checkpoint to resume from."""
+    from flawforge.fitting import checkpoint_file
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not checkpoint_file(out).is_file():
+            fail("Interrupted before the first checkpoint; nothing is left, and the same command begins anew.")
+        fail("Interrupted; the fit goes on with the same command and --resume.")
+
+
+
+def _fit_in_folds(request: Any, folds: int) -> None:
+    from flawforge.fitting.folds import run
+
+    with counter(f"{folds} fits and the last one") as count:
+        inspector = run(request, folds, show=lambda line: say(f"  {line}"), on_fold=count)
+    _say_promise(inspector.calibration)
+    _say_guard(inspector.guard)
+    say(f"model: {request.out}")
+
+
+
+def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
+    from flawforge import fitting
+
+    with counter("checking data") as show:
+        plan = fitting.plan(request, progress=show)
+    for line in (*plan.report.lines(), *plan.notes):
+        say(f"  {line}")
+    canvas = "{} x {} (h x w)".format(*plan.canvas)
+    say(f"  {len(plan.train)} to train on, {len(plan.held)} held back; canvas {canvas}")
+    pictures = fitting.load_pictures(plan)
+    for line in fitting.forecast(plan, pictures).lines():
+        say(f"  {line}")
+    if dry_run:
+        return None
+    with progress_bar(request.method, 100, "%") as bar:
+        bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"
+
+        stage = ""
+
+        def on_tick(tick: Any) -> None:
+            nonlocal stage
+            if stage and tick.stage != stage:
+                bar.reset()
+            stage = tick.stage
+            bar.set_description_str(f"{request.method}: {stage}", False)
+            losses = [f"{name} {value:.4f}" for name, value in tick.losses.items()]
+            bar.set_postfix_str(", ".join([f"step {tick.step}", *losses]), False)
+            bar.update(100 * tick.progress - bar.n)
+
+        inspector = fitting.run(
+            request, resume=resume, made=plan, pictures=pictures, on_tick=on_tick,
+            show=lambda line: bar.write(f"  {shown(line)}"),
+        )  # fmt: skip
+    _say_promise(inspector.calibration)
+    _say_guard(inspector.guard)
+    say(f"model: {request.out}")
+    return inspector
+
+
+
+def _say_promise(calibration: Any) -> None:
+    of = "parts" if calibration.per_part else "pictures"
+    sure = "" if calibration.confidence is None else f" with {calibration.confidence:.4g} confidence"
+    if calibration.folds:
+        sure = f" in {calibration.folds} folds, which is weaker than a hold-out,"
+    say(
+        f"promised{sure} from {calibration.n} held-back good {of}: at most {calibration.false_alarm:.2%} of good parts NG "
+        f"(score above {calibration.threshold:.4g}), at most {calibration.review:.2%} NG or REVIEW "
+        f"(score above {calibration.review_threshold:.4g}); a higher score is stranger"
+    )
+
+
+
+def _say_guard(guard: Any) -> None:
+    if guard is None:
+        return
+    from flawforge.proving.intervals import rate
+
+    share = rate(guard.flagged, guard.count)
+    click.echo(
+        f"a picture like no good picture is NG too: so judged were {guard.flagged} of {guard.count} good pictures that the "
+        f"limits had not seen ({share.value:.1%}, 95 % interval up to {share.high:.1%})"
+    )
+
+
+
+def _share_or_pattern(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("good", type=click.Path(path_type=Path))
+@with_rates
+@with_group_by
+@with_rules
+@with_device
+@with_backend
+def calibrate(model: Path, good: Path, false_alarm: float | None, review: float | None, confidence: float | None,
+              group_by: str | None, device: str, backend: str | None, threads: int | None,
+              **rules: Any) -> None:  # fmt: skip
+    """Set MODEL's thresholds anew from GOOD pictures that it was not trained on.
+
+    Rules take a verdict back to OK where too few regions are marked; they never break the promise, and may raise escapes.
+    """
+    from flawforge import fitting
+    from flawforge_runtime import bundle
+
+    calibration, notes = fitting.recalibrate(
+        model, good, false_alarm, review, confidence=confidence, group_by=group_by, device=device, backend=backend,
+        threads=threads, rules=rules_of(bundle.read(model).calibration, **rules),
+    )  # fmt: skip
+    for note in notes:
+        say(f"  {note}")
+    _say_promise(calibration)
+
+
+
+@click.command()
+@click.option("-o", "--out", default=Path("flawforge-demo"), show_default=True, type=click.Path(path_type=Path),
+              help="Folder to write; must not exist.")  # fmt: skip
+@click.option("--good", default=495, show_default=True, help="Good parts to learn from; a fifth is held back, and 99 of "
+              "those promise 1 %.")  # fmt: skip
+@click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
+@click.option("--minutes", default=1.5, show_default=True, help="Training time, for methods that train.")
+@click.option("--count", default=32, show_default=True, help="Forgeries per kind and contrast to prove the model with.")
+@with_seed
+def demo(out: Path, good: int, method: str, minutes: float, count: int, seed: int) -> None:
+    """Render sample parts, fit, calibrate, evaluate, prove, watch and report; no network, no data needed."""
+    from flawforge.demo.washers import write_demo_parts
+    from flawforge.fitting import Request, check_output
+    from flawforge.pictures.listing import pictures_in
+    from flawforge.reporting.report import write_report
+
+    check_output(out, resume=False)
+    with counter("rendering washers") as show:
+        write_demo_parts(out / "parts", good=good, seed=seed, progress=show)
+    model = out / "model"
+    inspector = _fit(Request(out / "parts", model, method=method, minutes=minutes, seed=seed))
+    result = evaluate_model(inspector, model, out / "parts", seed)
+    for line in (*result_lines(result), *pod_lines(pod_model(inspector, model, out / "parts", seed, count=count))):
+        say(line)
+    in_use = pictures_in(out / "parts" / "test" / "good")
+    say(drift_line(watch_model(inspector, model, in_use, seed=seed)))
+    say(f"open {write_report(model, out / 'report.html').resolve()}")
+

@@ -1,0 +1,159 @@
+"""Thresholds and the guard, from good pictures that training never saw; for a fit, and anew for a model that is there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flawforge.fitting.planning import Plan, promised_rates
+from flawforge.judging import loading
+from flawforge.pictures import dataset, tolerance
+from flawforge.pictures.listing import part_of
+from flawforge.proving.pod import fingerprint
+from flawforge.reporting import card
+from flawforge.types import (
+    ImageError,
+    ModelError,
+)
+from flawforge_runtime import bundle, calibrate, images, inspector
+from flawforge_runtime.guard import Guard, Traits, fit_guard
+from flawforge_runtime.looks import LOOKS, looks_of
+
+Show = Callable[[str], None]
+
+GUARDED = 300  # good pictures that the guard is fitted to at most; a millisecond each beside reading them
+
+
+
+def described(
+    model: inspector.Inspector, paths: Sequence[Path], tolerate: str = "", seed: int = 0
+) -> list[Traits]:
+    """What the guard is fitted to: each picture, and a varied copy where good parts may vary; unreadable ones left out."""
+    kinds = tolerance.kinds_from(tolerate)
+    found: list[Traits] = []
+    for place, path in enumerate(paths):
+        try:
+            picture = images.read_picture(path, max_pixels=model.max_pixels)
+        except ImageError:
+            continue
+        found.append(model.describe(picture))
+        if kinds:
+            pixels = tolerance.vary(picture.pixels, kinds, np.random.default_rng([seed, place]))
+            found.append(model.describe(dataclasses.replace(picture, pixels=pixels)))
+    return found
+
+
+
+def guard_of(model: inspector.Inspector, plan: Plan, show: Show) -> Guard:
+    """The guard of a plan's good pictures, trained on or held back; at most GUARDED of them, spread over their names."""
+    paths = sorted(entry.path for entry in (*plan.train, *plan.held))
+    paths = paths[:: max(1, -(-len(paths) // GUARDED))]
+    seen = described(model, paths, plan.request.tolerate, plan.request.seed)
+    guard = fit_guard(seen, model.guard_size)
+    # Every picture was described as often as any other, but for those that cannot be read, which fit has left out before.
+    alone = [str(paths[place * len(paths) // len(seen)]) for place in guard.apart]
+    if alone:
+        show(f"good pictures unlike all others, so that parts like them will be NG (are they good?): {', '.join(alone)}")
+    return guard
+
+
+
+def calibrate_on(
+    model: inspector.Inspector,
+    paths: Sequence[Path],
+    false_alarm: float,
+    review: float,
+    *,
+    confidence: float | None = None,
+    parts: Mapping[Path, str] | None = None,
+    rules: calibrate.Rules | None = None,
+    tolerate: str = "",
+    seed: int = 0,
+) -> tuple[calibrate.Calibration, list[tuple[Path, str]]]:
+    """Judge good pictures that training never saw, and set the thresholds. Unreadable ones are skipped and named.
+
+    parts     which part each picture shows: then a part counts once, by the highest of its pictures
+    tolerate  kinds of variation that good parts may show: each picture is judged once, varied at random by seed and place
+    Raises CalibrationError where the readable ones cannot carry the rates.
+    """
+    highest: dict[Any, tuple[float, float]] = {}
+    looks: list[dict[str, float]] = []
+    names: list[str] = []
+    skipped = []
+    kinds = tolerance.kinds_from(tolerate)
+    for place, path in enumerate(paths):
+        try:
+            picture = images.read_picture(path, max_pixels=model.max_pixels)
+            if kinds:
+                pixels = tolerance.vary(picture.pixels, kinds, np.random.default_rng([seed, place]))
+                picture = dataclasses.replace(picture, pixels=pixels)
+            judged = model.judge(picture)
+        except ImageError as error:
+            skipped.append((path, str(error)))
+            continue
+        key = path if parts is None else parts[path]
+        score, peak = highest.get(key, (judged.score, judged.peak))
+        highest[key] = max(score, judged.score), max(peak, judged.peak)
+        looks.append(looks_of(picture.pixels))
+        names.append(fingerprint(path))
+    scores, peaks = ([each[i] for each in highest.values()] for i in (0, 1))
+    made = calibrate.calibrate(scores, false_alarm, review=review, peaks=peaks, confidence=confidence,
+                               per_part=parts is not None, rules=rules)  # fmt: skip
+    table = {name: tuple(each[name] for each in looks) for name in LOOKS}
+    return dataclasses.replace(made, looks=table, pictures=tuple(sorted(names))), skipped
+
+
+
+def recalibrate(
+    folder: Path,
+    good: Path,
+    false_alarm: float | None,
+    review: float | None,
+    *,
+    confidence: float | None = None,
+    group_by: str | None = None,
+    rules: calibrate.Rules | None = None,
+    **how: Any,
+) -> tuple[calibrate.Calibration, list[str]]:
+    """New thresholds for an existing model from new good pictures; the folder is replaced as a whole.
+
+    confidence, group_by  as `fit` takes them; rules  None = as the model has them; how  as `loading.load` takes it
+    Returns the calibration and notes for people. Raises DataError, CalibrationError, ModelError, ConfigError.
+    """
+    with bundle.hold(folder):
+        return _recalibrate(folder, good, false_alarm, review, confidence, group_by, rules, how)
+
+
+def _recalibrate(
+    folder: Path, good: Path, false_alarm: float | None, review: float | None, confidence: float | None,
+    group_by: str | None, rules: calibrate.Rules | None, how: Mapping[str, Any],
+) -> tuple[calibrate.Calibration, list[str]]:  # fmt: skip
+    model = loading.load(folder, **how)
+    if model.content is None:
+        raise ModelError(f"{folder} was opened without its content; open it with flawforge.load.")
+    entries = [entry for entry in dataset.read_listing(good).entries if entry.label == 0]
+    parts = part_of(entries, group_by)
+    n = len(entries) if parts is None else len(set(parts.values()))
+    rates, notes = promised_rates(n, false_alarm, review, confidence)
+    if rules is None and model.calibration is not None:
+        rules = model.calibration.rules
+    paths = [entry.path for entry in entries]
+    calibration, skipped = calibrate_on(
+        model, paths, *rates, confidence=confidence, parts=parts, rules=rules,
+        tolerate=model.content.config.get("tolerate", ""), seed=model.content.config["seed"],
+    )  # fmt: skip
+    seen = described(model, paths, model.content.config.get("tolerate", ""), model.content.config["seed"])
+    if model.guard is not None:
+        foreign = sum(bool(model.guard.unlike(each)) for each in seen)
+        if foreign:
+            notes = (*notes, f"{foreign} of {len(seen)} pictures were like no good picture before; from now on they are")
+        new_guard = model.guard.widened(seen)
+    else:
+        new_guard = fit_guard(seen, model.guard_size)
+    content = dataclasses.replace(model.content, calibration=calibration, guard=new_guard)
+    bundle.rewrite(folder, dataclasses.replace(content, card=card.model_card(content)))
+    return calibration, [*notes, *(f"skipped: {reason}" for _, reason in skipped)]

@@ -1,0 +1,1 @@
+"""Opening, exporting and timing a model; decisions as rows."""

@@ -1,0 +1,166 @@
+"""From a file to a verdict: how long, where the time goes, how much memory, on which machine.
+
+Times are wall time of this process on files that the system has read before, one picture at a time. The cold start is a new
+process, from its start to its first verdict, imports and loading included.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from flawforge.judging import loading
+from flawforge.types import CalibrationError, ConfigError, Image, Mask
+from flawforge_runtime import bundle, poses
+from flawforge_runtime.backends import cores
+from flawforge_runtime.images import inner_of, letterbox, read_picture, restore, valid_mask
+from flawforge_runtime.inspector import UNCALIBRATED, Inspector
+from flawforge_runtime.maps import find_regions, picture_score, to_network
+
+WARM = 5  # pictures judged before the clock starts
+BATCH = 8
+STARTS = 3  # cold starts, of which the median counts
+COLD = {
+    True: "import sys, flawforge_runtime as f; f.load(sys.argv[1], threads=int(sys.argv[2]))(sys.argv[3]); print(1)",
+    False: "import sys, flawforge as f; f.load(sys.argv[1], threads=int(sys.argv[2]))(sys.argv[3]); print(1)",
+}
+
+
+def measure(
+    model: Path,
+    paths: Sequence[Path],
+    *,
+    repeats: int = 200,
+    threads: int | None = None,
+    cold: bool = True,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:
+    """JSON-able figures of a model folder or an export, in milliseconds per picture.
+
+    paths    pictures, judged in turn
+    repeats  judgements, at least 20: fewer have no 95th percentile
+    cold     also start STARTS new processes
+
+    Keys: backend, threads, processor, cores, pictures, repeats, p50, p95, p99, mean, batch (with batches of BATCH),
+    stages {name: median}, cold_start_seconds (None = not measured), resident_mb, import and model included.
+    Raises ConfigError, CalibrationError for a model without thresholds, ModelError, ImageError.
+    """
+    if repeats < 20 or not paths:
+        raise ConfigError(f"{repeats} repeats on {len(paths)} pictures were given; give 20 or more on at least one picture.")
+    threads = cores() if threads is None else threads
+    inspector = loading.load(model, device="cpu", threads=threads)
+    if inspector.calibration is None:
+        raise CalibrationError(UNCALIBRATED)
+    for index in range(WARM):
+        inspector(paths[index % len(paths)])
+    seconds = []
+    for index in range(repeats):
+        start = time.perf_counter()
+        inspector(paths[index % len(paths)])
+        seconds.append(time.perf_counter() - start)
+        progress(index + 1, repeats)
+    stages = where(inspector, paths, min(repeats, 50))
+    p50, p95, p99 = (float(value) for value in np.percentile(seconds, (50, 95, 99)) * 1000)
+    backend = bundle.read(model).backend
+    return {
+        "backend": backend, "threads": threads, "processor": processor(), "cores": cores(), "pictures": len(paths),
+        "repeats": repeats, "p50": p50, "p95": p95, "p99": p99, "mean": float(np.mean(seconds)) * 1000,
+        "batch": p50 - stages["network"] + batched(inspector, paths[0]), "stages": stages,
+        "cold_start_seconds": first_verdict(model, paths[0], threads, backend != "torch") if cold else None,
+        "resident_mb": psutil.Process().memory_info().rss / 2**20,
+    }  # fmt: skip
+
+
+def where(inspector: Inspector, paths: Sequence[Path], repeats: int) -> dict[str, float]:
+    """Median milliseconds of each step of a judgement of pictures that are looked at whole."""
+    taken: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[..., Any], *values: Any) -> Any:
+        start = time.perf_counter()
+        result = work(*values)
+        taken.setdefault(name, []).append(time.perf_counter() - start)
+        return result
+
+    assert inspector.calibration is not None
+    threshold = inspector.calibration.pixel_threshold
+    for index in range(repeats):
+        picture = timed("decode", read_picture, paths[index % len(paths)])
+        pixels, placement = timed("resize", letterbox, picture.pixels, inspector.canvas)
+        timed("guard", inspector.describe, picture)
+        if inspector.template is not None:
+            pixels = timed("pose", _laid, pixels, valid_mask(placement), inspector.template)
+        batch = timed("to network", to_network, pixels)
+        maps, scores, *others = timed("network", inspector.look, batch, inner_of(valid_mask(placement))[None])
+        ground = others[0] if others else maps
+        timed("score", picture_score, ground[0], float(scores[0]), valid_mask(placement), inspector.rule)
+        own = timed("map to own size", restore, maps[0], placement)
+        timed("regions", lambda own: find_regions(own, own > threshold), own)
+    return {name: float(np.median(each)) * 1000 for name, each in taken.items()}
+
+
+def _laid(pixels: Image, valid: Mask, template: poses.Template) -> Image:
+    pose = poses.find(pixels, valid, template)
+    return pixels if pose is None else poses.lay(pixels, pose)
+
+
+def batched(inspector: Inspector, path: Path, repeats: int = 10) -> float:
+    """Milliseconds per picture of the network in batches of BATCH."""
+    pixels, placement = letterbox(read_picture(path).pixels, inspector.canvas)
+    batch = np.repeat(to_network(pixels), BATCH, axis=0)
+    inner = np.repeat(inner_of(valid_mask(placement))[None], BATCH, axis=0)
+    inspector.look(batch, inner)
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        inspector.look(batch, inner)
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken)) / BATCH * 1000
+
+
+def first_verdict(model: Path, picture: Path, threads: int, exported: bool) -> float:
+    """Seconds from the start of a new process to its first verdict; the median of STARTS."""
+    command = [sys.executable, "-c", COLD[exported], str(model), str(threads), str(picture)]
+    taken = []
+    for _ in range(STARTS):
+        start = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            answered = process.stdout.readline()
+            taken.append(time.perf_counter() - start)
+        if not answered:
+            raise ConfigError(f"A new process could not judge {picture}; `flawforge inspect {model} {picture}` says why.")
+    return float(np.median(taken))
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """For people."""
+    rows = [
+        f"{result['backend']}, {result['threads']} threads of {result['cores']} cores, {result['processor']}",
+        f"file to verdict: p50 {result['p50']:.1f} ms, p95 {result['p95']:.1f} ms, p99 {result['p99']:.1f} ms "
+        f"({result['repeats']} judgements of {result['pictures']} pictures)",
+        f"network in batches of {BATCH}: {result['batch']:.1f} ms a picture",
+        "where: " + ", ".join(f"{name} {value:.1f}" for name, value in result["stages"].items()) + " ms",
+        f"memory: {result['resident_mb']:.0f} MB resident",
+    ]
+    if result["cold_start_seconds"] is not None:
+        rows.append(f"first verdict {result['cold_start_seconds']:.2f} s after the start of a process")
+    return rows

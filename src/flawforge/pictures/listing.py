@@ -1,0 +1,264 @@
+"""Which pictures there are: a folder or a CSV becomes entries. Opens no picture.
+
+    MVTec layout   train/good (or ok), test/<kind>, ground_truth/<kind>/<stem>_mask.png and other masks (see masks.py)
+    plain folder   its subfolder good or ok, or the pictures in the folder itself; all good, all for training
+    CSV            image_path, and optionally label, split, mask_path, kind, group; paths relative to the CSV's own folder
+
+No folder is searched deeper than these layouts say, so a link that leads back cannot trap us.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from flawforge.pictures import masks
+from flawforge.types import DataError
+from flawforge_runtime.feed import search
+from flawforge_runtime.images import FORMATS, SUFFIXES
+
+GOOD_FOLDERS = ("good", "ok")
+LABELS = {"0": 0, "good": 0, "ok": 0, "normal": 0, "1": 1, "defect": 1, "defective": 1, "ng": 1, "anomalous": 1}
+SPLITS = ("train", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture of a data set.
+
+    label  0 good, 1 defective, None where a CSV has no label column
+    split  "train" | "calibration" | "test"; "calibration" is only ever set by a CSV
+    kind   "good", the defect's name, or "unlabelled"
+    mask_path  where the defect lies: a mask picture, a folder of several, a LabelMe or a COCO file; read by `masks.read`
+    group  what pictures of one part have in common, from a CSV's column group; "" = not known
+    """
+
+    path: Path
+    label: int | None = 0
+    split: str = "train"
+    kind: str = "good"
+    mask_path: Path | None = None
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found: entries in a fixed order, and notes on what was left aside, one sentence each.
+
+    mask_notes  the same on masks, which `evaluate` alone looks at
+    """
+
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...] = ()
+    mask_notes: tuple[str, ...] = ()
+
+
+def read_entries(data: str | Path) -> tuple[Entry, ...]:
+    """The entries of a folder or CSV, sorted by path (CSV: in its order); DataError where there are none."""
+    return read_listing(data).entries
+
+
+def read_listing(data: str | Path) -> Listing:
+    """Entries and notes of a folder or CSV; DataError in one sentence where it is no data set."""
+    data = Path(data)
+    try:
+        if data.is_dir():
+            return _read_folder(data)
+        if data.is_file() and data.suffix.lower() == ".csv":
+            return _read_csv(data)
+    except OSError as error:
+        raise DataError(f"{data} cannot be read ({error.strerror}); check its permissions.") from None
+    if not data.exists():
+        raise DataError(f"{data} does not exist; give a folder of pictures or a CSV with a column image_path.")
+    raise DataError(f"{data} is neither a folder nor a .csv file; give one of the two.")
+
+
+def good_entries(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """What `fit` may look at: train and calibration pictures that are not labelled defective; never a test picture."""
+    return tuple(entry for entry in entries if entry.split in ("train", "calibration") and entry.label != 1)
+
+
+def part_of(entries: Sequence[Entry], pattern: str | None) -> dict[Path, str] | None:
+    """Which part each picture shows: {path: part}; None where neither a pattern nor a column `group` says so.
+
+    pattern  regular expression searched in the path's last two names; its first group, or all that it matches, is the part
+    Raises DataError for a pattern that is none or does not match a picture, or a column that is filled for some only.
+    """
+    if pattern is None:
+        named = {entry.path: entry.group for entry in entries if entry.group}
+        if named and len(named) < len(entries):
+            filled = f"{len(named)} of {len(entries)} good pictures"
+            raise DataError(f"The column group is filled for {filled}; fill it for all or none.")
+        return named or None
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"--group-by {pattern!r} is no regular expression ({error}); correct it.") from None
+    found: dict[Path, str] = {}
+    for entry in entries:
+        name = "/".join(entry.path.parts[-2:])
+        match = compiled.search(name)
+        if match is None:
+            raise DataError(f"--group-by {pattern!r} does not match {name}; give one that matches every good picture.")
+        found[entry.path] = match.group(1) if compiled.groups else match.group(0)
+    return found
+
+
+def _read_folder(data: Path) -> Listing:
+    train = _good_folder(data / "train")
+    if train is not None or (_good_folder(data) is None and _subfolders(data / "test")):
+        return _read_mvtec(data, train)
+    folder = _good_folder(data) or data
+    pictures, others = _pictures(folder)
+    if not pictures:
+        raise DataError(_nothing_here(folder, others))
+    notes = _left_aside(others)
+    if folder == data and (aside := [sub.name for sub in _subfolders(data) if _pictures(sub)[0]]):
+        notes.append(f"subfolders were not searched: {', '.join(aside)}")
+    return Listing(tuple(Entry(path) for path in pictures), tuple(notes))
+
+
+def _read_mvtec(data: Path, train: Path | None) -> Listing:
+    entries, others = [], 0
+    if train is not None:
+        pictures, others = _pictures(train)
+        if not pictures:
+            raise DataError(_nothing_here(train, others))
+        entries = [Entry(path) for path in pictures]
+    tested = {folder.name: _files(folder) for folder in _subfolders(data / "test")}
+    good_ones = [path for kind, files in tested.items() if kind.lower() in GOOD_FOLDERS for path in files]
+    found = masks.find(data, {k: files for k, files in tested.items() if k.lower() not in GOOD_FOLDERS}, good_ones)
+    maskless = 0
+    for kind, files in tested.items():
+        good = kind.lower() in GOOD_FOLDERS
+        files = [path for path in files if path not in found.aside]
+        pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+        others += len(files) - len(pictures)
+        for path in pictures:
+            mask = found.masks.get(path)
+            maskless += not good and mask is None
+            entries.append(Entry(path, 0 if good else 1, "test", "good" if good else kind, mask))
+    if not entries:
+        raise DataError(_nothing_here(data / "test", others))
+    notes = _left_aside(others)
+    if maskless and (data / "ground_truth").is_dir():
+        notes.append(f"without a mask in ground_truth: {_number(maskless, 'defective test picture')}")
+    return Listing(tuple(entries), tuple(notes), tuple(found.notes))
+
+
+def _good_folder(folder: Path) -> Path | None:
+    return next((sub for sub in _subfolders(folder) if sub.name.lower() in GOOD_FOLDERS), None)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _pictures(folder: Path) -> tuple[list[Path], int]:
+    """The picture files directly in a folder, sorted by name, and how many other files lie beside them."""
+    files = _files(folder)
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    return pictures, len(files) - len(pictures)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Every picture file in a folder and below it, sorted; hidden files and linked folders are left aside."""
+    return list(search(folder).pictures)
+
+
+def textures_in(folder: Path | None) -> tuple[Path, ...]:
+    """The pictures of --textures, in and below `folder`; none where it was not given. DataError where it holds none."""
+    if folder is None:
+        return ()
+    found = tuple(pictures_in(folder))
+    if not found:
+        raise DataError(f"--textures {folder} holds no picture; give a folder of pictures, or leave it out.")
+    return found
+
+
+def _left_aside(others: int) -> list[str]:
+    return [f"left aside, since by name no {FORMATS}: {_number(others, 'file')}"] if others else []
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _nothing_here(folder: Path, others: int) -> str:
+    subfolders = [sub.name for sub in _subfolders(folder)]
+    if subfolders:
+        found = f"holds no pictures itself, only subfolders ({', '.join(subfolders[:5])})"
+        return f"{folder} {found}; name one of them good, give its path, or list the pictures in a CSV."
+    found = f"holds {_number(others, 'file')} but no picture" if others else "is empty"
+    return f"{folder} {found}; put {FORMATS} pictures of good parts there."
+
+
+def _read_csv(path: Path) -> Listing:
+    rows = _csv_rows(path)
+    entries: list[Entry] = []
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        entry = _csv_entry(path, line, row)
+        key = os.path.normpath(entry.path)
+        if key in lines:
+            raise DataError(f"{path} lists {entry.path} twice (lines {lines[key]} and {line}); keep one of the two.")
+        lines[key] = line
+        entries.append(entry)
+    if not entries:
+        raise DataError(f"{path} has no rows; list one picture per row under the header image_path.")
+    files = [file for entry in entries for file in (entry.path, entry.mask_path) if file is not None]
+    folders = {entry.mask_path for entry in entries if entry.mask_path is not None and entry.mask_path.is_dir()}
+    missing = [file for file in files if not file.is_file() and file not in folders]
+    if missing:
+        raise DataError(
+            f"{path} names {len(missing)} of {len(files)} files that do not exist, the first is {missing[0]}; "
+            f"correct the paths (relative ones start at the CSV's own folder)."
+        )
+    unused = sum(entry.label == 1 and entry.split != "test" for entry in entries)
+    notes = [f"labelled defective but not in split test, so never learnt from: {_number(unused, 'row')}"] if unused else []
+    return Listing(tuple(entries), tuple(notes))
+
+
+def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """(line number, {column: text}) of every row that is not blank; columns in lower case."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        first = text.partition("\n")[0]
+        delimiter = max(",;\t", key=first.count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        header = [name.strip().lower() for name in next(reader, [])]
+        table = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no readable CSV ({error}); save it as UTF-8 text with commas.") from None
+    if "image_path" not in header:
+        raise DataError(f"{path} has no column image_path (its columns: {', '.join(header) or 'none'}); add one.")
+    return [(line, dict(zip_longest(header, row[: len(header)], fillvalue=""))) for line, row in table if any(row)]
+
+
+def _csv_entry(path: Path, line: int, row: dict[str, str]) -> Entry:
+    if not row["image_path"]:
+        raise DataError(f"{path} line {line} has no image_path; fill it in or remove the line.")
+    label = None
+    if "label" in row:
+        label = LABELS.get(row["label"].lower())
+        if label is None:
+            allowed = "0, good, ok, normal or 1, defect, defective, ng, anomalous"
+            raise DataError(f"{path} line {line} has label {row['label']!r}, allowed are {allowed}; correct it.")
+    split = row.get("split", "").lower() or ("test" if label == 1 else "train")
+    if split not in SPLITS:
+        raise DataError(f"{path} line {line} has split {row['split']!r}, allowed are {', '.join(SPLITS)}; correct it.")
+    kind = row.get("kind") or {0: "good", 1: "defect", None: "unlabelled"}[label]
+    mask = path.parent / row["mask_path"] if row.get("mask_path") else None
+    return Entry(path.parent / row["image_path"], label, split, kind, mask, row.get("group", ""))

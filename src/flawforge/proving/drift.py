@@ -1,0 +1,209 @@
+"""Are parts in use still like the good parts that the thresholds were set with? The promise holds only as long as they are.
+
+Evidence is gathered part by part as the wealth of a bettor who starts with 1 and bets against "nothing has changed". While
+nothing has, the wealth ever reaches 1 / a with probability at most a (Ville's inequality), however long one watches and
+however often one looks: that is the stated false-alarm rate. Half of the wealth is laid on each of two bets.
+
+    parts that pass   conformal p-values of their scores among the held-back scores and all earlier parts, exactly uniform
+                      and independent while all are exchangeable (Vovk, Gammerman and Shafer 2005, theorem 8.2); the
+                      composite simple jumper bets on them rising or falling (Vovk et al., "Retrain or not retrain", 2021).
+                      A part with a defect that is rejected does not count here: below the threshold, held-back and fresh
+                      scores are exchangeable among themselves too, for scores that are drawn independently.
+    parts rejected    that their share is above `defects` plus what the promise allows (a bound on it that fails with a tenth
+                      of the false-alarm rate): a bet on a coin that may come up that often at most; stakes jump too.
+
+The picture statistics below say what moved; they alarm nobody by themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv
+from scipy.stats import binom
+
+from flawforge.proving import intervals
+from flawforge.types import CalibrationError, ConfigError, DataError, ImageError
+from flawforge_runtime.calibrate import Calibration
+from flawforge_runtime.images import read_picture
+from flawforge_runtime.looks import LOOKS, looks_of
+
+Floats = NDArray[np.float64]
+JUMPS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+STAKES = (0.0, 0.05, 0.2, 0.5)  # shares of the wealth laid on "rejected"; who lays nothing waits for a change
+DEFECTS = 0.1  # share of defective parts on a line that is as it should be; assumption, on the safe side
+RECENT = 50  # parts that the picture statistics are compared over
+MOVED = 2.0  # robust standard deviations between medians from which a statistic is named; assumption
+
+
+def online_p_values(known: Sequence[float], stream: Sequence[float], rng: np.random.Generator) -> Floats:
+    """Smoothed conformal p-values (m,) of a stream's scores, each among the known and all before it; high score, low p."""
+    seen = sorted(map(float, known))
+    found = np.empty(len(stream))
+    for i, score in enumerate(stream):
+        low, high = (int(np.searchsorted(seen, score, side)) for side in ("left", "right"))
+        above, equal = len(seen) - high, high - low + 1
+        found[i] = (above + rng.random() * equal) / (len(seen) + 1)
+        seen.insert(low, float(score))
+    return found
+
+
+def jumper(p_values: Sequence[float] | Floats) -> Floats:
+    """Wealth (m + 1,) of the composite simple jumper before and after each p-value; a martingale from 1 on uniform ones."""
+    wealth = np.full((len(JUMPS), 3), 1.0 / 3.0)
+    lean, jump = np.array([-1.0, 0.0, 1.0]), np.array(JUMPS)[:, None]
+    path = [1.0]
+    for p in p_values:
+        total = wealth.sum(axis=1, keepdims=True)
+        wealth = ((1.0 - jump) * wealth + jump * total / 3.0) * (1.0 + lean * (p - 0.5))
+        path.append(float(wealth.sum(axis=1).mean()))
+    return np.array(path)
+
+
+def rejects(rejected: Sequence[bool], share: float) -> Floats:
+    """Wealth (m + 1,) of bets that more than `share` in (0, 1) are rejected; no martingale below that rises on average."""
+    stakes, jump = np.array(STAKES), np.array(JUMPS)[:, None]
+    wealth, path = np.full((len(JUMPS), len(STAKES)), 1.0 / len(STAKES)), [1.0]
+    for each in rejected:
+        total = wealth.sum(axis=1, keepdims=True)
+        wealth = (1.0 - jump) * wealth + jump * total / len(STAKES)
+        wealth = wealth * (1.0 - stakes + (stakes / share if each else 0.0))
+        path.append(float(wealth.sum(axis=1).mean()))
+    return np.array(path)
+
+
+def evidence(
+    calibration: Calibration, scores: Sequence[float], *, alarm: float = 0.01, defects: float = DEFECTS, seed: int = 0
+) -> Floats:
+    """Wealth (m + 1,) before and after each part's score, in the order of use; `level` says where it alarms.
+
+    Raises ConfigError for shares outside (0, 1), CalibrationError where no held-back score lies below the threshold.
+    """
+    for name, value in (("alarm rate", alarm), ("share of defective parts", defects)):
+        if not 0.0 < value < 1.0:
+            raise ConfigError(f"A {name} of {value:g} was given; give a share between 0 and 1, for example 0.01.")
+    cut = calibration.threshold
+    known = [score for score in calibration.scores if score < cut]
+    if not known:
+        raise CalibrationError("No held-back score lies below the threshold, so nothing can be compared; calibrate anew.")
+    k = round(calibration.carried(cut) * (calibration.n + 1))
+    promised = float(betaincinv(k, max(calibration.n + 1 - k, 1), 1.0 - 0.1 * alarm))
+    passed = np.array([score < cut for score in scores], bool)
+    p_values = online_p_values(known, [s for s, ok in zip(scores, passed, strict=True) if ok], np.random.default_rng(seed))
+    of_passed = jumper(p_values)[np.concatenate(([0], np.cumsum(passed)))]
+    allowed = min(defects + (1.0 - defects) * promised, 0.999)
+    return np.asarray((of_passed + rejects([s > cut for s in scores], allowed)) / 2.0)
+
+
+def level(alarm: float) -> float:
+    """The wealth at which the alarm goes off: 1 / (0.9 alarm), for a tenth of the rate goes to the promise's own bound."""
+    return 1.0 / (0.9 * alarm)
+
+
+def watch(
+    inspector: Any,
+    paths: Sequence[Path],
+    *,
+    alarm: float = 0.01,
+    defects: float = DEFECTS,
+    parts: Mapping[Path, str] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """The JSON-able result of `flawforge drift --json` on pictures in the order of their use.
+
+    parts  which part each picture shows, where the model was calibrated per part; a part counts when it is first seen
+    Raises CalibrationError for a model without thresholds or one that needs `parts`, DataError where nothing can be read.
+    """
+    calibration = inspector.calibration
+    if calibration is None:
+        raise CalibrationError("The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first.")
+    if calibration.per_part and parts is None:
+        raise CalibrationError("The model was calibrated on parts, not pictures; say with --group-by which show one part.")
+    highest: dict[Any, float] = {}
+    looks, skipped, invalid = [], [], 0
+    for done, path in enumerate(paths, 1):
+        try:
+            picture = read_picture(path, max_pixels=inspector.max_pixels)
+            decision = inspector.decide(inspector.judge(picture))  # a picture like no good one scores beyond all
+        except ImageError as error:
+            skipped.append({"path": str(path), "reason": str(error)})
+            continue
+        key = path if parts is None else parts[path]
+        score = decision.pred_score
+        highest[key] = max(score, highest.get(key, score))
+        invalid += not decision.valid
+        looks.append(looks_of(picture.pixels))
+        if progress is not None:
+            progress(done, len(paths))
+    if not looks:
+        raise DataError(f"None of the {len(paths)} pictures can be read; give pictures of parts in use, in their order.")
+    scores = list(highest.values())
+    path_of_wealth = evidence(calibration, scores, alarm=alarm, defects=defects, seed=seed)
+    over = np.flatnonzero(path_of_wealth >= level(alarm))
+    at = int(over[0]) if over.size else None
+    moved = compare_looks(calibration.looks, looks[-RECENT:])
+    rejected = sum(score > calibration.threshold for score in scores)
+    share = intervals.rate(rejected, len(scores))._asdict()
+    result = {
+        "alarm": at is not None, "at": at, "n": len(scores), "rejected": rejected, "rejected_share": share,
+        "alarm_rate": alarm, "defects": defects,
+        "level": level(alarm), "evidence": float(path_of_wealth.max()), "looks": moved, "skipped": skipped, "seed": seed,
+        "model": dict(inspector.about), "wealth": path_of_wealth.tolist(),
+        "invalid": invalid,
+        "parts": [{"part": str(key), "score": score} for key, score in highest.items()],
+    }  # fmt: skip
+    return result | {"text": words(result)}
+
+
+def compare_looks(reference: Mapping[str, Sequence[float]], now: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Each statistic's median then and now, and the shift in robust standard deviations; those furthest off first.
+
+    now_low, now_high  95 % interval of the median now, by its order statistics; None for fewer than six parts
+    """
+    rows = []
+    for name in LOOKS:
+        before = np.asarray(reference.get(name, ()), float)
+        after = np.array([each[name] for each in now])
+        if before.size == 0:
+            continue
+        middle = float(np.median(before))
+        spread = max(1.4826 * float(np.median(np.abs(before - middle))), 1e-3 * abs(middle), 1e-6)
+        shift = (float(np.median(after)) - middle) / spread
+        low, high = median_interval(after)
+        rows.append({"name": name, "meaning": LOOKS[name], "then": middle, "now": float(np.median(after)), "now_low": low,
+                     "now_high": high, "shift": shift, "moved": abs(shift) > MOVED})  # fmt: skip
+    return sorted(rows, key=lambda row: -abs(row["shift"]))
+
+
+def median_interval(values: Floats) -> tuple[float | None, float | None]:
+    """95 % interval of the median behind n independent values (n,): order statistics, whatever the distribution."""
+    below = int(binom.ppf(0.025, values.size, 0.5))  # the k-th smallest and largest: P(k - 1 or fewer below) <= 2.5 %
+    if below < 1:
+        return None, None
+    ordered = np.sort(values)
+    return float(ordered[below - 1]), float(ordered[-below])
+
+
+def words(result: Mapping[str, Any]) -> str:
+    """The finding in a sentence or two."""
+    n, rate = result["n"], 100 * result["alarm_rate"]
+    named = [f"{row['name']} from {row['then']:.4g} to {row['now']:.4g}" for row in result["looks"] if row["moved"]]
+    what = f" What moved: {', '.join(named)}." if named else ""
+    share = result["rejected_share"]
+    seen = f" {result['rejected']} of {n} were rejected ({100 * share['low']:.1f} to {100 * share['high']:.1f} %)."
+    if result["invalid"]:
+        seen += f" {result['invalid']} pictures were not like any good picture: check camera, light and product."
+    if result["alarm"]:
+        return (
+            f"parts in use are no longer like the good parts it was calibrated on (seen after {result['at']} of {n}; such "
+            f"an alarm is false in {rate:g} % of cases at most).{seen}{what} Calibrate again with good parts as they are "
+            "now."
+        )
+    strength = math.log(result["evidence"]) / math.log(result["level"]) if result["evidence"] > 1 else 0.0
+    return f"No drift in {n} parts in use; the evidence came {100 * strength:.0f} % of the way to an alarm.{seen}{what}"

@@ -1,0 +1,281 @@
+"""Forgeries to look at: pictures, masks, a contact sheet per forger, and a JSON from which each can be made again alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from flawforge import __version__
+from flawforge.forge import FORGERS, forger_from
+from flawforge.pictures.dataset import Entry
+from flawforge.pictures.saliency import Background, Saliency, background_of, saliency
+from flawforge.reporting.realism import Realism, realism
+from flawforge.types import ConfigError, DataError, Forged, Forger, Image, Mask, Sample
+from flawforge_runtime.files import new_folder
+from flawforge_runtime.images import read_picture
+
+CELL = 176  # px, the longer side of one picture on a contact sheet
+ON_SHEET = 12  # forgeries shown per sheet
+PRIORS = ("spectral", "foreground", "ones", "none")
+BACKGROUND_FROM = 16  # good pictures that "foreground" learns the background from
+
+
+def forge_preview(
+    pictures: Sequence[Path | Entry],
+    out: Path,
+    forgers: Sequence[str] | Mapping[str, Forger] | None = None,
+    *,
+    count: int = 16,
+    seed: int = 0,
+    prior: str = "foreground",
+    textures: Sequence[Path] = (),
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Forge `count` pictures with each forger and write them under the new folder `out`; returns what forgeries.json holds.
+
+    pictures  good pictures, as paths or entries; taken in turn
+    forgers   names from FORGERS, or {name: forger} with settings of one's own; None = all
+    prior     where `Sample.prior` comes from: "foreground", "spectral", "ones", or "none"
+    textures  texture pictures for the forgers that take one; taken in turn
+    progress  called with each forger's name before its turn
+
+    out/pictures/<forger>_<i>.png, out/masks/<forger>_<i>.png (255 = forged), out/<forger>.jpg (contact sheet),
+    out/forgeries.json. Everything is written to a temporary folder first. Raises ConfigError for an unknown forger, prior
+    or count, or where `out` exists; DataError for no pictures; ImageError for one that cannot be read.
+    """
+    chosen = _chosen(forgers)
+    if count < 1:
+        raise ConfigError(f"count is {count}; it must be at least 1.")
+    if prior not in PRIORS:
+        raise ConfigError(f"prior is {prior!r}; it must be one of {', '.join(PRIORS)}.")
+    paths = [p.path if isinstance(p, Entry) else Path(p) for p in pictures]
+    if not paths:
+        raise DataError("no good picture was given to forge on; give a folder with at least one.")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"{out} exists already; give the name of a new folder.")
+    background = _background(paths) if prior == "foreground" else None
+    read, found = reader(), dict[tuple[str, str], Saliency]()
+    rows: list[dict[str, Any]] = []
+    table: dict[str, Any] = {}
+    with new_folder(out) as draft:
+        for folder in ("pictures", "masks"):
+            (draft / folder).mkdir()
+        for place, (name, forger) in enumerate(chosen.items()):
+            if progress is not None:
+                progress(name)
+            made = []
+            for i in range(count):
+                row = _plan(name, forger, paths, textures, prior, background, (seed, place, i))
+                good, forged = _forge(row, read, found)
+                row.update(_written(draft, f"{name}_{i:03d}", forged))
+                rows.append(row)
+                made.append((good, forged))
+            row_of_table = realism(made, seed)
+            table[name] = row_of_table._asdict()
+            sheet = contact_sheet(name, made[:ON_SHEET], row_of_table)
+            _save(draft / f"{name}.jpg", sheet)
+        written = {"made_by": f"flawforge {__version__}", "seed": seed, "realism": table, "forgeries": rows}
+        (draft / "forgeries.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    return written
+
+
+def remake(row: Mapping[str, Any]) -> Forged:
+    """Make one forgery again from its row of forgeries.json; the source picture must still lie where it did."""
+    return _forge(row, reader(), {})[1]
+
+
+def describe(forger: Forger) -> dict[str, Any]:
+    """{"name", "fields"} of a forger, JSON-able, nested where a forger holds others; `rebuild` is its inverse."""
+    if not is_dataclass(forger) or not hasattr(forger, "name"):
+        raise ConfigError(f"{forger!r} is no forger of FORGERS; only those can be written down and made again.")
+    values = {f.name: getattr(forger, f.name) for f in fields(forger)}
+    if "forgers" in values:
+        values["forgers"] = [describe(inner) for inner in values["forgers"]]
+    return {"name": forger.name, "fields": values}
+
+
+def rebuild(described: Mapping[str, Any]) -> Forger:
+    """The forger that `describe` wrote down."""
+    values = {key: value for key, value in described["fields"].items() if key != "forgers"}
+    if "forgers" in described["fields"]:
+        values["forgers"] = tuple(rebuild(inner) for inner in described["fields"]["forgers"])
+    return forger_from(described["name"], **values)
+
+
+def _chosen(forgers: Sequence[str] | Mapping[str, Forger] | None) -> dict[str, Forger]:
+    if isinstance(forgers, Mapping):
+        return dict(forgers)
+    return {name: forger_from(name) for name in (forgers or FORGERS)}
+
+
+def _background(paths: Sequence[Path]) -> Background:
+    step = max(1, len(paths) // BACKGROUND_FROM)
+    return background_of(read_picture(p).pixels for p in paths[::step][:BACKGROUND_FROM])
+
+
+def _plan(
+    name: str,
+    forger: Forger,
+    paths: Sequence[Path],
+    textures: Sequence[Path],
+    prior: str,
+    background: Background | None,
+    seed: tuple[int, int, int],
+) -> dict[str, Any]:
+    """Everything that one forgery depends on."""
+    i = seed[2]
+    known = None if background is None else [background.centres.tolist(), background.reach.tolist()]
+    return {
+        "forger": describe(forger),
+        "called": name,
+        "source": str(paths[i % len(paths)].resolve()),
+        "other": str(paths[(i + 1) % len(paths)].resolve()) if len(paths) > 1 else None,
+        "texture": str(textures[i % len(textures)].resolve()) if textures else None,
+        "prior": {"kind": prior, "background": known},
+        "seed": list(seed),
+    }
+
+
+def reader(budget: int = 256 << 20) -> Callable[[str], Image]:
+    """A function path -> pixels that keeps pictures up to `budget` bytes, so that one is not decoded once per forger."""
+    kept: dict[str, Image] = {}
+
+    def read(path: str) -> Image:
+        if path in kept:
+            return kept[path]
+        pixels = read_picture(Path(path)).pixels
+        if pixels.nbytes + sum(p.nbytes for p in kept.values()) <= budget:
+            kept[path] = pixels
+        return pixels
+
+    return read
+
+
+def _forge(
+    row: Mapping[str, Any], read: Callable[[str], Image], known: dict[tuple[str, str], Saliency]
+) -> tuple[Image, Forged]:
+    """The good picture and its forgery, from a planned row alone; `known` keeps saliencies by (source, kind)."""
+    good = read(row["source"])
+    other = None if row["other"] is None else _alike(read(row["other"]), good)
+    texture = None if row["texture"] is None else read(row["texture"])
+    key = (row["source"], row["prior"]["kind"])
+    if key[1] != "none" and key not in known:
+        colours = row["prior"]["background"]
+        background = None if colours is None else Background(*(np.asarray(part, np.float32) for part in colours))
+        known[key] = saliency(good, key[1], background=background)
+    prior, note = known.get(key, (None, "none"))
+    forged = rebuild(row["forger"])(Sample(good, prior, other, texture), np.random.default_rng(row["seed"]))
+    return good, Forged(forged.image, forged.mask, forged.kind, {**forged.drawn, "saliency": note})
+
+
+def _alike(other: Image, good: Image) -> Image:
+    """The other picture in the size and dtype of the good one."""
+    if other.shape != good.shape:
+        other = cv2.resize(other, (good.shape[1], good.shape[0]), interpolation=cv2.INTER_AREA).reshape(good.shape)
+    if other.dtype == good.dtype:
+        return other
+    if good.dtype == np.uint8:
+        return np.asarray(np.rint(other * 255.0), np.uint8)
+    return np.asarray(other.astype(np.float32) / np.float32(255.0))
+
+
+def _written(draft: Path, stem: str, forged: Forged) -> dict[str, Any]:
+    _save(draft / "pictures" / f"{stem}.png", _eight(forged.image))
+    _save(draft / "masks" / f"{stem}.png", forged.mask.astype(np.uint8) * np.uint8(255))
+    return {
+        "picture": f"pictures/{stem}.png",
+        "mask": f"masks/{stem}.png",
+        "kind": forged.kind,
+        "forged_pixels": int(np.count_nonzero(forged.mask)),
+        "drawn": dict(forged.drawn),
+    }
+
+
+def _save(path: Path, array: Image) -> None:
+    """h w or h w 3 uint8, by the suffix. Not flushed one by one: the folder takes its name only when all are written."""
+    encoded = cv2.imencode(path.suffix, array if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_RGB2BGR))[1]
+    path.write_bytes(encoded.tobytes())
+
+
+def contact_sheet(name: str, made: Sequence[tuple[Image, Forged]], row: Realism | None = None, columns: int = 2) -> Image:
+    """good | forged | close-up | mask | difference for each pair, two forgeries a row, with captions; h w 3 uint8."""
+    tiles = [_tile(good, forged, i) for i, (good, forged) in enumerate(made)]
+    height = max(tile.shape[0] for tile in tiles)
+    width = max(tile.shape[1] for tile in tiles)
+    columns = min(columns, len(tiles))
+    lines = -(-len(tiles) // columns)
+    head = 44
+    sheet = np.full((head + lines * (height + 8), columns * (width + 12) + 4, 3), 255, np.uint8)
+    _write(sheet, name, (8, 18), 0.55)
+    _write(sheet, "good | forged | close-up | mask | difference x3", (8, 36), 0.4)
+    if row is not None and row.patch_auroc is not None:
+        text = f"patches told apart: {row.patch_auroc:.2f} (0.5 = not)   border/natural gradient: {row.border_ratio:.2f}"
+        _write(sheet, text, (min(300, sheet.shape[1] // 2), 36), 0.4)
+    for i, tile in enumerate(tiles):
+        top, left = head + (i // columns) * (height + 8), 4 + (i % columns) * (width + 12)
+        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return sheet
+
+
+def _tile(good: Image, forged: Forged, index: int) -> Image:
+    h, w = good.shape[:2]
+    scale = CELL / max(h, w)
+    size = (max(1, round(w * scale)), max(1, round(h * scale)))
+    before, after = _eight(good), _eight(forged.image)
+    change = np.minimum(np.abs(after.astype(np.int16) - before).max(axis=2) * 3, 255).astype(np.uint8)
+    mask = forged.mask.astype(np.uint8) * np.uint8(255)
+    cells = [_shown(p, size) for p in (before, after, _close_up(after, forged.mask), mask, change)]
+    gap = np.full((size[1], 2, 3), 255, np.uint8)
+    parts: list[Image] = []
+    for cell in cells:
+        parts += [cell if cell.ndim == 3 else cv2.cvtColor(cell, cv2.COLOR_GRAY2RGB), gap]
+    strip = np.concatenate(parts[:-1], axis=1)
+    caption = np.full((18, strip.shape[1], 3), 255, np.uint8)
+    _write(caption, f"{index}: {caption_of(forged)}", (1, 13), 0.36)
+    return np.concatenate([strip, caption], axis=0)
+
+
+def _shown(picture: Image, size: tuple[int, int]) -> Image:
+    filters = cv2.INTER_AREA if picture.shape[0] > size[1] else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, size, interpolation=filters))
+
+
+def _close_up(picture: Image, mask: Mask) -> Image:
+    """The part of the picture around the forgery, in the picture's proportions; the forgery fills about half of it."""
+    h, w = mask.shape
+    x, y, bw, bh = cv2.boundingRect(mask.view(np.uint8))
+    share = min(1.0, max(2.0 * bh / h, 2.0 * bw / w, 48.0 / max(h, w)))
+    ch, cw = max(1, round(h * share)), max(1, round(w * share))
+    top = int(np.clip(y + bh // 2 - ch // 2, 0, h - ch))
+    left = int(np.clip(x + bw // 2 - cw // 2, 0, w - cw))
+    return picture[top : top + ch, left : left + cw]
+
+
+def caption_of(forged: Forged) -> str:
+    """The drawn values that a person looks for first."""
+    drawn = forged.drawn
+    words = [f"{np.count_nonzero(forged.mask)} px"]
+    if "size_px" in drawn:
+        words.append(f"size {drawn['size_px']:.0f}, contrast {drawn['contrast']:.2f}, sharp {drawn['sharpness']:.2f}")
+    for key in ("opacity", "threshold"):
+        if key in drawn:
+            words.append(f"{key} {drawn[key]:.2f}")
+    for key in ("source", "shape", "change", "fill", "prior", "other", "fallback"):
+        if key in drawn:
+            words.append(str(drawn[key]))
+    return ", ".join(words)
+
+
+def _eight(picture: Image) -> Image:
+    eight = picture if picture.dtype == np.uint8 else np.rint(picture * 255.0).astype(np.uint8)
+    return np.repeat(eight, 3, axis=2) if eight.shape[2] == 1 else eight
+
+
+def _write(canvas: Image, text: str, at: tuple[int, int], size: float) -> None:
+    cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (20, 20, 20), 1, cv2.LINE_AA)
