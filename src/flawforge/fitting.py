@@ -300,6 +300,8 @@ def fit(source: str | Path, *, out: str | Path | None = None, **options: Any) ->
     for key in ("roi", "ignore", "textures", "init"):
         if options.get(key) is not None:
             options[key] = Path(options[key])
+    if "trunk" in options:
+        options["trunk"] = str(options["trunk"] or "")
     if out is not None:
         return run(Request(Path(source), Path(out), **options))
     with tempfile.TemporaryDirectory(prefix="flawforge-") as folder:
