@@ -163,7 +163,9 @@ def _init(request: Request, method: Method) -> Init | None:
         return None
     if method.start is None:
         if method.trunk is not None:
-            raise ConfigError(f"--init was given, but method {method.name} trains no other weights further; give them as --trunk.")
+            raise ConfigError(
+                f"--init was given, but method {method.name} trains no other weights further; give them as --trunk."
+            )
         able = ", ".join(each.name for each in METHODS.values() if each.start) or "none so far"
         raise ConfigError(
             f"--init was given, but method {method.name} starts from nothing but its pictures (methods that can start from "
