@@ -95,8 +95,8 @@ def test_synthetic_maps_are_a_fair_task() -> None:
 
 
 def test_a_measured_row_is_not_measured_again_but_a_failed_one_is(tmp_path: Path) -> None:
-    options = argparse.Namespace(method="draem", profile="cpu", minutes=10.0, clock="cpu", size=256, set=["b=2", "a=1"],
-                                 trunk="")
+    options = argparse.Namespace(method="draem", profile="cpu", trunk="", minutes=10.0, clock="cpu", size=256,
+                                 set=["b=2", "a=1"])  # fmt: skip
     key = accuracy._key(options, "parts", 0)
     path = tmp_path / "accuracy.csv"
     record(path, {**dict(zip(accuracy.KEY, key, strict=True)), "error": "the disk is full"})

@@ -252,3 +252,20 @@ def test_bgr_is_turned() -> None:
     np.testing.assert_array_equal(decode.from_bgr(PICTURE[..., ::-1]), PICTURE)
     with pytest.raises(ImageError, match="give h w 3"):
         decode.from_bgr(PICTURE[..., 0])
+
+
+def test_the_depth_is_kept_with_the_model(tmp_path: Path) -> None:
+    from flawforge import fitting
+    from flawforge.judging import loading
+
+    (tmp_path / "good").mkdir()
+    for index in range(6):
+        grey = render_good(index, size=64)[..., 0].astype(np.uint16) * 16
+        Image.fromarray(grey).save(tmp_path / "good" / f"{index}.png")
+    request = fitting.Request(tmp_path / "good", tmp_path / "m", method="patchstats", size=64, depth=12)
+    made = fitting.run(request)
+    again = loading.load(tmp_path / "m")
+    assert (made.depth, again.depth) == (12, 12)
+    path = tmp_path / "good" / "3.png"
+    assert again(path).pred_score == again(decode.read_picture(path, depth=12).pixels).pred_score
+    assert again(path).pred_score != again(decode.read_picture(path).pixels).pred_score

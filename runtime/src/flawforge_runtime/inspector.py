@@ -91,6 +91,7 @@ class Inspector:
     roi          h w bool, True = judged; applies to pictures of the same proportions; None = the whole picture
     template     what parts are laid like before they are judged (see `poses`); None = they are judged as they lie
     sizes        least and greatest (h, w) of the pictures that it was trained on; None = not known
+    depth        bits of the camera behind 16-bit pictures; None = 16
     tile         side in the picture's own pixels of the tiles that it is cut into; None = a picture is looked at whole
     guard        what good pictures are like; None = not known, as in models of before version 0.2
     progress     called with (rows done, all rows) while a picture is judged in tiles
@@ -105,6 +106,7 @@ class Inspector:
     roi: Mask | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     max_pixels: int = images.MAX_PIXELS
+    depth: int | None = None
     template: poses.Template | None = None
     tile: int | None = None
     sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
@@ -212,11 +214,11 @@ class Inspector:
         if self.calibration is None:
             raise CalibrationError(UNCALIBRATED)
         if self.tile is not None and isinstance(picture, str | Path):
-            rows, notes = tiles.open_rows(Path(picture), self.max_pixels)
+            rows, notes = tiles.open_rows(Path(picture), self.max_pixels, self.depth)
             if rows.height * rows.width > WHOLE:
                 refuse_size((rows.height, rows.width), self.sizes, self.canvas)
                 return self._decide_streamed(rows, image_path or str(picture), notes, start)
-        read = images.as_picture(picture, max_pixels=self.max_pixels)
+        read = images.as_picture(picture, max_pixels=self.max_pixels, depth=self.depth)
         if not image_path and isinstance(picture, str | Path):
             image_path = str(picture)
         return self.decide(self.judge(read), image_path, read.notes, start)
@@ -430,6 +432,7 @@ def from_content(content: bundle.Content, network: Network) -> Inspector:
         roi=content.roi,
         about=bundle.about(content),
         max_pixels=int(config.get("max_pixels", images.MAX_PIXELS)),
+        depth=config.get("depth"),
         template=content.template,
         tile=config.get("tile"),
         sizes=_sizes(config),

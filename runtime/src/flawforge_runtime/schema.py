@@ -90,6 +90,7 @@ class Config(Strict):
     tile: Annotated[int, Ge(16), Le(65_536)] | None = None
     align: Align | None = None
     max_pixels: Annotated[int, Ge(1), Le(10**12)] = 100_000_000
+    depth: Annotated[int, Ge(8), Le(16)] | None = None
     seed: Annotated[int, Ge(0)] = 0
     tolerate: str = ""
     flawforge_version: str = ""

@@ -64,6 +64,7 @@ class Strips:
     path: Path
     height: int
     width: int
+    depth: int | None = None
 
     def bands(self) -> Iterator[Image]:
         import tifffile
@@ -78,7 +79,7 @@ class Strips:
                     high, wide = int(shape[-3]), int(shape[-2])
                     if band is None or row != top:
                         if band is not None:
-                            yield scaled_pixels(band, str(self.path))
+                            yield scaled_pixels(band, str(self.path), self.depth)
                         top = row
                         band = np.zeros((min(high, self.height - row), self.width, page.samplesperpixel), page.dtype)
                     if data is None:
@@ -87,20 +88,20 @@ class Strips:
                     place = band[:, column : column + wide]  # a tile may reach over the picture's edge
                     place[:] = data[0, : place.shape[0], : place.shape[1]]
                 if band is not None:
-                    yield scaled_pixels(band, str(self.path))
+                    yield scaled_pixels(band, str(self.path), self.depth)
             except ImageError:
                 raise
             except Exception as error:  # a cut file: tifffile, zlib and struct each raise their own
                 raise ImageError(f"{self.path} is damaged or cut short ({error}); replace it or take it out.") from None
 
 
-def open_rows(path: Path, max_pixels: int) -> tuple[Rows, tuple[str, ...]]:
+def open_rows(path: Path, max_pixels: int, depth: int | None = None) -> tuple[Rows, tuple[str, ...]]:
     """A picture file as Rows, and its notes. A TIFF is read strip by strip, and `max_pixels` bounds one strip; else all.
 
     Raises ImageError as `read_picture`, and ConfigError where tifffile is not installed.
     """
     if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
-        picture = read_picture(path, max_pixels=max_pixels)
+        picture = read_picture(path, max_pixels=max_pixels, depth=depth)
         return Whole(picture.pixels), picture.notes
     try:
         import tifffile
@@ -123,9 +124,9 @@ def open_rows(path: Path, max_pixels: int) -> tuple[Rows, tuple[str, ...]]:
             f"{path} is {size[0]} x {size[1]} (h x w), allowed are {LONGEST:,} x {WIDEST:,}; cut it into several pictures."
         )
     if not plain or odd or strip > max_pixels:
-        picture = read_picture(path, max_pixels=max_pixels)
+        picture = read_picture(path, max_pixels=max_pixels, depth=depth)
         return Whole(picture.pixels), picture.notes
-    return Strips(path, *size), ()
+    return Strips(path, *size, depth), ()
 
 
 def shrunk(rows: Rows, factor: int, *, highest: bool = False) -> Image:

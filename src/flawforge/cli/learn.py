@@ -41,6 +41,8 @@ METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports n
               "which a busy machine does not shorten.")  # fmt: skip
 @click.option("--steps", type=int, help="Training steps instead of minutes; repeatable to the bit.")
 @click.option("--size", default=256, show_default=True, help="Working size: a canvas of about SIZE x SIZE pixels.")
+@click.option("--depth", type=click.IntRange(8, 16), help="Bits of the camera behind 16-bit pictures, for example 12; kept "
+              "with the model. [default: 16]")  # fmt: skip
 @click.option("--tile", type=int, help="Cut large pictures into tiles of so many of their pixels; each becomes a canvas.")
 @click.option("--roi", type=click.Path(path_type=Path), help="Mask picture, white = judged; or auto: where the good "
               "pictures show a part on its background.")  # fmt: skip

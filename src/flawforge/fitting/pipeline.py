@@ -43,7 +43,7 @@ def identity(plan: Plan) -> str:
     request = plan.request
     files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
     facts = [request.method, dataclasses.asdict(plan.settings), request.seed, request.steps, request.minutes,
-             request.clock, plan.canvas, request.tile, request.align,
+             request.clock, plan.canvas, request.tile, request.align, request.depth,
              str(request.holdout), bool(request.roi), bool(request.ignore), str(request.textures), request.tolerate, files,
              *(each and [each.sha256, each.about] for each in (plan.init, plan.trunk))]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -172,6 +172,7 @@ def _content(
         "align": plan.template and {"least": plan.template.least},
         "score_rule": dataclasses.asdict(plan.method.score(plan.settings)),
         "max_pixels": request.max_pixels,
+        "depth": request.depth,
         "seed": request.seed,
         "tolerate": request.tolerate,
         "flawforge_version": __version__,
@@ -227,6 +228,8 @@ def fit(source: str | Path, *, out: str | Path | None = None, **options: Any) ->
     for key in ("roi", "ignore", "textures", "init"):
         if options.get(key) is not None:
             options[key] = Path(options[key])
+    if "trunk" in options:
+        options["trunk"] = str(options["trunk"] or "")
     if out is not None:
         return loading.from_folder(run(Request(Path(source), Path(out), **options)), out, device="cpu")
     with tempfile.TemporaryDirectory(prefix="flawforge-") as folder:

@@ -79,6 +79,7 @@ class Request:
     workers: int = 1
     device: str = "auto"
     max_pixels: int = images.MAX_PIXELS
+    depth: int | None = None
     checkpoint_every: float = 60.0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -114,8 +115,13 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     settings = config.override(base, values)
     init = _init(request, method)
     listing = dataset.read_listing(request.data)
-    report = dataset.check_data(dataset.good_entries(listing.entries), max_pixels=request.max_pixels, progress=progress,
-                             notes=listing.notes)  # fmt: skip
+    report = dataset.check_data(
+        dataset.good_entries(listing.entries),
+        max_pixels=request.max_pixels,
+        depth=request.depth,
+        progress=progress,
+        notes=listing.notes,
+    )
     good = report.readable(dataset.good_entries(listing.entries))
     if len(good) < 2:
         reasons = "; ".join(reason for _, reason in report.unreadable[:3])
@@ -133,7 +139,7 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
         notes = (*notes, f"tolerated on good parts, and so learnt and promised for: {request.tolerate}")
     if request.roi == AUTO_ROI:
         notes = (*notes, "the region of interest was found in the good pictures")
-    roi = read_roi(request.roi, report.all_sizes(), request.max_pixels, train)
+    roi = read_roi(request.roi, report.all_sizes(), request.max_pixels, train, request.depth)
     roi = less_ignored(roi, request.ignore, report.all_sizes(), request.max_pixels)
     if request.tile is not None and request.tile < LEAST_TILE:
         raise ConfigError(f"--tile was given as {request.tile}; allowed are {LEAST_TILE} pixels or more.")
@@ -156,7 +162,8 @@ def registered(request: Request, train: Sequence[dataset.Entry], canvas: tuple[i
     step = max(1, len(train) // REGISTERED_FROM)
     some = []
     for entry in train[::step][:REGISTERED_FROM] if request.align != "off" else ():
-        pixels, placement = images.letterbox(images.read_picture(entry.path, max_pixels=request.max_pixels).pixels, canvas)
+        picture = images.read_picture(entry.path, max_pixels=request.max_pixels, depth=request.depth)
+        pixels, placement = images.letterbox(picture.pixels, canvas)
         some.append((pixels, images.valid_mask(placement)))
     return register(some, request.align)
 
@@ -166,7 +173,9 @@ def _init(request: Request, method: Method) -> Init | None:
         return None
     if method.start is None:
         if method.trunk is not None:
-            raise ConfigError(f"--init was given, but method {method.name} trains on from nothing; give it as --trunk.")
+            raise ConfigError(
+                f"--init was given, but method {method.name} trains no other weights further; give them as --trunk."
+            )
         able = ", ".join(each.name for each in METHODS.values() if each.start) or "none so far"
         raise ConfigError(
             f"--init was given, but method {method.name} starts from nothing but its pictures (methods that can start from "
@@ -227,10 +236,10 @@ def promised_rates(
     return (false_alarm, review), tuple(notes)
 
 
-def roi_of(train: Sequence[dataset.Entry], max_pixels: int) -> Mask:
+def roi_of(train: Sequence[dataset.Entry], max_pixels: int, depth: int | None = None) -> Mask:
     """Where the product lies in the good training pictures (--roi auto). Raises ConfigError where they show none."""
     step = max(1, len(train) // ROI_FROM)
-    good = [images.read_picture(entry.path, max_pixels=max_pixels).pixels for entry in train[::step]]
+    good = [images.read_picture(entry.path, max_pixels=max_pixels, depth=depth).pixels for entry in train[::step]]
     roi = product_mask(good)
     for picture in good:
         maps.fit_roi(roi, (picture.shape[0], picture.shape[1]))
@@ -238,13 +247,14 @@ def roi_of(train: Sequence[dataset.Entry], max_pixels: int) -> Mask:
 
 
 def read_roi(
-    path: Path | None, sizes: Sequence[tuple[int, int]], max_pixels: int, train: Sequence[dataset.Entry] = ()
+    path: Path | None, sizes: Sequence[tuple[int, int]], max_pixels: int, train: Sequence[dataset.Entry] = (),
+    depth: int | None = None,
 ) -> Mask | None:
     """A region of interest from a mask picture (white = judged) that must fit every good picture's proportions."""
     if path is None:
         return None
     if path == AUTO_ROI:
-        return roi_of(train, max_pixels)
+        return roi_of(train, max_pixels, depth)
     roi: Mask = images.read_picture(path, max_pixels=max_pixels).pixels.max(axis=2) > 127
     if not roi.any():
         raise ImageError(f"The region of interest {path} is all black; paint what is to be judged white.")
@@ -297,7 +307,8 @@ def load_pictures(plan: Plan) -> dataset.GoodPictures:
         entries, roi = cut_tiles(plan, request.tile, folder), None
     pictures = dataset.GoodPictures(
         entries, plan.canvas, roi=roi, template=plan.template, textures=textures_in(request.textures), prior=_prior(plan),
-        max_pixels=request.max_pixels, tolerate=tolerance.kinds_from(request.tolerate), seed=request.seed,
+        max_pixels=request.max_pixels, depth=request.depth, tolerate=tolerance.kinds_from(request.tolerate),
+        seed=request.seed,
     )  # fmt: skip
     if folder is not None:
         weakref.finalize(pictures, shutil.rmtree, folder, ignore_errors=True)  # pictures beyond the cache are read again
@@ -312,7 +323,7 @@ def cut_tiles(plan: Plan, side: int, folder: Path) -> tuple[dataset.Entry, ...]:
     each = max(1, MOST_TILES // len(plan.train))
     entries = []
     for number, entry in enumerate(plan.train):
-        pixels = images.read_picture(entry.path, max_pixels=plan.request.max_pixels).pixels
+        pixels = images.read_picture(entry.path, max_pixels=plan.request.max_pixels, depth=plan.request.depth).pixels
         inside = None if plan.roi is None else maps.fit_roi(plan.roi, pixels.shape[:2])
         windows = [
             np.s_[top : top + side, left : left + side]
@@ -337,7 +348,8 @@ def _prior(plan: Plan) -> Callable[[Image], Any] | None:
     if kind in ("", "network"):
         return None
     step = max(1, len(plan.train) // BACKGROUND_FROM)
-    some = (images.read_picture(entry.path, max_pixels=plan.request.max_pixels).pixels for entry in plan.train[::step])
+    limits = {"max_pixels": plan.request.max_pixels, "depth": plan.request.depth}
+    some = (images.read_picture(entry.path, **limits).pixels for entry in plan.train[::step])  # type: ignore[arg-type]
     background = background_of(some) if kind == "foreground" else None
     return lambda picture: saliency(picture, kind, background=background).map
 

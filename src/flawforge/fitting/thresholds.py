@@ -37,7 +37,7 @@ def described(
     found: list[Traits] = []
     for place, path in enumerate(paths):
         try:
-            picture = images.read_picture(path, max_pixels=model.max_pixels)
+            picture = images.read_picture(path, max_pixels=model.max_pixels, depth=model.depth)
         except ImageError:
             continue
         found.append(model.describe(picture))
@@ -87,7 +87,7 @@ def calibrate_on(
     kinds = tolerance.kinds_from(tolerate)
     for place, path in enumerate(paths):
         try:
-            picture = images.read_picture(path, max_pixels=model.max_pixels)
+            picture = images.read_picture(path, max_pixels=model.max_pixels, depth=model.depth)
             if kinds:
                 pixels = tolerance.vary(picture.pixels, kinds, np.random.default_rng([seed, place]))
                 picture = dataclasses.replace(picture, pixels=pixels)

@@ -288,7 +288,7 @@ def good_pictures(content: bundle.Content, good: Path | None, most: int) -> tupl
     found = []
     for path in paths[:: max(1, len(paths) // most)][:most]:
         with contextlib.suppress(ImageError):
-            found.append(read_picture(path))
+            found.append(read_picture(path, depth=content.config.get("depth")))
     if found:
         return found, source
     side = max(64, round((content.config["canvas"][0] * content.config["canvas"][1]) ** 0.5))

@@ -134,9 +134,12 @@ def read_init(path: Path, option: str = "--init", names: str = "") -> Init:
             "(other checkpoints must be converted first, because a pickle can run code)."
         )
     try:
-        return Init(load(data), about, hashlib.sha256(data).hexdigest(), str(path))
+        tensors = load(data)
     except SafetensorError as error:
         raise ModelError(f"The weights {path} cannot be read ({error}); download or convert them again.") from error
+    theirs = about.get("trunk") or {}  # a model that looks at another's features hands on where those came from
+    source = f"{path}, which has them from {theirs['source']}" if theirs else str(path)
+    return Init(tensors, about, hashlib.sha256(data).hexdigest(), source, theirs.get("licence") or "")
 
 
 def _timm_weights(name: str, option: str) -> bytes:

@@ -113,7 +113,7 @@ def _laid(pixels: Image, valid: Mask, template: poses.Template) -> Image:
 
 def batched(inspector: Inspector, path: Path, repeats: int = 10) -> float:
     """Milliseconds per picture of the network in batches of BATCH."""
-    pixels, placement = letterbox(read_picture(path).pixels, inspector.canvas)
+    pixels, placement = letterbox(read_picture(path, depth=inspector.depth).pixels, inspector.canvas)
     batch = np.repeat(to_network(pixels), BATCH, axis=0)
     inner = np.repeat(inner_of(valid_mask(placement))[None], BATCH, axis=0)
     inspector.look(batch, inner)

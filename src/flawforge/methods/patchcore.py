@@ -14,7 +14,7 @@ The features are ImageNet's, as in the paper: by default those of EfficientNet-L
 nothing is trained. With --trunk none no outside weights are used: a small ResNet learns from the product's own good pictures
 to tell them from CutPaste forgeries, within --minutes; then it is frozen. What else differs from the paper:
 
-    the memory has an upper bound           1000 patches with a trunk (more did not help, and cost time), 8192 without
+    the memory has an upper bound           1000 patches with a trunk (more hardly helped, and costs time), 8192 without
     each feature is scaled (`standardise`)  by its deviation over good patches, so that none counts by its units; paper: no
     three stages on a grid of 8 pixels      paper: two, at strides 8 and 16
     stages joined as they are               the authors' code first averages channels down to 1024

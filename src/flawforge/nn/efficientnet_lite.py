@@ -178,22 +178,21 @@ def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "_conv_stem.weight" not in tensors:
         return dict(tensors)
     new = _folded(tensors, "_conv_stem", "_bn0", "stem")
-    places = _places(1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("_blocks.")))
-    for number, place in enumerate(places):
+    blocks = {key.split(".")[1] for key in tensors if key.startswith("_blocks.")}
+    for number, place in enumerate(_places(len(blocks))):
         for part, (conv, norm) in PARTS.items():
-            block = f"_blocks.{number}."
-            if f"{block}{conv}.weight" in tensors:
-                new |= _folded(tensors, block + conv, block + norm, f"groups.{place}.{part}")
+            new |= _folded(tensors, f"_blocks.{number}.{conv}", f"_blocks.{number}.{norm}", f"groups.{place}.{part}")
     return new
 
 
 def _folded(tensors: Mapping[str, Tensor], conv: str, norm: str, name: str) -> dict[str, Tensor]:
-    """A convolution that does what it and its batch norm did in judging."""
-    gain, offset, mean, variance = (
-        tensors[f"{norm}.{key}"].double() for key in ("weight", "bias", "running_mean", "running_var")
-    )
+    """A convolution that does what it and its batch norm did in judging; nothing where a part of them is missing."""
+    needed = [f"{conv}.weight", *(f"{norm}.{key}" for key in ("weight", "bias", "running_mean", "running_var"))]
+    if not all(key in tensors for key in needed):
+        return {}
+    weight, gain, offset, mean, variance = (tensors[key].double() for key in needed)
     factor = gain / (variance + EPSILON).sqrt()
-    weight = tensors[f"{conv}.weight"].double() * factor[:, None, None, None]
+    weight = weight * factor[:, None, None, None]
     return {f"{name}.weight": weight.float(), f"{name}.bias": (offset - mean * factor).float()}
 
 

@@ -113,6 +113,7 @@ def check_data(
     entries: Sequence[Entry],
     *,
     max_pixels: int = MAX_PIXELS,
+    depth: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     notes: Sequence[str] = (),
     threads: int = 2,
@@ -124,7 +125,7 @@ def check_data(
     looks: list[_Look] = []
     paths: list[Path] = []
     unreadable: list[tuple[Path, str]] = []
-    results = in_threads(lambda entry: _look(entry.path, max_pixels), entries, threads)
+    results = in_threads(lambda entry: _look(entry.path, max_pixels, depth), entries, threads)
     for done, (entry, result) in enumerate(zip(entries, results, strict=True), start=1):
         if isinstance(result, str):
             unreadable.append((entry.path, result))
@@ -154,9 +155,9 @@ def in_threads(function: Callable[[Given], Made], items: Sequence[Given], thread
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _look(path: Path, max_pixels: int) -> _Look | str:
+def _look(path: Path, max_pixels: int, depth: int | None) -> _Look | str:
     try:
-        picture = read_picture(path, max_pixels=max_pixels)
+        picture = read_picture(path, max_pixels=max_pixels, depth=depth)
         digest = hashlib.sha256(path.read_bytes()).digest()
     except (ImageError, OSError) as error:
         return str(error)
@@ -198,7 +199,8 @@ def _notes(looks: Sequence[_Look]) -> list[str]:
     highest = max((look.highest for look in looks if look.deep), default=1.0)
     if highest <= SMALL_RANGE:
         notes.append(
-            f"pictures of more than 8 bits use only the lowest {highest:.1%} of their range: {narrow(round(highest * 65535))}"
+            f"pictures of more than 8 bits use only the lowest {highest:.1%} of their range: "
+            f"{narrow(round(highest * 65535))}"
         )
     if len({look.deep for look in looks}) == 2:
         notes.append("8-bit and deeper pictures are mixed; all are held as float32, full range to full range")

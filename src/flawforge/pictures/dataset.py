@@ -138,6 +138,7 @@ class GoodPictures:
         prior: Callable[[Image], NDArray[np.float32]] | None = None,
         cache_bytes: int = CACHE_BYTES,
         max_pixels: int = MAX_PIXELS,
+        depth: int | None = None,
         threads: int = 2,
         tolerate: Sequence[str] = (),
         template: Template | None = None,
@@ -156,7 +157,7 @@ class GoodPictures:
         DataError where no picture is left or the roi is empty; ImageError where the roi's proportions do not fit.
         """
         self.canvas = canvas
-        self._max_pixels = max_pixels
+        self._max_pixels, self._depth = max_pixels, depth
         self._tolerate, self._seed, self._template = tuple(tolerate), seed, template
         self._cache: list[Image | None] = []
         self._placements: list[Placement] = []
@@ -265,7 +266,7 @@ class GoodPictures:
             yield batch
 
     def _letterboxed(self, path: Path) -> tuple[Image, Placement]:
-        return letterbox(read_picture(path, max_pixels=self._max_pixels).pixels, self.canvas)
+        return letterbox(read_picture(path, max_pixels=self._max_pixels, depth=self._depth).pixels, self.canvas)
 
     def _read(self, entry: Entry) -> tuple[Image, Placement, Pose | None] | str:
         try:

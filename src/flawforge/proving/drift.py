@@ -129,7 +129,7 @@ def watch(
     looks, skipped, invalid = [], [], 0
     for done, path in enumerate(paths, 1):
         try:
-            picture = read_picture(path, max_pixels=inspector.max_pixels)
+            picture = read_picture(path, max_pixels=inspector.max_pixels, depth=inspector.depth)
             decision = inspector.decide(inspector.judge(picture))  # a picture like no good one scores beyond all
         except ImageError as error:
             skipped.append({"path": str(path), "reason": str(error)})

@@ -148,7 +148,7 @@ def prove(
     album = _Album()
     judged, kept, skipped = _judge_goods(inspector, goods, album, lambda done: show(done, total))
     trials = []
-    made = proof_pictures(kept, recipe, roi=inspector.roi, max_pixels=max_pixels)
+    made = proof_pictures(kept, recipe, roi=inspector.roi, max_pixels=max_pixels, depth=getattr(inspector, "depth", None))
     for trial, forgery, decision in judge_forgeries(inspector, made):
         trials.append(trial)
         album.add(trial, forgery, decision)

@@ -130,6 +130,7 @@ def proof_pictures(
     *,
     roi: Mask | None = None,
     max_pixels: int = MAX_PIXELS,
+    depth: int | None = None,
 ) -> Iterator[Forgery]:
     """Forge the recipe into good pictures, one after another; nothing is kept but the good pictures, up to CACHE_BYTES.
 
@@ -143,7 +144,7 @@ def proof_pictures(
     recipe = recipe or Recipe()
     if not goods:
         raise DataError("No good picture was given to forge on; give at least one.")
-    stock = _Stock(goods, roi, max_pixels)
+    stock = _Stock(goods, roi, max_pixels, depth)
     for case in _cases(recipe, len(goods)):
         made = _forge(stock, case, recipe.sizes)
         if made is not None:
@@ -188,8 +189,8 @@ def _cases(recipe: Recipe, goods: int) -> Iterator[_Case]:
 class _Stock:
     """Good pictures by the rank of their content's hash, with the prior that says where the part is."""
 
-    def __init__(self, goods: Sequence[Image | Path], roi: Mask | None, max_pixels: int) -> None:
-        self._goods, self._roi, self._max_pixels = goods, roi, max_pixels
+    def __init__(self, goods: Sequence[Image | Path], roi: Mask | None, max_pixels: int, depth: int | None) -> None:
+        self._goods, self._roi, self._max_pixels, self._depth = goods, roi, max_pixels, depth
         self._order = sorted(range(len(goods)), key=lambda index: (_digest(goods[index]), index))
         self._kept: dict[int, tuple[Image, Any]] = {}
         self._room = CACHE_BYTES
@@ -219,7 +220,8 @@ class _Stock:
 
     def _read(self, place: int) -> Image:
         good = self._goods[self._order[place]]
-        picture = read_picture(good, max_pixels=self._max_pixels).pixels if isinstance(good, Path) else good
+        limits = {"max_pixels": self._max_pixels, "depth": self._depth}
+        picture = read_picture(good, **limits).pixels if isinstance(good, Path) else good  # type: ignore[arg-type]
         if min(picture.shape[:2]) < SMALLEST:
             raise ImageError(
                 f"A good picture is {picture.shape[1]} x {picture.shape[0]} pixels; forging takes at least {SMALLEST} x "
