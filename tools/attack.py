@@ -215,16 +215,19 @@ def rehash(folder: Path) -> None:
 def folders(work: Path, options: argparse.Namespace) -> Found:
     bases = ["stats", "stats", "stats", "draem", "draem", "stats_onnx", "stats_onnx", "stats_openvino"]
     good, bad = render_good(500, size=SIZE), decode.read_picture(defective(work)[0]).pixels
-    before = {}
-    for base in set(bases):
-        model = loading.load(work / base, threads=1 if "_" in base else None)
-        before[base] = tuple((each.verdict, each.pred_score) for each in map(model, (good, bad)))
+    before: dict[str, Any] = {}  # of each process: networks and forks do not go together
+
+    def judged(folder: Path) -> tuple[tuple[str, float], ...]:
+        model = loading.load(folder, threads=1 if "openvino" in folder.name or "onnx" in folder.name else None)
+        return tuple((each.verdict, each.pred_score) for each in map(model, (good, bad)))
 
     def case(place: int) -> dict[str, int]:
         rng, numbers = random.Random(f"{options.seed} {place}"), np.random.default_rng([options.seed, place])
         base, found, start = rng.choice(bases), Counter[str](), time.monotonic()
         with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
-            folder = Path(name) / "m"
+            folder = Path(name) / base
+            if base not in before:
+                before[base] = judged(work / base)
             shutil.copytree(work / base, folder)
             target = folder / rng.choice(sorted(path.name for path in folder.iterdir() if path.is_file()))
             old, hashed = target.read_bytes(), rng.random() < 0.2
@@ -237,8 +240,7 @@ def folders(work: Path, options: argparse.Namespace) -> Found:
             if not hashed and target.name != "manifest.json":
                 rehash(folder)
             try:
-                model = loading.load(folder, threads=1 if "_" in base else None)
-                after = tuple((each.verdict, each.pred_score) for each in map(model, (good, bad)))
+                after = judged(folder)
                 found["wrong"] += not all(math.isfinite(score) for _, score in after)
                 accepted = changed and hashed and target.name != "manifest.json"
                 found["wrong"] += accepted
@@ -270,7 +272,8 @@ def whole_model(folder: Path) -> bool:
 
 def whole_rows(path: Path) -> bool:
     """Whether every line of a CSV of results is whole."""
-    rows = list(csv.reader(path.read_text(encoding="utf-8", newline="").splitlines()))
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
     return all(len(row) == len(rows[0]) for row in rows)
 
 
@@ -456,6 +459,11 @@ TESTS: dict[str, Callable[[Path, argparse.Namespace], Found]] = {
 COLUMNS = ("count", "crashes", "hangs", "wrong", "lost", "half_written", "noted", "read", "refused", "killed")
 
 
+def alone(test: str, work: Path, options: argparse.Namespace, out: Any) -> None:
+    """One test in a process of its own, which no network's threads have been in before."""
+    out.put(TESTS[test](work, options))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=sorted(TESTS), default=list(TESTS))
@@ -469,13 +477,20 @@ def main() -> int:
     from record import record
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    failed = 0
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    failed, context = 0, multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="flawforge-attack-") as name:
         work = Path(name)
-        prepare(work)
+        making = context.Process(target=prepare, args=(work,))
+        making.start()
+        making.join()
         for test in options.only:
             start = time.monotonic()
-            found = TESTS[test](work, options)
+            out = context.Queue()
+            running = context.Process(target=alone, args=(test, work, options, out))
+            running.start()
+            found = out.get()
+            running.join()
             for key in sorted(set(found) - set(COLUMNS)):
                 print(f"  {key}: {found[key]}")
             row = {"test": test, "seed": options.seed} | {key: found.get(key, 0) for key in COLUMNS}
