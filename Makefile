@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check attack bench docs wheels clean
+.PHONY: help venv demo test check fuzz attack bench docs wheels clean
 
 help:
 	@echo "make demo    render sample parts, fit, judge, report: open flawforge-demo/report.html"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   lint, types, and the direction of the imports"
 	@echo "make docs    write the generated pages of docs/ and the table of README.md"
 	@echo "make bench   measure on real pictures: FLAWFORGE_DATA=folder make bench (hours)"
+	@echo "make fuzz    load ten thousand harmed model folders"
 	@echo "make attack  mutate pictures and models, kill, fill the disk: benchmarks/results/attack.csv (half an hour)"
 	@echo "make wheels  build dist/: flawforge and flawforge-runtime, to carry to a machine without internet"
 	@echo "make clean   remove .venv and what the tools left behind"
@@ -58,6 +59,9 @@ docs: venv
 	$(BIN)/python benchmarks/comparison_page.py
 	$(BIN)/python benchmarks/guard_page.py
 	$(BIN)/python benchmarks/ablation_tables.py
+
+fuzz: venv
+	FLAWFORGE_FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 7200 tests/test_fuzz.py
 
 attack: venv
 	$(BIN)/python tools/attack.py

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import random
 import re
 import shutil
 from collections.abc import Callable
@@ -335,3 +336,38 @@ def test_what_cannot_be_written_or_read_is_one_sentence(tmp_path: Path, model: P
 def test_a_page_that_is_handed_on_names_no_file_of_the_good_pictures() -> None:
     config = {"method": "m", "held_back": ["/plant/7.png"], "training": {"pictures": 9, "fingerprints": ["0123456789ab"]}}
     assert report._shown(config) == {"method": "m", "training": {"pictures": 9}}
+
+
+def test_harmed_results_are_one_sentence(model: Path, tmp_path: Path) -> None:
+    """One value of evaluation, proof or drift changed in type, made extreme or taken away: a report or a sentence."""
+    folder = tmp_path / "m"
+    shutil.copytree(model, folder)
+    files = [each for name in ("evaluation", "proof", "drift") if (each := folder / name / f"{name}.json").is_file()]
+    assert files
+    rng = random.Random(4)
+    refused, sentences = 0, []
+    for number in range(120):
+        file = files[number % len(files)]
+        before = file.read_bytes()
+        file.write_text(json.dumps(harm_json(json.loads(before), rng)))
+        try:
+            report.write_report(folder, tmp_path / "report.html")
+        except ModelError as error:
+            refused += 1
+            sentences.append(str(error))
+        file.write_bytes(before)
+    assert 10 < refused < 120
+    assert not any("\n" in sentence for sentence in sentences)
+    report.write_report(folder, tmp_path / "report.html")
+
+
+def harm_json(data: Any, rng: random.Random) -> Any:
+    if isinstance(data, dict) and data and rng.random() < 0.8:
+        key = rng.choice(sorted(data))
+        if rng.random() < 0.2:
+            return {name: value for name, value in data.items() if name != key}
+        return data | {key: harm_json(data[key], rng)}
+    if isinstance(data, list) and data and rng.random() < 0.8:
+        place = rng.randrange(len(data))
+        return [*data[:place], harm_json(data[place], rng), *data[place + 1 :]]
+    return rng.choice([None, True, -1, 10**30, 1e308, "", "x" * 999, [], {}, [[]], {"a": 1}, float("nan")])

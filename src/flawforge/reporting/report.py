@@ -22,10 +22,12 @@ from flawforge.reporting import answer, charts, pod_words
 from flawforge.reporting.answer import Facts
 from flawforge.reporting.charts import percent
 from flawforge.reporting.overlays import album
+from flawforge.reporting.recorded import COMMANDS, KINDS
 from flawforge.types import ConfigError, ModelError
 from flawforge_runtime import bundle
 from flawforge_runtime.files import write_atomically
 from flawforge_runtime.names import shown
+from flawforge_runtime.schema import checked
 
 METRICS = {
     "image.auroc": ("Pictures: AUROC", "chance that a defective picture scores above a good one"),
@@ -60,7 +62,14 @@ def write_report(model_folder: Path, out: Path) -> Path:
         raise ConfigError(f"A report named {out.name} was asked for; end the name in .html, .md or .json.")
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"The report cannot be written to {out}; give a file name in a folder that exists.")
-    text = makers[out.suffix.lower()](report_facts(Path(model_folder)))
+    try:
+        text = makers[out.suffix.lower()](report_facts(Path(model_folder)))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, jinja2.TemplateError) as error:
+        # The models in `recorded` name what is wrong where they can; what is left must be a sentence too.
+        raise ModelError(
+            f"The results in {model_folder} hold a value that the report cannot show ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); run evaluate, pod and drift again to replace them."
+        ) from error
     write_atomically(out, text.encode(errors="backslashreplace"))
     return out
 
@@ -69,9 +78,7 @@ def report_facts(model_folder: Path) -> Facts:
     """All that the report says, JSON-able: config, calibration, evaluation, files, answer, missing. Raises ModelError."""
     content = bundle.read(model_folder)
     calibration = content.calibration
-    evaluation = _read_json(album(model_folder, "evaluation") / "evaluation.json")
-    proof = _read_json(album(model_folder, "proof") / "proof.json")
-    drift = _read_json(album(model_folder, "drift") / "drift.json")
+    evaluation, proof, drift = (_recorded(model_folder, name) for name in KINDS)
     missing = answer.missing(shown(shlex.quote(model_folder.name)), content.config, calibration, evaluation, proof, drift)
     return {
         "name": model_folder.resolve().name,
@@ -311,13 +318,25 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _recorded(model_folder: Path, name: str) -> Any:
+    """The result of evaluate, pod or drift, or None where there is none. Raises ModelError for one that does not fit."""
+    path = album(model_folder, name) / f"{name}.json"
+    data = _read_json(path)
+    if data is not None:
+        try:
+            checked(KINDS[name], data)
+        except ValueError as error:
+            raise ModelError(f"{path} is damaged ({error}); run `flawforge {COMMANDS[name]}` again to replace it.") from None
+    return data
+
+
 def _read_json(path: Path) -> Any:
     """A JSON object, or None where there is no such file. Raises ModelError for one that is no JSON object."""
     if not path.is_file():
         return None
     try:
         data = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
         raise ModelError(f"{path} is not a JSON object; run `flawforge evaluate` again to replace it.")
