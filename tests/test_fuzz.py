@@ -91,3 +91,18 @@ def test_a_harmed_folder_is_a_verdict_or_a_sentence(
     assert not any("\n" in sentence for sentence in sentences)
     assert read > 0
     assert len(sentences) > COUNT // 8
+
+
+def test_weights_that_fit_their_names_and_not_each_other_are_a_sentence(washers: Path, tmp_path: Path) -> None:
+    """The statistics' tables take the shape that the file gives them, so a harmed one is met when it judges."""
+    from flawforge import fitting
+    from flawforge.types import ImageError
+
+    judge = fitting.run(fitting.Request(washers, tmp_path / "m", method="patchstats", size=64, settings={"filters": 4}))
+    network = judge.network
+    for buffer in dict(network.net.named_buffers()):  # type: ignore[attr-defined]
+        if buffer.endswith("full_rows"):
+            owner = network.net.get_submodule(buffer.rpartition(".")[0])  # type: ignore[attr-defined]
+            owner.full_rows = owner.full_rows[:, :-3]
+    with pytest.raises(ImageError, match="could not judge this picture"):
+        judge(render_good(1, size=64))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flawforge.types import ConfigError, FlawforgeError, Init, Method
+from flawforge.types import ConfigError, FlawforgeError, ImageError, Init, Method
 from flawforge_runtime import backends, bundle, forks
 from flawforge_runtime.inspector import Inspector, Network, from_content
 from flawforge_runtime.origin import origin_of
@@ -224,8 +224,12 @@ class TorchNetwork:
 
         _mind_fork(self.device)
         given = [torch.from_numpy(np.ascontiguousarray(each)).to(self.device) for each in (batch, inner) if each is not None]
-        with torch.inference_mode():
-            evidence = self.net(*given)
+        try:
+            with torch.inference_mode():
+                evidence = self.net(*given)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:  # weights of other shapes
+            reason = " ".join(str(error).split())[:200]
+            raise ImageError(f"The network could not judge this picture ({reason}); check the model.") from error
         return tuple(each.float().cpu().numpy() for each in evidence if each is not None)
 
 
