@@ -15,7 +15,7 @@ help:
 	@echo "make check   lint, types, and the direction of the imports"
 	@echo "make docs    write the generated pages of docs/ and the table of README.md"
 	@echo "make bench   measure on real pictures: FLAWFORGE_DATA=folder make bench (hours)"
-	@echo "make fuzz    load ten thousand harmed model folders"
+	@echo "make fuzz    ten thousand harmed pictures and model folders"
 	@echo "make attack  mutate pictures and models, kill, fill the disk: benchmarks/results/attack.csv (half an hour)"
 	@echo "make wheels  build dist/: flawforge and flawforge-runtime, to carry to a machine without internet"
 	@echo "make clean   remove .venv and what the tools left behind"
@@ -61,7 +61,7 @@ docs: venv
 	$(BIN)/python benchmarks/ablation_tables.py
 
 fuzz: venv
-	FLAWFORGE_FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 7200 tests/test_fuzz.py
+	FLAWFORGE_FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 7200 tests/test_fuzz.py tests/test_intact.py
 
 attack: venv
 	$(BIN)/python tools/attack.py
