@@ -148,6 +148,28 @@ def test_a_reader_beside_a_rewriter_sees_whole_models_alone(tiny_model: Path, tm
     assert len(cards) > 1
 
 
+def test_a_file_moved_between_two_looks_is_read_at_its_new_place(tiny_model: Path, tmp_path: Path) -> None:
+    """A rewrite moves a file out of .commit after the reader has seen it there: the manifests are the same all the while."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    commit = folder / bundle.COMMIT
+    shutil.copytree(tiny_model, commit)
+    (folder / "README.md").write_text("an older card")
+    (commit / "README.md").replace(folder / "README.md")
+    read, moved = bundle._bytes, []
+
+    def move_first(folder_: Path, name: str, path: Path, expected: int | None) -> bytes:
+        if path.parent == commit and name == "calibration.json" and not moved:
+            path.replace(folder / name)
+            moved.append(name)
+        return read(folder_, name, path, expected)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "_bytes", move_first)
+        assert bundle.read(folder).card == bundle.read(tiny_model).card
+    assert moved == ["calibration.json"]
+
+
 def test_a_link_is_followed_and_its_model_kept(tiny_model: Path, washers: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model-2024"
     shutil.copytree(tiny_model, folder)

@@ -42,7 +42,7 @@ NETWORKS = {"torch": ("model.safetensors",), "onnx": ("model.onnx",), "openvino"
 NOT_A_MODEL = "{folder} is not a flawforge model folder ({why}); give a folder made by `flawforge fit -o`."
 LARGEST = {MANIFEST: 1 << 20, "README.md": 16 << 20}  # bytes
 LARGEST_JSON, LARGEST_OTHER = 64 << 20, 8 << 30
-TRIES = 5  # at reading a folder that another process rewrites meanwhile
+TRIES = 20  # at reading a folder that another process rewrites meanwhile
 DAMAGED = "The model folder {folder} is damaged ({why}); copy it again from where it was made, or fit again."
 
 
@@ -286,12 +286,20 @@ def _read(folder: Path) -> Content:
         raise ModelError(DAMAGED.format(folder=folder, why="manifest.json does not list the model's files"))
     data: dict[str, bytes] = {}
     for name, entry in listed.items():
-        moved = folder / COMMIT / name
-        path = moved if committed and moved.is_file() else folder / name
-        data[name] = _bytes(folder, name, path, entry["bytes"])
+        data[name] = _newest(folder, name, entry["bytes"]) if committed else _bytes(folder, name, folder / name, entry["bytes"])
         if hashlib.sha256(data[name]).hexdigest() != entry["sha256"]:
             raise ModelError(DAMAGED.format(folder=folder, why=f"the sha256 of {name} is not the one in manifest.json"))
     return _content(folder, data)
+
+
+def _newest(folder: Path, name: str, expected: int) -> bytes:
+    """One file of a rewrite that was committed; it may be moved to its place at any moment, also between two looks."""
+    try:
+        return _bytes(folder, name, folder / COMMIT / name, expected)
+    except ModelError:
+        if (folder / COMMIT / name).is_file():
+            raise
+        return _bytes(folder, name, folder / name, expected)
 
 
 def _listed(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
