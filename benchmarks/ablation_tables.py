@@ -42,13 +42,32 @@ FIGURES = {"image_auroc": "image AUROC", "pixel_ap": "pixel AP"}
 OUTLINES = {"image_auroc_top": "image AUROC", "iou_calibrated": "IoU at the threshold", "iou_best": "best IoU"}
 SHORT = {"minutes": "1", "size": "128", "settings": ""}
 TABLES = (
-    Table("cutswap", "cut_ablation.csv", "cutswap.md", "cutswap", {"budget": "1 minutes", "size": "128", "settings": ""},
-          FIGURES),
+    Table(
+        "cutswap",
+        "cut_ablation.csv",
+        "cutswap.md",
+        "cutswap",
+        {"budget": "1 minutes", "size": "128", "settings": ""},
+        FIGURES,
+    ),
     Table("sgsf", "sgsf_ablation.csv", "sgsf.md", "reference", SHORT, FIGURES),
-    Table("anoseg", "anoseg_ablation.csv", "anoseg.md", "as shipped", SHORT, OUTLINES,
-          {"image_auroc_top": ("image_auroc_detector", "{}, its own score")}),
-    Table("guided", "guided_ablation.csv", "guided.md", "as shipped", {"minutes": "2", "candidate": "sum"},
-          FIGURES | {"aupro_0.3": "AUPRO 0.3"}),
+    Table(
+        "anoseg",
+        "anoseg_ablation.csv",
+        "anoseg.md",
+        "as shipped",
+        SHORT,
+        OUTLINES,
+        {"image_auroc_top": ("image_auroc_detector", "{}, its own score")},
+    ),
+    Table(
+        "guided",
+        "guided_ablation.csv",
+        "guided.md",
+        "as shipped",
+        {"minutes": "2", "candidate": "sum"},
+        FIGURES | {"aupro_0.3": "AUPRO 0.3"},
+    ),
     Table("isstad", "isstad_ablation.csv", "isstad.md", "product", SHORT, FIGURES),
 )
 
@@ -77,8 +96,11 @@ def lines(table: Table, folder: Path = RESULTS) -> str:
     heads = [f"{NAMES[name]}, {title}" for name in sets for title in table.figures.values()]
     minutes, size = (table.cells.get("minutes") or table.cells["budget"].split()[0]), table.cells.get("size", "256")
     seeds = max(len(rows) for rows in found.values())
-    text = [f"{counted(minutes, 'minute')} of processor time a fit, canvas of {size} x {size} pixels' area, "
-            f"{counted(seeds, 'seed')}; [`{table.results}`](../../benchmarks/results/{table.results}).", ""]  # fmt: skip
+    text = [
+        f"{counted(minutes, 'minute')} of processor time a fit, canvas of {size} x {size} pixels' area, "
+        f"{counted(seeds, 'seed')}; [`{table.results}`](../../benchmarks/results/{table.results}).",
+        "",
+    ]
     text += [f"| variant | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for variant in (table.base, *names):
         rows = [row for name in sets for row in found.get((variant, name), {}).values()]

@@ -117,8 +117,17 @@ def _ours(command: list[str]) -> list[str]:
 
 def _key(options: argparse.Namespace, name: str, seed: int) -> tuple[str, ...]:
     settings = " ".join(sorted(options.set))
-    return (name, options.method, options.profile, _trunk(options), f"{options.minutes:g}", options.clock, str(options.size),
-            settings, str(seed))  # fmt: skip
+    return (
+        name,
+        options.method,
+        options.profile,
+        _trunk(options),
+        f"{options.minutes:g}",
+        options.clock,
+        str(options.size),
+        settings,
+        str(seed),
+    )
 
 
 def _trunk(options: argparse.Namespace) -> str:

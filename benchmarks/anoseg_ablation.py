@@ -85,8 +85,9 @@ def measure(variant: str, name: str, seed: int, options: argparse.Namespace) -> 
     budget: dict[str, Any] = {"steps": options.steps} if options.steps else {"minutes": options.minutes, "clock": "cpu"}
     settings = {**VARIANTS[variant], **config.parse_pairs(options.set)}
     with tempfile.TemporaryDirectory() as folder:
-        request = fitting.Request(root, Path(folder) / "m", method="anoseg", seed=seed, size=options.size, settings=settings,
-                                  **budget)  # fmt: skip
+        request = fitting.Request(
+            root, Path(folder) / "m", method="anoseg", seed=seed, size=options.size, settings=settings, **budget
+        )
         plan = fitting.plan(request)
         try:
             model = fitting.run(request, made=plan)

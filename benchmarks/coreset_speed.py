@@ -54,12 +54,22 @@ def main() -> int:
         everything = torch.cat(kept)
         radius = max(float(nearest(part.float()[None], memory @ projection)[0].max()) for part in everything.split(8192))
         row = {
-            "pictures": options.pictures, "patches": stream.seen, "numbers": net.features.width, "keep": options.keep,
-            "store": stream.capacity, "reductions": stream.reductions, "feature_seconds": features, "coreset_seconds": clock,
-            "coreset_cpu_seconds": cpu, "threads": torch.get_num_threads(), "bound": reach, "radius": radius,
+            "pictures": options.pictures,
+            "patches": stream.seen,
+            "numbers": net.features.width,
+            "keep": options.keep,
+            "store": stream.capacity,
+            "reductions": stream.reductions,
+            "feature_seconds": features,
+            "coreset_seconds": clock,
+            "coreset_cpu_seconds": cpu,
+            "threads": torch.get_num_threads(),
+            "bound": reach,
+            "radius": radius,
             "store_bytes": Stream.memory(options.keep, stream.capacity, net.features.width, projection.shape[1]),
-            "peak_bytes": peak, "seed": options.seed,
-        }  # fmt: skip
+            "peak_bytes": peak,
+            "seed": options.seed,
+        }
         if options.at_once:
             start = time.perf_counter()
             row["radius_at_once"] = greedy(everything.float(), options.keep).radius

@@ -88,23 +88,34 @@ def measure(folder: Path, variant: str, seed: int, options: argparse.Namespace) 
     """Fit one variant and judge it: by forged defects, and by the test pictures."""
     method, changed = VARIANTS[variant]
     request = fitting.Request(
-        folder, Path("unused"), method=method, seed=seed, settings=changed | parse_pairs(options.set), steps=options.steps,
-        minutes=None if options.steps else options.minutes, clock="cpu", size=options.size,
-    )  # fmt: skip
+        folder,
+        Path("unused"),
+        method=method,
+        seed=seed,
+        settings=changed | parse_pairs(options.set),
+        steps=options.steps,
+        minutes=None if options.steps else options.minutes,
+        clock="cpu",
+        size=options.size,
+    )
     plan = fitting.plan(request)
     pictures = fitting.load_pictures(plan)
     net, _ = fitting.new_net(plan)
     stages = plan.method.stages(net, plan.settings)
     clock, cpu = time.perf_counter(), time.process_time()
     history = engine.fit(
-        net, stages, fitting.batches(plan, pictures, net, stages), plan.budget,
+        net,
+        stages,
+        fitting.batches(plan, pictures, net, stages),
+        plan.budget,
         engine.Run(seed=seed, device="cpu", precision=plan.settings.precision),
         clean=lambda: pictures.clean_batches(plan.settings.batch),
-    )  # fmt: skip
+    )
     found: dict[str, Any] = {"fit_seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - cpu}
     found["steps"] = sum(max(row["step"] for row in history if row["stage"] == s) for s in {row["stage"] for row in history})
-    judge = inspector.Inspector(loading.numpy_network(net, torch.device("cpu")), plan.canvas,
-                                plan.method.score(plan.settings))  # fmt: skip
+    judge = inspector.Inspector(
+        loading.numpy_network(net, torch.device("cpu")), plan.canvas, plan.method.score(plan.settings)
+    )
     goods = [images.read_picture(entry.path).pixels for entry in plan.held]
     forged = specimens.proof_pictures([entry.path for entry in plan.held], specimens.Recipe(count=options.proofs))
     blank = [(good, np.zeros(good.shape[:2], bool)) for good in goods]

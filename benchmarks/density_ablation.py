@@ -72,8 +72,10 @@ def main() -> None:
         for name in options.data:
             budget = f"{options.steps} steps" if options.steps else f"{options.minutes:g} minutes"
             budget = budget if options.trunk == "none" else ""
-            rows = [dict(zip(KEY, (variant, options.trunk, name, budget, str(seed)), strict=True))
-                    for variant in options.variant or VARIANTS]  # fmt: skip
+            rows = [
+                dict(zip(KEY, (variant, options.trunk, name, budget, str(seed)), strict=True))
+                for variant in options.variant or VARIANTS
+            ]
             have = read(options.out)[1]
             wanted = [key for key in rows if not any(all(row.get(k) == v for k, v in key.items()) for row in have)]
             if not wanted:
@@ -90,12 +92,27 @@ def main() -> None:
 def features(folder: Path, seed: int, options: argparse.Namespace) -> tuple[Init, int]:
     """What every variant starts from without outside weights, and the steps that it took."""
     minutes = None if options.steps else options.minutes
-    plan = fitting.plan(fitting.Request(folder, Path("unused"), method="patchcore", trunk="none", seed=seed, clock="cpu",
-                                        steps=options.steps, minutes=minutes))  # fmt: skip
+    plan = fitting.plan(
+        fitting.Request(
+            folder,
+            Path("unused"),
+            method="patchcore",
+            trunk="none",
+            seed=seed,
+            clock="cpu",
+            steps=options.steps,
+            minutes=minutes,
+        )
+    )
     net, _ = fitting.new_net(plan)
     stages = [stage for stage in plan.method.stages(net, plan.settings) if isinstance(stage, Train)]
-    history = engine.fit(net, stages, fitting.batches(plan, fitting.load_pictures(plan), net, stages), plan.budget,
-                         engine.Run(seed=seed, device="cpu", precision=plan.settings.precision))  # fmt: skip
+    history = engine.fit(
+        net,
+        stages,
+        fitting.batches(plan, fitting.load_pictures(plan), net, stages),
+        plan.budget,
+        engine.Run(seed=seed, device="cpu", precision=plan.settings.precision),
+    )
     return Init(net.state_dict(), {"method": "patchcore"}), history[-1]["step"]
 
 
@@ -117,8 +134,14 @@ def measure(folder: Path, variant: str, seed: int, given: Init | None, options: 
     stages = plan.method.stages(net, plan.settings)
     assert all(isinstance(stage, Collect) for stage in stages)
     cpu = time.process_time()
-    engine.fit(net, stages, fitting.batches(plan, pictures, net, stages), plan.budget, engine.Run(seed=seed, device="cpu"),
-               clean=lambda: pictures.clean_batches(plan.settings.batch))  # fmt: skip
+    engine.fit(
+        net,
+        stages,
+        fitting.batches(plan, pictures, net, stages),
+        plan.budget,
+        engine.Run(seed=seed, device="cpu"),
+        clean=lambda: pictures.clean_batches(plan.settings.batch),
+    )
     found: dict[str, Any] = {"cpu_seconds": time.process_time() - cpu}
     found["model_bytes"] = sum(each.nelement() * each.element_size() for each in net.state_dict().values())
     network = loading.numpy_network(net, torch.device("cpu"))

@@ -40,14 +40,25 @@ def main() -> None:
     for name in arguments.variant or VARIANTS:
         batch = VARIANTS[name].get("batch", 8)
         with tempfile.TemporaryDirectory() as folder:
-            request = fitting.Request(source, Path(folder) / "m", method="draem", steps=arguments.pictures // batch,
-                                      seed=arguments.seed, settings=VARIANTS[name])  # fmt: skip
+            request = fitting.Request(
+                source,
+                Path(folder) / "m",
+                method="draem",
+                steps=arguments.pictures // batch,
+                seed=arguments.seed,
+                settings=VARIANTS[name],
+            )
             plan = fitting.plan(request)
             inspector = fitting.run(request, made=plan)
         found = forged_figures(inspector, plan.held, arguments.seed)
-        row = {"product": arguments.product, "variant": name, "pictures": arguments.pictures, "seed": arguments.seed,
-               "train_seconds": inspector.about["training"]["seconds"],
-               **{k: round(v, 4) for k, v in found.items()}}  # fmt: skip
+        row = {
+            "product": arguments.product,
+            "variant": name,
+            "pictures": arguments.pictures,
+            "seed": arguments.seed,
+            "train_seconds": inspector.about["training"]["seconds"],
+            **{k: round(v, 4) for k, v in found.items()},
+        }
         print(row, flush=True)
         record(Path(__file__).parent / "results" / "draem_ablation.csv", row)
 

@@ -39,8 +39,9 @@ RESULTS = Path(__file__).resolve().parent / "results" / "false_alarm.csv"
 def main() -> int:
     options = _options()
     scores = good_scores(options.model, options.data)
-    row = measure(scores, options.rate, options.splits, options.calibration or scores.size // 2, options.seed,
-                  options.confidence)  # fmt: skip
+    row = measure(
+        scores, options.rate, options.splits, options.calibration or scores.size // 2, options.seed, options.confidence
+    )
     model = {"data": options.data, "model": options.model.name, "model_id": _model_id(options.model)}
     record(options.out, {**model, "seed": options.seed, **row})
     print(", ".join(f"{name} {value}" for name, value in row.items()))

@@ -37,8 +37,9 @@ def main() -> None:
         if any(tuple(row[k] for k in ("data", "method", "minutes", "count", "seed")) == key for row in read(options.out)[1]):
             continue
         source = Path(os.environ["FLAWFORGE_DATA"]) / name
-        request = fitting.Request(source, Path("unused"), method=options.method, minutes=options.minutes, clock="cpu",
-                                  seed=seed)  # fmt: skip
+        request = fitting.Request(
+            source, Path("unused"), method=options.method, minutes=options.minutes, clock="cpu", seed=seed
+        )
         plan = fitting.plan(request)
         whole = (*plan.train, *plan.held)
         drawn = sorted(np.random.default_rng(seed).permutation(len(whole))[:count].tolist())
@@ -47,13 +48,23 @@ def main() -> None:
         stages = fitting.stages_of(plan, net, pictures)
         start = time.monotonic()
         engine.fit(
-            net, stages, fitting.batches(plan, pictures, net, stages), plan.budget,
+            net,
+            stages,
+            fitting.batches(plan, pictures, net, stages),
+            plan.budget,
             engine.Run(seed=seed, device="cpu", precision=plan.settings.precision),
             clean=lambda pictures=pictures, plan=plan: pictures.clean_batches(plan.settings.batch),
-        )  # fmt: skip
-        row = {"data": name, "method": options.method, "minutes": options.minutes, "count": count, "seed": seed,
-               **judge(plan, net, source), "fit_seconds": time.monotonic() - start,
-               "facts": "; ".join(net.facts()[:2]) if hasattr(net, "facts") else ""}  # fmt: skip
+        )
+        row = {
+            "data": name,
+            "method": options.method,
+            "minutes": options.minutes,
+            "count": count,
+            "seed": seed,
+            **judge(plan, net, source),
+            "fit_seconds": time.monotonic() - start,
+            "facts": "; ".join(net.facts()[:2]) if hasattr(net, "facts") else "",
+        }
         record(options.out, row)
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
 

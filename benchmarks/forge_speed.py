@@ -187,7 +187,7 @@ def _result(command: list[str]) -> dict[str, Any]:
     bind = (lambda: os.sched_setaffinity(0, core)) if core else None
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **single}, preexec_fn=bind
-    )  # fmt: skip
+    )
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     if done.returncode or not lines:
         raise SystemExit(f"{command[0]} gave no result:\n{done.stderr[-2000:]}")

@@ -99,12 +99,23 @@ def main() -> None:
             n = sum(found[verdict] for verdict in ("OK", "REVIEW", "NG", "refused"))
             ok = intervals.rate(found["OK"], n)
             row = {
-                "data": name, "method": options.method, "seed": options.seed, "kind": kind, "share": share, "n": n,
-                "ok": found["OK"], "review": found["REVIEW"], "ng": found["NG"], "invalid": found["invalid"],
+                "data": name,
+                "method": options.method,
+                "seed": options.seed,
+                "kind": kind,
+                "share": share,
+                "n": n,
+                "ok": found["OK"],
+                "review": found["REVIEW"],
+                "ng": found["NG"],
+                "invalid": found["invalid"],
                 "refused": found["refused"],
-                "ok_rate": ok.value, "ok_low": ok.low, "ok_high": ok.high,
-                "fitted_to": judge.guard.count, "left_out_rejected": judge.guard.flagged,
-            }  # fmt: skip
+                "ok_rate": ok.value,
+                "ok_low": ok.low,
+                "ok_high": ok.high,
+                "fitted_to": judge.guard.count,
+                "left_out_rejected": judge.guard.flagged,
+            }
             record(options.out, row)
             print(name, kind, share, dict(found), flush=True)
 

@@ -46,10 +46,13 @@ def fit(source: Path, settings: dict[str, Any], minutes: float, seed: int) -> tu
     net, _ = fitting.new_net(plan)
     stages = fitting.stages_of(plan, net, pictures)
     history = engine.fit(
-        net, stages, fitting.batches(plan, pictures, net, stages), plan.budget,
+        net,
+        stages,
+        fitting.batches(plan, pictures, net, stages),
+        plan.budget,
         engine.Run(seed=seed, device="cpu", precision=plan.settings.precision),
         clean=lambda: pictures.clean_batches(plan.settings.batch),
-    )  # fmt: skip
+    )
     return plan, net, history
 
 
@@ -83,10 +86,20 @@ def main() -> None:
             net.settle()
             proof = {f"proof_{aim}": float(net.evidence[i, place, 0]) for i, aim in enumerate(guided.AIMS)}
             proof |= {f"least_gain_{aim}": float(net.evidence[i, place, 1]) for i, aim in enumerate(guided.AIMS)}
-            row = {"variant": variant, "data": name, "minutes": options.minutes, "seed": seed, "candidate": candidate,
-                   "chosen": " and ".join(aims), **judge(plan, net, source), **proof,
-                   "steps": history[-1]["step"] if history else 0, "fit_seconds": fitted, "load": load,
-                   "threads": torch.get_num_threads()}  # fmt: skip
+            row = {
+                "variant": variant,
+                "data": name,
+                "minutes": options.minutes,
+                "seed": seed,
+                "candidate": candidate,
+                "chosen": " and ".join(aims),
+                **judge(plan, net, source),
+                **proof,
+                "steps": history[-1]["step"] if history else 0,
+                "fit_seconds": fitted,
+                "load": load,
+                "threads": torch.get_num_threads(),
+            }
             record(options.out, row)
             print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
 

@@ -51,10 +51,13 @@ def figures(judge: Inspector, pairs: Iterable[tuple[Any, Any]], every: int = 1) 
         maps.append(judged.anomaly_map[::every, ::every].copy())
         masks.append(mask[::every, ::every].copy())
     return {
-        "image_auroc": metrics.auroc(scores, labels), "pixel_ap": metrics.pixel_average_precision(maps, masks),
-        "pixel_auroc": metrics.pixel_auroc(maps, masks), "aupro_0.3": metrics.aupro(maps, masks, 0.3),
-        "peak_on_defect": float(np.mean(peaks)), "ms_per_picture": 1e3 * float(np.median(seconds)),
-    }  # fmt: skip
+        "image_auroc": metrics.auroc(scores, labels),
+        "pixel_ap": metrics.pixel_average_precision(maps, masks),
+        "pixel_auroc": metrics.pixel_auroc(maps, masks),
+        "aupro_0.3": metrics.aupro(maps, masks, 0.3),
+        "peak_on_defect": float(np.mean(peaks)),
+        "ms_per_picture": 1e3 * float(np.median(seconds)),
+    }
 
 
 def forged_pairs(

@@ -46,8 +46,9 @@ def harmonic(surprises: torch.Tensor) -> torch.Tensor:
     return surprises.logsumexp(dim=1, keepdim=True) - math.log(surprises.shape[1])
 
 
-def distance(self: patchstats.Branch, squared: torch.Tensor, told: torch.Tensor,
-             gaussians: patchstats.Gaussians) -> torch.Tensor:  # fmt: skip
+def distance(
+    self: patchstats.Branch, squared: torch.Tensor, told: torch.Tensor, gaussians: patchstats.Gaussians
+) -> torch.Tensor:
     d = 2.0 * self.width
     told = told * gaussians.known
     return patchstats.smooth((squared * told + d * (1 - told))[:, None])[:, 0]
@@ -98,9 +99,13 @@ def run(variant: str, name: str, root: Path) -> None:
             stack.enter_context(patch())
         clock, cpu = time.perf_counter(), time.process_time()
         engine.fit(
-            net, plan.method.stages(net, plan.settings), fitting.batches(plan, pictures), plan.budget,
-            engine.Run(device="cpu"), clean=lambda: pictures.clean_batches(plan.settings.batch),
-        )  # fmt: skip
+            net,
+            plan.method.stages(net, plan.settings),
+            fitting.batches(plan, pictures),
+            plan.budget,
+            engine.Run(device="cpu"),
+            clean=lambda: pictures.clean_batches(plan.settings.batch),
+        )
         clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
         judge = inspector.Inspector(
             loading.numpy_network(net, torch.device("cpu")), plan.canvas, plan.method.score(plan.settings)

@@ -130,8 +130,14 @@ def main() -> None:
                 root = some_of(Path(os.environ["FLAWFORGE_DATA"]) / name, folder / "data", options.pictures)
                 mine, canvas = ours(root, method, folder, options)
                 other = theirs(root, method, canvas, folder / "anomalib", options)
-            row: dict[str, Any] = {"data": name, "method": method, "canvas": str(list(canvas)), "threads": options.threads,
-                                   "pictures": options.pictures, "load": round(os.getloadavg()[0], 1)}  # fmt: skip
+            row: dict[str, Any] = {
+                "data": name,
+                "method": method,
+                "canvas": str(list(canvas)),
+                "threads": options.threads,
+                "pictures": options.pictures,
+                "load": round(os.getloadavg()[0], 1),
+            }
             for key in ("fit_seconds", "fit_cpu_seconds", "judge_p50_ms", "judge_p99_ms"):
                 row |= {f"{key}": mine[key], f"anomalib_{key}": other[key], f"ratio_{key}": other[key] / mine[key]}
             for key in FIGURES:
@@ -167,8 +173,15 @@ def theirs(root: Path, method: str, canvas: tuple[int, int], out: Path, options:
     """The same of anomalib."""
     out.mkdir(parents=True)
     entries = [entry for entry in dataset.read_entries(root) if entry.split == "test"]
-    told = {"root": str(root.resolve()), "out": str(out), "canvas": canvas, "method": method, "threads": options.threads,
-            "repeats": options.repeats, "test": [str(entry.path.resolve()) for entry in entries]}  # fmt: skip
+    told = {
+        "root": str(root.resolve()),
+        "out": str(out),
+        "canvas": canvas,
+        "method": method,
+        "threads": options.threads,
+        "repeats": options.repeats,
+        "test": [str(entry.path.resolve()) for entry in entries],
+    }
     command = [os.environ["ANOMALIB_PYTHON"], "-c", ANOMALIB, json.dumps(told)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True, check=False)
@@ -189,9 +202,11 @@ def theirs(root: Path, method: str, canvas: tuple[int, int], out: Path, options:
         maps.append(surface[::2, ::2].copy())
         masks.append(mask[::2, ::2].copy())
     return found | {
-        "image_auroc": metrics.auroc(scores, labels), "pixel_ap": metrics.pixel_average_precision(maps, masks),
-        "aupro_0.3": metrics.aupro(maps, masks, 0.3), "peak_on_defect": float(np.mean(peaks)),
-    }  # fmt: skip
+        "image_auroc": metrics.auroc(scores, labels),
+        "pixel_ap": metrics.pixel_average_precision(maps, masks),
+        "aupro_0.3": metrics.aupro(maps, masks, 0.3),
+        "peak_on_defect": float(np.mean(peaks)),
+    }
 
 
 def _options() -> argparse.Namespace:

@@ -61,9 +61,14 @@ def rows(data: Path, method: str, options: argparse.Namespace, folder: Path) -> 
     trained_on = forgers_of(config)
     recipe = Recipe(held_out_kinds(trained_on), CONTRASTS, count=options.count)
     proof, _ = prove(inspector, goods, recipe, trained_on=trained_on)
-    about = {"data": data.name, "method": method, "minutes": config["training"].get("minutes"),
-             "promised": inspector.calibration.false_alarm, "model_id": inspector.about["model_id"],
-             "goods": proof["goods"]}  # fmt: skip
+    about = {
+        "data": data.name,
+        "method": method,
+        "minutes": config["training"].get("minutes"),
+        "promised": inspector.calibration.false_alarm,
+        "model_id": inspector.about["model_id"],
+        "goods": proof["goods"],
+    }
     kept = ("kind", "contrast", "n", "hits", "a50", "a50_95", "a90", "a90_95", "a90_95_by", "smallest", "largest", "why")
     made = []
     for curve in proof["curves"]:

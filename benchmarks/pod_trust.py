@@ -81,8 +81,18 @@ def _measure(data: Path, seed: int, rates: list[float], options: argparse.Namesp
     name = f"{data.name}_{options.method}_{seed}"
     model = Path(options.models or temporary) / name
     if not model.is_dir():
-        command = ["fit", str(data), "-o", str(model), "--method", options.method, "--minutes", f"{options.minutes:g}",
-                   "--clock", "cpu"]  # fmt: skip
+        command = [
+            "fit",
+            str(data),
+            "-o",
+            str(model),
+            "--method",
+            options.method,
+            "--minutes",
+            f"{options.minutes:g}",
+            "--clock",
+            "cpu",
+        ]
         ours = [sys.executable, "-c", "from flawforge.cli import main; main()"]
         subprocess.run([*ours, *command, "--seed", str(seed)], check=True, stdout=subprocess.DEVNULL)
     inspector = load(model)
@@ -103,10 +113,17 @@ def _measure(data: Path, seed: int, rates: list[float], options: argparse.Namesp
         proof, _ = prove(inspector, goods, recipe, trained_on=trained_on)
         sizes, hits = real_defects(inspector, entries)
         summary, bins = compare(proof, sizes, hits)
-        row = {"data": data.name, "method": options.method, "seed": seed, "rate": rate,
-               "promised": inspector.calibration.false_alarm, "model_id": inspector.about["model_id"],
-               "minutes": training.get("minutes"), "steps": training.get("steps"),
-               "cpu_seconds": time.process_time() - start}  # fmt: skip
+        row = {
+            "data": data.name,
+            "method": options.method,
+            "seed": seed,
+            "rate": rate,
+            "promised": inspector.calibration.false_alarm,
+            "model_id": inspector.about["model_id"],
+            "minutes": training.get("minutes"),
+            "steps": training.get("steps"),
+            "cpu_seconds": time.process_time() - start,
+        }
         for each in bins:
             record(options.out.with_name("pod_trust_bins.csv"), row | each)
         record(options.out, row | summary)
@@ -145,11 +162,21 @@ def compare(
         inside = (sizes >= low) & ((sizes < high) | (high == edges[-1]))
         forged = [hit for size, hit in trials if low <= size < high]
         real, faked = intervals.rate(int(hits[inside].sum()), int(inside.sum())), intervals.rate(sum(forged), len(forged))
-        bins.append({
-            "from": float(low), "to": float(high), "n_real": int(inside.sum()), "real": real.value, "real_low": real.low,
-            "real_high": real.high, "n_forged": len(forged), "forged": faked.value, "forged_low": faked.low,
-            "forged_high": faked.high, "predicted": float(predicted[inside].mean()),
-        })  # fmt: skip
+        bins.append(
+            {
+                "from": float(low),
+                "to": float(high),
+                "n_real": int(inside.sum()),
+                "real": real.value,
+                "real_low": real.low,
+                "real_high": real.high,
+                "n_forged": len(forged),
+                "forged": faked.value,
+                "forged_low": faked.low,
+                "forged_high": faked.high,
+                "predicted": float(predicted[inside].mean()),
+            }
+        )
     pairs = [(each["predicted"], each["real"]) for each in bins]
     moves = len({a for a, _ in pairs}) > 1 and len({b for _, b in pairs}) > 1
     recall = float(hits.mean())
@@ -159,15 +186,27 @@ def compare(
     low, high = np.quantile(gaps, (0.025, 0.975))
     concordance = intervals.image_metrics(predicted, hits, bootstrap=BOOTSTRAP, rng=rng)["auroc"]
     summary = {
-        "n_real": sizes.size, "real": recall, "real_low": exact.low, "real_high": exact.high,
-        "forged": float(predicted.mean()), "faint": faint, "plain": plain,
-        "gap": float(predicted.mean()) - recall, "gap_low": float(low), "gap_high": float(high),
+        "n_real": sizes.size,
+        "real": recall,
+        "real_low": exact.low,
+        "real_high": exact.high,
+        "forged": float(predicted.mean()),
+        "faint": faint,
+        "plain": plain,
+        "gap": float(predicted.mean()) - recall,
+        "gap_low": float(low),
+        "gap_high": float(high),
         "spearman": float(spearmanr(*zip(*pairs, strict=True)).statistic) if moves else None,
-        "concordance": concordance.value, "concordance_low": concordance.low, "concordance_high": concordance.high,
+        "concordance": concordance.value,
+        "concordance_low": concordance.low,
+        "concordance_high": concordance.high,
         "n_beyond": int((sizes > max(size for size, _ in trials)).sum()),
-        "brier": float(np.mean((predicted - hits) ** 2)), "brier_rate": recall * (1 - recall),
-        "median_size": float(np.median(sizes)), "n_forged": len(trials), "goods": proof["goods"],
-    }  # fmt: skip
+        "brier": float(np.mean((predicted - hits) ** 2)),
+        "brier_rate": recall * (1 - recall),
+        "median_size": float(np.median(sizes)),
+        "n_forged": len(trials),
+        "goods": proof["goods"],
+    }
     return summary, bins
 
 
@@ -188,9 +227,11 @@ def drawing(rows: list[dict[str, str]]) -> str:
     step = PANEL + EDGE + 26
     width, height = EDGE + ACROSS * step, -(-len(names) // ACROSS) * step + 66
     about = 'role="img" aria-label="Recall of real defects against recall foretold by forged ones"'
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-             f'font-size="12" {about}>',
-             f'<rect width="{width}" height="{height}" fill="#fff"/>']  # fmt: skip
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        f'font-size="12" {about}>',
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+    ]
     for i, name in enumerate(names):
         mine = [row for row in latest.values() if row["data"] == name]
         parts += _panel(name, mine, EDGE + i % ACROSS * step, 26 + i // ACROSS * step)
@@ -226,8 +267,10 @@ def _panel(name: str, rows: list[dict[str, str]], left: int, top: int) -> list[s
         words = f"{row['method']}, {row['from']} to {row['to']} px, {row['n_real']} defects"
         parts.append(f'<path d="M{x(a):.1f} {y(low):.1f}V{y(high):.1f}" stroke="{ink}" opacity="0.18"/>')
         fill = ink if float(row["rate"]) == 0 else "none"
-        parts.append(f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="{1.5 + 0.9 * place[key]:.1f}" stroke="{ink}" '
-                     f'fill="{fill}" fill-opacity="0.6"><title>{words}</title></circle>')  # fmt: skip
+        parts.append(
+            f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="{1.5 + 0.9 * place[key]:.1f}" stroke="{ink}" '
+            f'fill="{fill}" fill-opacity="0.6"><title>{words}</title></circle>'
+        )
     return parts
 
 

@@ -51,8 +51,15 @@ def main() -> None:
                 said = register(pictures, "on").note
             except ConfigError as error:
                 said = str(error)
-            row = {"data": name, "pictures": len(pictures), "lie": title, "auto": "yes" if used else "no", "said": said,
-                   "seconds": seconds, "seed": 0}  # fmt: skip
+            row = {
+                "data": name,
+                "pictures": len(pictures),
+                "lie": title,
+                "auto": "yes" if used else "no",
+                "said": said,
+                "seconds": seconds,
+                "seed": 0,
+            }
             record(options.out, row)
             print(row, flush=True)
 

@@ -55,12 +55,25 @@ def table(results: Path = RESULTS) -> str:
         one = fit["sum"]
         for aim, column, words in MEASURES:
             took, best = chosen(fit, aim), max(fit, key=lambda name: float(fit[name][column]))
-            cells = [NAMES.get(one["data"], one["data"]), f"{one['minutes']}, {one['seed']}", aim, words, took,
-                     f"{float(fit[took][column]):.3f}", best, f"{float(fit[best][column]):.3f}",
-                     f"{regret(fit, column, took):.3f}"]  # fmt: skip
+            cells = [
+                NAMES.get(one["data"], one["data"]),
+                f"{one['minutes']}, {one['seed']}",
+                aim,
+                words,
+                took,
+                f"{float(fit[took][column]):.3f}",
+                best,
+                f"{float(fit[best][column]):.3f}",
+                f"{regret(fit, column, took):.3f}",
+            ]
             lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"Regret over {len(measured)} fits, mean (largest):", "", "| aim | measure | the gate | " + " | ".join(
-        f"always {name}" for name in CANDIDATES) + " |", "|---" * 6 + "|"]  # fmt: skip
+    lines += [
+        "",
+        f"Regret over {len(measured)} fits, mean (largest):",
+        "",
+        "| aim | measure | the gate | " + " | ".join(f"always {name}" for name in CANDIDATES) + " |",
+        "|---" * 6 + "|",
+    ]
     for aim, column, words in MEASURES:
         rules = [[regret(fit, column, chosen(fit, aim)) for fit in measured]]
         rules += [[regret(fit, column, name) for fit in measured] for name in CANDIDATES]

@@ -55,12 +55,20 @@ def main() -> None:
             rate = intervals.rate(alarms, len(pictures[False]))
             config = model.content.config if model.content else {}
             row = {
-                "model": folder.name, "data": name, "method": config["method"], "tolerate": config.get("tolerate", ""),
-                "align": bool(config.get("align")), "variation": title, "false_alarm_rate": rate.value, "low": rate.low,
-                "high": rate.high, "good": len(pictures[False]),
+                "model": folder.name,
+                "data": name,
+                "method": config["method"],
+                "tolerate": config.get("tolerate", ""),
+                "align": bool(config.get("align")),
+                "variation": title,
+                "false_alarm_rate": rate.value,
+                "low": rate.low,
+                "high": rate.high,
+                "good": len(pictures[False]),
                 "promised": model.calibration.false_alarm if model.calibration else None,
-                "escape": missed / max(len(pictures[True]), 1), "seed": config["seed"],
-            }  # fmt: skip
+                "escape": missed / max(len(pictures[True]), 1),
+                "seed": config["seed"],
+            }
             record(options.out, row)
             print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
 

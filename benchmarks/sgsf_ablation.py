@@ -56,14 +56,24 @@ def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) ->
     chosen = {} if method == "draem" else {**VARIANTS[variant], **config.parse_pairs(options.set)}
     with tempfile.TemporaryDirectory() as folder:
         request = fitting.Request(
-            root, Path(folder) / "model", method=method, seed=seed, settings=chosen,
-            minutes=None if options.steps else options.minutes, clock="cpu", steps=options.steps, size=options.size,
-        )  # fmt: skip
+            root,
+            Path(folder) / "model",
+            method=method,
+            seed=seed,
+            settings=chosen,
+            minutes=None if options.steps else options.minutes,
+            clock="cpu",
+            steps=options.steps,
+            size=options.size,
+        )
         plan = fitting.plan(request)
         inspector = fitting.run(request, made=plan)
     training = inspector.about["training"]
-    row = {"train_seconds": training["seconds"], "steps": training["steps"],
-           **forged_figures(inspector, plan.held, seed, on_part=True)}  # fmt: skip
+    row = {
+        "train_seconds": training["seconds"],
+        "steps": training["steps"],
+        **forged_figures(inspector, plan.held, seed, on_part=True),
+    }
     entries = [entry for entry in dataset.read_entries(root) if entry.split == "test"]
     if not options.forged_only:
         found = evaluate.evaluate(inspector, entries, bootstrap=0)
@@ -71,7 +81,6 @@ def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) ->
         names = ("auroc", "ap", "aupro_0.3", "peak_on_defect")
         row |= {f"pixel_{name}": found["pixel"][name]["value"] for name in names if found["pixel"]}
     return row
-
 
 
 def main() -> None:

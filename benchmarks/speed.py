@@ -81,9 +81,16 @@ def main() -> None:
             return
         measure_ours(options, paths)
         for precision in ("default", "float32") if python else ():
-            facts = {"data": options.data, "who": "anomalib", "method": "padim resnet18, random weights", "cores": cores(),
-                     "precision": precision, "backend": "openvino", "threads": options.threads,
-                     "repeats": options.repeats}  # fmt: skip
+            facts = {
+                "data": options.data,
+                "who": "anomalib",
+                "method": "padim resnet18, random weights",
+                "cores": cores(),
+                "precision": precision,
+                "backend": "openvino",
+                "threads": options.threads,
+                "repeats": options.repeats,
+            }
             record(RESULTS, facts | anomalib(str(python), root, options.threads, options.repeats, out, precision))
 
 
@@ -94,8 +101,14 @@ def measure_ours(options: argparse.Namespace, paths: list[Path]) -> None:
         stages = {f"ms {name}": value for name, value in result.pop("stages").items()}
         config = json.loads((model / "config.json").read_text())
         precision = config.get("export", {}).get("precision", "float32")
-        facts = {"data": options.data, "who": "flawforge", "method": config["method"], "profile": config["profile"],
-                 "precision": precision, "canvas": str(config["canvas"])}  # fmt: skip
+        facts = {
+            "data": options.data,
+            "who": "flawforge",
+            "method": config["method"],
+            "profile": config["profile"],
+            "precision": precision,
+            "canvas": str(config["canvas"]),
+        }
         record(RESULTS, facts | result | stages)
 
 

@@ -32,8 +32,13 @@ def table(results: Path = RESULTS) -> str:
     lines = ["| data set | model | p50 ms | p95 | p99 | p50 / anomalib's | first verdict, s | MB |", "|---" * 8 + "|"]
     for row in rows:
         ratio = f"{float(row['p50']) / theirs[row['data']]:.2f}" if row["data"] in theirs else ""
-        cells = [*_named(row), *(f"{float(row[key]):.1f}" for key in ("p50", "p95", "p99")), ratio,
-                 _rounded(row["cold_start_seconds"], 2), _rounded(row["resident_mb"], 0)]  # fmt: skip
+        cells = [
+            *_named(row),
+            *(f"{float(row[key]):.1f}" for key in ("p50", "p95", "p99")),
+            ratio,
+            _rounded(row["cold_start_seconds"], 2),
+            _rounded(row["resident_mb"], 0),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Where it goes, in milliseconds (medians):", ""]
     lines += [f"| data set | model | {' | '.join(STAGES)} |", "|---" * (2 + len(STAGES)) + "|"]

@@ -30,8 +30,9 @@ def models(results: Path = RESULTS) -> list[Row]:
     latest = {tuple(row[name] for name in KEY): row for row in read(results)[1]}
     order = list(NAMES)
     own = [row for row in latest.values() if float(row["rate"]) == 0]
-    return sorted(own, key=lambda row: (order.index(row["data"]) if row["data"] in order else len(order), row["method"],
-                                        row["seed"]))  # fmt: skip
+    return sorted(
+        own, key=lambda row: (order.index(row["data"]) if row["data"] in order else len(order), row["method"], row["seed"])
+    )
 
 
 def bins(results: Path = RESULTS) -> list[Row]:
@@ -51,23 +52,40 @@ def tables(results: Path = RESULTS) -> str:
 
 
 def _each(rows: list[Row]) -> list[str]:
-    heads = ("data set", "method (minutes)", "false alarms promised", "found: real", "found: foretold, faint to plain",
-             "foretold less real", "size foretells (0.5 = not)", "larger than forged")  # fmt: skip
+    heads = (
+        "data set",
+        "method (minutes)",
+        "false alarms promised",
+        "found: real",
+        "found: foretold, faint to plain",
+        "foretold less real",
+        "size foretells (0.5 = not)",
+        "larger than forged",
+    )
     lines = ["### Every model", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         cells = [
-            NAMES.get(row["data"], row["data"]), f"`{row['method']}` ({row['minutes'] or 'none'})",
-            f"{float(row['promised']):.3f}", _interval(row, "real"),
-            f"{float(row['forged']):.2f}, {float(row['faint']):.2f} to {float(row['plain']):.2f}", _interval(row, "gap"),
-            _interval(row, "concordance"), f"{row['n_beyond']} of {row['n_real']}",
-        ]  # fmt: skip
+            NAMES.get(row["data"], row["data"]),
+            f"`{row['method']}` ({row['minutes'] or 'none'})",
+            f"{float(row['promised']):.3f}",
+            _interval(row, "real"),
+            f"{float(row['forged']):.2f}, {float(row['faint']):.2f} to {float(row['plain']):.2f}",
+            _interval(row, "gap"),
+            _interval(row, "concordance"),
+            f"{row['n_beyond']} of {row['n_real']}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def _together(rows: list[Row]) -> list[str]:
-    heads = ("among", "models", "rank correlation of foretold and real", "mean gap, without sign",
-             "real lies between faint and plain")  # fmt: skip
+    heads = (
+        "among",
+        "models",
+        "rank correlation of foretold and real",
+        "mean gap, without sign",
+        "real lies between faint and plain",
+    )
     lines = ["### Does more forged recall mean more real recall?", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     names = dict.fromkeys(row["data"] for row in rows)
     groups = {NAMES.get(name, name): [row for row in rows if row["data"] == name] for name in names}
@@ -79,8 +97,13 @@ def _together(rows: list[Row]) -> list[str]:
 
 
 def _by_size(rows: list[Row]) -> list[str]:
-    lines = ["### By size", "", "Foretold / real recall, the mean over the methods, from the smallest fifth of the real "
-             "defects to the largest; in brackets where no forged defect was as large.", ""]  # fmt: skip
+    lines = [
+        "### By size",
+        "",
+        "Foretold / real recall, the mean over the methods, from the smallest fifth of the real "
+        "defects to the largest; in brackets where no forged defect was as large.",
+        "",
+    ]
     lines += ["| data set | " + " | ".join(f"fifth {i}" for i in range(1, 6)) + " |", "|---" * 6 + "|"]
     for name in sorted({row["data"] for row in rows}, key=lambda each: list(NAMES).index(each) if each in NAMES else 9):
         mine = [row for row in rows if row["data"] == name]
@@ -94,9 +117,14 @@ def _by_size(rows: list[Row]) -> list[str]:
 
 
 def _calibration(rows: list[Row]) -> list[str]:
-    lines = ["### Calibration", "", "All size bins of all models, by what was foretold. The same real defects count once "
-             "for each method.", "", "| foretold | bins | foretold, mean | real, mean | real, lowest to highest bin |",
-             "|---" * 5 + "|"]  # fmt: skip
+    lines = [
+        "### Calibration",
+        "",
+        "All size bins of all models, by what was foretold. The same real defects count once for each method.",
+        "",
+        "| foretold | bins | foretold, mean | real, mean | real, lowest to highest bin |",
+        "|---" * 5 + "|",
+    ]
     for low, high in itertools.pairwise(STEPS):
         some = [row for row in rows if low <= float(row["predicted"]) < high or high == float(row["predicted"]) == 1]
         if some:  # the last step takes its upper end in

@@ -1,7 +1,7 @@
 """Draw docs/tour.jpg: one good washer of the demo and one of each kind of damage, as a model judges them.
 
-    flawforge demo -o demo
-    python docs/make_tour.py demo/parts demo/model
+flawforge demo -o demo
+python docs/make_tour.py demo/parts demo/model
 """
 
 from __future__ import annotations

@@ -78,15 +78,32 @@ def test_layers_of_table_6() -> None:
         watch(decoder)
         assert decoder(torch.empty(1, 512, 8, 8)).shape == (1, 3, 256, 256)
         assert seen == [
-            (512, 8, 8), (512, 16, 16), (256, 16, 16), (256, 32, 32), (128, 32, 32), (128, 64, 64), (128, 64, 64),
-            (128, 128, 128), (128, 128, 128), (128, 256, 256), (128, 256, 256), (3, 256, 256),
-        ]  # fmt: skip
+            (512, 8, 8),
+            (512, 16, 16),
+            (256, 16, 16),
+            (256, 32, 32),
+            (128, 32, 32),
+            (128, 64, 64),
+            (128, 64, 64),
+            (128, 128, 128),
+            (128, 128, 128),
+            (128, 256, 256),
+            (128, 256, 256),
+            (3, 256, 256),
+        ]
         seen.clear()
         watch(critic)
         logit, features = critic(torch.empty(1, 3, 256, 256), torch.empty(1, 1, 256, 256))
         assert seen == [
-            (64, 128, 128), (128, 64, 64), (256, 32, 32), (512, 16, 16), (512, 8, 8), (512, 4, 4), (128, 2, 2), (1, 1, 1)
-        ]  # fmt: skip
+            (64, 128, 128),
+            (128, 64, 64),
+            (256, 32, 32),
+            (512, 16, 16),
+            (512, 8, 8),
+            (512, 4, 4),
+            (128, 2, 2),
+            (1, 1, 1),
+        ]
         assert logit.shape == (1, 1)
         assert features.shape == (1, 2 * 2 * 128)
         sizes = [millions(each) for each in (decoder, critic, whole.maker.encoder)]
@@ -173,11 +190,16 @@ def test_outside_the_valid_part_nothing_gives_a_made_pair_away() -> None:
 
 
 OPTIONS: list[dict[str, Any]] = [
-    {}, {"critic_norm": "batch", "critic_rate": 1.0, "skips": False, "map_stride": 1, "picture_stride": 1},
-    {"class_head": True, "balance": False}, {"coordinates": False}, {"adversarial": 0.0}, {"masked": False},
-    {"score": "top"}, {"detector_adversarial": 0.0, "detector_features": 0.0},
+    {},
+    {"critic_norm": "batch", "critic_rate": 1.0, "skips": False, "map_stride": 1, "picture_stride": 1},
+    {"class_head": True, "balance": False},
+    {"coordinates": False},
+    {"adversarial": 0.0},
+    {"masked": False},
+    {"score": "top"},
+    {"detector_adversarial": 0.0, "detector_features": 0.0},
     {"schedule": "flat", "rebuild": 0.0, "score": "top"},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: ",".join(options) or "tiny")
@@ -472,8 +494,14 @@ def test_two_processes_learn_as_one(tmp_path: Path) -> None:
     """Each sees other pictures; only if every loss goes through DDP's hook do both end with the same weights."""
     script = tmp_path / "two.py"
     script.write_text(TWO)
-    done = subprocess.run([sys.executable, str(script), str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, timeout=200, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
     untouched = built(tiny())

@@ -95,8 +95,9 @@ def test_synthetic_maps_are_a_fair_task() -> None:
 
 
 def test_a_measured_row_is_not_measured_again_but_a_failed_one_is(tmp_path: Path) -> None:
-    options = argparse.Namespace(method="draem", profile="cpu", trunk="", minutes=10.0, clock="cpu", size=256,
-                                 set=["b=2", "a=1"])  # fmt: skip
+    options = argparse.Namespace(
+        method="draem", profile="cpu", trunk="", minutes=10.0, clock="cpu", size=256, set=["b=2", "a=1"]
+    )
     key = accuracy._key(options, "parts", 0)
     path = tmp_path / "accuracy.csv"
     record(path, {**dict(zip(accuracy.KEY, key, strict=True)), "error": "the disk is full"})
@@ -159,8 +160,11 @@ def test_every_variant_of_an_ablation_can_be_fitted(script: str) -> None:
 
 def test_what_is_not_reached_is_drawn_without_a_bar() -> None:
     row = {"data": "parts", "method": "auto", "promised": "0.02", "smallest": "4", "largest": "60", "kind": "dent"}
-    rows = [row | {"contrast": "0.3", "a90": "9", "a90_95": "12"}, row | {"contrast": "0.1", "a90": "", "a90_95": ""},
-            row | {"method": "patchstats", "contrast": "0.3", "a90": "20", "a90_95": ""}]  # fmt: skip
+    rows = [
+        row | {"contrast": "0.3", "a90": "9", "a90_95": "12"},
+        row | {"contrast": "0.1", "a90": "", "a90_95": ""},
+        row | {"method": "patchstats", "contrast": "0.3", "a90": "20", "a90_95": ""},
+    ]
     drawn = pod_report.drawing(rows)
     assert drawn.count("not reached") == 2
     assert drawn.count("<circle") == 2

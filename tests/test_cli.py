@@ -223,16 +223,18 @@ def test_a_mask_of_another_size_is_refused(washers: Path, tiny_model: Path, tmp_
         (["nonsense"], "nonsense"),
     ],
 )
-def test_bad_arguments_get_one_sentence(arguments: list[str], words: str, washers: Path, tiny_model: Path,
-                                        tmp_path: Path) -> None:  # fmt: skip
+def test_bad_arguments_get_one_sentence(
+    arguments: list[str], words: str, washers: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     names = {"data": washers, "model": tiny_model, "new": tmp_path / "new"}
     refused(call(*(each.format(**names) for each in arguments)), words)
     assert list(tmp_path.iterdir()) == []
 
 
 def spawn(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen([*FLAWFORGE, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            **options)  # fmt: skip
+    return subprocess.Popen(
+        [*FLAWFORGE, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:

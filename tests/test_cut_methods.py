@@ -36,15 +36,22 @@ def plan_of(washers: Path, tmp_path: Path, method: str, **options: Any) -> tuple
 
 def run_stages(plan: fitting.Plan, pictures: dataset.GoodPictures, net: Any, stages: Any) -> list[dict[str, Any]]:
     batches = fitting.batches(plan, pictures, net, plan.method.stages(net, plan.settings))
-    return engine.fit(net, stages, batches, engine.Budget(steps=4), engine.Run(workers=0),
-                      clean=lambda: pictures.clean_batches(plan.settings.batch))  # fmt: skip
+    return engine.fit(
+        net,
+        stages,
+        batches,
+        engine.Budget(steps=4),
+        engine.Run(workers=0),
+        clean=lambda: pictures.clean_batches(plan.settings.batch),
+    )
 
 
 # ---- CutPaste
 
 
-@pytest.mark.parametrize(("task", "classes", "kinds"), [("patch", 2, {1}), ("scar", 2, {2}), ("union", 2, {1, 2}),
-                                                        ("3-way", 3, {1, 2})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "classes", "kinds"), [("patch", 2, {1}), ("scar", 2, {2}), ("union", 2, {1, 2}), ("3-way", 3, {1, 2})]
+)
 def test_every_task_has_its_forgeries_and_its_classes(
     washers: Path, tmp_path: Path, task: str, classes: int, kinds: set[int]
 ) -> None:
@@ -107,8 +114,10 @@ def test_the_model_says_what_the_good_pictures_decided(washers: Path, tmp_path: 
     assert "Ledoit-Wolf" in notes
     assert "left-out good pictures are likeliest" in notes
     assert config["score_rule"]["reduce"] == "network"
-    assert {row["stage"] for row in config["history"]} >= {f"tell {'swaps' if method == 'cutswap' else 'pasted'} " + {
-        "cutswap": "at random places", "cutpaste": "pictures from good ones"}[method]}  # fmt: skip
+    assert {row["stage"] for row in config["history"]} >= {
+        f"tell {'swaps' if method == 'cutswap' else 'pasted'} "
+        + {"cutswap": "at random places", "cutpaste": "pictures from good ones"}[method]
+    }
     rule = (cutpaste if method == "cutpaste" else cutswap).score_rule
     tiny = (cutpaste if method == "cutpaste" else cutswap).TINY
     assert rule(dataclasses.replace(tiny, score="map")) == ScoreRule(reduce="top")  # type: ignore[arg-type]

@@ -127,9 +127,27 @@ def test_guard_page_is_the_csv() -> None:
 
 
 def test_readme_table_counts_each_row_once(tmp_path: Path) -> None:
-    columns = ["data", "method", "profile", "minutes", "size", "settings", "seed", "n_good", "n_defective", "image_auroc",
-               "image_auroc_low", "image_auroc_high", "pixel_ap", "aupro_0.3", "false_alarm_rate", "promised_false_alarm",
-               "escape_rate", "error", "clock"]  # fmt: skip
+    columns = [
+        "data",
+        "method",
+        "profile",
+        "minutes",
+        "size",
+        "settings",
+        "seed",
+        "n_good",
+        "n_defective",
+        "image_auroc",
+        "image_auroc_low",
+        "image_auroc_high",
+        "pixel_ap",
+        "aupro_0.3",
+        "false_alarm_rate",
+        "promised_false_alarm",
+        "escape_rate",
+        "error",
+        "clock",
+    ]
     rows = [
         ["b", "draem", "cpu", "10", "256", "", "4", "4", "6", "0.1", "0.1", "0.1", "0.1", "", "0", "0.05", "1", "", "wall"],
         ["b", "draem", "cpu", "10", "256", "", "0", "4", "6", "0.5", "0.4", "0.6", "0.7", "", "0", "0.05", "1", ""],
@@ -182,9 +200,21 @@ def test_an_ablation_is_paired_by_seed(tmp_path: Path) -> None:
     tables = script("benchmarks/ablation_tables.py")
     own = {"ap": ("own_ap", "{}, its own score")}
     table = tables["Table"]("x", "x.csv", "x.md", "base", {"minutes": "1", "size": "128"}, {"ap": "AP"}, own)
-    rows = [("base", 1, 0, 0.5), ("base", 1, 1, 0.6), ("base", 1, 2, 0.7), ("base", 2, 0, 0.0),
-            ("up", 1, 0, 0.6), ("up", 1, 1, 0.8), ("up", 1, 2, 0.8), ("mixed", 1, 0, 0.6), ("mixed", 1, 1, 0.4),
-            ("mixed", 1, 2, 0.7), ("two", 1, 1, 0.7), ("two", 1, 2, 0.8), ("two", 1, 3, 0.0)]  # fmt: skip
+    rows = [
+        ("base", 1, 0, 0.5),
+        ("base", 1, 1, 0.6),
+        ("base", 1, 2, 0.7),
+        ("base", 2, 0, 0.0),
+        ("up", 1, 0, 0.6),
+        ("up", 1, 1, 0.8),
+        ("up", 1, 2, 0.8),
+        ("mixed", 1, 0, 0.6),
+        ("mixed", 1, 1, 0.4),
+        ("mixed", 1, 2, 0.7),
+        ("two", 1, 1, 0.7),
+        ("two", 1, 2, 0.8),
+        ("two", 1, 3, 0.0),
+    ]
     text = "".join(f"{name},mvtec_bottle,{minutes},128,{seed},{value},,\n" for name, minutes, seed, value in rows)
     text += "dies,mvtec_bottle,1,128,0,,,it has collapsed\ndies,mvtec_bottle,1,128,1,0.7,0.9,\n"
     (tmp_path / "x.csv").write_text("variant,data,minutes,size,seed,ap,own_ap,stopped\n" + text)
@@ -208,8 +238,21 @@ def test_the_speed_on_its_page_is_the_recorded_one() -> None:
 
 def test_a_row_of_speed_stands_beside_anomalibs(tmp_path: Path) -> None:
     stages = ("decode", "resize", "to network", "network", "score", "map to own size", "regions")
-    columns = ["data", "who", "method", "backend", "precision", "threads", "p50", "p95", "p99", "cold_start_seconds",
-               "resident_mb", "processor", *(f"ms {stage}" for stage in stages)]  # fmt: skip
+    columns = [
+        "data",
+        "who",
+        "method",
+        "backend",
+        "precision",
+        "threads",
+        "p50",
+        "p95",
+        "p99",
+        "cold_start_seconds",
+        "resident_mb",
+        "processor",
+        *(f"ms {stage}" for stage in stages),
+    ]
     rows = [
         ["b", "flawforge", "auto", "onnx", "float32", "2", "9", "9", "9", "1", "500", "chip", *"1234567"],
         ["b", "flawforge", "auto", "onnx", "float32", "2", "8", "9", "10", "0.5", "400", "chip", *"1234567"],
@@ -237,11 +280,27 @@ def test_what_auto_is_worth_is_the_recorded(tmp_path: Path) -> None:
     assert page["few"](tmp_path) == page["worth"](tmp_path) == page["moved"](tmp_path) == "not measured yet\n"
     rows = [(10, 0, 0.9, 2.0), (2, 0, 0.5, 2.0), (2, 1, 0.7, 2.0), (2, 2, 0.0, 0.1), (10, 0, 0.8, 2.0)]
     for count, seed, auroc, minutes in rows:
-        record(tmp_path / "few_shot.csv", {"data": "mvtec_bottle", "method": "auto", "minutes": minutes, "count": count,
-               "seed": seed, "image_auroc": auroc, "pixel_ap": 0.25, "aupro_0.3": 0.5})  # fmt: skip
+        record(
+            tmp_path / "few_shot.csv",
+            {
+                "data": "mvtec_bottle",
+                "method": "auto",
+                "minutes": minutes,
+                "count": count,
+                "seed": seed,
+                "image_auroc": auroc,
+                "pixel_ap": 0.25,
+                "aupro_0.3": 0.5,
+            },
+        )
     same = dict.fromkeys(list(page["WORTH"])[2:], 0.5)
-    fits = [("auto", "cpu", 0, 0.9), ("auto", "cpu", 1, 0.7), ("auto", "cpu", 0, 0.8), ("auto", "wall", 0, 0.6),
-            ("draem", "cpu", 0, 0.1)]  # fmt: skip
+    fits = [
+        ("auto", "cpu", 0, 0.9),
+        ("auto", "cpu", 1, 0.7),
+        ("auto", "cpu", 0, 0.8),
+        ("auto", "wall", 0, 0.6),
+        ("draem", "cpu", 0, 0.1),
+    ]
     for method, clock, seed, precision in fits:
         row = {"data": "magnetic_tile", "method": method, **page["TEN"], "clock": clock, "seed": seed} | same
         record(tmp_path / "accuracy.csv", row | {"image_auroc": 0.5, "pixel_ap": precision})
@@ -276,9 +335,17 @@ def test_regret_is_what_the_chosen_one_falls_short_of_the_best(tmp_path: Path) -
     facts = {"statistics": (0.9, 0.5, "picture"), "segmenter": (0.7, 0.4, "map"), "sum": (0.95, 0.8, "")}
     for seed in (1, 0, 1):  # the last of a seed stands
         for name, (auroc, precision, took) in facts.items():
-            row = {"variant": "as shipped", "data": "parts", "minutes": 2.0, "seed": seed, "candidate": name,
-                   "chosen": took, "image_auroc": auroc if seed else 0.95, "pixel_ap": precision,
-                   "aupro_0.3": 1 - precision}  # fmt: skip
+            row = {
+                "variant": "as shipped",
+                "data": "parts",
+                "minutes": 2.0,
+                "seed": seed,
+                "candidate": name,
+                "chosen": took,
+                "image_auroc": auroc if seed else 0.95,
+                "pixel_ap": precision,
+                "aupro_0.3": 1 - precision,
+            }
             record(path, row)
     first, second = page["fits"](path)
     assert (page["chosen"](first, "picture"), page["chosen"](first, "map")) == ("statistics", "segmenter")

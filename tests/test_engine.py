@@ -46,8 +46,13 @@ def stage(loss: Any = None, name: str = "learn", **options: Any) -> Train:
     def square(net: Any, one: Batch) -> dict[str, torch.Tensor]:
         return {"square": ((net(one.forged) - 1) ** 2).mean(), "size": 0.01 * net.conv.weight.square().sum()}
 
-    turn = Turn("all", lambda net: list(net.conv.parameters()) + list(net.norm.parameters()),
-                lambda p: torch.optim.Adam(p, 0.05), loss or square, lambda progress: 1.0 - 0.5 * progress)  # fmt: skip
+    turn = Turn(
+        "all",
+        lambda net: list(net.conv.parameters()) + list(net.norm.parameters()),
+        lambda p: torch.optim.Adam(p, 0.05),
+        loss or square,
+        lambda progress: 1.0 - 0.5 * progress,
+    )
     return Train(name, [turn], **options)
 
 

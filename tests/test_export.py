@@ -60,8 +60,11 @@ def test_the_folder_is_a_model_that_says_what_was_proved(exported: Path, tiny_mo
 def test_it_judges_as_the_model_through_every_door(exported: Path, tiny_model: Path, washers: Path) -> None:
     path = picture_in(washers)
     one = loading.load(tiny_model)(path)
-    for other in (loading.load(exported)(path), loading.load(exported, backend=exported.name, threads=1)(path),
-                  flawforge_runtime.load(exported)(path)):  # fmt: skip
+    for other in (
+        loading.load(exported)(path),
+        loading.load(exported, backend=exported.name, threads=1)(path),
+        flawforge_runtime.load(exported)(path),
+    ):
         assert other.verdict == one.verdict
         assert other.p_value == one.p_value
         assert other.pred_score == pytest.approx(one.pred_score, rel=1e-4)
@@ -314,8 +317,10 @@ def test_first_verdict_in_a_clean_environment(exports: dict[str, Path], washers:
     root = Path(__file__).resolve().parent.parent
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     python = str(tmp_path / "venv" / "bin" / "python")
-    for command in ([sys.executable, "-m", "venv", str(tmp_path / "venv")],
-                    [python, "-m", "pip", "install", "--quiet", f"{root / 'runtime'}[onnx]"]):  # fmt: skip
+    for command in (
+        [sys.executable, "-m", "venv", str(tmp_path / "venv")],
+        [python, "-m", "pip", "install", "--quiet", f"{root / 'runtime'}[onnx]"],
+    ):
         subprocess.run(command, check=True, env=environment, capture_output=True)
     program = (
         "import importlib.util as u, sys\n"
@@ -326,8 +331,13 @@ def test_first_verdict_in_a_clean_environment(exports: dict[str, Path], washers:
     taken = []
     for _ in range(3):
         start = time.perf_counter()
-        done = subprocess.run([python, "-c", program, str(exports["onnx"]), str(picture_in(washers))], env=environment,
-                              capture_output=True, text=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            [python, "-c", program, str(exports["onnx"]), str(picture_in(washers))],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         taken.append(time.perf_counter() - start)
         assert done.stdout.strip() in ("OK", "REVIEW", "NG"), done.stderr
     print(f"first verdict {min(taken):.2f} s")

@@ -49,10 +49,18 @@ def test_lines_become_paths_as_they_come() -> None:
 
 def test_a_file_is_given_once_when_it_no_longer_grows(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    seen = watched(tmp_path, poll=0, go_on=looks(
-        lambda: path.write_bytes(b"1"), lambda: path.write_bytes(b"12"), lambda: path.write_bytes(b"123"), nothing, nothing,
-        nothing,
-    ))  # fmt: skip
+    seen = watched(
+        tmp_path,
+        poll=0,
+        go_on=looks(
+            lambda: path.write_bytes(b"1"),
+            lambda: path.write_bytes(b"12"),
+            lambda: path.write_bytes(b"123"),
+            nothing,
+            nothing,
+            nothing,
+        ),
+    )
     assert list(seen) == [path]
 
 
@@ -91,12 +99,23 @@ def test_a_watched_folder_may_go_away_and_come_back(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"2")
     said: list[str] = []
     steps = [
-        nothing, nothing, nothing,
-        lambda: camera.rename(away), nothing, nothing, lambda: away.rename(camera), nothing,
-        lambda: (camera / "a.png").rename(tmp_path / "a.png"), nothing,
-        lambda: (tmp_path / "a.png").rename(camera / "a.png"), nothing, nothing,
-        lambda: shutil.copy(tmp_path / "b.png", camera), nothing, nothing,
-    ]  # fmt: skip
+        nothing,
+        nothing,
+        nothing,
+        lambda: camera.rename(away),
+        nothing,
+        nothing,
+        lambda: away.rename(camera),
+        nothing,
+        lambda: (camera / "a.png").rename(tmp_path / "a.png"),
+        nothing,
+        lambda: (tmp_path / "a.png").rename(camera / "a.png"),
+        nothing,
+        nothing,
+        lambda: shutil.copy(tmp_path / "b.png", camera),
+        nothing,
+        nothing,
+    ]
     seen = watched(camera, poll=0, say=said.append, go_on=looks(*steps))
     assert list(seen) == [camera / "a.png", camera / "b.png"]
     assert said == [f"{camera} is gone (No such file or directory); waiting for it.", f"{camera} is there again."]
@@ -184,8 +203,10 @@ def test_a_closed_folder_is_named_and_counted(tmp_path: Path) -> None:
     made(tmp_path, "a.png", "closed/b.png")
     (tmp_path / "closed").chmod(0)
     try:
-        assert gathered(tmp_path)[1:] == ([f"{tmp_path / 'closed'} cannot be read (Permission denied); pictures in it are "
-                                           "left out."], 1)  # fmt: skip
+        assert gathered(tmp_path)[1:] == (
+            [f"{tmp_path / 'closed'} cannot be read (Permission denied); pictures in it are left out."],
+            1,
+        )
     finally:
         (tmp_path / "closed").chmod(0o755)
 
@@ -271,8 +292,11 @@ def test_a_pipe_gives_a_line_for_each_path_as_it_comes(tiny_model: Path, washers
     bad.write_bytes(b"no picture")
     with subprocess.Popen(
         [sys.executable, "-m", "flawforge", "inspect", str(tiny_model), "-"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         answers = []
@@ -295,8 +319,10 @@ def test_a_watched_folder_is_judged_until_interrupted(tiny_model: Path, washers:
     shutil.copy(good, camera / "1.png")
     with subprocess.Popen(
         [sys.executable, "-m", "flawforge", "inspect", str(tiny_model), "--watch", str(camera)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
         (camera / "2.png").write_bytes(b"half")

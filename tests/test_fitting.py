@@ -333,6 +333,8 @@ def test_what_cannot_be_started_from_is_refused(washers: Path, tiny_model: Path,
     with pytest.raises(ConfigError, match=r"--init was given, but method patchstats .*draem.* leave out --init"):
         fitting.run(Request(washers, tmp_path / "m", method="patchstats", init=tiny_model))
     assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_stage_may_have_a_forger_of_its_own_and_maps_come_from_the_network(washers: Path, tmp_path: Path) -> None:
     plan = fitting.plan(request(washers, tmp_path / "m"))
     plan = dataclasses.replace(plan, method=dataclasses.replace(plan.method, prior="network"))

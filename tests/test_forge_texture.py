@@ -108,8 +108,10 @@ def test_a_given_texture_turns_grey_on_a_grey_picture() -> None:
 
 
 def test_paper_threshold_is_drawn_and_code_threshold_fixed() -> None:
-    levels = {v: {Perlin(variant=v)(Sample(scene()), np.random.default_rng(s)).drawn["threshold"] for s in range(5)}
-              for v in ("code", "paper")}  # fmt: skip
+    levels = {
+        v: {Perlin(variant=v)(Sample(scene()), np.random.default_rng(s)).drawn["threshold"] for s in range(5)}
+        for v in ("code", "paper")
+    }
     assert levels["code"] == {0.5}
     assert len(levels["paper"]) == 5
 

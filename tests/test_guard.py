@@ -123,8 +123,11 @@ def test_any_picture_has_finite_numbers(seed: int, h: int, w: int) -> None:
     for mask in (None, judged, np.zeros((h, w), bool)):
         for each in guard.describe(picture, (h, w), mask).values():
             assert np.isfinite(each).all()
-    for one, two in zip(guard.describe(picture, (h, w)).values(),
-                        guard.describe(picture.astype(np.float32) / 255, (h, w)).values(), strict=True):  # fmt: skip
+    for one, two in zip(
+        guard.describe(picture, (h, w)).values(),
+        guard.describe(picture.astype(np.float32) / 255, (h, w)).values(),
+        strict=True,
+    ):
         np.testing.assert_allclose(one, two, atol=1e-4)
 
 
@@ -142,10 +145,17 @@ def test_a_written_guard_decides_to_the_bit_as_the_fitted_one(made: guard.Guard)
         assert again.deviations(traits) == made.deviations(traits)
 
 
-@pytest.mark.parametrize("change", [
-    {"limits": {}}, {"size": [1, 1]}, {"low": [0.0]}, {"reference": {}},
-    {"limits": dict.fromkeys(guard.GROUPS, float("nan"))}, {"limits": dict.fromkeys(guard.GROUPS, -1.0)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"limits": {}},
+        {"size": [1, 1]},
+        {"low": [0.0]},
+        {"reference": {}},
+        {"limits": dict.fromkeys(guard.GROUPS, float("nan"))},
+        {"limits": dict.fromkeys(guard.GROUPS, -1.0)},
+    ],
+)
 def test_a_harmed_guard_is_refused(made: guard.Guard, change: dict[str, object]) -> None:
     with pytest.raises((KeyError, ValueError, TypeError)):
         guard.guard_from_dict(made.as_dict() | change)
@@ -243,10 +253,16 @@ def test_large_pictures_have_the_same_guard(streamed: bool, tmp_path: Path, monk
 # ---- nothing that is not finite gets through
 
 
-@pytest.mark.parametrize(("value", "rule"), [
-    (3e38, ScoreRule("top", 5)), (3e38, ScoreRule("network")), (-3e38, ScoreRule("top", 5)), (float("nan"), ScoreRule()),
-    (1e300, ScoreRule("max", 5)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        (3e38, ScoreRule("top", 5)),
+        (3e38, ScoreRule("network")),
+        (-3e38, ScoreRule("top", 5)),
+        (float("nan"), ScoreRule()),
+        (1e300, ScoreRule("max", 5)),
+    ],
+)
 def test_an_overflow_after_the_network_is_no_verdict(tiny_model: Path, value: float, rule: ScoreRule) -> None:
     given_map = np.full((1, 64, 64), value, np.float64 if abs(value) > 1e38 and value == 1e300 else np.float32)
     given_map[0, 3, 3] = -given_map[0, 3, 3]

@@ -258,8 +258,9 @@ def test_statistics_stand_where_there_are_too_few_pictures_for_a_gate(washers: P
     assert "segmenter" not in stages_seen
     assert made.content is not None
     assert "for the picture the statistics alone" in made.content.config["notes"]
-    forecast = fitting.forecast(fitting.plan(request(few, tmp_path / "none")), fitting.load_pictures(
-        fitting.plan(request(few, tmp_path / "none"))))  # fmt: skip
+    forecast = fitting.forecast(
+        fitting.plan(request(few, tmp_path / "none")), fitting.load_pictures(fitting.plan(request(few, tmp_path / "none")))
+    )
     assert forecast.steps == 0
     # A segmenter that nobody trained is not summed in, whatever the settings say.
     asked = fitting.run(request(few, tmp_path / "sum", settings={"use": "sum"}))
@@ -269,8 +270,11 @@ def test_statistics_stand_where_there_are_too_few_pictures_for_a_gate(washers: P
 
 def test_the_segmenter_never_sees_the_pictures_of_the_gate() -> None:
     net = guided.Guided(METHODS["auto"].profiles["cpu"])
-    drawn = {stage.name: stage.draw for stage in guided.stages(net, METHODS["auto"].profiles["cpu"])
-             if not isinstance(stage, Collect)}  # fmt: skip
+    drawn = {
+        stage.name: stage.draw
+        for stage in guided.stages(net, METHODS["auto"].profiles["cpu"])
+        if not isinstance(stage, Collect)
+    }
     taught, proved = drawn["segmenter"], drawn["gate"]
     assert taught is not None
     assert proved is not None

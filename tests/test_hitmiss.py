@@ -66,8 +66,12 @@ def test_separated_trials_take_firths_curve() -> None:
     hits = (SIZES > 15).astype(int)
     curve = fit_curve(SIZES, hits)
     x = np.log(SIZES)
-    oracle = minimize(lambda b: -penalised(b, x, hits), [-10.0, 4.0], method="Nelder-Mead",
-                      options={"xatol": 1e-8, "fatol": 1e-12, "maxiter": 5000})  # fmt: skip
+    oracle = minimize(
+        lambda b: -penalised(b, x, hits),
+        [-10.0, 4.0],
+        method="Nelder-Mead",
+        options={"xatol": 1e-8, "fatol": 1e-12, "maxiter": 5000},
+    )
     assert curve.firth
     assert [curve.b0, curve.b1] == pytest.approx(oracle.x, rel=1e-4)
     assert 14 < curve.a50 < 16
@@ -79,12 +83,17 @@ def test_a90_95_is_the_root_of_the_profile_likelihood(seed: int) -> None:
     """By another road: hold POD(size) at 0.90, maximise over the slope alone, find the size where that costs DROP / 2."""
     sizes, hits = trials(12, 4, 60, np.random.default_rng(seed))
     curve, x = fit_curve(sizes, hits), np.log(sizes)
-    best = minimize(lambda b: -penalised(b, x, hits), [curve.b0, curve.b1], method="Nelder-Mead",
-                    options={"xatol": 1e-9, "fatol": 1e-12})  # fmt: skip
+    best = minimize(
+        lambda b: -penalised(b, x, hits), [curve.b0, curve.b1], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12}
+    )
 
     def cost(at: float) -> float:
-        held = minimize_scalar(lambda s: -penalised(np.array([math.log(9) - s * at, s]), x, hits), bounds=(0.01, 40),
-                               method="bounded", options={"xatol": 1e-9})  # fmt: skip
+        held = minimize_scalar(
+            lambda s: -penalised(np.array([math.log(9) - s * at, s]), x, hits),
+            bounds=(0.01, 40),
+            method="bounded",
+            options={"xatol": 1e-9},
+        )
         return 2 * (held.fun - best.fun) - DROP
 
     root = brentq(cost, (math.log(9) - best.x[0]) / best.x[1], math.log(400))

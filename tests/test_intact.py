@@ -60,15 +60,24 @@ def test_one_flipped_bit_of_a_png_is_refused_or_changes_no_pixel(bit: int) -> No
     np.testing.assert_array_equal(picture.pixels, PICTURE)
 
 
-@pytest.mark.parametrize(("change", "why"), [
-    (lambda parts: parts[:-1], "no IEND"),
-    (lambda parts: parts[1:], "no PNG"),
-    (lambda parts: [p for p in parts if p[0] != b"IDAT"], "end early|unpacked"),
-    (lambda parts: [(k, d[:-9] if k == b"IDAT" else d) for k, d in parts], "end early"),
-    (lambda parts: [(k, zlib.compress(zlib.decompress(d)[:-99]) if k == b"IDAT" else d) for k, d in parts], "fewer pixels"),
-    (lambda parts: [(k, zlib.compress(zlib.decompress(d) + b"x" * 99) if k == b"IDAT" else d) for k, d in parts], "more"),
-    (lambda parts: [(k, d[:-4] + b"abcd" if k == b"IDAT" else d) for k, d in parts], "unpacked"),  # Adler-32
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda parts: parts[:-1], "no IEND"),
+        (lambda parts: parts[1:], "no PNG"),
+        (lambda parts: [p for p in parts if p[0] != b"IDAT"], "end early|unpacked"),
+        (lambda parts: [(k, d[:-9] if k == b"IDAT" else d) for k, d in parts], "end early"),
+        (
+            lambda parts: [(k, zlib.compress(zlib.decompress(d)[:-99]) if k == b"IDAT" else d) for k, d in parts],
+            "fewer pixels",
+        ),
+        (
+            lambda parts: [(k, zlib.compress(zlib.decompress(d) + b"x" * 99) if k == b"IDAT" else d) for k, d in parts],
+            "more",
+        ),
+        (lambda parts: [(k, d[:-4] + b"abcd" if k == b"IDAT" else d) for k, d in parts], "unpacked"),  # Adler-32
+    ],
+)
 def test_pngs_with_right_checksums_and_wrong_content(change, why) -> None:
     parts = chunks(PNG)
     assert sum(kind == b"IDAT" for kind, _ in parts) == 1

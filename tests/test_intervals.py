@@ -92,9 +92,10 @@ def test_no_error_among_few_pictures_leaves_room_for_one(good: int, defective: i
 def test_the_interval_of_a_rate_covers_every_truth(n: int, truth: float) -> None:
     """Exactly, by summing over all counts: Clopper and Pearson never promise too much."""
     covered = sum(
-        binom.pmf(k, n, truth) for k in range(n + 1)
+        binom.pmf(k, n, truth)
+        for k in range(n + 1)
         if (found := intervals.rate(k, n)).low <= truth <= found.high  # type: ignore[operator]
-    )  # fmt: skip
+    )
     assert covered >= 0.95 - 1e-9
 
 

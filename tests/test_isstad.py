@@ -203,9 +203,12 @@ def test_crops_come_from_the_picture_and_keep_the_border_out() -> None:
 
 
 def test_settings_that_do_not_fit_together() -> None:
-    for changes, words in (({"heads": 3}, "width is 16 with 3 heads"), ({"decoder_width": 6}, "decoder_width is 6"),
-                           ({"masked_depth": 3}, "masked_depth is 3"),
-                           ({"patch": 12, "stem": "convolutional"}, "patch is 12")):  # fmt: skip
+    for changes, words in (
+        ({"heads": 3}, "width is 16 with 3 heads"),
+        ({"decoder_width": 6}, "decoder_width is 6"),
+        ({"masked_depth": 3}, "masked_depth is 3"),
+        ({"patch": 12, "stem": "convolutional"}, "patch is 12"),
+    ):
         with pytest.raises(ConfigError, match=words):
             tiny(**changes)
 
@@ -350,12 +353,27 @@ def test_what_no_tensors_shape_tells_is_compared_too(model: Path) -> None:
 def released(net: Isstad, decoder: bool = True, extra_blocks: int = 2) -> dict[str, torch.Tensor]:
     """The net's weights as MAE's released code names them, positions among them; timm's naming is that without a decoder."""
     mine = {key: value.clone() for key, value in net.state_dict().items()}
-    found = {"cls_token": mine["encoder.cls_token"], "patch_embed.proj.weight": mine["encoder.patch.weight"],
-             "patch_embed.proj.bias": mine["encoder.patch.bias"]}  # fmt: skip
+    found = {
+        "cls_token": mine["encoder.cls_token"],
+        "patch_embed.proj.weight": mine["encoder.patch.weight"],
+        "patch_embed.proj.bias": mine["encoder.patch.bias"],
+    }
     where = positions(14, 14, net.config.width)
     found["pos_embed"] = torch.cat([torch.zeros(1, net.config.width), where])[None]
-    parts = ("norm1.weight", "norm1.bias", "attn.qkv.weight", "attn.qkv.bias", "attn.proj.weight", "attn.proj.bias",
-             "norm2.weight", "norm2.bias", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias")  # fmt: skip
+    parts = (
+        "norm1.weight",
+        "norm1.bias",
+        "attn.qkv.weight",
+        "attn.qkv.bias",
+        "attn.proj.weight",
+        "attn.proj.bias",
+        "norm2.weight",
+        "norm2.bias",
+        "mlp.fc1.weight",
+        "mlp.fc1.bias",
+        "mlp.fc2.weight",
+        "mlp.fc2.bias",
+    )
     for part in parts:
         found[f"blocks.0.{part}"] = mine[f"encoder.blocks.0.{part}"]
         for block in range(1 + extra_blocks if decoder else 0):

@@ -38,9 +38,7 @@ def test_the_autoencoder_shows_its_decoder_finest_first() -> None:
     x = torch.rand(2, 3, 64, 128)
     picture, features = net.decode(x)
     torch.testing.assert_close(picture, net(x))
-    assert [tuple(each.shape[1:]) for each in features] == [
-        (2, 32, 64), (2, 16, 32), (4, 8, 16), (8, 4, 8), (16, 2, 4)
-    ]  # fmt: skip
+    assert [tuple(each.shape[1:]) for each in features] == [(2, 32, 64), (2, 16, 32), (4, 8, 16), (8, 4, 8), (16, 2, 4)]
 
 
 def test_sizes_that_the_net_cannot_halve_are_padded_and_cut_back() -> None:

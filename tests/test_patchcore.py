@@ -59,8 +59,9 @@ def test_features_are_the_stages_means_on_one_grid() -> None:
     torch.testing.assert_close(found[:, :8, 4, 5], middle)
     wide = F.interpolate(F.avg_pool2d(third, 3, 1, 1), (10, 10), mode="bilinear", align_corners=False)
     torch.testing.assert_close(found[:, 8:], wide)
-    assert torch.equal(fitting.seeded(lambda local: PatchFeatures("resnet18-tiny", (3, 2), local), False, 0).eval()(
-        images)[:, :8], second)  # fmt: skip
+    assert torch.equal(
+        fitting.seeded(lambda local: PatchFeatures("resnet18-tiny", (3, 2), local), False, 0).eval()(images)[:, :8], second
+    )
 
 
 def test_a_good_picture_is_no_distance_away_and_a_changed_place_is() -> None:
@@ -139,8 +140,11 @@ def test_with_a_file_of_weights_nothing_is_trained(name: str, washers: Path, tmp
     assert model.content.config["history"] == []
     assert any("nothing was trained" in note for note in model.content.config["notes"])
     assert model.content.config["trunk"] == {
-        "backbone": "resnet18-tiny", "source": str(weights), "licence": None, "sha256": plan.trunk.sha256
-    }  # fmt: skip
+        "backbone": "resnet18-tiny",
+        "source": str(weights),
+        "licence": None,
+        "sha256": plan.trunk.sha256,
+    }
     assert "licence not known" in model.content.card
     # A model of ours gives its trunk as well, and the form of either is found in it.
     del settings["backbone"]
@@ -190,8 +194,11 @@ def test_the_forecast_counts_the_memory_that_the_coreset_will_hold(washers: Path
     settings = dataclasses.asdict(TINY)
     forecasts = []
     for most in (64, 4096):
-        plan = fitting.plan(fitting.Request(washers, tmp_path / "m", method="patchcore", steps=5, size=64,
-                                            settings=settings | {"most": most, "store": 4}))  # fmt: skip
+        plan = fitting.plan(
+            fitting.Request(
+                washers, tmp_path / "m", method="patchcore", steps=5, size=64, settings=settings | {"most": most, "store": 4}
+            )
+        )
         forecasts.append(fitting.forecast(plan, fitting.load_pictures(plan)))
         net = fitting.new_net(plan)[0]
         need = patchcore.demand(net, plan.canvas, len(plan.train))
@@ -214,13 +221,21 @@ def test_the_memory_is_the_same_bits_however_often_it_is_made() -> None:
 
 
 def test_the_engine_runs_both_stages(washers: Path, tmp_path: Path) -> None:
-    plan = fitting.plan(fitting.Request(washers, tmp_path / "m", method="patchcore", steps=3, size=64,
-                                        settings=dataclasses.asdict(TINY)))  # fmt: skip
+    plan = fitting.plan(
+        fitting.Request(washers, tmp_path / "m", method="patchcore", steps=3, size=64, settings=dataclasses.asdict(TINY))
+    )
     data, (net, _) = fitting.load_pictures(plan), fitting.new_net(plan)
     before = net.features.trunk.net.conv1.weight.clone()
     seen: list[str] = []
-    engine.fit(net, plan.method.stages(net, plan.settings), fitting.batches(plan, data), plan.budget, engine.Run(workers=0),
-               clean=lambda: data.clean_batches(4), on_tick=lambda tick: seen.append(tick.stage))  # fmt: skip
+    engine.fit(
+        net,
+        plan.method.stages(net, plan.settings),
+        fitting.batches(plan, data),
+        plan.budget,
+        engine.Run(workers=0),
+        clean=lambda: data.clean_batches(4),
+        on_tick=lambda tick: seen.append(tick.stage),
+    )
     assert seen == ["features"] * 3 + ["memory"] * -(-len(data) // 4)
     assert not torch.equal(net.features.trunk.net.conv1.weight, before)
     assert len(net.bank) == 64
@@ -267,10 +282,14 @@ def test_the_name_on_the_page_is_that_of_isstads_default(method: str) -> None:
 def test_a_cutpaste_model_gives_its_pictures_trunk(washers: Path, tmp_path: Path) -> None:
     """It may hold two residual networks; the one that saw whole pictures is meant."""
     cutpaste = METHODS["cutpaste"]
-    fitting.run(fitting.Request(washers, tmp_path / "c", method="cutpaste", steps=2, size=64,
-                                settings=dataclasses.asdict(cutpaste.tiny)))  # fmt: skip
-    request = fitting.Request(washers, tmp_path / "m", method="patchcore", size=64, settings=dataclasses.asdict(TINY),
-                              trunk=str(tmp_path / "c"))  # fmt: skip
+    fitting.run(
+        fitting.Request(
+            washers, tmp_path / "c", method="cutpaste", steps=2, size=64, settings=dataclasses.asdict(cutpaste.tiny)
+        )
+    )
+    request = fitting.Request(
+        washers, tmp_path / "m", method="patchcore", size=64, settings=dataclasses.asdict(TINY), trunk=str(tmp_path / "c")
+    )
     plan = fitting.plan(request)
     net, notes = fitting.new_net(plan)
     assert plan.trunk is not None

@@ -56,8 +56,11 @@ def test_the_result_is_the_one_that_scripts_rely_on(proved: tuple[dict[str, Any]
     elsewhere = result["rejected_elsewhere"]
     assert elsewhere["low"] <= elsewhere["value"] == elsewhere["count"] / elsewhere["of"] <= elsewhere["high"]
     assert [(row["kind"], row["contrast"]) for row in result["curves"]] == [
-        ("stain", 0.1), ("stain", 0.4), ("scratch", 0.1), ("scratch", 0.4),
-    ]  # fmt: skip
+        ("stain", 0.1),
+        ("stain", 0.4),
+        ("scratch", 0.1),
+        ("scratch", 0.4),
+    ]
     for row in result["curves"]:
         assert row["unit"] == "px"
         assert row["n"] == len([t for t in result["trials"] if (t["kind"], t["contrast"]) == (row["kind"], row["contrast"])])
@@ -100,8 +103,9 @@ def test_the_numbers_of_the_pictures_change_no_bound() -> None:
     rng, limits = np.random.default_rng(0), (30, 34, 5, 6, 7, 8, 9, 10, 4)  # each picture finds them from another size on
     trials = [
         pod.Trial("stain", 0.3, float(size), good, 1.0, "NG" if size > limits[good] else "OK", True)
-        for size in np.geomspace(4, 120, 24) for good in range(9)
-    ]  # fmt: skip
+        for size in np.geomspace(4, 120, 24)
+        for good in range(9)
+    ]
     orders = [[*range(9)], *(rng.permutation(9).tolist() for _ in range(4))]
     rows = [pod._curve(trials, "stain", 0.3, None, 0, order) for order in orders]
     assert rows[0]["a90_95_by"] == "bootstrap by picture"

@@ -76,11 +76,14 @@ def test_a_map_goes_back_to_where_the_part_lies() -> None:
     assert marked[40:60, 40:60].all()
 
 
-@pytest.mark.parametrize("picture", [
-    np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8),
-    np.full((96, 96, 3), 90, np.uint8),
-    np.rot90(plate(), 1).copy(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8),
+        np.full((96, 96, 3), 90, np.uint8),
+        np.rot90(plate(), 1).copy(),
+    ],
+)
 def test_no_pose_is_believed_where_the_part_is_not_to_be_seen(picture: Any) -> None:
     assert poses.find(picture, ALL, Template(TEMPLATE.grey, 0.8)) is None
 

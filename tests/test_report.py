@@ -35,9 +35,16 @@ SIZE = 128
 
 
 def make_model(
-    folder: Path, *, calibrated: bool = True, evaluated: bool = True, told: bool = True, name: str = HOSTILE,
-    size: int = SIZE, good: int = 40, per_kind: int = 5,
-) -> Path:  # fmt: skip
+    folder: Path,
+    *,
+    calibrated: bool = True,
+    evaluated: bool = True,
+    told: bool = True,
+    name: str = HOSTILE,
+    size: int = SIZE,
+    good: int = 40,
+    per_kind: int = 5,
+) -> Path:
     """A model folder as `fit` and `evaluate` leave it: rendered washers, judged for real by a plain detector."""
     parts = washers.write_demo_parts(folder.parent / "parts", good=good, test_good=20, per_kind=per_kind, size=size)
     (parts / "test/good/000.png").rename(parts / "test/good" / name)
@@ -64,9 +71,16 @@ def make_model(
 
 def make_config(size: int, checked: DataReport | None) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "format": 1, "method": "draem", "profile": "cpu", "settings": {"width": 16}, "canvas": [size, size], "seed": 0,
-        "flawforge_version": "0.1.0", "created": "2025-01-31T12:00:00+00:00", "score_rule": {"reduce": "max"},
-    }  # fmt: skip
+        "format": 1,
+        "method": "draem",
+        "profile": "cpu",
+        "settings": {"width": 16},
+        "canvas": [size, size],
+        "seed": 0,
+        "flawforge_version": "0.1.0",
+        "created": "2025-01-31T12:00:00+00:00",
+        "score_rule": {"reduce": "max"},
+    }
     if checked is None:
         return config
     steps = np.arange(0, 240, 2)
@@ -79,7 +93,7 @@ def make_config(size: int, checked: DataReport | None) -> dict[str, Any]:
             {"stage": "train", "step": int(step), "losses": dict(zip(("l2", "ssim", "focal"), row, strict=True))}
             for step, row in zip(steps, (losses * noise).tolist(), strict=True)
         ],
-    }  # fmt: skip
+    }
 
 
 def deviation(pictures: list[Any]) -> Network:

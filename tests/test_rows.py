@@ -16,9 +16,18 @@ from flawforge.judging.rows import UNFINISHED, open_results
 from flawforge.types import DataError, ModelError
 
 ROW: dict[str, Any] = {
-    "image_path": "a.png", "pred_score": -1.5, "p_value": 1.0, "verdict": "OK", "pred_label": False, "threshold": 2.0,
-    "regions": [{"x": 1}], "model_id": "0", "seconds": 0.1, "valid": True, "notes": ["one", "=two"],
-}  # fmt: skip
+    "image_path": "a.png",
+    "pred_score": -1.5,
+    "p_value": 1.0,
+    "verdict": "OK",
+    "pred_label": False,
+    "threshold": 2.0,
+    "regions": [{"x": 1}],
+    "model_id": "0",
+    "seconds": 0.1,
+    "valid": True,
+    "notes": ["one", "=two"],
+}
 
 
 def write(out: Path, form: str, *rows: dict[str, Any], end: BaseException | None = None) -> None:

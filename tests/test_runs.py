@@ -36,8 +36,18 @@ from flawforge_runtime.feed import inspect_paths
 from flawforge_runtime.inspector import Inspector
 
 FLAWFORGE = [sys.executable, "-m", "flawforge"]
-ODD = [b"\xe4\xff.png", b"=1+cmd.png", b"+1.png", b"-dash.png", b"@SUM(1).png", b"\t.png", b"two\nlines.png",
-       b"\x1b[31mred.png", "teil ä 零件.png".encode(), b"n" * 251 + b".png"]  # fmt: skip
+ODD = [
+    b"\xe4\xff.png",
+    b"=1+cmd.png",
+    b"+1.png",
+    b"-dash.png",
+    b"@SUM(1).png",
+    b"\t.png",
+    b"two\nlines.png",
+    b"\x1b[31mred.png",
+    "teil ä 零件.png".encode(),
+    b"n" * 251 + b".png",
+]
 
 
 def call(*arguments: object, **options: Any) -> Result:
@@ -110,10 +120,18 @@ def black_and_white(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), OSError(5, "Input/output error"), UnicodeEncodeError("utf-8", "\udce4", 0, 1, "no"), RecursionError(),
-     cv2.error("OpenCV(4)\n  broken\n"), RuntimeError("Infer Request\nis busy"), KeyError("k"), AssertionError()],
+    [
+        MemoryError(),
+        OSError(5, "Input/output error"),
+        UnicodeEncodeError("utf-8", "\udce4", 0, 1, "no"),
+        RecursionError(),
+        cv2.error("OpenCV(4)\n  broken\n"),
+        RuntimeError("Infer Request\nis busy"),
+        KeyError("k"),
+        AssertionError(),
+    ],
     ids=lambda error: type(error).__name__,
-)  # fmt: skip
+)
 def test_whatever_a_picture_raises_it_costs_that_picture(error: Exception, tmp_path: Path) -> None:
     paths = black_and_white(tmp_path)
     first, second, third = inspect_paths(fussy(error), paths)
@@ -132,8 +150,9 @@ def test_what_ends_a_run_ends_it(error: BaseException, tmp_path: Path) -> None:
         list(inspect_paths(fussy(error), black_and_white(tmp_path)))
 
 
-def test_odd_names_have_their_rows_and_overlays(odd: Path, tiny_model: Path, tmp_path: Path,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_odd_names_have_their_rows_and_overlays(
+    odd: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(odd)
     out = tmp_path / "out"
     result = call("inspect", tiny_model, ".", "-o", out, "--overlays")
@@ -186,8 +205,9 @@ def test_an_overlay_that_fails_costs_no_row(washers: Path, tiny_model: Path, tmp
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (result.exit_code, last(result)) == (
-        1, "flawforge: 6 overlays could not be written; they are named above, the rest is done.",
-    )  # fmt: skip
+        1,
+        "flawforge: 6 overlays could not be written; they are named above, the rest is done.",
+    )
     assert result.stderr.count("No overlay of") == 6
     assert len(table(tmp_path / "out")) == 6
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["overlays", "results.csv"]
@@ -204,15 +224,19 @@ def test_the_end_of_a_run_is_one_line(good: Path, tiny_model: Path, tmp_path: Pa
     assert (rows[0]["valid"], rows[0]["notes"]) == (True, [])
 
 
-def test_no_picture_is_an_error_and_makes_no_folder(good: Path, tiny_model: Path, box: Path, tmp_path: Path,
-                                                    capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_no_picture_is_an_error_and_makes_no_folder(
+    good: Path, tiny_model: Path, box: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     papers = tmp_path / "papers"
     papers.mkdir()
     for name in "abc":
         (papers / f"{name}.pdf").write_bytes(b"%PDF")
     words = f"No picture in {papers}: 3 files, all .pdf; give PNG, JPEG, BMP, TIFF or WebP."
-    for command in (["inspect", tiny_model, papers, "-o", tmp_path / "out"], ["drift", tiny_model, papers],
-                    ["bench", "speed", tiny_model, papers]):  # fmt: skip
+    for command in (
+        ["inspect", tiny_model, papers, "-o", tmp_path / "out"],
+        ["drift", tiny_model, papers],
+        ["bench", "speed", tiny_model, papers],
+    ):
         result = call(*command)
         assert (result.exit_code, last(result)) == (1, f"flawforge: {words}")
     assert not (tmp_path / "out").exists()
@@ -243,8 +267,9 @@ def remarked(path: Path, good: Path) -> Path:
     return path
 
 
-def test_what_a_decoder_remarks_does_not_come_between_the_rows(good: Path, tiny_model: Path, box: Path,
-                                                               tmp_path: Path) -> None:  # fmt: skip
+def test_what_a_decoder_remarks_does_not_come_between_the_rows(
+    good: Path, tiny_model: Path, box: Path, tmp_path: Path
+) -> None:
     path = str(remarked(tmp_path / "a.tif", good))
     commands = [*FLAWFORGE, "inspect", str(tiny_model), path], [sys.executable, "-m", "flawforge_runtime", str(box), path]
     for command in commands:
@@ -262,9 +287,9 @@ def test_bytes_on_standard_input_that_are_not_utf8(odd: Path, good: Path, tiny_m
     assert ["error" in row for row in rows] == [False, True, False]
 
 
-def test_the_runtime_judges_odd_names_and_counts_what_it_skips(odd: Path, good: Path, box: Path,
-                                                               capsys: pytest.CaptureFixture[str],
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_the_runtime_judges_odd_names_and_counts_what_it_skips(
+    odd: Path, good: Path, box: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert runtime_main([str(box), str(odd)]) == 0
     found = [os.fsencode(json.loads(line)["image_path"]) for line in capsys.readouterr().out.splitlines()]
     assert sorted(found) == sorted(os.fsencode(odd) + b"/" + name for name in ODD)
@@ -293,9 +318,14 @@ class Pressed(io.RawIOBase):
         return len(part)
 
 
-def test_ctrl_c_says_what_was_judged_and_where_it_lies(good: Path, tiny_model: Path, box: Path, tmp_path: Path,
-                                                       capsys: pytest.CaptureFixture[str],
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_ctrl_c_says_what_was_judged_and_where_it_lies(
+    good: Path,
+    tiny_model: Path,
+    box: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     out = tmp_path / "out"
     result = call("inspect", tiny_model, "-", "-o", out, "--format", "csv", input=Pressed(good, good))
     words = f"flawforge: Interrupted; 2 judged, the rows so far are in {out / 'results.csv'}."
@@ -351,9 +381,10 @@ def test_a_kill_leaves_every_row_and_a_second_run_is_refused_meanwhile(good: Pat
 def test_a_reader_that_has_seen_enough_ends_it_quietly(command: str, washers: Path, tiny_model: Path, box: Path) -> None:
     pictures = str(washers / "test")
     arguments = {
-        "inspect": [*FLAWFORGE, "inspect", str(tiny_model), pictures], "methods": [*FLAWFORGE, "methods"],
+        "inspect": [*FLAWFORGE, "inspect", str(tiny_model), pictures],
+        "methods": [*FLAWFORGE, "methods"],
         "runtime": [sys.executable, "-m", "flawforge_runtime", str(box), pictures],
-    }[command]  # fmt: skip
+    }[command]
     read, write = os.pipe()
     os.close(read)
     try:

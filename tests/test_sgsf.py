@@ -189,8 +189,9 @@ def test_half_precision_of_the_references_costs_less_than_a_grey_level() -> None
 def test_sizes_of_the_profiles() -> None:
     """paper: DRAEM's 69.0 M of the autoencoder, 28.4 M of the U-Net, and the fusion's convolutions."""
     with torch.device("meta"):
-        count = {name: sum(p.numel() for p in METHOD.build(config).parameters()) / 1e6
-                 for name, config in METHOD.profiles.items()}  # fmt: skip
+        count = {
+            name: sum(p.numel() for p in METHOD.build(config).parameters()) / 1e6 for name, config in METHOD.profiles.items()
+        }
     own, guides = (64, 128, 256, 512, 512), (128, 128, 256, 512, 1024)
     fusion = sum(9 * (o + g) * o + 3 * o for o, g in zip(own, guides, strict=True)) / 1e6
     assert count["paper"] == pytest.approx(69.0 + 28.4 + fusion, abs=0.1)
@@ -217,9 +218,10 @@ def losses_of(guidance: str, detach: bool = False, **changed: Any) -> tuple[Sgsf
     return net, loss(net, batch_of(goods, forged), config)
 
 
-@pytest.mark.parametrize(("guidance", "names"), [
-    ("reference", {"focal", "l2", "ssim"}), ("denoise", {"focal", "l2", "ssim"}), ("none", {"focal"})
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("guidance", "names"),
+    [("reference", {"focal", "l2", "ssim"}), ("denoise", {"focal", "l2", "ssim"}), ("none", {"focal"})],
+)
 def test_what_each_reading_is_trained_on(guidance: str, names: set[str]) -> None:
     net, losses = losses_of(guidance)
     assert set(losses) == names
@@ -264,8 +266,9 @@ def test_the_reference_is_reconstructed_not_the_forged_picture() -> None:
 
     class Mirror(torch.nn.Module):
         def decode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-            return x, [torch.zeros(len(x), c, x.shape[2] >> (k + 1), x.shape[3] >> (k + 1))
-                       for k, c in enumerate((2, 2, 4, 8, 16))]  # fmt: skip
+            return x, [
+                torch.zeros(len(x), c, x.shape[2] >> (k + 1), x.shape[3] >> (k + 1)) for k, c in enumerate((2, 2, 4, 8, 16))
+            ]
 
     goods = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(5))
     forged = goods.clone()
@@ -312,7 +315,12 @@ def test_published_judging() -> None:
     assert PAPER.show == "never"
     assert not PAPER.residual
     assert (PAPER.guidance, PAPER.forge_share, PAPER.focal_gamma, PAPER.batch, PAPER.references) == (
-        "reference", 0.75, 2.0, 16, 0)  # fmt: skip
+        "reference",
+        0.75,
+        2.0,
+        16,
+        0,
+    )
     rates = [sgsf.SCHEDULES[PAPER.schedule](p) for p in (0.0, 0.49, 0.5, 0.7, 0.9)]
     assert rates == pytest.approx([1, 1, 0.1, 0.01, 0.001])
 
@@ -364,8 +372,15 @@ def test_ten_good_pictures_suffice_and_the_references_travel_with_the_model(guid
 
 def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(washers: Path, tmp_path: Path) -> None:
     def request(name: str) -> fitting.Request:
-        return fitting.Request(washers, tmp_path / name, method="sgsf", steps=4, size=64, checkpoint_every=0.0,
-                               settings=dataclasses.asdict(TINY))  # fmt: skip
+        return fitting.Request(
+            washers,
+            tmp_path / name,
+            method="sgsf",
+            steps=4,
+            size=64,
+            checkpoint_every=0.0,
+            settings=dataclasses.asdict(TINY),
+        )
 
     fitting.run(request("straight"))
     ticks = 0
@@ -411,8 +426,7 @@ def test_it_learns_to_mark_what_the_reference_does_not_show() -> None:
 
     torch.manual_seed(0)
     net = METHODS["sgsf"].build(TINY)
-    engine.fit(net, METHODS["sgsf"].stages(net, TINY), batch, engine.Budget(steps=60), engine.Run(workers=0),
-               clean=every)  # fmt: skip
+    engine.fit(net, METHODS["sgsf"].stages(net, TINY), batch, engine.Budget(steps=60), engine.Run(workers=0), clean=every)
     held = batch(1, 0)
     with torch.inference_mode():
         found = net(torch.from_numpy(held.forged[:3])).map

@@ -15,15 +15,37 @@ from flawforge_runtime.calibrate import calibrate
 
 def curve(kind: str, contrast: float, bound: float | None, **more: Any) -> dict[str, Any]:
     points = [[5.0, 0.2, 0.1, 0.4], [20.0, 0.7, 0.5, 0.9], [80.0, 0.97, 0.85, 0.99]]
-    row = {"kind": kind, "contrast": contrast, "unit": "px", "a50": 9.2, "a90": 30.4, "a90_95": bound, "n": 48, "hits": 30,
-           "smallest": 5.0, "largest": 80.0, "points": points, "bins": [[5.0, 20.0, 9, 20, 0, 1]], "why": ""}  # fmt: skip
+    row = {
+        "kind": kind,
+        "contrast": contrast,
+        "unit": "px",
+        "a50": 9.2,
+        "a90": 30.4,
+        "a90_95": bound,
+        "n": 48,
+        "hits": 30,
+        "smallest": 5.0,
+        "largest": 80.0,
+        "points": points,
+        "bins": [[5.0, 20.0, 9, 20, 0, 1]],
+        "why": "",
+    }
     return row | more
 
 
 def proof(*curves: dict[str, Any]) -> dict[str, Any]:
-    return {"curves": list(curves), "goods": 40, "false_alarm": {"promised": 0.01}, "rejected_elsewhere": {"count": 0},
-            "forgers": {"trained_on": ["perlin"], "proved_with": ["scratch"], "families_trained_on": ["texture"],
-                        "families_proved_with": ["physical"]}}  # fmt: skip
+    return {
+        "curves": list(curves),
+        "goods": 40,
+        "false_alarm": {"promised": 0.01},
+        "rejected_elsewhere": {"count": 0},
+        "forgers": {
+            "trained_on": ["perlin"],
+            "proved_with": ["scratch"],
+            "families_trained_on": ["texture"],
+            "families_proved_with": ["physical"],
+        },
+    }
 
 
 @given(st.floats(0.01, 900), st.sampled_from(["px", "mm"]))
@@ -91,10 +113,15 @@ def test_charts_hold_every_contrast_and_escape_nothing_raw() -> None:
     assert "alarm" in str(charts.evidence([1.0, 2.0, 200.0], 111.0))
 
 
-@pytest.mark.parametrize(("row", "words"), [
-    ({"kind": "dent", "size": 12.4, "unit": "px", "contrast": 0.3, "score": 1.0, "group": "missed", "rejected": True},
-     "dent, 12 px, contrast 0.3, but it marks another place; score 1"),
-    ({"score": 1.0, "p_value": 0.25}, "score 1, p 0.25"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (
+            {"kind": "dent", "size": 12.4, "unit": "px", "contrast": 0.3, "score": 1.0, "group": "missed", "rejected": True},
+            "dent, 12 px, contrast 0.3, but it marks another place; score 1",
+        ),
+        ({"score": 1.0, "p_value": 0.25}, "score 1, p 0.25"),
+    ],
+)
 def test_captions(row: dict[str, Any], words: str) -> None:
     assert pod_words.caption(row) == words

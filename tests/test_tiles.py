@@ -71,7 +71,7 @@ def test_no_seam_where_tiles_disagree() -> None:
     def odd(some: list[tuple[int, int, Image]]) -> list[Any]:
         return [np.full(tile.shape[:2], order[left], np.float32) for _, left, tile in some]
 
-    (_, surface), = tiles.blended(tiles.Whole(pixels), 64, 4, odd)
+    ((_, surface),) = tiles.blended(tiles.Whole(pixels), 64, 4, odd)
     assert surface.max() > 0.9
     assert surface.min() < 0.1
     assert np.abs(np.diff(surface, axis=1)).max() < 0.1

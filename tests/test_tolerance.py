@@ -81,8 +81,14 @@ def test_every_picture_has_its_copies_under_its_own_index(washers: Path) -> None
 
 def test_a_model_that_tolerates_light_rejects_fewer_good_parts_in_other_light(washers: Path, tmp_path: Path) -> None:
     def dark_scores(tolerate: str) -> float:
-        request = fitting.Request(washers, tmp_path / f"m{tolerate}", method="patchstats", size=64, tolerate=tolerate,
-                                  settings=dataclasses.asdict(METHODS["patchstats"].tiny))  # fmt: skip
+        request = fitting.Request(
+            washers,
+            tmp_path / f"m{tolerate}",
+            method="patchstats",
+            size=64,
+            tolerate=tolerate,
+            settings=dataclasses.asdict(METHODS["patchstats"].tiny),
+        )
         model = fitting.run(request)
         assert model.content is not None
         assert model.content.config["tolerate"] == tolerate

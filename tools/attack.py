@@ -351,8 +351,9 @@ def runs(work: Path, options: argparse.Namespace) -> Found:
             shutil.rmtree(out, ignore_errors=True)
             done = subprocess.run(
                 command("inspect", work / model, folder, "-o", out, "--overlays", "--format", form),
-                capture_output=True, check=False,
-            )  # fmt: skip
+                capture_output=True,
+                check=False,
+            )
             found["count"] += owed
             found["crashes"] += b"Traceback" in done.stderr
             text = (out / f"results.{form}").read_text(encoding="utf-8") if out.exists() else ""
@@ -377,9 +378,12 @@ def full_disk(work: Path, options: argparse.Namespace) -> Found:
     for words in cases.values():
         before = bundle.read(work / "stats").card
         done = subprocess.run(
-            command(*words), capture_output=True, text=True, check=False,
+            command(*words),
+            capture_output=True,
+            text=True,
+            check=False,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)),
-        )  # fmt: skip
+        )
         found["count"] += 1
         found["crashes"] += "Traceback" in done.stderr or done.returncode != 1
         found["half_written"] += any((work / name).exists() for name in ("f1", "f2", "f3.html", "f4.json"))
@@ -453,9 +457,14 @@ def numerics(work: Path, options: argparse.Namespace) -> Found:
 
 
 TESTS: dict[str, Callable[[Path, argparse.Namespace], Found]] = {
-    "numerics": numerics, "runs": runs, "threads": threads, "full disk": full_disk, "pictures": pictures,
-    "folders": folders, "kills": kills,
-}  # fmt: skip
+    "numerics": numerics,
+    "runs": runs,
+    "threads": threads,
+    "full disk": full_disk,
+    "pictures": pictures,
+    "folders": folders,
+    "kills": kills,
+}
 COLUMNS = ("count", "crashes", "hangs", "wrong", "lost", "half_written", "noted", "read", "refused", "killed")
 
 

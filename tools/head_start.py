@@ -156,13 +156,21 @@ def main() -> None:
     kept = {name: value for name, value in net.state_dict().items() if name.startswith(("unet.", "skip", "bias"))}
     data = save({name: (each.half() if each.is_floating_point() else each).contiguous() for name, each in kept.items()})
     made = {
-        "script": "tools/head_start.py", "seed": options.seed, "minutes": options.minutes, "workers": options.workers,
-        "learning_rate": options.learning_rate, "steps": step, "products": sum(drawn),
+        "script": "tools/head_start.py",
+        "seed": options.seed,
+        "minutes": options.minutes,
+        "workers": options.workers,
+        "learning_rate": options.learning_rate,
+        "steps": step,
+        "products": sum(drawn),
         "onward_from": recipe() if options.onward else None,
-        "pictures": PICTURES, "size": SIZE, "forgers": list(guided.FORGED),
+        "pictures": PICTURES,
+        "size": SIZE,
+        "forgers": list(guided.FORGED),
         "form": {name: getattr(config, name) for name in guided.FORM},
-        "sha256": hashlib.sha256(data).hexdigest(), "photographs": 0,
-    }  # fmt: skip
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "photographs": 0,
+    }
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "guided.safetensors", data)
     write_atomically(options.out / "guided.json", (json.dumps(made, indent=1) + "\n").encode())

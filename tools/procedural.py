@@ -125,8 +125,14 @@ def material(product: np.random.Generator, grey: bool) -> Material:
     colour = np.full(3, product.uniform(0.1, 0.9)) if grey else product.uniform(0.08, 0.92, 3)
     tint = np.ones(3) if grey or product.random() < 0.7 else product.uniform(0.3, 1, 3)
     depth = float(np.exp(product.uniform(np.log(0.01), np.log(0.16))))
-    return Material(colour.astype(np.float32), tint.astype(np.float32), depth, tuple(kinds), bool(product.random() < 0.75),
-                    int(product.integers(2**31)))  # fmt: skip
+    return Material(
+        colour.astype(np.float32),
+        tint.astype(np.float32),
+        depth,
+        tuple(kinds),
+        bool(product.random() < 0.75),
+        int(product.integers(2**31)),
+    )
 
 
 def outline(product: np.random.Generator, size: int) -> NDArray[np.float32]:
@@ -207,11 +213,15 @@ def product(seed: int, size: int = 256) -> Product:
         pieces.append((corners, place.astype(np.float32), material(rng, grey), rim))
     lie = rng.choice(3, p=(0.6, 0.2, 0.2))  # in place, loose, anyhow
     return Product(
-        size, material(rng, grey), tuple(pieces),
+        size,
+        material(rng, grey),
+        tuple(pieces),
         shift=float(rng.uniform(*((0, 1.5), (2, 8), (4, 0.08 * size))[lie])),
         turn=float(rng.uniform(*((0, 0.8), (1, 5), (90, 360))[lie])),
-        gain=float(rng.uniform(0, 0.08)), slope=float(rng.uniform(0, 0.1)),
+        gain=float(rng.uniform(0, 0.08)),
+        slope=float(rng.uniform(0, 0.1)),
         noise=float(np.exp(rng.uniform(np.log(0.003), np.log(0.03)))),
-        blur=float(rng.uniform(0.4, 1.2) * (rng.random() < 0.7)), grey=grey,
+        blur=float(rng.uniform(0.4, 1.2) * (rng.random() < 0.7)),
+        grey=grey,
         wander=float(rng.uniform(0, 2) * (rng.random() < 0.2)),
-    )  # fmt: skip
+    )

@@ -58,6 +58,7 @@ __all__ = [
     "Turn",
 ]
 
+
 @dataclass(frozen=True)
 class Sample:
     """What a forger may look at.

@@ -154,8 +154,14 @@ def test_every_parameter_learns(method: Method) -> None:
         forged = np.where(mask > 0, 1 - clean, clean)
         return Batch(forged, clean, mask, np.ones_like(mask), np.arange(4), np.array([1, 2, 1, 1]))
 
-    engine.fit(net, stages, batch, engine.Budget(steps=3 * len(stages)), engine.Run(workers=0),
-               clean=lambda: (batch(0, step) for step in range(2)))  # fmt: skip
+    engine.fit(
+        net,
+        stages,
+        batch,
+        engine.Budget(steps=3 * len(stages)),
+        engine.Run(workers=0),
+        clean=lambda: (batch(0, step) for step in range(2)),
+    )
     still = [name for name, value in net.named_parameters() if torch.equal(value, before[name])]
     assert still == []
 
@@ -174,8 +180,9 @@ def golden_of(method: Method) -> dict[str, Any]:
     one = np.ones((8, 1, 64, 64), np.float32)
     clean = Batch(good[:8], good[:8], 0 * one, one, np.arange(8))
     looks = [stage for stage in method.stages(net, method.tiny) if isinstance(stage, Collect)]
-    engine.fit(net, looks, lambda stage, step: clean, engine.Budget(steps=1), engine.Run(workers=0),
-               clean=lambda: iter([clean]))  # fmt: skip
+    engine.fit(
+        net, looks, lambda stage, step: clean, engine.Budget(steps=1), engine.Run(workers=0), clean=lambda: iter([clean])
+    )
     with torch.inference_mode():
         evidence: Evidence = net.eval()(torch.from_numpy(good[8:]))
     values = evidence.map[0, ::16, ::16].flatten().tolist()

@@ -1,8 +1,8 @@
 """flawforge_runtime: judge pictures with a flawforge model, without torch. flawforge itself judges with this code.
 
-    import flawforge_runtime
-    inspector = flawforge_runtime.load("exported/part")
-    decision = inspector("part.png")    # .verdict, .pred_score, .p_value, .regions, .anomaly_map
+import flawforge_runtime
+inspector = flawforge_runtime.load("exported/part")
+decision = inspector("part.png")    # .verdict, .pred_score, .p_value, .regions, .anomaly_map
 """
 
 from __future__ import annotations

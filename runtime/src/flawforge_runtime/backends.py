@@ -222,5 +222,3 @@ def _in_order(given: set[str]) -> list[str]:
     if not {"map", "score"} <= given:
         raise ModelError(f"The network gives {', '.join(sorted(given))}; map and score are needed: export the model again.")
     return [name for name in OUTPUTS if name in given]
-
-

@@ -286,7 +286,9 @@ def _read(folder: Path) -> Content:
         raise ModelError(DAMAGED.format(folder=folder, why="manifest.json does not list the model's files"))
     data: dict[str, bytes] = {}
     for name, entry in listed.items():
-        data[name] = _newest(folder, name, entry["bytes"]) if committed else _bytes(folder, name, folder / name, entry["bytes"])
+        data[name] = (
+            _newest(folder, name, entry["bytes"]) if committed else _bytes(folder, name, folder / name, entry["bytes"])
+        )
         if hashlib.sha256(data[name]).hexdigest() != entry["sha256"]:
             raise ModelError(DAMAGED.format(folder=folder, why=f"the sha256 of {name} is not the one in manifest.json"))
     return _content(folder, data)

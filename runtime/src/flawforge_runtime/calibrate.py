@@ -105,8 +105,11 @@ class Rules:
             return verdict, ""
         unit = "px" if self.mm_per_pixel is None else "mm2"
         counted = self.counted(areas)
-        return "OK", f"{verdict} by its score, OK by rule: {counted} regions of {self.min_area:g} {unit} or more, " \
-                     f"{self.max_count} allowed"  # fmt: skip
+        return (
+            "OK",
+            f"{verdict} by its score, OK by rule: {counted} regions of {self.min_area:g} {unit} or more, "
+            f"{self.max_count} allowed",
+        )
 
 
 @dataclass(frozen=True)
@@ -203,23 +206,44 @@ class Calibration:
         alarm = self.false_alarm if false_alarm is None else false_alarm
         above = max(self.review, alarm) if review is None else review
         confidence = self.confidence if confidence is None else confidence
-        new = calibrate(self.scores, alarm, review=above, peaks=self.peaks, confidence=confidence, per_part=self.per_part,
-                        rules=self.rules if rules is None else rules)  # fmt: skip
+        new = calibrate(
+            self.scores,
+            alarm,
+            review=above,
+            peaks=self.peaks,
+            confidence=confidence,
+            per_part=self.per_part,
+            rules=self.rules if rules is None else rules,
+        )
         if threshold is not None and not math.isfinite(threshold):
             raise CalibrationError(f"A threshold of {threshold:g} was given; give a finite score.")
-        return replace(new, fixed=self.fixed if threshold is None else float(threshold), looks=self.looks,
-                       folds=self.folds, pictures=self.pictures)  # fmt: skip
+        return replace(
+            new,
+            fixed=self.fixed if threshold is None else float(threshold),
+            looks=self.looks,
+            folds=self.folds,
+            pictures=self.pictures,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, thresholds included for readers in other languages."""
         return {
-            "n": self.n, "false_alarm": self.false_alarm, "review": self.review, "confidence": self.confidence,
-            "per_part": self.per_part, "folds": self.folds, "rules": asdict(self.rules),
-            "fixed": self.fixed, "threshold": self.threshold,
-            "review_threshold": self.review_threshold, "pixel_threshold": self.pixel_threshold,
-            "scores": list(self.scores), "peaks": list(self.peaks),
-            "looks": {name: list(values) for name, values in self.looks.items()}, "pictures": list(self.pictures),
-        }  # fmt: skip
+            "n": self.n,
+            "false_alarm": self.false_alarm,
+            "review": self.review,
+            "confidence": self.confidence,
+            "per_part": self.per_part,
+            "folds": self.folds,
+            "rules": asdict(self.rules),
+            "fixed": self.fixed,
+            "threshold": self.threshold,
+            "review_threshold": self.review_threshold,
+            "pixel_threshold": self.pixel_threshold,
+            "scores": list(self.scores),
+            "peaks": list(self.peaks),
+            "looks": {name: list(values) for name, values in self.looks.items()},
+            "pictures": list(self.pictures),
+        }
 
 
 def calibrate(
@@ -263,10 +287,16 @@ def _refuse_nan(score: float) -> None:
 def calibration_from_dict(data: Mapping[str, Any]) -> Calibration:
     """The inverse of `Calibration.as_dict`; the thresholds are derived again, so a hand-edited one has no effect."""
     calibration = calibrate(
-        data["scores"], data["false_alarm"], review=data["review"], peaks=data["peaks"], confidence=data.get("confidence"),
-        per_part=bool(data.get("per_part", False)), rules=Rules(**data.get("rules", {})),
-    )  # fmt: skip
+        data["scores"],
+        data["false_alarm"],
+        review=data["review"],
+        peaks=data["peaks"],
+        confidence=data.get("confidence"),
+        per_part=bool(data.get("per_part", False)),
+        rules=Rules(**data.get("rules", {})),
+    )
     looks = {str(name): tuple(map(float, values)) for name, values in data.get("looks", {}).items()}
     pictures = tuple(map(str, data.get("pictures", ())))
-    return replace(calibration.moved(threshold=data.get("fixed")), looks=looks, folds=int(data.get("folds", 0)),
-                   pictures=pictures)  # fmt: skip
+    return replace(
+        calibration.moved(threshold=data.get("fixed")), looks=looks, folds=int(data.get("folds", 0)), pictures=pictures
+    )

@@ -22,8 +22,19 @@ from flawforge_runtime.types import CalibrationError, DataError, Decision, Flawf
 
 POLL = 0.2  # seconds between two looks at a watched folder
 SETTLED = 2  # looks in a row at which a file must have the same size and time, so that half a file is not judged
-FIELDS = ("image_path", "pred_score", "p_value", "verdict", "pred_label", "threshold", "regions", "model_id", "seconds",
-          "valid", "notes")  # fmt: skip
+FIELDS = (
+    "image_path",
+    "pred_score",
+    "p_value",
+    "verdict",
+    "pred_label",
+    "threshold",
+    "regions",
+    "model_id",
+    "seconds",
+    "valid",
+    "notes",
+)
 
 Say = Callable[[str], None]
 
@@ -52,11 +63,18 @@ def inspect_paths(inspector: Callable[[Path], Decision], paths: Iterable[Path]) 
 def row(decision: Decision, model_id: str) -> dict[str, Any]:
     """The result fields (FIELDS) that other people's scripts rely on, JSON-able. A higher score is stranger."""
     return {
-        "image_path": decision.image_path, "pred_score": decision.pred_score, "p_value": decision.p_value,
-        "verdict": decision.verdict, "pred_label": decision.pred_label, "threshold": decision.threshold,
-        "regions": [dataclasses.asdict(region) for region in decision.regions], "model_id": model_id,
-        "seconds": round(decision.seconds, 4), "valid": decision.valid, "notes": list(decision.notes),
-    }  # fmt: skip
+        "image_path": decision.image_path,
+        "pred_score": decision.pred_score,
+        "p_value": decision.p_value,
+        "verdict": decision.verdict,
+        "pred_label": decision.pred_label,
+        "threshold": decision.threshold,
+        "regions": [dataclasses.asdict(region) for region in decision.regions],
+        "model_id": model_id,
+        "seconds": round(decision.seconds, 4),
+        "valid": decision.valid,
+        "notes": list(decision.notes),
+    }
 
 
 def row_of(result: Decision | tuple[Path, str], model_id: str) -> dict[str, Any]:

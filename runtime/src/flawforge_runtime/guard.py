@@ -158,10 +158,13 @@ def _whole(grey: NDArray[np.uint8], down: NDArray[Any], across: NDArray[Any], we
     edge = np.abs(np.asarray(cv2.Laplacian(grey, cv2.CV_16S)))
     sharp = float(edge.mean() if weight is None else edge[weight > 0.5].mean() if judged.size else 0.0)
     found = (
-        float(values.mean()), float(values.std()), math.log(sharp + TINY),
-        float((down.max(axis=1) == 0).mean()), float((across.max(axis=0) == 0).mean()),
+        float(values.mean()),
+        float(values.std()),
+        math.log(sharp + TINY),
+        float((down.max(axis=1) == 0).mean()),
+        float((across.max(axis=0) == 0).mean()),
         float(((values <= 1) | (values >= 254)).mean()),
-    )  # fmt: skip
+    )
     return np.array([value / floor for value, (floor, _) in zip(found, WHOLE.values(), strict=True)], dtype=np.float32)
 
 
@@ -305,12 +308,17 @@ class Guard:
         """JSON-able."""
         parts = ("middle", "spread", "centre", "whiten")
         return {
-            "size": list(self.size), "count": self.count, "flagged": self.flagged, "apart": list(self.apart),
-            "limits": dict(self.limits), "low": list(self.low), "high": list(self.high),
+            "size": list(self.size),
+            "count": self.count,
+            "flagged": self.flagged,
+            "apart": list(self.apart),
+            "limits": dict(self.limits),
+            "low": list(self.low),
+            "high": list(self.high),
             "reference": {
                 part: {name: _listed(each) for name, each in getattr(self.reference, part).items()} for part in parts
             },
-        }  # fmt: skip
+        }
 
 
 def _band(axis: int, band: int) -> str:

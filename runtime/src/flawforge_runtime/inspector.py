@@ -251,25 +251,46 @@ class Inspector:
             regions = (Region(column, row, 1, 1, 1, judged.peak),)
         verdict, by_rule = calibration.rules.judge(verdict, [region.area for region in regions])
         return Decision(
-            image_path=image_path, pred_score=judged.score, p_value=calibration.p_value(judged.score), verdict=verdict,
-            pred_label=verdict == "NG", threshold=calibration.threshold, anomaly_map=judged.anomaly_map, pred_mask=mask,
-            regions=regions, seconds=time.perf_counter() - start,
+            image_path=image_path,
+            pred_score=judged.score,
+            p_value=calibration.p_value(judged.score),
+            verdict=verdict,
+            pred_label=verdict == "NG",
+            threshold=calibration.threshold,
+            anomaly_map=judged.anomaly_map,
+            pred_mask=mask,
+            regions=regions,
+            seconds=time.perf_counter() - start,
             notes=(*notes, *judged.notes, *((by_rule,) if by_rule else ())),
-        )  # fmt: skip
+        )
 
     def _invalid(
-        self, calibration: Calibration, judged: Judged, mask: Mask, regions: tuple[Region, ...], image_path: str,
-        notes: tuple[str, ...], start: float,
-    ) -> Decision:  # fmt: skip
+        self,
+        calibration: Calibration,
+        judged: Judged,
+        mask: Mask,
+        regions: tuple[Region, ...],
+        image_path: str,
+        notes: tuple[str, ...],
+        start: float,
+    ) -> Decision:
         """NG for a picture like no good one: stranger than every good picture, its p-value at the floor, rules put aside."""
         h, w = judged.anomaly_map.shape
         score = max(judged.score, calibration.beyond)
         return Decision(
-            image_path=image_path, pred_score=score, p_value=calibration.p_value(score), verdict="NG", pred_label=True,
-            threshold=calibration.threshold, anomaly_map=judged.anomaly_map, pred_mask=mask,
-            regions=regions or (Region(0, 0, w, h, w * h, judged.peak),), seconds=time.perf_counter() - start,
-            notes=(judged.unlike, *notes, *judged.notes), valid=False,
-        )  # fmt: skip
+            image_path=image_path,
+            pred_score=score,
+            p_value=calibration.p_value(score),
+            verdict="NG",
+            pred_label=True,
+            threshold=calibration.threshold,
+            anomaly_map=judged.anomaly_map,
+            pred_mask=mask,
+            regions=regions or (Region(0, 0, w, h, w * h, judged.peak),),
+            seconds=time.perf_counter() - start,
+            notes=(judged.unlike, *notes, *judged.notes),
+            valid=False,
+        )
 
     def _judge_tiled(self, picture: images.Picture) -> Judged:
         unlike = self._unlike(picture.pixels, picture.pixels)

@@ -293,8 +293,14 @@ class Regions:
             return
         self.parent[b] = a
         own, other = self.boxes[a], self.boxes[b]
-        self.boxes[a] = [min(own[0], other[0]), min(own[1], other[1]), max(own[2], other[2]), max(own[3], other[3]),
-                         own[4] + other[4], max(own[5], other[5])]  # fmt: skip
+        self.boxes[a] = [
+            min(own[0], other[0]),
+            min(own[1], other[1]),
+            max(own[2], other[2]),
+            max(own[3], other[3]),
+            own[4] + other[4],
+            max(own[5], other[5]),
+        ]
 
     def found(self) -> tuple[Region, ...]:
         """The strangest first."""
@@ -303,4 +309,3 @@ class Regions:
             if self.parent[label] == label:
                 regions.append(Region(int(left), int(top), int(right - left), int(bottom - top), int(area), peak))
         return tuple(sorted(regions, key=lambda region: -region.peak))
-

@@ -18,9 +18,20 @@ def main() -> None:
     """
 
 
-
 for command in (
-    learn.demo, learn.fit, learn.calibrate, judge.inspect, judge.export, judge.bench, prove.evaluate, prove.pod, prove.drift,
-    prove.report, show.forge, show.methods, show.forgers, show.doctor,
-):  # fmt: skip
+    learn.demo,
+    learn.fit,
+    learn.calibrate,
+    judge.inspect,
+    judge.export,
+    judge.bench,
+    prove.evaluate,
+    prove.pod,
+    prove.drift,
+    prove.report,
+    show.forge,
+    show.methods,
+    show.forgers,
+    show.doctor,
+):
     main.add_command(command)

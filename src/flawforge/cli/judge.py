@@ -29,22 +29,38 @@ from flawforge.types import ConfigError
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for results and overlays. [default: print rows]")
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), help="Row format. [default: csv, and jsonl for - and "
-              "--watch]")  # fmt: skip
+@click.option(
+    "--format", "form", type=click.Choice(["csv", "jsonl"]), help="Row format. [default: csv, and jsonl for - and --watch]"
+)
 @click.option("--overlays", is_flag=True, help="Also write each picture with its heat map and marked regions; needs -o.")
 @click.option("--threshold", type=float, help="NG above this score, instead of MODEL's own threshold.")
 @click.option("--false-alarm", type=float, help="Another promised share of NG among good parts. [default: MODEL's own]")
 @click.option("--review", type=float, help="Another promised share of NG or REVIEW. [default: MODEL's own]")
 @click.option("--confidence", type=float, help="Keep the rates with this probability. [default: as MODEL does]")
 @with_rules
-@click.option("--watch", type=click.Path(path_type=Path), help="Judge pictures as they come to lie in this folder, until "
-              "Ctrl-C.")  # fmt: skip
+@click.option(
+    "--watch", type=click.Path(path_type=Path), help="Judge pictures as they come to lie in this folder, until Ctrl-C."
+)
 @with_device
 @with_backend
 @with_max_pixels
-def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str | None, overlays: bool, watch: Path | None,
-            device: str, backend: str | None, threads: int | None, max_pixels: int, threshold: float | None,
-            false_alarm: float | None, review: float | None, confidence: float | None, **rules: Any) -> None:  # fmt: skip
+def inspect(
+    model: Path,
+    paths: tuple[Path, ...],
+    out: Path | None,
+    form: str | None,
+    overlays: bool,
+    watch: Path | None,
+    device: str,
+    backend: str | None,
+    threads: int | None,
+    max_pixels: int,
+    threshold: float | None,
+    false_alarm: float | None,
+    review: float | None,
+    confidence: float | None,
+    **rules: Any,
+) -> None:
     """Judge PATHS (pictures or folders) with MODEL: OK, REVIEW or NG, one row each.
 
     A path of - reads paths from standard input, one a line, and gives a JSON line for each as it comes. Rates, threshold
@@ -85,13 +101,15 @@ def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str | 
                 if not source.watching:  # the way to end a watch
                     raise
     except KeyboardInterrupt:
-        fail(f"Interrupted; {tally.count} judged, the rows so far are {place}." if tally.count else
-             "Interrupted before the first picture was judged.")  # fmt: skip
+        fail(
+            f"Interrupted; {tally.count} judged, the rows so far are {place}."
+            if tally.count
+            else "Interrupted before the first picture was judged."
+        )
     if out is not None or source.watching:
         say(f"{tally}; rows are {place}", err=out is None)
     if faults := tally.faults(source.missed):
         fail(faults)
-
 
 
 @click.command()
@@ -99,8 +117,11 @@ def inspect(model: Path, paths: tuple[Path, ...], out: Path | None, form: str | 
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
 @click.option("--to", required=True, type=click.Choice(["onnx", "openvino"]), help="What will judge.")
 @click.option("--int8", is_flag=True, help="Weights and activations in 8 bits: faster, and no longer the same scores.")
-@click.option("--good", type=click.Path(path_type=Path), help="Good pictures to compare on. [default: those that fit held "
-              "back, where they still are]")  # fmt: skip
+@click.option(
+    "--good",
+    type=click.Path(path_type=Path),
+    help="Good pictures to compare on. [default: those that fit held back, where they still are]",
+)
 @click.option("--pictures", default=64, show_default=True, help="How many to compare, half of them forged; at least 64.")
 @click.option("--max-flips", default=0.02, show_default=True, help="With --int8: share of verdicts that may change.")
 @with_seed
@@ -125,7 +146,6 @@ def export(model: Path, out: Path, to: str, **options: Any) -> None:
     say(f"export: {out}")
 
 
-
 @click.command()
 @click.argument("what", metavar="WHAT", type=click.Choice(["speed"]))
 @click.argument("model", type=click.Path(path_type=Path))
@@ -133,8 +153,9 @@ def export(model: Path, out: Path, to: str, **options: Any) -> None:
 @click.option("--repeats", default=200, show_default=True, help="Judgements to time; at least 20.")
 @click.option("--threads", type=int, help="Threads of the network, at most the cores. [default: all]")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
-def bench(what: str, model: Path, paths: tuple[Path, ...], repeats: int, threads: int | None,
-          json_file: Path | None) -> None:  # fmt: skip
+def bench(
+    what: str, model: Path, paths: tuple[Path, ...], repeats: int, threads: int | None, json_file: Path | None
+) -> None:
     """Measure; WHAT is speed: MODEL, a model or an export, on PATHS from file to verdict, memory, and the cold start."""
     from flawforge.judging import speed
     from flawforge.reporting.overlays import write_json
@@ -146,4 +167,3 @@ def bench(what: str, model: Path, paths: tuple[Path, ...], repeats: int, threads
         write_json(json_file, result)
     for line in speed.lines(result):
         say(line)
-

@@ -30,40 +30,74 @@ from flawforge_runtime.names import shown
 METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports neither OpenCV nor torch (tested)
 
 
-
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model folder to write; must not exist.")
 @click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
 @click.option("--profile", default="", help="A method's settings by name, such as cpu or paper. [default: cpu]")
 @click.option("--minutes", type=float, help="Training time, where a method trains. [default: 10, or its schedule]")
-@click.option("--clock", default="wall", show_default=True, help="What --minutes counts: wall, or cpu = processor time, "
-              "which a busy machine does not shorten.")  # fmt: skip
+@click.option(
+    "--clock",
+    default="wall",
+    show_default=True,
+    help="What --minutes counts: wall, or cpu = processor time, which a busy machine does not shorten.",
+)
 @click.option("--steps", type=int, help="Training steps instead of minutes; repeatable to the bit.")
 @click.option("--size", default=256, show_default=True, help="Working size: a canvas of about SIZE x SIZE pixels.")
-@click.option("--depth", type=click.IntRange(8, 16), help="Bits of the camera behind 16-bit pictures, for example 12; kept "
-              "with the model. [default: 16]")  # fmt: skip
+@click.option(
+    "--depth",
+    type=click.IntRange(8, 16),
+    help="Bits of the camera behind 16-bit pictures, for example 12; kept with the model. [default: 16]",
+)
 @click.option("--tile", type=int, help="Cut large pictures into tiles of so many of their pixels; each becomes a canvas.")
-@click.option("--roi", type=click.Path(path_type=Path), help="Mask picture, white = judged; or auto: where the good "
-              "pictures show a part on its background.")  # fmt: skip
-@click.option("--ignore", type=click.Path(path_type=Path), help="Mask picture, white = not judged, and nothing "
-              "is forged there.")  # fmt: skip
-@click.option("--align", default="auto", show_default=True, help="Lay parts alike before they are judged: auto = where good "
-              "pictures show that it pays, on, or off.")  # fmt: skip
+@click.option(
+    "--roi",
+    type=click.Path(path_type=Path),
+    help="Mask picture, white = judged; or auto: where the good pictures show a part on its background.",
+)
+@click.option(
+    "--ignore", type=click.Path(path_type=Path), help="Mask picture, white = not judged, and nothing is forged there."
+)
+@click.option(
+    "--align",
+    default="auto",
+    show_default=True,
+    help="Lay parts alike before they are judged: auto = where good pictures show that it pays, on, or off.",
+)
 @click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to forge textures from.")
-@click.option("--init", type=click.Path(path_type=Path), help="Start from a model folder, a .safetensors file of outside "
-              "weights, or timm:NAME, for methods that can.")  # fmt: skip
-@click.option("--trunk", default="", help="Network whose features a method looks at: lite0, lite1 or lite2 (ImageNet's, "
-              "from an installed package), a model folder, a .safetensors file or timm:NAME; none or a ResNet's name = "
-              "learnt from DATA alone. [default: the method's own]")  # fmt: skip
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    help="Start from a model folder, a .safetensors file of outside weights, or timm:NAME, for methods that can.",
+)
+@click.option(
+    "--trunk",
+    default="",
+    help="Network whose features a method looks at: lite0, lite1 or lite2 (ImageNet's, "
+    "from an installed package), a model folder, a .safetensors file or timm:NAME; none or a ResNet's name = "
+    "learnt from DATA alone. [default: the method's own]",
+)
 @with_rates
-@click.option("--holdout", default="0.2", show_default=True, help="Share of good pictures held back for calibration, or a "
-              "file name pattern such as 'batch7*'.")  # fmt: skip
+@click.option(
+    "--holdout",
+    default="0.2",
+    show_default=True,
+    help="Share of good pictures held back for calibration, or a file name pattern such as 'batch7*'.",
+)
 @with_group_by
-@click.option("--folds", type=int, help="For few pictures: learn from all and calibrate on all, by so many fits more, each "
-              "of the same length; a weaker promise than a hold-out's.")  # fmt: skip
-@click.option("--tolerate", default="", metavar="KINDS", help="Variation that good parts may show although the pictures do "
-              "not: all, or any of brightness,turn,shift,jpeg,blur. It is learnt, and costs sensitivity.")  # fmt: skip
+@click.option(
+    "--folds",
+    type=int,
+    help="For few pictures: learn from all and calibrate on all, by so many fits more, each "
+    "of the same length; a weaker promise than a hold-out's.",
+)
+@click.option(
+    "--tolerate",
+    default="",
+    metavar="KINDS",
+    help="Variation that good parts may show although the pictures do "
+    "not: all, or any of brightness,turn,shift,jpeg,blur. It is learnt, and costs sensitivity.",
+)
 @with_seed
 @click.option("--workers", default=1, show_default=True, help="Threads that forge ahead; changes speed, never results.")
 @with_device
@@ -74,8 +108,18 @@ METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports n
 @click.option("--checkpoint-every", default=60.0, show_default=True, help="Seconds between checkpoints.")
 @click.option("--dry-run", is_flag=True, help="Check the data, forecast time and memory, and stop.")
 @with_max_pixels
-def fit(data: Path, out: Path, pairs: tuple[str, ...], config: Path | None, holdout: str, devices: int, resume: bool,
-        dry_run: bool, folds: int | None, **options: Any) -> None:  # fmt: skip
+def fit(
+    data: Path,
+    out: Path,
+    pairs: tuple[str, ...],
+    config: Path | None,
+    holdout: str,
+    devices: int,
+    resume: bool,
+    dry_run: bool,
+    folds: int | None,
+    **options: Any,
+) -> None:
     """Learn good parts from DATA and write a calibrated model.
 
     DATA is a folder in MVTec layout (only train/good is read), a plain folder of good pictures, or a CSV with image_path.
@@ -99,7 +143,6 @@ def fit(data: Path, out: Path, pairs: tuple[str, ...], config: Path | None, hold
         _fit(request, resume, dry_run)
 
 
-
 @contextmanager
 def _resumable(out: Path) -> Iterator[None]:
     """Ctrl-C in a fit promises --resume only where there is a checkpoint to resume from."""
@@ -113,7 +156,6 @@ def _resumable(out: Path) -> Iterator[None]:
         fail("Interrupted; the fit goes on with the same command and --resume.")
 
 
-
 def _fit_in_folds(request: Any, folds: int) -> None:
     from flawforge.fitting.folds import run
 
@@ -122,7 +164,6 @@ def _fit_in_folds(request: Any, folds: int) -> None:
     _say_promise(inspector.calibration)
     _say_guard(inspector.guard)
     say(f"model: {request.out}")
-
 
 
 def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
@@ -155,14 +196,17 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
             bar.update(100 * tick.progress - bar.n)
 
         inspector = fitting.run(
-            request, resume=resume, made=plan, pictures=pictures, on_tick=on_tick,
+            request,
+            resume=resume,
+            made=plan,
+            pictures=pictures,
+            on_tick=on_tick,
             show=lambda line: bar.write(f"  {shown(line)}"),
-        )  # fmt: skip
+        )
     _say_promise(inspector.calibration)
     _say_guard(inspector.guard)
     say(f"model: {request.out}")
     return inspector
-
 
 
 def _say_promise(calibration: Any) -> None:
@@ -177,7 +221,6 @@ def _say_promise(calibration: Any) -> None:
     )
 
 
-
 def _say_guard(guard: Any) -> None:
     if guard is None:
         return
@@ -190,13 +233,11 @@ def _say_guard(guard: Any) -> None:
     )
 
 
-
 def _share_or_pattern(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
         return text
-
 
 
 @click.command()
@@ -207,9 +248,18 @@ def _share_or_pattern(text: str) -> float | str:
 @with_rules
 @with_device
 @with_backend
-def calibrate(model: Path, good: Path, false_alarm: float | None, review: float | None, confidence: float | None,
-              group_by: str | None, device: str, backend: str | None, threads: int | None,
-              **rules: Any) -> None:  # fmt: skip
+def calibrate(
+    model: Path,
+    good: Path,
+    false_alarm: float | None,
+    review: float | None,
+    confidence: float | None,
+    group_by: str | None,
+    device: str,
+    backend: str | None,
+    threads: int | None,
+    **rules: Any,
+) -> None:
     """Set MODEL's thresholds anew from GOOD pictures that it was not trained on.
 
     Rules take a verdict back to OK where too few regions are marked; they never break the promise, and may raise escapes.
@@ -218,20 +268,37 @@ def calibrate(model: Path, good: Path, false_alarm: float | None, review: float 
     from flawforge_runtime import bundle
 
     calibration, notes = fitting.recalibrate(
-        model, good, false_alarm, review, confidence=confidence, group_by=group_by, device=device, backend=backend,
-        threads=threads, rules=rules_of(bundle.read(model).calibration, **rules),
-    )  # fmt: skip
+        model,
+        good,
+        false_alarm,
+        review,
+        confidence=confidence,
+        group_by=group_by,
+        device=device,
+        backend=backend,
+        threads=threads,
+        rules=rules_of(bundle.read(model).calibration, **rules),
+    )
     for note in notes:
         say(f"  {note}")
     _say_promise(calibration)
 
 
-
 @click.command()
-@click.option("-o", "--out", default=Path("flawforge-demo"), show_default=True, type=click.Path(path_type=Path),
-              help="Folder to write; must not exist.")  # fmt: skip
-@click.option("--good", default=495, show_default=True, help="Good parts to learn from; a fifth is held back, and 99 of "
-              "those promise 1 %.")  # fmt: skip
+@click.option(
+    "-o",
+    "--out",
+    default=Path("flawforge-demo"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder to write; must not exist.",
+)
+@click.option(
+    "--good",
+    default=495,
+    show_default=True,
+    help="Good parts to learn from; a fifth is held back, and 99 of those promise 1 %.",
+)
 @click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
 @click.option("--minutes", default=1.5, show_default=True, help="Training time, for methods that train.")
 @click.option("--count", default=32, show_default=True, help="Forgeries per kind and contrast to prove the model with.")
@@ -254,4 +321,3 @@ def demo(out: Path, good: int, method: str, minutes: float, count: int, seed: in
     in_use = pictures_in(out / "parts" / "test" / "good")
     say(drift_line(watch_model(inspector, model, in_use, seed=seed)))
     say(f"open {write_report(model, out / 'report.html').resolve()}")
-

@@ -78,12 +78,22 @@ def with_max_pixels(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_rates(command: Callable[..., Any]) -> Callable[..., Any]:
-    alarm = click.option("--false-alarm", type=float, help="Share of good parts that may be judged NG. [default: 0.01, or "
-                         "the strictest rate that the held-back pictures can promise]")  # fmt: skip
-    review = click.option("--review", type=float, help="Share of good parts that may be judged NG or REVIEW. [default: "
-                          "0.05, or the strictest that can be promised]")  # fmt: skip
-    confidence = click.option("--confidence", type=float, help="Keep the rates with this probability, for example 0.95, "
-                              "and not only on average; it takes more pictures.")  # fmt: skip
+    alarm = click.option(
+        "--false-alarm",
+        type=float,
+        help="Share of good parts that may be judged NG. [default: 0.01, or "
+        "the strictest rate that the held-back pictures can promise]",
+    )
+    review = click.option(
+        "--review",
+        type=float,
+        help="Share of good parts that may be judged NG or REVIEW. [default: 0.05, or the strictest that can be promised]",
+    )
+    confidence = click.option(
+        "--confidence",
+        type=float,
+        help="Keep the rates with this probability, for example 0.95, and not only on average; it takes more pictures.",
+    )
     return alarm(review(confidence(command)))
 
 
@@ -107,18 +117,26 @@ def rules_of(calibration: Any, min_area: float | None, max_count: int | None, sc
     return Rules(area, old.max_count if max_count is None else max_count, old.mm_per_pixel if scale is None else scale)
 
 
-with_group_by = click.option("--group-by", metavar="REGEX", help="Pictures of one part share what this finds in "
-                             "FOLDER/NAME; parts are then held back whole and counted once. [default: the CSV's column "
-                             "group]")  # fmt: skip
+with_group_by = click.option(
+    "--group-by",
+    metavar="REGEX",
+    help="Pictures of one part share what this finds in "
+    "FOLDER/NAME; parts are then held back whole and counted once. [default: the CSV's column "
+    "group]",
+)
 
 
-with_device = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]),
-                       help="Where the network runs.")  # fmt: skip
+with_device = click.option(
+    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where the network runs."
+)
 
 
 def with_backend(command: Callable[..., Any]) -> Callable[..., Any]:
-    backend = click.option("--backend", type=click.Choice(["torch", "onnx", "openvino"]), help="Must be what MODEL was "
-                           "exported to. [default: what MODEL holds]")  # fmt: skip
+    backend = click.option(
+        "--backend",
+        type=click.Choice(["torch", "onnx", "openvino"]),
+        help="Must be what MODEL was exported to. [default: what MODEL holds]",
+    )
     threads = click.option("--threads", type=int, help="Threads of the network, at most the cores. [default: all]")
     return backend(threads(command))
 

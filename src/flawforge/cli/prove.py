@@ -14,8 +14,12 @@ from flawforge.cli.options import counter, pictures, say, with_backend, with_dev
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
-@click.option("--large-masks", is_flag=True, help="Masks that mark more than half of a picture are right. [default: they "
-              "are taken for inverted ones, and pixel figures are withheld where most do so]")  # fmt: skip
+@click.option(
+    "--large-masks",
+    is_flag=True,
+    help="Masks that mark more than half of a picture are right. [default: they "
+    "are taken for inverted ones, and pixel figures are withheld where most do so]",
+)
 @with_seed
 @with_device
 @with_backend
@@ -78,17 +82,40 @@ def result_lines(result: dict[str, Any]) -> list[str]:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("good", type=click.Path(path_type=Path))
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
-@click.option("--kind", "kinds", multiple=True, metavar="NAME", help="Forger of controlled size; several times if you like. "
-              "[default: six physical ones, without the families that MODEL was trained on]")  # fmt: skip
-@click.option("--contrast", "contrasts", multiple=True, type=float, help="Tone change, share of the full range; several "
-              "times if you like. [default: 0.1 and 0.3]")  # fmt: skip
-@click.option("--sizes", nargs=2, type=float, help="Smallest and largest defect, in px, or mm with --scale. [default: "
-              "1.2 % to 30 % of the picture's shorter side]")  # fmt: skip
-@click.option("--count", default=48, show_default=True, help="Forgeries per kind and contrast; 29 are the least that can "
-              "show 90 % with 95 % confidence.")  # fmt: skip
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    metavar="NAME",
+    help="Forger of controlled size; several times if you like. "
+    "[default: six physical ones, without the families that MODEL was trained on]",
+)
+@click.option(
+    "--contrast",
+    "contrasts",
+    multiple=True,
+    type=float,
+    help="Tone change, share of the full range; several times if you like. [default: 0.1 and 0.3]",
+)
+@click.option(
+    "--sizes",
+    nargs=2,
+    type=float,
+    help="Smallest and largest defect, in px, or mm with --scale. [default: 1.2 % to 30 % of the picture's shorter side]",
+)
+@click.option(
+    "--count",
+    default=48,
+    show_default=True,
+    help="Forgeries per kind and contrast; 29 are the least that can show 90 % with 95 % confidence.",
+)
 @click.option("--scale", type=float, help="Millimetres of one pixel; sizes are then given and reported in mm.")
-@click.option("--group-by", metavar="REGEX", help="Pictures of one part share what this finds in FOLDER/NAME; false alarms "
-              "are then counted by part. [default: the CSV's column group]")  # fmt: skip
+@click.option(
+    "--group-by",
+    metavar="REGEX",
+    help="Pictures of one part share what this finds in FOLDER/NAME; false alarms "
+    "are then counted by part. [default: the CSV's column group]",
+)
 @with_seed
 @with_device
 def pod(model: Path, good: Path, json_file: Path | None, seed: int, device: str, **wanted: Any) -> None:
@@ -107,9 +134,18 @@ def pod(model: Path, good: Path, json_file: Path | None, seed: int, device: str,
         say(line)
 
 
-def pod_model(inspector: Any, model: Path, good: Path, seed: int, kinds: tuple[str, ...] = (),
-         contrasts: tuple[float, ...] = (), sizes: tuple[float, float] | None = None, count: int = 48,
-         scale: float | None = None, group_by: str | None = None) -> dict[str, Any]:  # fmt: skip
+def pod_model(
+    inspector: Any,
+    model: Path,
+    good: Path,
+    seed: int,
+    kinds: tuple[str, ...] = (),
+    contrasts: tuple[float, ...] = (),
+    sizes: tuple[float, float] | None = None,
+    count: int = 48,
+    scale: float | None = None,
+    group_by: str | None = None,
+) -> dict[str, Any]:
     from flawforge.pictures.dataset import good_entries, read_entries
     from flawforge.pictures.listing import part_of
     from flawforge.proving.pod import forgers_of, prove, save_proof, unseen
@@ -130,8 +166,7 @@ def pod_model(inspector: Any, model: Path, good: Path, seed: int, kinds: tuple[s
         sizes = (sizes[0] / (scale or 1.0), sizes[1] / (scale or 1.0))
     recipe = Recipe(kinds or held_out_kinds(trained_on), contrasts or CONTRASTS, sizes, count, seed)
     with counter("proving") as show:
-        result, shown = prove(inspector, paths, recipe, trained_on=trained_on, scale=scale, parts=parts,
-                              progress=show)  # fmt: skip
+        result, shown = prove(inspector, paths, recipe, trained_on=trained_on, scale=scale, parts=parts, progress=show)
     result["trained_pictures_left_out"] = seen
     try:
         save_proof(model, result, shown)
@@ -170,8 +205,16 @@ def pod_lines(result: dict[str, Any]) -> list[str]:
 @click.option("--group-by", metavar="REGEX", help="Pictures of one part share what this finds in FOLDER/NAME.")
 @with_seed
 @with_device
-def drift(model: Path, paths: tuple[Path, ...], json_file: Path | None, alarm: float, defects: float,
-          group_by: str | None, seed: int, device: str) -> None:  # fmt: skip
+def drift(
+    model: Path,
+    paths: tuple[Path, ...],
+    json_file: Path | None,
+    alarm: float,
+    defects: float,
+    group_by: str | None,
+    seed: int,
+    device: str,
+) -> None:
     """Are PATHS (parts in use, in their order) still like the good parts that MODEL was calibrated on?
 
     Folders are taken in the order of their file names. The report of MODEL shows the last check.
@@ -207,8 +250,9 @@ def drift_line(result: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--out", default=Path("report.html"), show_default=True, type=click.Path(path_type=Path),
-              help="The page to write.")  # fmt: skip
+@click.option(
+    "-o", "--out", default=Path("report.html"), show_default=True, type=click.Path(path_type=Path), help="The page to write."
+)
 def report(model: Path, out: Path) -> None:
     """Write MODEL's report: one self-contained HTML page, with pictures where `evaluate` was run."""
     from flawforge.reporting.report import write_report

@@ -31,11 +31,15 @@ def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, textures:
             bar.update()
 
         forge_preview(
-            good_entries(read_entries(data)), out, forgers or None,
-            count=count, seed=seed, textures=textures_in(textures), progress=turn,
-        )  # fmt: skip
+            good_entries(read_entries(data)),
+            out,
+            forgers or None,
+            count=count,
+            seed=seed,
+            textures=textures_in(textures),
+            progress=turn,
+        )
     say(f"forgeries: {out}")
-
 
 
 @click.command()
@@ -48,7 +52,6 @@ def methods() -> None:
         say(f"{'':<12}{method.paper}")
 
 
-
 @click.command()
 def forgers() -> None:
     """List the forgers and what each one does."""
@@ -56,7 +59,6 @@ def forgers() -> None:
 
     for name, kind in FORGERS.items():
         say(f"{name:<18}{(kind.__doc__ or '').strip().splitlines()[0]}")
-
 
 
 @click.command()
@@ -69,4 +71,3 @@ def doctor() -> None:
         say(line)
     if not healthy:
         sys.exit(1)
-

@@ -104,12 +104,19 @@ def make_scene(index: int, seed: int, size: int) -> Scene:
         for p in (azimuth + rng.normal(0, 0.05),)
     )
     return Scene(
-        radius, dx / safe, dy / safe, angle, scale,
-        _marks(radius / np.float32(scale), angle, rng), _mat(size, rng),
-        light.astype(np.float32), lamps,
+        radius,
+        dx / safe,
+        dy / safe,
+        angle,
+        scale,
+        _marks(radius / np.float32(scale), angle, rng),
+        _mat(size, rng),
+        light.astype(np.float32),
+        lamps,
         (np.array([0.965, 0.985, 1.0]) * rng.normal(1, 0.006, 3)).astype(np.float32),
-        rng.standard_normal((size, size, 3), dtype=np.float32), float(rng.uniform(0.5, 0.75)) * size / 256,
-    )  # fmt: skip
+        rng.standard_normal((size, size, 3), dtype=np.float32),
+        float(rng.uniform(0.5, 0.75)) * size / 256,
+    )
 
 
 def _marks(radius: Field, angle: Field, rng: np.random.Generator) -> Field:

@@ -150,9 +150,16 @@ def _pack(net: nn.Module, optimisers: Sequence[torch.optim.Optimizer], state: St
         for parameter, slots in saved["state"].items():
             tensors |= {f"optimiser.{number}.{parameter}.{slot}": torch.as_tensor(v) for slot, v in slots.items()}
     about = {
-        "format": CHECKPOINT_FORMAT, "identity": identity, "threads": torch.get_num_threads(), "stage": state.stage,
-        "step": state.step, "seconds": state.seconds, "history": state.history, "looked": state.looked, "groups": groups,
-    }  # fmt: skip
+        "format": CHECKPOINT_FORMAT,
+        "identity": identity,
+        "threads": torch.get_num_threads(),
+        "stage": state.stage,
+        "step": state.step,
+        "seconds": state.seconds,
+        "history": state.history,
+        "looked": state.looked,
+        "groups": groups,
+    }
     contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     return tensors_to_bytes(contiguous, metadata={"flawforge": json.dumps(about)})
 
@@ -179,9 +186,7 @@ def _restore(path: Path, identity: str) -> tuple[State, dict[str, Tensor], list[
     return state, tensors, about["groups"]
 
 
-def _restore_optimisers(
-    optimisers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor], groups: list[Any]
-) -> None:
+def _restore_optimisers(optimisers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor], groups: list[Any]) -> None:
     for number, optimiser in enumerate(optimisers):
         slots: dict[int, dict[str, Tensor]] = {}
         prefix = f"optimiser.{number}."
@@ -317,9 +322,13 @@ def _collect(
 
 
 def _prove(
-    net: nn.Module, stage: Prove, batch: Callable[[int], Batch], workers: int, device: torch.device,
+    net: nn.Module,
+    stage: Prove,
+    batch: Callable[[int], Batch],
+    workers: int,
+    device: torch.device,
     on_tick: Callable[[Tick], None] | None,
-) -> None:  # fmt: skip
+) -> None:
     net.eval()
     start = time.monotonic()
     with torch.no_grad(), closing(prefetch(batch, 0, workers)) as source:
@@ -331,9 +340,17 @@ def _prove(
 
 
 def _train(
-    fabric: Fabric, net: nn.Module, stage: Train, batch: Callable[[int], Batch], budget: Budget, run: Run, state: State,
-    tensors: dict[str, Tensor], groups: list[Any], on_tick: Callable[[Tick], None] | None,
-) -> None:  # fmt: skip
+    fabric: Fabric,
+    net: nn.Module,
+    stage: Train,
+    batch: Callable[[int], Batch],
+    budget: Budget,
+    run: Run,
+    state: State,
+    tensors: dict[str, Tensor],
+    groups: list[Any],
+    on_tick: Callable[[Tick], None] | None,
+) -> None:
     optimisers = [turn.optimiser(turn.parameters(net)) for turn in stage.turns]
     for optimiser in optimisers:
         for group in optimiser.param_groups:
@@ -356,10 +373,17 @@ def _train(
 
 
 def _steps(
-    fabric: Fabric, nets: tuple[nn.Module, Any], stage: Train, optimisers: tuple[Sequence[Any], Sequence[Any]],
-    batch: Callable[[int], Batch], budget: Budget, run: Run, state: State, on_tick: Callable[[Tick], None] | None,
+    fabric: Fabric,
+    nets: tuple[nn.Module, Any],
+    stage: Train,
+    optimisers: tuple[Sequence[Any], Sequence[Any]],
+    batch: Callable[[int], Batch],
+    budget: Budget,
+    run: Run,
+    state: State,
+    on_tick: Callable[[Tick], None] | None,
     interrupted: Callable[[], bool],
-) -> None:  # fmt: skip
+) -> None:
     (net, wrapped), (plain, ready) = nets, optimisers
     base_rates = [[group["initial_lr"] for group in optimiser.param_groups] for optimiser in plain]
     start, saved = budget.now() - state.seconds, time.monotonic()
@@ -409,5 +433,12 @@ def _remember(state: State, tick: Tick) -> None:
     """Keep about 200 rows a stage, evenly over the budget, whatever its length."""
     rows = [row for row in state.history if row["stage"] == tick.stage]
     if not rows or tick.progress >= 1.0 or tick.progress - rows[-1]["progress"] >= 1 / 200:
-        state.history.append({"stage": tick.stage, "step": tick.step, "progress": tick.progress,
-                              "seconds": round(tick.seconds, 3), "losses": tick.losses})  # fmt: skip
+        state.history.append(
+            {
+                "stage": tick.stage,
+                "step": tick.step,
+                "progress": tick.progress,
+                "seconds": round(tick.seconds, 3),
+                "losses": tick.losses,
+            }
+        )

@@ -84,9 +84,12 @@ def run(
             made = dataclasses.replace(made, settings=settings)
         on_fold(number + 1, folds + 1)
     pooled = calibrate.calibrate(
-        [score for each in collected for score in each.scores], rates[0], review=rates[1],
-        peaks=[peak for each in collected for peak in each.peaks], per_part=parts is not None,
-    )  # fmt: skip
+        [score for each in collected for score in each.scores],
+        rates[0],
+        review=rates[1],
+        peaks=[peak for each in collected for peak in each.peaks],
+        per_part=parts is not None,
+    )
     looks = {name: tuple(v for each in collected for v in each.looks[name]) for name in collected[0].looks}
     pictures = tuple(sorted(name for each in collected for name in each.pictures))
     pooled = dataclasses.replace(pooled, looks=looks, folds=folds, pictures=pictures)
@@ -97,7 +100,10 @@ def run(
 
 
 def _fold(
-    request: fitting.Request, made: fitting.Plan, everything: Sequence[dataset.Entry], fold: set[Path],
+    request: fitting.Request,
+    made: fitting.Plan,
+    everything: Sequence[dataset.Entry],
+    fold: set[Path],
     parts: Mapping[Path, str] | None,
 ) -> tuple[bundle.Content, calibrate.Calibration]:
     """A model fitted without one fold's pictures, and their scores by it."""

@@ -66,12 +66,14 @@ def forecast(plan: Plan, pictures: dataset.GoodPictures, *, trial_steps: int = 2
         # As many trial steps for each stage, whatever its part of the budget: one may cost many times another's.
         alike = [dataclasses.replace(each, share=1.0) if isinstance(each, Train) else each for each in stages]
         engine.fit(
-            net, alike[: stages.index(train[-1]) + 1], batches(plan, pictures, net, stages),
+            net,
+            alike[: stages.index(train[-1]) + 1],
+            batches(plan, pictures, net, stages),
             engine.Budget(steps=(trial_steps + 1) * len(train)),
             engine.Run(seed=plan.request.seed, workers=0, precision=plan.settings.precision, device=plan.request.device),
             clean=lambda: islice(pictures.clean_batches(plan.settings.batch), 1),
             on_tick=lambda tick: seconds[tick.stage].append(tick.seconds) if tick.stage in seconds else None,
-        )  # fmt: skip
+        )
     memory = int(1.1 * psutil.Process().memory_info().rss)
     parameters = sum(p.numel() for p in net.parameters())
     collect, held = _looks(plan, pictures, net, [stage for stage in stages if isinstance(stage, Collect)])
@@ -88,9 +90,7 @@ def forecast(plan: Plan, pictures: dataset.GoodPictures, *, trial_steps: int = 2
     return Forecast(spent / steps, steps, spent / 60, memory, parameters, collect)
 
 
-def _looks(
-    plan: Plan, pictures: dataset.GoodPictures, net: Any, stages: Sequence[Collect]
-) -> tuple[dict[str, float], int]:
+def _looks(plan: Plan, pictures: dataset.GoodPictures, net: Any, stages: Sequence[Collect]) -> tuple[dict[str, float], int]:
     """{stage: minutes} and the most bytes of the stages that state a demand: one batch is shown to each and timed, and the
     arithmetic they state is set against a matrix product that is timed here."""
     minutes, most = {}, 0
@@ -104,10 +104,13 @@ def _looks(
         looks = -(-len(pictures) // plan.settings.batch)
         start = time.monotonic()
         engine.fit(
-            net, [dataclasses.replace(stage, finish=lambda module: None)], batches(plan, pictures),
-            engine.Budget(steps=1), engine.Run(device=plan.request.device),
+            net,
+            [dataclasses.replace(stage, finish=lambda module: None)],
+            batches(plan, pictures),
+            engine.Budget(steps=1),
+            engine.Run(device=plan.request.device),
             clean=lambda: islice(pictures.clean_batches(plan.settings.batch), 1),
-        )  # fmt: skip
+        )
         seconds = (time.monotonic() - start) * looks + need.operations * _seconds_per_operation(plan.request.device)
         minutes[stage.name], most = seconds / 60, max(most, need.memory_bytes)
     return minutes, most

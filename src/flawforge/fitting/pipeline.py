@@ -42,10 +42,25 @@ def identity(plan: Plan) -> str:
     """What makes a checkpoint belong to a run: settings, seed, budget, canvas, outside weights, files by size and name."""
     request = plan.request
     files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
-    facts = [request.method, dataclasses.asdict(plan.settings), request.seed, request.steps, request.minutes,
-             request.clock, plan.canvas, request.tile, request.align, request.depth,
-             str(request.holdout), bool(request.roi), bool(request.ignore), str(request.textures), request.tolerate, files,
-             *(each and [each.sha256, each.about] for each in (plan.init, plan.trunk))]  # fmt: skip
+    facts = [
+        request.method,
+        dataclasses.asdict(plan.settings),
+        request.seed,
+        request.steps,
+        request.minutes,
+        request.clock,
+        plan.canvas,
+        request.tile,
+        request.align,
+        request.depth,
+        str(request.holdout),
+        bool(request.roi),
+        bool(request.ignore),
+        str(request.textures),
+        request.tolerate,
+        files,
+        *(each and [each.sha256, each.about] for each in (plan.init, plan.trunk)),
+    ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -92,9 +107,14 @@ def run(
 
 
 def _run(
-    request: Request, resume: bool, made: Plan | None, pictures: dataset.GoodPictures | None,
-    given: calibrate.Calibration | None, show: Show, on_tick: Callable[[engine.Tick], None] | None,
-) -> inspector.Inspector:  # fmt: skip
+    request: Request,
+    resume: bool,
+    made: Plan | None,
+    pictures: dataset.GoodPictures | None,
+    given: calibrate.Calibration | None,
+    show: Show,
+    on_tick: Callable[[engine.Tick], None] | None,
+) -> inspector.Inspector:
     check_output(request.out, resume)
     made = made or plan(request)
     pictures = pictures or load_pictures(made)
@@ -102,9 +122,14 @@ def _run(
     work = work_folder(request.out)
     work.mkdir(parents=True, exist_ok=True)
     how = engine.Run(
-        seed=request.seed, workers=request.workers, precision=made.settings.precision, device=request.device,
-        checkpoint=checkpoint_file(request.out), checkpoint_every=request.checkpoint_every, identity=identity(made),
-    )  # fmt: skip
+        seed=request.seed,
+        workers=request.workers,
+        precision=made.settings.precision,
+        device=request.device,
+        checkpoint=checkpoint_file(request.out),
+        checkpoint_every=request.checkpoint_every,
+        identity=identity(made),
+    )
     started = time.monotonic()
     stages = stages_of(made, net, pictures)
     guards: list[Guard] = []  # fitted once: it does not depend on the network
@@ -115,10 +140,19 @@ def _run(
             show(f"calibrating on {len(made.held)} held-back good pictures")
         content = _content(made, net, history, time.monotonic() - started, started_from, notes)
         uncalibrated = inspector.from_content(content, loading.numpy_network(net, torch.device("cpu")))
-        calibration, skipped = (given, []) if given is not None else calibrate_on(
-            uncalibrated, [entry.path for entry in made.held], *made.rates, confidence=request.confidence, parts=made.parts,
-            tolerate=request.tolerate, seed=request.seed,
-        )  # fmt: skip
+        calibration, skipped = (
+            (given, [])
+            if given is not None
+            else calibrate_on(
+                uncalibrated,
+                [entry.path for entry in made.held],
+                *made.rates,
+                confidence=request.confidence,
+                parts=made.parts,
+                tolerate=request.tolerate,
+                seed=request.seed,
+            )
+        )
         for _, reason in skipped:
             show(f"skipped: {reason}")
         if not guards:
@@ -139,11 +173,17 @@ def _run(
 
     try:
         history = engine.fit(
-            net, stages, batches(made, pictures, net, stages), made.budget, how,
+            net,
+            stages,
+            batches(made, pictures, net, stages),
+            made.budget,
+            how,
             clean=lambda: pictures.clean_batches(made.settings.batch),
             clean_count=-(-pictures.copies * len(pictures) // made.settings.batch),
-            on_tick=on_tick, after=save_early, resume=resume,
-        )  # fmt: skip
+            on_tick=on_tick,
+            after=save_early,
+            resume=resume,
+        )
         fitted = save(history)
     except BaseException:
         if not how.checkpoint or not how.checkpoint.exists():
@@ -154,7 +194,11 @@ def _run(
 
 
 def _content(
-    plan: Plan, net: Any, history: list[dict[str, Any]], seconds: float, started_from: tuple[str, ...],
+    plan: Plan,
+    net: Any,
+    history: list[dict[str, Any]],
+    seconds: float,
+    started_from: tuple[str, ...],
     notes: Sequence[str] = (),
 ) -> bundle.Content:
     request = plan.request
@@ -178,12 +222,18 @@ def _content(
         "flawforge_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "training": {
-            "pictures": len(plan.train), "held_back": len(plan.held), "seconds": round(seconds, 1),
+            "pictures": len(plan.train),
+            "held_back": len(plan.held),
+            "seconds": round(seconds, 1),
             "steps": sum({row["stage"]: row["step"] for row in history}.values()),  # of all stages
-            "minutes": request.minutes, "clock": request.clock, "threads": torch.get_num_threads(),
-            "forger": str(plan.method.forger(plan.settings)), "forgers": list(trained_on(plan, net)),
+            "minutes": request.minutes,
+            "clock": request.clock,
+            "threads": torch.get_num_threads(),
+            "forger": str(plan.method.forger(plan.settings)),
+            "forgers": list(trained_on(plan, net)),
             "fingerprints": sorted(fingerprint(entry.path) for entry in plan.train),
-            "torch": torch.__version__, "cpus": os.cpu_count(),
+            "torch": torch.__version__,
+            "cpus": os.cpu_count(),
         },
         "init": init,
         "trunk": _trunk(plan),
@@ -192,7 +242,7 @@ def _content(
         # `facts`: what a method decided from the good pictures, in words
         "notes": [*plan.notes, *started_from, *notes, *getattr(net, "facts", list)()],
         "history": history,
-    }  # fmt: skip
+    }
     tensors = tensors_to_bytes({key: value.contiguous() for key, value in net.state_dict().items()})
     return bundle.Content(settings, tensors, None, "", plan.roi, template=plan.template)
 
@@ -202,8 +252,12 @@ def _trunk(plan: Plan) -> dict[str, Any] | None:
     if plan.trunk is None:
         return None
     known = {key: plan.trunk.about[key] for key in ("method", "profile") if key in plan.trunk.about}
-    return {"backbone": plan.settings.backbone, "source": plan.trunk.source, "licence": plan.trunk.licence or None,
-            "sha256": plan.trunk.sha256} | known  # fmt: skip
+    return {
+        "backbone": plan.settings.backbone,
+        "source": plan.trunk.source,
+        "licence": plan.trunk.licence or None,
+        "sha256": plan.trunk.sha256,
+    } | known
 
 
 def trained_on(plan: Plan, net: Any) -> tuple[str, ...]:

@@ -149,8 +149,7 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     laid = registered(request, train, canvas)
     notes = (*notes, laid.note) if laid.note else notes
     like = laid.template
-    return Plan(request, method, settings, report, train, held, canvas, budget, rates, roi, like, notes, init,
-                trunk, parts)  # fmt: skip
+    return Plan(request, method, settings, report, train, held, canvas, budget, rates, roi, like, notes, init, trunk, parts)
 
 
 def registered(request: Request, train: Sequence[dataset.Entry], canvas: tuple[int, int]) -> Registration:
@@ -247,7 +246,10 @@ def roi_of(train: Sequence[dataset.Entry], max_pixels: int, depth: int | None = 
 
 
 def read_roi(
-    path: Path | None, sizes: Sequence[tuple[int, int]], max_pixels: int, train: Sequence[dataset.Entry] = (),
+    path: Path | None,
+    sizes: Sequence[tuple[int, int]],
+    max_pixels: int,
+    train: Sequence[dataset.Entry] = (),
     depth: int | None = None,
 ) -> Mask | None:
     """A region of interest from a mask picture (white = judged) that must fit every good picture's proportions."""
@@ -306,10 +308,17 @@ def load_pictures(plan: Plan) -> dataset.GoodPictures:
         folder = Path(tempfile.mkdtemp(prefix="flawforge-tiles-"))
         entries, roi = cut_tiles(plan, request.tile, folder), None
     pictures = dataset.GoodPictures(
-        entries, plan.canvas, roi=roi, template=plan.template, textures=textures_in(request.textures), prior=_prior(plan),
-        max_pixels=request.max_pixels, depth=request.depth, tolerate=tolerance.kinds_from(request.tolerate),
+        entries,
+        plan.canvas,
+        roi=roi,
+        template=plan.template,
+        textures=textures_in(request.textures),
+        prior=_prior(plan),
+        max_pixels=request.max_pixels,
+        depth=request.depth,
+        tolerate=tolerance.kinds_from(request.tolerate),
         seed=request.seed,
-    )  # fmt: skip
+    )
     if folder is not None:
         weakref.finalize(pictures, shutil.rmtree, folder, ignore_errors=True)  # pictures beyond the cache are read again
     return pictures
@@ -327,8 +336,9 @@ def cut_tiles(plan: Plan, side: int, folder: Path) -> tuple[dataset.Entry, ...]:
         inside = None if plan.roi is None else maps.fit_roi(plan.roi, pixels.shape[:2])
         windows = [
             np.s_[top : top + side, left : left + side]
-            for top in tiles.starts(pixels.shape[0], side) for left in tiles.starts(pixels.shape[1], side)
-        ]  # fmt: skip
+            for top in tiles.starts(pixels.shape[0], side)
+            for left in tiles.starts(pixels.shape[1], side)
+        ]
         windows = [window for window in windows if inside is None or inside[window].all()]
         for place, window in enumerate(windows[:: -(-len(windows) // each)] if windows else ()):
             tile = pixels[window]
@@ -378,8 +388,12 @@ def batches(
         each = stages[stage] if stages else None
         own = forger if each is None or isinstance(each, Collect) else each.forger or forger
         return pictures.batch(
-            own, plan.request.seed, stage * 2**32 + step, settings.batch,
-            1.0 if isinstance(each, Prove) else settings.forge_share, among=among[stage] if stages else None,
-        )  # fmt: skip
+            own,
+            plan.request.seed,
+            stage * 2**32 + step,
+            settings.batch,
+            1.0 if isinstance(each, Prove) else settings.forge_share,
+            among=among[stage] if stages else None,
+        )
 
     return batch

@@ -28,10 +28,7 @@ Show = Callable[[str], None]
 GUARDED = 300  # good pictures that the guard is fitted to at most; a millisecond each beside reading them
 
 
-
-def described(
-    model: inspector.Inspector, paths: Sequence[Path], tolerate: str = "", seed: int = 0
-) -> list[Traits]:
+def described(model: inspector.Inspector, paths: Sequence[Path], tolerate: str = "", seed: int = 0) -> list[Traits]:
     """What the guard is fitted to: each picture, and a varied copy where good parts may vary; unreadable ones left out."""
     kinds = tolerance.kinds_from(tolerate)
     found: list[Traits] = []
@@ -47,7 +44,6 @@ def described(
     return found
 
 
-
 def guard_of(model: inspector.Inspector, plan: Plan, show: Show) -> Guard:
     """The guard of a plan's good pictures, trained on or held back; at most GUARDED of them, spread over their names."""
     paths = sorted(entry.path for entry in (*plan.train, *plan.held))
@@ -59,7 +55,6 @@ def guard_of(model: inspector.Inspector, plan: Plan, show: Show) -> Guard:
     if alone:
         show(f"good pictures unlike all others, so that parts like them will be NG (are they good?): {', '.join(alone)}")
     return guard
-
 
 
 def calibrate_on(
@@ -101,11 +96,11 @@ def calibrate_on(
         looks.append(looks_of(picture.pixels))
         names.append(fingerprint(path))
     scores, peaks = ([each[i] for each in highest.values()] for i in (0, 1))
-    made = calibrate.calibrate(scores, false_alarm, review=review, peaks=peaks, confidence=confidence,
-                               per_part=parts is not None, rules=rules)  # fmt: skip
+    made = calibrate.calibrate(
+        scores, false_alarm, review=review, peaks=peaks, confidence=confidence, per_part=parts is not None, rules=rules
+    )
     table = {name: tuple(each[name] for each in looks) for name in LOOKS}
     return dataclasses.replace(made, looks=table, pictures=tuple(sorted(names))), skipped
-
 
 
 def recalibrate(
@@ -129,9 +124,15 @@ def recalibrate(
 
 
 def _recalibrate(
-    folder: Path, good: Path, false_alarm: float | None, review: float | None, confidence: float | None,
-    group_by: str | None, rules: calibrate.Rules | None, how: Mapping[str, Any],
-) -> tuple[calibrate.Calibration, list[str]]:  # fmt: skip
+    folder: Path,
+    good: Path,
+    false_alarm: float | None,
+    review: float | None,
+    confidence: float | None,
+    group_by: str | None,
+    rules: calibrate.Rules | None,
+    how: Mapping[str, Any],
+) -> tuple[calibrate.Calibration, list[str]]:
     model = loading.load(folder, **how)
     if model.content is None:
         raise ModelError(f"{folder} was opened without its content; open it with flawforge.load.")
@@ -143,9 +144,15 @@ def _recalibrate(
         rules = model.calibration.rules
     paths = [entry.path for entry in entries]
     calibration, skipped = calibrate_on(
-        model, paths, *rates, confidence=confidence, parts=parts, rules=rules,
-        tolerate=model.content.config.get("tolerate", ""), seed=model.content.config["seed"],
-    )  # fmt: skip
+        model,
+        paths,
+        *rates,
+        confidence=confidence,
+        parts=parts,
+        rules=rules,
+        tolerate=model.content.config.get("tolerate", ""),
+        seed=model.content.config["seed"],
+    )
     seen = described(model, paths, model.content.config.get("tolerate", ""), model.content.config["seed"])
     if model.guard is not None:
         foreign = sum(bool(model.guard.unlike(each)) for each in seen)

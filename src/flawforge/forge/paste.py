@@ -79,8 +79,12 @@ class CutPaste:
         target = (float(rng.uniform(0, w)), float(rng.uniform(0, h)))
         candidate, mask = paste_turned(image, source, target, (width, length), degrees, (self.jitter,) * 4, rng)
         drawn: dict[str, Any] = {
-            "shape": "scar", "from": list(source), "to": list(target), "size": [length, width], "turn": degrees
-        }  # fmt: skip
+            "shape": "scar",
+            "from": list(source),
+            "to": list(target),
+            "size": [length, width],
+            "turn": degrees,
+        }
         return candidate, mask, drawn
 
 
@@ -110,9 +114,12 @@ def paste_turned(
     back = np.array([[c, s, 0.0], [-s, c, 0.0]])  # target -> source: undo the turn
     back[:, 2] = np.asarray(source) - back[:, :2] @ (np.asarray(target) - [columns.start, rows.start])
     piece = cv2.warpAffine(
-        image if copy is None else copy, back, (columns.stop - columns.start, rows.stop - rows.start),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
-    )  # fmt: skip
+        image if copy is None else copy,
+        back,
+        (columns.stop - columns.start, rows.stop - rows.start),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
     under = image[rows, columns]
     candidate[rows, columns] = jitter_colour(piece.reshape(under.shape), jitter, rng)
     return candidate, mask
@@ -200,9 +207,14 @@ class HardAugment:
         strength = self.jitter if jitter else (0.0,) * 4
         candidate, mask = paste_turned(image, source, target, (bw, bh), degrees, strength, rng, copy)
         drawn = {
-            "rotate": 90 * quarter, "halves": halves, "jitter": jitter, "from": list(source), "to": list(target),
-            "size": [bh, bw], "turn": degrees,
-        }  # fmt: skip
+            "rotate": 90 * quarter,
+            "halves": halves,
+            "jitter": jitter,
+            "from": list(source),
+            "to": list(target),
+            "size": [bh, bw],
+            "turn": degrees,
+        }
         return candidate, mask, drawn
 
 

@@ -151,9 +151,7 @@ class CutSwap:
 
         return blend.settle(sample, rng, self.name, self.least_change, attempt)
 
-    def _ranked(
-        self, prior: Weights | None, rng: np.random.Generator
-    ) -> tuple[NDArray[np.int64] | None, dict[str, Any]]:
+    def _ranked(self, prior: Weights | None, rng: np.random.Generator) -> tuple[NDArray[np.int64] | None, dict[str, Any]]:
         """The rank in which each cell of a drawn level's grid is taken, and what was drawn."""
         if prior is None:
             return None, {"prior": "none"}
@@ -193,9 +191,12 @@ class RandomSwap:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         return blend.settle(
-            sample, rng, self.name, self.least_change,
+            sample,
+            rng,
+            self.name,
+            self.least_change,
             lambda: swap(sample.image, None, self.area, self.aspect, self.tries, self.gate, rng, {}),
-        )  # fmt: skip
+        )
 
 
 def _check_swap(name: str, area: Range, aspect: tuple[float, float], tries: int, gate: float) -> None:
@@ -308,9 +309,11 @@ def _mean_change(image: Image, one: tuple[int, int], two: tuple[int, int], box: 
 
 
 def _exchanged(
-    image: Image, best: tuple[float, tuple[int, int], tuple[int, int], tuple[int, int]], drawn: dict[str, Any],
+    image: Image,
+    best: tuple[float, tuple[int, int], tuple[int, int], tuple[int, int]],
+    drawn: dict[str, Any],
     exchange: bool,
-) -> blend.Attempt:  # fmt: skip
+) -> blend.Attempt:
     _, one, two, box = best
     candidate, mask = image.copy(), np.zeros(image.shape[:2], bool)
     for to, source in ((one, two), (two, one))[: 1 + exchange]:

@@ -17,9 +17,7 @@ from flawforge_runtime.origin import origin_of
 from flawforge_runtime.types import ModelError
 
 
-def load(
-    folder: str | Path, *, device: str = "auto", backend: str | None = None, threads: int | None = None
-) -> Inspector:
+def load(folder: str | Path, *, device: str = "auto", backend: str | None = None, threads: int | None = None) -> Inspector:
     """Open a model folder or an export, verify its hashes, and give the Inspector.
 
     device   "auto", "cpu" or "cuda"; an export runs on the CPU

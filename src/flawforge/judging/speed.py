@@ -71,12 +71,21 @@ def measure(
     p50, p95, p99 = (float(value) for value in np.percentile(seconds, (50, 95, 99)) * 1000)
     backend = bundle.read(model).backend
     return {
-        "backend": backend, "threads": threads, "processor": processor(), "cores": cores(), "pictures": len(paths),
-        "repeats": repeats, "p50": p50, "p95": p95, "p99": p99, "mean": float(np.mean(seconds)) * 1000,
-        "batch": p50 - stages["network"] + batched(inspector, paths[0]), "stages": stages,
+        "backend": backend,
+        "threads": threads,
+        "processor": processor(),
+        "cores": cores(),
+        "pictures": len(paths),
+        "repeats": repeats,
+        "p50": p50,
+        "p95": p95,
+        "p99": p99,
+        "mean": float(np.mean(seconds)) * 1000,
+        "batch": p50 - stages["network"] + batched(inspector, paths[0]),
+        "stages": stages,
         "cold_start_seconds": first_verdict(model, paths[0], threads, backend != "torch") if cold else None,
         "resident_mb": psutil.Process().memory_info().rss / 2**20,
-    }  # fmt: skip
+    }
 
 
 def where(inspector: Inspector, paths: Sequence[Path], repeats: int) -> dict[str, float]:

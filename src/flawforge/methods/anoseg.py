@@ -90,12 +90,39 @@ class Config:
     top: Annotated[float, Interval(gt=0, le=1)] = 0.001  # ours
 
 
-PAPER = Config(encoder_width=64, decoder_width=128, critic_width=64, picture_stride=1, map_stride=1, skips=False,
-               critic_side=256, critic_norm="batch", critic_rate=1.0, balance=False, score="detector", detector_share=0.5,
-               batch=8, epochs=1000, learning_rate=1e-4, schedule="flat", precision="32-true", patience=3000,
-               evidence="probability", smooth=4)  # fmt: skip
-TINY = Config(encoder_width=4, decoder_width=2, critic_width=2, critic_side=32, score="detector", learning_rate=5e-3,
-              precision="32-true", check_every=0, smooth=3)  # fmt: skip
+PAPER = Config(
+    encoder_width=64,
+    decoder_width=128,
+    critic_width=64,
+    picture_stride=1,
+    map_stride=1,
+    skips=False,
+    critic_side=256,
+    critic_norm="batch",
+    critic_rate=1.0,
+    balance=False,
+    score="detector",
+    detector_share=0.5,
+    batch=8,
+    epochs=1000,
+    learning_rate=1e-4,
+    schedule="flat",
+    precision="32-true",
+    patience=3000,
+    evidence="probability",
+    smooth=4,
+)
+TINY = Config(
+    encoder_width=4,
+    decoder_width=2,
+    critic_width=2,
+    critic_side=32,
+    score="detector",
+    learning_rate=5e-3,
+    precision="32-true",
+    check_every=0,
+    smooth=3,
+)
 
 
 def coordinates(images: Tensor) -> Tensor:

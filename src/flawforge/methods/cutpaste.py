@@ -75,10 +75,33 @@ class Config:
     forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # 1: every forged picture has its good one beside it
 
 
-PAPER = Config(variant="resnet18", hidden=(512, 128), localise="windows", step=4, sigma=10.0, dims=128, surprise="distance",
-               batch=32, epochs=20_000, crop_share=0.5, precision="32-true")  # fmt: skip
-TINY = Config(variant="resnet18-tiny", hidden=(8,), localise="windows", crop=32, crops=8, patches=2, window=16, step=8,
-              sigma=5.0, dims=6, batch=4, precision="32-true")  # fmt: skip
+PAPER = Config(
+    variant="resnet18",
+    hidden=(512, 128),
+    localise="windows",
+    step=4,
+    sigma=10.0,
+    dims=128,
+    surprise="distance",
+    batch=32,
+    epochs=20_000,
+    crop_share=0.5,
+    precision="32-true",
+)
+TINY = Config(
+    variant="resnet18-tiny",
+    hidden=(8,),
+    localise="windows",
+    crop=32,
+    crops=8,
+    patches=2,
+    window=16,
+    step=8,
+    sigma=5.0,
+    dims=6,
+    batch=4,
+    precision="32-true",
+)
 
 
 def build(config: Config) -> Detector:

@@ -81,8 +81,17 @@ class Config:
     forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # 1: every forged picture has its good one beside it
 
 
-PAPER = Config(variant="resnet18", hidden=(512, 128), stages=3, step=4, dims=100, surprise="distance", batch=32,
-               epochs=10_000, precision="32-true")  # fmt: skip
+PAPER = Config(
+    variant="resnet18",
+    hidden=(512, 128),
+    stages=3,
+    step=4,
+    dims=100,
+    surprise="distance",
+    batch=32,
+    epochs=10_000,
+    precision="32-true",
+)
 TINY = Config(variant="resnet18-tiny", hidden=(8,), levels=(1, 2), dims=6, batch=4, precision="32-true")
 
 
@@ -170,8 +179,13 @@ def stages(net: CutSwap, config: Config) -> Sequence[Stage]:
     """Swaps at random places, the saliency, swaps at salient places, the densities."""
 
     def teach(name: str, share: float, warm: bool) -> Train:
-        turn = classifying("picture", lambda m: m.picture, lambda m, batch: loss(m, batch, config, warm),
-                           rate=config.learning_rate, decay=config.weight_decay)  # fmt: skip
+        turn = classifying(
+            "picture",
+            lambda m: m.picture,
+            lambda m, batch: loss(m, batch, config, warm),
+            rate=config.learning_rate,
+            decay=config.weight_decay,
+        )
         return Train(name, [turn], share=share)
 
     densities = Collect("densities", look, finish)
@@ -222,8 +236,13 @@ class AtLevel:
 def forger(config: Config) -> Forger:
     """Swaps where it is salient; without saliency, at random places. The grids are the stages' at 256 px: 64 to 8 cells."""
     cells = tuple(128 >> level for level in config.levels)
-    common = {"clusters": config.clusters, "clustering": config.clustering, "pick": config.pick,
-              "exchange": config.exchange, "area": config.area}  # fmt: skip
+    common = {
+        "clusters": config.clusters,
+        "clustering": config.clustering,
+        "pick": config.pick,
+        "exchange": config.exchange,
+        "area": config.area,
+    }
     if config.reading == "all":
         made = tuple(AtLevel(FORGERS["cutswap"](levels=(each,), **common), place) for place, each in enumerate(cells))
         return FORGERS["pipe"](forgers=made)

@@ -59,8 +59,19 @@ class Config:
     smooth: Annotated[int, Ge(1)] = 11  # 21
 
 
-PAPER = Config(reconstruct_width=128, segment_width=64, stride=1, epochs=700, learning_rate=1e-4, weight_decay=0.0,
-               schedule="steps", precision="32-true", ssim_stride=1, evidence="probability", smooth=21)
+PAPER = Config(
+    reconstruct_width=128,
+    segment_width=64,
+    stride=1,
+    epochs=700,
+    learning_rate=1e-4,
+    weight_decay=0.0,
+    schedule="steps",
+    precision="32-true",
+    ssim_stride=1,
+    evidence="probability",
+    smooth=21,
+)
 TINY = Config(reconstruct_width=4, segment_width=4, batch=4, learning_rate=5e-3, precision="32-true", smooth=3)
 
 

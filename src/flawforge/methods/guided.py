@@ -59,8 +59,18 @@ THIN = 2  # of the kept good pictures' maps every second pixel of every second r
 CANDIDATES = ("statistics", "segmenter", "sum")
 GATED = ("statistics", "sum")  # what the gate chooses from; the segmenter's figures are for the model card
 USES = {"statistics": (1.0, 0.0), "segmenter": (0.0, 1.0), "sum": (1.0, 1.0)}  # weights of statistics and segmenter
-Use = Literal["gate", "statistics", "segmenter", "sum", "statistics/segmenter", "statistics/sum", "segmenter/statistics",
-              "segmenter/sum", "sum/statistics", "sum/segmenter"]  # one for both, or picture/map  # fmt: skip
+Use = Literal[
+    "gate",
+    "statistics",
+    "segmenter",
+    "sum",
+    "statistics/segmenter",
+    "statistics/sum",
+    "segmenter/statistics",
+    "segmenter/sum",
+    "sum/statistics",
+    "sum/segmenter",
+]  # one for both, or picture/map
 FORM = ("width", "normalised", "raw", "filters", "side", "cell", "light")  # what the shipped weights were trained with
 NAMED = {(True, False): "the statistics alone", (False, True): "the segmenter alone", (True, True): "their sum"}
 AIMS, MEASURES = ("picture", "map"), ("AUROC", "average precision of pixels among those of good pictures")
@@ -93,8 +103,19 @@ class Config:
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
 
 
-TINY = Config(normalised=(1,), raw=(2,), filters=4, side=5, folds=2, width=2, batch=4, proofs=2, head_start=False,
-              learning_rate=5e-3, precision="32-true")  # fmt: skip
+TINY = Config(
+    normalised=(1,),
+    raw=(2,),
+    filters=4,
+    side=5,
+    folds=2,
+    width=2,
+    batch=4,
+    proofs=2,
+    head_start=False,
+    learning_rate=5e-3,
+    precision="32-true",
+)
 
 
 class Guided(nn.Module):
@@ -138,9 +159,7 @@ class Guided(nn.Module):
         self.segmenting = bool(self.use[:, 1].any())
         self.apart = bool((self.use[0] != self.use[1]).any())
 
-    def look(
-        self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def look(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """n 3 h w, inner n 4 -> (what the segmenter sees n c h/2 w/2, fused surprise n 1 gh gw), always in float32."""
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             images = images.float()
@@ -165,9 +184,7 @@ class Guided(nn.Module):
         logit = F.pixel_shuffle(self.unet(padded)[..., :h, :w], 2)
         return logit + self.bias + self.skip * guide
 
-    def both(
-        self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def both(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """n 3 h w, inner n 4 -> the maps of statistics and segmenter, n h w, in their own units."""
         seen, fused = self.look(images, folds, inner)
         coarse = torch.cat([fused, guide_of(fused)], dim=1)
@@ -444,9 +461,13 @@ def stages(net: Guided, config: Config) -> Sequence[Stage]:
         schedule=cosine_schedule,
     )
     gate = Prove(
-        "gate", Mix(tuple(FORGERS[name]() for name in FAMILIES["physical"])), config.proofs,
-        lambda module, batch: prove(module, batch, config.top), lambda module: decide(module, config), proved,
-    )  # fmt: skip
+        "gate",
+        Mix(tuple(FORGERS[name]() for name in FAMILIES["physical"])),
+        config.proofs,
+        lambda module, batch: prove(module, batch, config.top),
+        lambda module: decide(module, config),
+        proved,
+    )
     train, units = Train("segmenter", [turn], draw=taught), Collect("units", look_at_units, fit_units, demand=units_demand)
     return [*looked, train, units, gate, packed] if config.use == "gate" else [*looked, train, units, packed]
 

@@ -81,13 +81,48 @@ class Config:
     carry: Literal["encoder", "all"] = "encoder"  # "all": --init MODEL gives its decoder and heads too
 
 
-PAPER = Config(patch=16, stem="linear", width=1024, depth=24, heads=16, decoder_width=512, decoder_depth=12,
-               decoder_heads=16, masked_depth=6, grid=14, masked_share=305 / 505, crop=0.2, flip=True, freeze=True,
-               batch=16, epochs=505, masked_learning_rate=6.25e-5, learning_rate=1e-3, warm_up=0.13, precision="32-true",
-               ssim_stride=1, top=1.0)  # fmt: skip
-TINY = Config(patch=8, stem="linear", width=16, depth=1, heads=2, decoder_width=16, decoder_depth=2, decoder_heads=2,
-              masked_depth=1, masked_share=0.4, freeze=True, batch=4, learning_rate=5e-3, masked_learning_rate=5e-3,
-              precision="32-true", blur=1.0)  # fmt: skip
+PAPER = Config(
+    patch=16,
+    stem="linear",
+    width=1024,
+    depth=24,
+    heads=16,
+    decoder_width=512,
+    decoder_depth=12,
+    decoder_heads=16,
+    masked_depth=6,
+    grid=14,
+    masked_share=305 / 505,
+    crop=0.2,
+    flip=True,
+    freeze=True,
+    batch=16,
+    epochs=505,
+    masked_learning_rate=6.25e-5,
+    learning_rate=1e-3,
+    warm_up=0.13,
+    precision="32-true",
+    ssim_stride=1,
+    top=1.0,
+)
+TINY = Config(
+    patch=8,
+    stem="linear",
+    width=16,
+    depth=1,
+    heads=2,
+    decoder_width=16,
+    decoder_depth=2,
+    decoder_heads=2,
+    masked_depth=1,
+    masked_share=0.4,
+    freeze=True,
+    batch=4,
+    learning_rate=5e-3,
+    masked_learning_rate=5e-3,
+    precision="32-true",
+    blur=1.0,
+)
 
 
 class Isstad(nn.Module):
@@ -99,8 +134,10 @@ class Isstad(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        for what, width, heads in (("width", config.width, config.heads),
-                                   ("decoder_width", config.decoder_width, config.decoder_heads)):  # fmt: skip
+        for what, width, heads in (
+            ("width", config.width, config.heads),
+            ("decoder_width", config.decoder_width, config.decoder_heads),
+        ):
             if width % heads or width % 4:
                 raise ConfigError(f"{what} is {width} with {heads} heads; give a multiple of 4 and of the heads.")
         if config.stem == "convolutional" and config.patch & (config.patch - 1):
@@ -251,8 +288,7 @@ def stages(net: Isstad, config: Config) -> Sequence[Train]:
             groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
             return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))
 
-        return Turn(name, parts, optimiser, partial(loss, config=config),
-                    partial(cosine_schedule, warm_up=config.warm_up))  # fmt: skip
+        return Turn(name, parts, optimiser, partial(loss, config=config), partial(cosine_schedule, warm_up=config.warm_up))
 
     def first(module: Isstad) -> list[nn.Parameter]:
         decoder = module.decoder
@@ -264,17 +300,27 @@ def stages(net: Isstad, config: Config) -> Sequence[Train]:
         return [p for name, p in module.named_parameters() if not name.startswith(left_out)]
 
     one = Train(STAGE_ONE, [turn("guess", first, hiding_loss, config.masked_learning_rate)], share=config.masked_share)
-    two = Train(STAGE_TWO, [turn("repair", second, repairing_loss, config.learning_rate)],
-                frozen=("encoder",) if config.freeze else (), share=1.0 - config.masked_share)  # fmt: skip
+    two = Train(
+        STAGE_TWO,
+        [turn("repair", second, repairing_loss, config.learning_rate)],
+        frozen=("encoder",) if config.freeze else (),
+        share=1.0 - config.masked_share,
+    )
     return [two] if net.started_after_stage_one or not config.masked_share else [one, two]
 
 
 # Released MAE code and timm -> ours, by the first parts of a name; timm has no decoder.
 OUTSIDE = {
-    "patch_embed.proj": "encoder.patch", "cls_token": "encoder.cls_token", "blocks": "encoder.blocks",
-    "norm": "encoder.norm", "decoder_embed": "decoder.embed", "mask_token": "decoder.mask_token",
-    "decoder_blocks": "decoder.blocks", "decoder_norm": "decoder.norm", "decoder_pred": "repair",
-}  # fmt: skip
+    "patch_embed.proj": "encoder.patch",
+    "cls_token": "encoder.cls_token",
+    "blocks": "encoder.blocks",
+    "norm": "encoder.norm",
+    "decoder_embed": "decoder.embed",
+    "mask_token": "decoder.mask_token",
+    "decoder_blocks": "decoder.blocks",
+    "decoder_norm": "decoder.norm",
+    "decoder_pred": "repair",
+}
 
 
 def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -314,9 +360,12 @@ def start(net: Isstad, config: Config, init: Init) -> list[str]:
     taken = set(encoder)
     outside = not init.about
     light = tuple(f"decoder.blocks.{i}." for i in range(config.masked_depth))
-    rest = [key for key in target if key not in taken
-            and (not outside or key.startswith((*light, "decoder.embed", "decoder.norm", "decoder.mask_token", "repair")))
-            ]  # fmt: skip
+    rest = [
+        key
+        for key in target
+        if key not in taken
+        and (not outside or key.startswith((*light, "decoder.embed", "decoder.norm", "decoder.mask_token", "repair")))
+    ]
     notes = []
     if (outside or config.carry == "all") and all(k in given and given[k].shape == target[k].shape for k in rest):
         taken |= set(rest)

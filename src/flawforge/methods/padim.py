@@ -118,8 +118,13 @@ def gather(net: Padim, batch: Batch) -> None:
     work = net.work
     if not work:
         places, d, _ = x.shape
-        work |= {"size": size, "shift": x.mean(dim=2, keepdim=True), "count": x.new_zeros(places),
-                 "sum": x.new_zeros(places, d), "outer": x.new_zeros(places, d, d)}  # fmt: skip
+        work |= {
+            "size": size,
+            "shift": x.mean(dim=2, keepdim=True),
+            "count": x.new_zeros(places),
+            "sum": x.new_zeros(places, d),
+            "outer": x.new_zeros(places, d, d),
+        }
     x = (x - work["shift"]) * weight.T[:, None]
     work["count"] += weight.sum(dim=0)
     work["sum"] += x.sum(dim=2)

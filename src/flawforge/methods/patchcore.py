@@ -69,8 +69,20 @@ class Config:
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of the training
 
 
-CPU = Config(backbone="lite0", stages=(1, 2, 3), grid=8, standardise=True, share=1.0, least=1, most=1000, store=64,
-             sketch=176, top=0.001, batch=4, precision="32-true")  # fmt: skip
+CPU = Config(
+    backbone="lite0",
+    stages=(1, 2, 3),
+    grid=8,
+    standardise=True,
+    share=1.0,
+    least=1,
+    most=1000,
+    store=64,
+    sketch=176,
+    top=0.001,
+    batch=4,
+    precision="32-true",
+)
 PAPER = Config(backbone="wide_resnet50_2", share=0.1, least=1, most=65536, store=2, reweight=9)
 TINY = Config(backbone="resnet18-tiny", stages=(1, 2), least=8, most=64, store=2, batch=4, precision="32-true")
 

@@ -83,9 +83,26 @@ class Config:
     smooth: Annotated[int, Ge(1)] = 11  # 1
 
 
-PAPER = Config(contrast=5, references=0, show="never", residual=False, spread=1.0, opacity=0.1, guide_width=128,
-               segment_width=64, stride=1, batch=16, epochs=700, learning_rate=1e-4, weight_decay=0.0, schedule="steps",
-               precision="32-true", ssim_stride=1, evidence="probability", smooth=1)
+PAPER = Config(
+    contrast=5,
+    references=0,
+    show="never",
+    residual=False,
+    spread=1.0,
+    opacity=0.1,
+    guide_width=128,
+    segment_width=64,
+    stride=1,
+    batch=16,
+    epochs=700,
+    learning_rate=1e-4,
+    weight_decay=0.0,
+    schedule="steps",
+    precision="32-true",
+    ssim_stride=1,
+    evidence="probability",
+    smooth=1,
+)
 TINY = Config(references=4, guide_width=2, segment_width=8, batch=4, learning_rate=5e-3, precision="32-true", smooth=3)
 
 
@@ -216,8 +233,10 @@ class Sgsf(nn.Module):
         if self.guidance != "reference":
             return []
         shown = "it is shown to the segmenter" if self.show and float(self.alike) else "its features alone are the guide"
-        return [f"{len(self.memory)} good pictures are kept as references; the most similar other one leaves "
-                f"{float(self.left):.0%} of a reference's detail, so {shown}"]  # fmt: skip
+        return [
+            f"{len(self.memory)} good pictures are kept as references; the most similar other one leaves "
+            f"{float(self.left):.0%} of a reference's detail, so {shown}"
+        ]
 
     def forward(self, images: Tensor) -> Evidence:
         _, logit = self.guide_and_segment(images, self.nearest(images) if self.guidance == "reference" else images)

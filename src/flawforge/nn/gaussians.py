@@ -95,8 +95,13 @@ def likelihoods(samples: Tensor, weights: Tensor, count: Tensor, total: Tensor, 
     return torch.stack(rows)
 
 
-def shared_likelihood(samples: Tensor, weights: Tensor, pictures: Sequence[tuple[Tensor, Tensor, Tensor]],
-                      whole: tuple[Tensor, Tensor, Tensor], white: Tensor) -> Tensor:  # fmt: skip
+def shared_likelihood(
+    samples: Tensor,
+    weights: Tensor,
+    pictures: Sequence[tuple[Tensor, Tensor, Tensor]],
+    whole: tuple[Tensor, Tensor, Tensor],
+    white: Tensor,
+) -> Tensor:
     """As `likelihoods`, under one Gaussian for all positions: k."""
     total = torch.zeros(weights.shape[1], dtype=samples.dtype, device=samples.device)
     middle = whole[1] / whole[0].clamp_min(1)  # what the samples are measured from

@@ -32,8 +32,9 @@ def ssim_map(a: Tensor, b: Tensor, side: int = 11, sigma: float = 1.5) -> Tensor
     wide = bell.view(1, 1, 1, side).expand(5 * channels, 1, 1, side)
     stack = torch.cat([a, b, a * a, b * b, a * b], dim=1)
     pad = side // 2
-    blurred = F.conv2d(F.conv2d(stack, tall, padding=(pad, 0), groups=5 * channels), wide, padding=(0, pad),
-                       groups=5 * channels)
+    blurred = F.conv2d(
+        F.conv2d(stack, tall, padding=(pad, 0), groups=5 * channels), wide, padding=(0, pad), groups=5 * channels
+    )
     mean_a, mean_b, square_a, square_b, product = blurred.chunk(5, dim=1)
     var_a, var_b, cov = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
     c1, c2 = 0.01**2, 0.03**2

@@ -1,14 +1,14 @@
 """Features of a picture's patches on one grid, where they come from, and the map that is made of their distances.
 
-    here               source
-    `PatchFeatures`    PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265), section 3.1: 3 x 3 means of two stages, the
-                       coarser one enlarged; PaDiM (Defard et al., ICPR 2021, arXiv 2011.08785), section III-A: three as they
-                       are
-                       (ours: `grid` lays them on a coarser grid)
-    `learning`         CutPaste (Li et al., CVPR 2021, arXiv 2104.04015): features learnt by telling good pictures from
-                       forged ones, for products without weights from outside (nn.pretext)
-    `start_from`       --trunk: installed weights, another model's folder or a file of weights (nn.trunks)
-    `blurred`          both papers: a Gaussian over the map
+here               source
+`PatchFeatures`    PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265), section 3.1: 3 x 3 means of two stages, the
+                   coarser one enlarged; PaDiM (Defard et al., ICPR 2021, arXiv 2011.08785), section III-A: three as they
+                   are
+                   (ours: `grid` lays them on a coarser grid)
+`learning`         CutPaste (Li et al., CVPR 2021, arXiv 2104.04015): features learnt by telling good pictures from
+                   forged ones, for products without weights from outside (nn.pretext)
+`start_from`       --trunk: installed weights, another model's folder or a file of weights (nn.trunks)
+`blurred`          both papers: a Gaussian over the map
 """
 
 from __future__ import annotations

@@ -154,8 +154,11 @@ def look_at_features(net: PatchStats, batch: Batch) -> None:
         parts = len(net.dealt)
         if "n" not in work:
             k, d, _, b = exact.shape
-            work |= {"n": exact.new_zeros(parts, k, b), "sum": exact.new_zeros(parts, k, d, b),
-                     "outer": exact.new_zeros(parts, k, d, d)}  # fmt: skip
+            work |= {
+                "n": exact.new_zeros(parts, k, b),
+                "sum": exact.new_zeros(parts, k, d, b),
+                "outer": exact.new_zeros(parts, k, d, d),
+            }
         for part in range(parts):
             own = [i for i, fold in enumerate(folds) if fold == part]
             if own:
@@ -222,8 +225,9 @@ def whiten_moments(moments: tuple[Tensor, Tensor, Tensor], white: Tensor, common
     return n, white @ (total - common[:, None] * n[:, None]), white @ outer @ white.T
 
 
-def best_priors(branch: Branch, moments: tuple[Tensor, Tensor, Tensor], whole: tuple[Tensor, Tensor, Tensor],
-                white: Tensor) -> Tensor:  # fmt: skip
+def best_priors(
+    branch: Branch, moments: tuple[Tensor, Tensor, Tensor], whole: tuple[Tensor, Tensor, Tensor], white: Tensor
+) -> Tensor:
     """k: which of PRIORS makes the left-out good pictures likeliest, each block deciding together with its neighbours."""
     kept, common = branch.work["samples"], (whole[1] / whole[0].clamp_min(1)).float()
     pictures = [own for _, _, own in kept]
@@ -238,14 +242,16 @@ def best_priors(branch: Branch, moments: tuple[Tensor, Tensor, Tensor], whole: t
     return smooth(torch.cat(rows, dim=1).reshape(1, -1, gh, gw))[0].flatten(1).argmax(dim=0)
 
 
-def posterior_gaussians(branch: Branch, moments: tuple[Tensor, Tensor, Tensor], best: Tensor, white: Tensor,
-                        shift: Tensor) -> tuple[Gaussians, dict[str, Tensor]]:  # fmt: skip
+def posterior_gaussians(
+    branch: Branch, moments: tuple[Tensor, Tensor, Tensor], best: Tensor, white: Tensor, shift: Tensor
+) -> tuple[Gaussians, dict[str, Tensor]]:
     """Whitened moments k .. and the index of each block's prior -> the Gaussians, and what `look_at_maps` needs besides."""
     n, _, outer = moments
     d, b, (gh, gw) = len(white), branch.block, branch.work["size"]
     shared = best == len(PRIORS) - 1
-    table = torch.tensor([(0, 0) if math.isinf(tau) else (tau, d * kappa) for tau, kappa in PRIORS], dtype=n.dtype,
-                         device=n.device)  # fmt: skip
+    table = torch.tensor(
+        [(0, 0) if math.isinf(tau) else (tau, d * kappa) for tau, kappa in PRIORS], dtype=n.dtype, device=n.device
+    )
     tau, kappa = table[best].unbind(dim=1)
     tau = tau.clamp_min(TAUS[0])
     mean, scale = posterior(*moments, tau)
@@ -324,8 +330,12 @@ def widen(branch: Branch, squared: Tensor, held: Tensor) -> None:
 def looks(of: Callable[[Any], PatchStats] = lambda net: net) -> list[Collect]:
     """Four looks at the good pictures, the first only to count them. `of`: where in a net the statistics are."""
 
-    def look(name: str, visit: Callable[[PatchStats, Batch], None], finish: Callable[[PatchStats], None],
-             needs: Callable[[PatchStats, tuple[int, int], int], Demand] | None = None) -> Collect:  # fmt: skip
+    def look(
+        name: str,
+        visit: Callable[[PatchStats, Batch], None],
+        finish: Callable[[PatchStats], None],
+        needs: Callable[[PatchStats, tuple[int, int], int], Demand] | None = None,
+    ) -> Collect:
         demand = needs and (lambda net, canvas, pictures: needs(of(net), canvas, pictures))
         return Collect(name, lambda net, batch: visit(of(net), batch), lambda net: finish(of(net)), demand=demand)
 

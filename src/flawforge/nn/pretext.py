@@ -50,8 +50,9 @@ class Pretext(nn.Module):
     stem     of the trunk
     """
 
-    def __init__(self, variant: str, classes: int, hidden: Sequence[int] = (512, 128),
-                 stem: Literal["full", "small"] = "full") -> None:  # fmt: skip
+    def __init__(
+        self, variant: str, classes: int, hidden: Sequence[int] = (512, 128), stem: Literal["full", "small"] = "full"
+    ) -> None:
         super().__init__()
         self.trunk = ResNet(variant, stem=stem)
         self.head = head(self.trunk.widths[-1], classes, hidden)
@@ -132,8 +133,14 @@ def _shifted(image: Tensor, out: Tensor, dy: int, dx: int) -> None:
     out[:, bottom:] = out[:, bottom - 1 : bottom]
 
 
-def classifying(name: str, part: Callable[[Any], nn.Module], loss: Callable[[Any, Batch], dict[str, Tensor]], *,
-                rate: float, decay: float) -> Turn:  # fmt: skip
+def classifying(
+    name: str,
+    part: Callable[[Any], nn.Module],
+    loss: Callable[[Any, Batch], dict[str, Tensor]],
+    *,
+    rate: float,
+    decay: float,
+) -> Turn:
     """A turn that trains `part(net)` by SGD with momentum 0.9 on `loss(net, batch)`."""
 
     def optimiser(parameters: Sequence[Any]) -> torch.optim.Optimizer:

@@ -139,8 +139,14 @@ class ResNet(nn.Module):
     strides   input pixels from one output to the next, of each stage
     """
 
-    def __init__(self, variant: str = "resnet18", channels: int = 3, width: int = 0,
-                 stem: Literal["full", "small"] = "full", stages: int = 4) -> None:  # fmt: skip
+    def __init__(
+        self,
+        variant: str = "resnet18",
+        channels: int = 3,
+        width: int = 0,
+        stem: Literal["full", "small"] = "full",
+        stages: int = 4,
+    ) -> None:
         super().__init__()
         shape = VARIANTS[variant]
         width = width or shape.width

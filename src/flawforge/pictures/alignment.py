@@ -57,8 +57,9 @@ def register(pictures: Sequence[tuple[Image, Mask]], wish: str) -> Registration:
         found = [poses.find(pixels, valid, template) for pixels, valid in pictures]
         laid = [
             (np.asarray(poses.lay(grey, pose)), poses.lay_mask(valid, pose))
-            for grey, valid, pose in zip(greys, masks, found, strict=True) if pose
-        ]  # fmt: skip
+            for grey, valid, pose in zip(greys, masks, found, strict=True)
+            if pose
+        ]
         if len(laid) < FOUND * len(pictures):
             return _without(f"a common pose was found in {len(laid)} of {len(pictures)} good pictures", wish)
         template = Template(np.rint(_mean(laid)).astype(np.uint8), least=-1.0)

@@ -277,9 +277,14 @@ class GoodPictures:
         return _laid(pixels, placement, pose), placement, pose
 
     def _forge(
-        self, forger: Forger, rng: np.random.Generator, which: tuple[int, int], picture: Image, other: int | None,
+        self,
+        forger: Forger,
+        rng: np.random.Generator,
+        which: tuple[int, int],
+        picture: Image,
+        other: int | None,
         texture: int | None,
-    ) -> tuple[Image, Mask, int] | None:  # fmt: skip
+    ) -> tuple[Image, Mask, int] | None:
         """A forged canvas, its mask and its class; None where the picture is left good. `which`: its index and its copy.
 
         Forged on the placed part alone; the border is laid round it again, as it would be round a real flaw.
@@ -369,9 +374,7 @@ class GoodPictures:
         index, kind = (np.zeros(size, dtype=np.int64) for _ in range(2))
         return Batch(forged, clean, mask, valid, index, kind, np.zeros((size, 4), dtype=np.float32))
 
-    def _fill(
-        self, batch: Batch, place: int, index: int, image: Image, forged: tuple[Image, Mask, int] | None
-    ) -> None:
+    def _fill(self, batch: Batch, place: int, index: int, image: Image, forged: tuple[Image, Mask, int] | None) -> None:
         to_planes(image, batch.clean[place])
         batch.valid[place, 0] = self.valid(index)
         batch.index[place] = index

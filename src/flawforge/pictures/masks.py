@@ -193,9 +193,10 @@ def _without_folder(data: Path, kinds: Sequence[str]) -> list[str]:
         absent = [kind for kind in kinds if not (root / kind).is_dir()]
         return [f"ground_truth has no folder {', '.join(absent)}, as the kinds in test are named"] if absent else []
     like = [
-        folder.name for folder in _files(data)
+        folder.name
+        for folder in _files(data)
         if folder.is_dir() and "".join(filter(str.isalpha, folder.name.lower())) in LIKE_GROUND_TRUTH
-    ]  # fmt: skip
+    ]
     rename = f"; if {' or '.join(like)} holds them, rename it" if like else ""
     return [f"masks are looked for in the folder ground_truth, which is not there{rename}"]
 

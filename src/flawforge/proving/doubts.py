@@ -77,8 +77,10 @@ class Doubts:
         else:
             what = "Masks that mark more than half of their pictures"
             if self.whole:
-                found.append(f"{what} and their edge, as inverted and white ones do, are left out of the pixel figures: "
-                             f"{_listed(self.whole)}; {REMEDY}")  # fmt: skip
+                found.append(
+                    f"{what} and their edge, as inverted and white ones do, are left out of the pixel figures: "
+                    f"{_listed(self.whole)}; {REMEDY}"
+                )
             if self.large:
                 found.append(f"{what} are taken as they are, so look whether they are inverted: {_listed(self.large)}")
         return found

@@ -151,13 +151,23 @@ def watch(
     rejected = sum(score > calibration.threshold for score in scores)
     share = intervals.rate(rejected, len(scores))._asdict()
     result = {
-        "alarm": at is not None, "at": at, "n": len(scores), "rejected": rejected, "rejected_share": share,
-        "alarm_rate": alarm, "defects": defects,
-        "level": level(alarm), "evidence": float(path_of_wealth.max()), "looks": moved, "skipped": skipped, "seed": seed,
-        "model": dict(inspector.about), "wealth": path_of_wealth.tolist(),
+        "alarm": at is not None,
+        "at": at,
+        "n": len(scores),
+        "rejected": rejected,
+        "rejected_share": share,
+        "alarm_rate": alarm,
+        "defects": defects,
+        "level": level(alarm),
+        "evidence": float(path_of_wealth.max()),
+        "looks": moved,
+        "skipped": skipped,
+        "seed": seed,
+        "model": dict(inspector.about),
+        "wealth": path_of_wealth.tolist(),
         "invalid": invalid,
         "parts": [{"part": str(key), "score": score} for key, score in highest.items()],
-    }  # fmt: skip
+    }
     return result | {"text": words(result)}
 
 
@@ -176,8 +186,18 @@ def compare_looks(reference: Mapping[str, Sequence[float]], now: Sequence[Mappin
         spread = max(1.4826 * float(np.median(np.abs(before - middle))), 1e-3 * abs(middle), 1e-6)
         shift = (float(np.median(after)) - middle) / spread
         low, high = median_interval(after)
-        rows.append({"name": name, "meaning": LOOKS[name], "then": middle, "now": float(np.median(after)), "now_low": low,
-                     "now_high": high, "shift": shift, "moved": abs(shift) > MOVED})  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "meaning": LOOKS[name],
+                "then": middle,
+                "now": float(np.median(after)),
+                "now_low": low,
+                "now_high": high,
+                "shift": shift,
+                "moved": abs(shift) > MOVED,
+            }
+        )
     return sorted(rows, key=lambda row: -abs(row["shift"]))
 
 

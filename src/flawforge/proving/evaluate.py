@@ -134,7 +134,10 @@ def evaluate(
         "operating_point": _operating_point(calibration, good, defective),
         "kinds": _kinds(good, defective, bootstrap, rng),
         "counts": {
-            "good": len(good), "defective": len(defective), "unreadable": len(seen.skipped), "without_mask": without,
+            "good": len(good),
+            "defective": len(defective),
+            "unreadable": len(seen.skipped),
+            "without_mask": without,
             "invalid": sum(not row["valid"] for row in seen.rows),
         },
         "model": dict(inspector.about),
@@ -142,8 +145,12 @@ def evaluate(
             "per_picture": statistics.median(row["seconds"] for row in seen.rows),
             "total": time.perf_counter() - start,
         },
-        "seed": seed, "bootstrap": bootstrap, "notes": list(notes), "skipped": seen.skipped, "pictures": seen.rows,
-    }  # fmt: skip
+        "seed": seed,
+        "bootstrap": bootstrap,
+        "notes": list(notes),
+        "skipped": seen.skipped,
+        "pictures": seen.rows,
+    }
 
 
 def choose(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
@@ -179,11 +186,19 @@ def _judge(inspector: Judge, entry: Entry, seen: _Seen) -> None:
     if mask is not None and seen.has_masks:
         seen.pool(decision, mask)
     on_defect = metrics.peak_on_defect(decision.anomaly_map, mask) if mask is not None and entry.label else None
-    seen.rows.append({
-        "path": str(entry.path), "kind": entry.kind, "label": entry.label, "score": decision.pred_score,
-        "p_value": decision.p_value, "verdict": decision.verdict, "peak_on_defect": on_defect,
-        "seconds": decision.seconds, "valid": decision.valid,
-    })  # fmt: skip
+    seen.rows.append(
+        {
+            "path": str(entry.path),
+            "kind": entry.kind,
+            "label": entry.label,
+            "score": decision.pred_score,
+            "p_value": decision.p_value,
+            "verdict": decision.verdict,
+            "peak_on_defect": on_defect,
+            "seconds": decision.seconds,
+            "valid": decision.valid,
+        }
+    )
 
 
 def _trusted(inspector: Judge, entry: Entry, decision: Decision, doubts: Doubts) -> Mask | None:
@@ -239,10 +254,14 @@ def _operating_point(
         "review_rate_defective": share(defective, "REVIEW"),
     }
     return {
-        "threshold": calibration.threshold, "review_threshold": calibration.review_threshold,
-        "pixel_threshold": calibration.pixel_threshold, "promised_false_alarm": calibration.false_alarm,
-        "promised_review": calibration.review, "calibration_pictures": calibration.n, **_plain(rates),
-    }  # fmt: skip
+        "threshold": calibration.threshold,
+        "review_threshold": calibration.review_threshold,
+        "pixel_threshold": calibration.pixel_threshold,
+        "promised_false_alarm": calibration.false_alarm,
+        "promised_review": calibration.review,
+        "calibration_pictures": calibration.n,
+        **_plain(rates),
+    }
 
 
 def _kinds(

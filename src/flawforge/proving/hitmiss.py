@@ -145,9 +145,16 @@ def fit_curve(sizes: ArrayLike, hits: ArrayLike) -> Curve:
     region = np.concatenate([_region(top, z, hits), b[None]])  # with the curve itself, which it then always holds
     region = np.stack([region[:, 0] - region[:, 1] * shift / scale, region[:, 1] / scale], axis=1)
     curve = Curve(
-        float(b[0] - b[1] * shift / scale), float(b[1] / scale), region, float(sizes[0]), float(sizes[-1]),
-        sizes.size, int(hits.sum()), firth, falls,
-    )  # fmt: skip
+        float(b[0] - b[1] * shift / scale),
+        float(b[1] / scale),
+        region,
+        float(sizes[0]),
+        float(sizes[-1]),
+        sizes.size,
+        int(hits.sum()),
+        firth,
+        falls,
+    )
     return _checked(curve, sizes, hits)
 
 

@@ -164,19 +164,27 @@ def prove(
     result = {
         "false_alarm": _false_alarm(inspector.calibration, judged, kept, of),
         "forgers": {
-            "trained_on": list(trained_on), "proved_with": list(recipe.kinds),
-            "families_trained_on": list(families_of(trained_on)), "families_proved_with": list(families_of(recipe.kinds)),
+            "trained_on": list(trained_on),
+            "proved_with": list(recipe.kinds),
+            "families_trained_on": list(families_of(trained_on)),
+            "families_proved_with": list(families_of(recipe.kinds)),
         },
         "curves": curves,
         "rejected_elsewhere": {"count": elsewhere, "of": len(found), **intervals.rate(elsewhere, len(found))._asdict()},
-        "size": SIZE, "hit": HIT, "unit": _unit(scale), "mm_per_pixel": scale,
+        "size": SIZE,
+        "hit": HIT,
+        "unit": _unit(scale),
+        "mm_per_pixel": scale,
         "recipe": dataclasses.asdict(recipe),
-        "goods": len(kept), "skipped": skipped, "model": dict(inspector.about),
+        "goods": len(kept),
+        "skipped": skipped,
+        "model": dict(inspector.about),
         "seconds": {"total": time.perf_counter() - start},
         "trials": [_row(each, scale, names) for each in trials],
-        "good_scores": [{"path": name, "score": score, "verdict": verdict}
-                        for name, (score, verdict) in zip(names, judged, strict=True)],
-    }  # fmt: skip
+        "good_scores": [
+            {"path": name, "score": score, "verdict": verdict} for name, (score, verdict) in zip(names, judged, strict=True)
+        ],
+    }
     return result, album.drawn(inspector.calibration, names, scale)
 
 
@@ -261,10 +269,14 @@ def _false_alarm(
             known.add(part)
     fresh = [alarm for part, alarm in rejected.items() if part not in known]
     return {
-        "promised": calibration.false_alarm, "measured": intervals.rate(sum(fresh), len(fresh))._asdict(), "n": len(fresh),
+        "promised": calibration.false_alarm,
+        "measured": intervals.rate(sum(fresh), len(fresh))._asdict(),
+        "n": len(fresh),
         "of": "parts" if len(rejected) < len(judged) else "pictures",
-        "threshold": calibration.threshold, "calibrated_on": len(known), "calibration_pictures": calibration.n,
-    }  # fmt: skip
+        "threshold": calibration.threshold,
+        "calibrated_on": len(known),
+        "calibration_pictures": calibration.n,
+    }
 
 
 def _calibrated_on(calibration: Calibration, good: Image | Path, score: float) -> bool:
@@ -280,9 +292,21 @@ def _curve(
     row: dict[str, Any] = {"kind": kind, "contrast": contrast, "unit": _unit(scale), "n": len(trials)}
     if not trials:
         nothing = dict.fromkeys(("a50", "a50_95", "a90", "a90_95", "a90_95_by", "smallest", "largest"))
-        return row | nothing | {"hits": 0, "recall": intervals.rate(0, 0)._asdict(), "rejected": 0, "points": [], "bins": [],
-                                "falls": False, "separated": False, "contradicted": False,
-                                "why": "none could be forged"}  # fmt: skip
+        return (
+            row
+            | nothing
+            | {
+                "hits": 0,
+                "recall": intervals.rate(0, 0)._asdict(),
+                "rejected": 0,
+                "points": [],
+                "bins": [],
+                "falls": False,
+                "separated": False,
+                "contradicted": False,
+                "why": "none could be forged",
+            }
+        )
     sizes = np.array([each.size for each in trials]) * (scale or 1.0)
     hits = np.array([each.hit for each in trials], int)
     numbered: dict[int, int] = {}  # in the order of the trials, which that of the pictures does not change
@@ -298,12 +322,23 @@ def _curve(
     low, high = curve.bounds(grid)
     table = np.stack([grid, curve.pod(grid), low, high], axis=1)
     return row | {
-        "a50": curve.a50, "a50_95": curve.a50_95, "a90": curve.a90, "a90_95": bound, "a90_95_by": by, "hits": curve.hits,
+        "a50": curve.a50,
+        "a50_95": curve.a50_95,
+        "a90": curve.a90,
+        "a90_95": bound,
+        "a90_95_by": by,
+        "hits": curve.hits,
         "recall": intervals.rate(curve.hits, curve.n)._asdict(),
-        "rejected": sum(each.rejected for each in trials), "smallest": curve.low, "largest": curve.high,
-        "falls": curve.falls, "separated": curve.firth, "contradicted": curve.contradicted, "why": _why(curve, bound),
-        "points": table.tolist(), "bins": _bins(sizes, hits),
-    }  # fmt: skip
+        "rejected": sum(each.rejected for each in trials),
+        "smallest": curve.low,
+        "largest": curve.high,
+        "falls": curve.falls,
+        "separated": curve.firth,
+        "contradicted": curve.contradicted,
+        "why": _why(curve, bound),
+        "points": table.tolist(),
+        "bins": _bins(sizes, hits),
+    }
 
 
 def _why(curve: hitmiss.Curve, bound: float | None) -> str:
@@ -370,10 +405,16 @@ class _Album:
         for group, rows in (("missed", missed), ("found", found)):
             for trial, forgery, decision in rows:
                 caption = {
-                    "path": names[trial.good], "verdict": trial.verdict, "score": trial.score, "kind": trial.kind,
-                    "p_value": decision.p_value, "contrast": trial.contrast, "size": trial.size * (scale or 1.0),
-                    "unit": _unit(scale), "rejected": trial.rejected,
-                }  # fmt: skip
+                    "path": names[trial.good],
+                    "verdict": trial.verdict,
+                    "score": trial.score,
+                    "kind": trial.kind,
+                    "p_value": decision.p_value,
+                    "contrast": trial.contrast,
+                    "size": trial.size * (scale or 1.0),
+                    "unit": _unit(scale),
+                    "rejected": trial.rejected,
+                }
                 drawn = overlay(forgery.image, decision, colours, forgery.mask, max_side=SIDE)
                 shown.append(Shown(group, caption, drawn))
         return shown

@@ -261,9 +261,7 @@ def _forge(stock: _Stock, case: _Case, sizes: tuple[float, float] | None) -> For
             continue
         image = np.where(mask[..., None], forged.image, sample.image)
         drawn = {**forged.drawn, "wanted": wanted}
-        return Forgery(
-            image, mask, case.kind, case.contrast, defect_size(mask), stock.index(case.place), case.seed, drawn
-        )  # fmt: skip
+        return Forgery(image, mask, case.kind, case.contrast, defect_size(mask), stock.index(case.place), case.seed, drawn)
     return None
 
 

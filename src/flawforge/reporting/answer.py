@@ -69,8 +69,10 @@ def answer(
         text = "Its false alarms are promised, and what it sees is shown on forged defects; real ones have not been tried."
         said = [{"tone": "open", "text": text}]
         if proof and not pod_words.best(proof["curves"])["of"]:
-            text = "Not on this evidence: it was not shown to find 9 of 10 forged defects of any kind, and real ones have " \
-                   "not been tried."  # fmt: skip
+            text = (
+                "Not on this evidence: it was not shown to find 9 of 10 forged defects of any kind, and real ones have "
+                "not been tried."
+            )
             said = [{"tone": "warn", "text": text}]
     said = [said[0], *({"tone": "open", "text": text} for text in seen), *said[1:]]
     if drift and drift.get("alarm"):
@@ -91,19 +93,23 @@ def _answer(calibration: Calibration | None, evaluation: Facts | None) -> list[d
     notes = []
     alarms = round((alarm.get("value") or 0.0) * good)
     if alarms > calibration.false_alarm * good and chance_of_alarms(alarms, good, calibration) < 0.025:
-        notes.append({
-            "tone": "warn",
-            "text": f"It rejected {alarms} of {good} good pictures, more than the promised "
-                    f"{percent(calibration.false_alarm)} by more than chance explains: these pictures are not like the ones "
-                    "held back for calibration. Calibrate again with good pictures from the line as it runs now.",
-        })  # fmt: skip
+        notes.append(
+            {
+                "tone": "warn",
+                "text": f"It rejected {alarms} of {good} good pictures, more than the promised "
+                f"{percent(calibration.false_alarm)} by more than chance explains: these pictures are not like the ones "
+                "held back for calibration. Calibrate again with good pictures from the line as it runs now.",
+            }
+        )
     peak = ((evaluation or {}).get("pixel") or {}).get("peak_on_defect") or {}
     if peak.get("value") is not None and peak["value"] < 0.8:
-        notes.append({
-            "tone": "warn",
-            "text": f"Only in {percent(peak['value'])} of the defective pictures does the map peak on the defect; "
-                    "elsewhere the score may be right for the wrong reason. Look at the overlays below.",
-        })  # fmt: skip
+        notes.append(
+            {
+                "tone": "warn",
+                "text": f"Only in {percent(peak['value'])} of the defective pictures does the map peak on the defect; "
+                "elsewhere the score may be right for the wrong reason. Look at the overlays below.",
+            }
+        )
     few = f"{good} good and {defective} defective pictures are few: more of them would narrow the intervals."
     warned = any(note["tone"] == "warn" for note in notes)
     if min(good, defective) < 30:
@@ -146,23 +152,38 @@ def stale(model_id: str, calibration: Calibration | None, evaluation: Facts | No
 
 
 def missing(
-    name: str, config: Mapping[str, Any], calibration: Calibration | None, evaluation: Facts | None,
-    proof: Facts | None = None, drift: Facts | None = None,
+    name: str,
+    config: Mapping[str, Any],
+    calibration: Calibration | None,
+    evaluation: Facts | None,
+    proof: Facts | None = None,
+    drift: Facts | None = None,
 ) -> list[dict[str, str]]:
     """What the report cannot say, and the command that would change it."""
     parts = [
         (calibration is None, "The model has no thresholds.", f"flawforge calibrate {name} GOOD"),
         (not proof, "What it can see has not been proved on forged defects.", f"flawforge pod {name} DATA"),
-        (not drift, "Whether parts in use are still like those it was calibrated on is not known.",
-         f"flawforge drift {name} PARTS_IN_USE"),
+        (
+            not drift,
+            "Whether parts in use are still like those it was calibrated on is not known.",
+            f"flawforge drift {name} PARTS_IN_USE",
+        ),
         (not evaluation, "It has not been tried on labelled pictures.", f"flawforge evaluate {name} DATA"),
-        (bool(evaluation) and not (evaluation or {}).get("pixel"),
-         "The evaluation had no masks that count: nothing is said on pixels.",
-         f"flawforge evaluate {name} DATA_WITH_GROUND_TRUTH"),
-        (bool(evaluation) and not (evaluation or {}).get("pictures"), "The evaluation kept no scores per picture.",
-         f"flawforge evaluate {name} DATA"),
+        (
+            bool(evaluation) and not (evaluation or {}).get("pixel"),
+            "The evaluation had no masks that count: nothing is said on pixels.",
+            f"flawforge evaluate {name} DATA_WITH_GROUND_TRUTH",
+        ),
+        (
+            bool(evaluation) and not (evaluation or {}).get("pictures"),
+            "The evaluation kept no scores per picture.",
+            f"flawforge evaluate {name} DATA",
+        ),
         (not config.get("data_report"), "No check of the training pictures was kept.", "flawforge fit DATA -o NEW_MODEL"),
-        (not config.get("history") and bool((config.get("training") or {}).get("steps", 1)),
-         "No training losses were kept.", "flawforge fit DATA -o NEW_MODEL"),
-    ]  # fmt: skip
+        (
+            not config.get("history") and bool((config.get("training") or {}).get("steps", 1)),
+            "No training losses were kept.",
+            "flawforge fit DATA -o NEW_MODEL",
+        ),
+    ]
     return [{"what": what, "command": command} for absent, what, command in parts if absent]

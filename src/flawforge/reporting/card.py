@@ -74,11 +74,15 @@ def model_card(content: Content) -> str:
     if calibration is not None:
         sure, rules = calibration.confidence, calibration.rules
         values = calibration.as_dict() | {
-            "needed": pictures_needed(0.01, sure), "of": "parts" if calibration.per_part else "pictures",
-            "how": f"cross-conformal in {calibration.folds} folds, not proved" if calibration.folds
-            else "on average" if sure is None else f"with {sure:.4g} confidence",
+            "needed": pictures_needed(0.01, sure),
+            "of": "parts" if calibration.per_part else "pictures",
+            "how": f"cross-conformal in {calibration.folds} folds, not proved"
+            if calibration.folds
+            else "on average"
+            if sure is None
+            else f"with {sure:.4g} confidence",
             "rules": f" Rules after the thresholds: {rules}." if rules != Rules() else "",
-        }  # fmt: skip
+        }
         promise = PROMISE.format(**values)
     guard = ""
     if content.guard is not None:
@@ -89,18 +93,33 @@ def model_card(content: Content) -> str:
     if made:
         parity = made["parity"]
         exported = EXPORT.format(
-            **made, **{f"p_{key}": value for key, value in {**parity, "source": shown(parity["source"])}.items()},
-            count=parity["good"] + parity["forged"], flipped=len(parity["flips"]), model=made["from"],
-        )  # fmt: skip
+            **made,
+            **{f"p_{key}": value for key, value in {**parity, "source": shown(parity["source"])}.items()},
+            count=parity["good"] + parity["forged"],
+            flipped=len(parity["flips"]),
+            model=made["from"],
+        )
     trunk = config.get("trunk")
     features = ""
     if trunk:
         features = FEATURES.format(**trunk | {"licence": trunk["licence"] or "not known; ask whoever gave the weights"})
     return TEMPLATE.format(
         features=features,
-        method=config["method"], model_id=content.model_id, version=config["flawforge_version"], created=config["created"],
-        profile=config["profile"], height=config["canvas"][0], width=config["canvas"][1], pictures=training["pictures"],
-        steps=training["steps"], seconds=training["seconds"], seed=config["seed"], forger=training["forger"],
-        score=f"{rule['reduce']} of the map after a {rule['smooth']} x {rule['smooth']} mean", promise=promise,
-        guard=guard, exported=exported, notes=f"\n## Notes\n\n{notes}\n" if notes else "",
-    )  # fmt: skip
+        method=config["method"],
+        model_id=content.model_id,
+        version=config["flawforge_version"],
+        created=config["created"],
+        profile=config["profile"],
+        height=config["canvas"][0],
+        width=config["canvas"][1],
+        pictures=training["pictures"],
+        steps=training["steps"],
+        seconds=training["seconds"],
+        seed=config["seed"],
+        forger=training["forger"],
+        score=f"{rule['reduce']} of the map after a {rule['smooth']} x {rule['smooth']} mean",
+        promise=promise,
+        guard=guard,
+        exported=exported,
+        notes=f"\n## Notes\n\n{notes}\n" if notes else "",
+    )

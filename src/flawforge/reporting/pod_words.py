@@ -45,12 +45,13 @@ def view(proof: Mapping[str, Any] | None) -> Facts | None:
         "rows": [_row(curve) for curve in curves],
         "trained_on": ", ".join(proof["forgers"]["trained_on"]) or "none: it only looked at good pictures",
         "proved_with": ", ".join(proof["forgers"]["proved_with"]),
-        "circular": sorted(set(proof["forgers"].get("families_trained_on", []))
-                           & set(proof["forgers"].get("families_proved_with", []))),
+        "circular": sorted(
+            set(proof["forgers"].get("families_trained_on", [])) & set(proof["forgers"].get("families_proved_with", []))
+        ),
         "elsewhere": elsewhere if elsewhere.get("count") else None,
         "goods": proof.get("goods"),
         "alarm": proof["false_alarm"],
-    }  # fmt: skip
+    }
 
 
 def sentences(curves: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -78,8 +79,13 @@ def best(curves: Sequence[Mapping[str, Any]]) -> Facts:
     bounds = [curve["a90_95"] for curve in some]
     worst = None if None in bounds else max(bounds)
     reached = sum(bound is not None for bound in bounds)
-    return {"text": size(worst, some[0]["unit"]), "reached": worst is not None, "contrast": contrast,
-            "kinds": len(some), "of": reached}  # fmt: skip
+    return {
+        "text": size(worst, some[0]["unit"]),
+        "reached": worst is not None,
+        "contrast": contrast,
+        "kinds": len(some),
+        "of": reached,
+    }
 
 
 def caption(row: Mapping[str, Any]) -> str:
@@ -95,10 +101,13 @@ def caption(row: Mapping[str, Any]) -> str:
 def _row(curve: Mapping[str, Any]) -> Facts:
     unit = curve["unit"]
     return {
-        "kind": curve["kind"], "contrast": f"{curve['contrast']:g}", "found": _found(curve),
+        "kind": curve["kind"],
+        "contrast": f"{curve['contrast']:g}",
+        "found": _found(curve),
         **{name: _at_most(curve, key) for name, key in (("a50", "a50"), ("a90", "a90"), ("bound", "a90_95"))},
-        "why": curve.get("why", ""), "tried": f"{size(curve['smallest'], unit)} to {size(curve['largest'], unit)}",
-    }  # fmt: skip
+        "why": curve.get("why", ""),
+        "tried": f"{size(curve['smallest'], unit)} to {size(curve['largest'], unit)}",
+    }
 
 
 def _found(curve: Mapping[str, Any]) -> str:

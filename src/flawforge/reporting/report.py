@@ -116,25 +116,35 @@ def report_html(facts: Facts) -> str:
     good = [row.get("score") for row in rows if row.get("label") == 0]
     defective = [row.get("score") for row in rows if row.get("label") == 1]
     calibration = facts["calibration"]
-    lines = [(calibration[key], name, css) for key, name, css in
-             (("review_threshold", "REVIEW", "review"), ("threshold", "NG", "ng"))] if calibration else []  # fmt: skip
+    lines = (
+        [
+            (calibration[key], name, css)
+            for key, name, css in (("review_threshold", "REVIEW", "review"), ("threshold", "NG", "ng"))
+        ]
+        if calibration
+        else []
+    )
     if len(lines) == 2 and lines[0][0] == lines[1][0]:
         del lines[0]
-    return _environment().get_template("report.html.jinja").render(
-        **facts,
-        metrics=_metric_rows(evaluation),
-        kinds=_kind_rows(evaluation),
-        gallery=_gallery(facts),
-        sight=pod_words.view(facts["proof"]),
-        proof_gallery=_proof_gallery(facts),
-        watched=charts.evidence(facts["drift"]["wealth"], facts["drift"]["level"]) if facts["drift"] else "",
-        rows=sorted(rows, key=lambda row: -_sortable(row.get("score"))),
-        histogram=charts.histogram(good or (calibration or {}).get("scores", []), defective, lines),
-        trade_off=charts.trade_off(good, defective, calibration["threshold"] if calibration else None),
-        curves=charts.training_curves(facts["config"].get("history") or []),
-        commands=_commands(facts),
-        data_uri=_data_uri(json.dumps(_plain(facts)).encode(), "application/json"),
-    )  # fmt: skip
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            **facts,
+            metrics=_metric_rows(evaluation),
+            kinds=_kind_rows(evaluation),
+            gallery=_gallery(facts),
+            sight=pod_words.view(facts["proof"]),
+            proof_gallery=_proof_gallery(facts),
+            watched=charts.evidence(facts["drift"]["wealth"], facts["drift"]["level"]) if facts["drift"] else "",
+            rows=sorted(rows, key=lambda row: -_sortable(row.get("score"))),
+            histogram=charts.histogram(good or (calibration or {}).get("scores", []), defective, lines),
+            trade_off=charts.trade_off(good, defective, calibration["threshold"] if calibration else None),
+            curves=charts.training_curves(facts["config"].get("history") or []),
+            commands=_commands(facts),
+            data_uri=_data_uri(json.dumps(_plain(facts)).encode(), "application/json"),
+        )
+    )
 
 
 def report_markdown(facts: Facts) -> str:
@@ -196,11 +206,16 @@ def _kind_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
     for kind, values in (evaluation.get("kinds") or {}).items():
         escape = _estimate(values.get("escape_rate") or {}, percent)
         auroc = _estimate(values.get("image_auroc") or {}, _three)
-        found.append({
-            "kind": kind, "count": values.get("count", ""), "escape": escape["text"],
-            "auroc": f"{auroc['text']} ({auroc['interval']})" if auroc["interval"] != "–" else auroc["text"],
-            "interval": escape["interval"], "whisker": escape["whisker"],
-        })  # fmt: skip
+        found.append(
+            {
+                "kind": kind,
+                "count": values.get("count", ""),
+                "escape": escape["text"],
+                "auroc": f"{auroc['text']} ({auroc['interval']})" if auroc["interval"] != "–" else auroc["text"],
+                "interval": escape["interval"],
+                "whisker": escape["whisker"],
+            }
+        )
     return found
 
 
@@ -240,10 +255,15 @@ def _proof_gallery(facts: Facts) -> list[Facts]:
     result = []
     for group, (title, hint) in pod_words.GROUPS.items():
         pictures = [
-            {**_caption(row), "uri": _picture_uri(folder, str(row.get("file", ""))), "file": row.get("file"),
-             "figures": pod_words.caption(row)}
-            for row in rows if row.get("group") == group
-        ]  # fmt: skip
+            {
+                **_caption(row),
+                "uri": _picture_uri(folder, str(row.get("file", ""))),
+                "file": row.get("file"),
+                "figures": pod_words.caption(row),
+            }
+            for row in rows
+            if row.get("group") == group
+        ]
         if pictures:
             result.append({"title": title, "hint": hint, "pictures": pictures[:PICTURES_PER_GROUP]})
     return result
