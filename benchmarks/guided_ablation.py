@@ -22,7 +22,7 @@ import torch
 from flawforge import fitting
 from flawforge.fitting import engine
 from flawforge.judging import loading
-from flawforge.methods import guided
+from flawforge.nn import guided
 from flawforge_runtime.inspector import Inspector
 from judging import figures, test_pairs
 from record import read, record

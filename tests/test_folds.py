@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from flawforge import fitting
 from flawforge.fitting import folds
 from flawforge.judging import loading
-from flawforge.methods import METHODS, guided
+from flawforge.methods import METHODS
+from flawforge.nn import guided
 from flawforge.reporting import answer
 from flawforge.types import CalibrationError, ConfigError
 

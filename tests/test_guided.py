@@ -17,7 +17,8 @@ from sklearn.metrics import average_precision_score
 from flawforge import fitting
 from flawforge.fitting import engine
 from flawforge.judging import loading
-from flawforge.methods import METHODS, guided
+from flawforge.methods import METHODS, auto
+from flawforge.nn import gate, guided
 from flawforge.nn.head_start import recipe
 from flawforge.types import Batch, Collect, ModelError, ScoreRule, Train
 from flawforge_runtime.maps import picture_score
@@ -44,7 +45,7 @@ def looked(clean: np.ndarray, config: guided.Config = TINY) -> guided.Guided:
     def never(stage: int, step: int) -> Batch:
         raise AssertionError("a Collect stage forges nothing")
 
-    early = [stage for stage in guided.stages(net, config) if isinstance(stage, Collect)][:5]
+    early = [stage for stage in auto.stages(net, config) if isinstance(stage, Collect)][:5]
     engine.fit(net, early, never, engine.Budget(steps=1), engine.Run(device="cpu"), clean=batches)
     return net
 
@@ -65,7 +66,7 @@ def test_a_forged_region_that_no_statistic_sees_teaches_nothing() -> None:
 def test_average_precision_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     maps, mask = rng.standard_normal((3, 500)), rng.random(500) < 0.1
-    found = guided.average_precision(torch.from_numpy(maps), torch.from_numpy(mask))
+    found = gate.average_precision(torch.from_numpy(maps), torch.from_numpy(mask))
     np.testing.assert_allclose(found, [average_precision_score(mask, row) for row in maps], rtol=1e-9)
 
 
@@ -74,7 +75,7 @@ def test_average_precision_among_good_pictures_is_scikit_learns_of_all_of_them()
     rng = np.random.default_rng(4)
     maps, mask, good = rng.integers(0, 9, (2, 60)) + 0.0, rng.random(60) < 0.2, rng.integers(0, 8, (2, 40)) + 0.0
     quiet = torch.from_numpy(np.sort(good, axis=1))
-    found = guided.average_precision(torch.from_numpy(maps), torch.from_numpy(mask), quiet, 2)
+    found = gate.average_precision(torch.from_numpy(maps), torch.from_numpy(mask), quiet, 2)
     labels = np.concatenate([mask, np.zeros(80, bool)])
     rows = [np.concatenate([row, more, more]) for row, more in zip(maps, good, strict=True)]
     expected = [average_precision_score(labels, row) for row in rows]
@@ -97,7 +98,7 @@ def test_a_map_that_flares_on_good_pictures_loses_its_gain() -> None:
         spotted = clean.clone()
         spotted[1, 10:14, 10:14] = flare
         net.work = {"good": [(clean, valid), (spotted, valid)]}
-        guided.prove(net, batch, 0.01)
+        gate.prove(net, batch, 0.01)
         return [float(each) for each in net.work["proof"][0][1][1]]
 
     assert precision(0.0)[:2] == pytest.approx([1.0, 1.0])
@@ -147,13 +148,13 @@ def test_the_gate_scores_pictures_as_judging_does() -> None:
     rng = np.random.default_rng(1)
     surface, valid = rng.standard_normal((64, 48)).astype(np.float32), rng.random((64, 48)) < 0.8
     expected, _ = picture_score(surface, 0.0, valid, ScoreRule("top", top=0.01))
-    found = guided.top_mean(torch.from_numpy(surface)[None], torch.from_numpy(valid), 0.01)
+    found = gate.top_mean(torch.from_numpy(surface)[None], torch.from_numpy(valid), 0.01)
     assert float(found[0]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_least_gain_is_the_lower_end_of_students_interval() -> None:
     values = np.random.default_rng(2).random((12, 3))
-    found = guided.least_gains(values)
+    found = gate.least_gains(values)
     for place in (1, 2):
         interval = stats.ttest_1samp(values[:, place] - values[:, 0], 0.0).confidence_interval(0.90)
         assert found[place] == pytest.approx(interval.low)
@@ -163,7 +164,7 @@ def decided(rows: np.ndarray) -> list[list[float]]:
     """The weights that the gate gives for proof rows pictures 2 3 (picture and map by candidates)."""
     net = guided.Guided(TINY)
     net.work["proof"] = [(index, torch.from_numpy(row)) for index, row in enumerate(rows)]
-    guided.decide(net, TINY)
+    gate.decide(net, TINY)
     return net.use.tolist()
 
 
@@ -272,7 +273,7 @@ def test_the_segmenter_never_sees_the_pictures_of_the_gate() -> None:
     net = guided.Guided(METHODS["auto"].profiles["cpu"])
     drawn = {
         stage.name: stage.draw
-        for stage in guided.stages(net, METHODS["auto"].profiles["cpu"])
+        for stage in auto.stages(net, METHODS["auto"].profiles["cpu"])
         if not isinstance(stage, Collect)
     }
     taught, proved = drawn["segmenter"], drawn["gate"]
@@ -310,7 +311,7 @@ def test_shipped_weights_that_were_damaged_are_refused(monkeypatch: pytest.Monke
 
 def test_minutes_leave_room_for_looking_and_proving() -> None:
     train = Train("a", [])
-    stages = guided.stages(guided.Guided(TINY), TINY)
+    stages = auto.stages(guided.Guided(TINY), TINY)
     trains = [stage for stage in stages if isinstance(stage, Train)]
     part = engine._part(trains[0], stages, engine.Budget(minutes=10), looked=60.0)
     assert part.minutes == pytest.approx(8.0)  # a tenth for the gate, a minute gone

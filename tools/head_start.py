@@ -27,7 +27,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from flawforge.fitting import engine
-from flawforge.methods import guided
+from flawforge.methods.guided import FORGED, forger, stages
+from flawforge.nn import guided
 from flawforge.nn.head_start import recipe
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.types import Batch, Collect, Sample
@@ -49,7 +50,7 @@ class Drawn:
         self.pictures = [made.picture(np.random.default_rng([seed, i])) for i in range(count)]
         self.net = guided.Guided(config)
         clean = [to_network(picture)[0] for picture in self.pictures]
-        looked = [stage for stage in guided.stages(self.net, config) if isinstance(stage, Collect)][:5]
+        looked = [stage for stage in stages(self.net, config) if isinstance(stage, Collect)][:5]
 
         def batches() -> Iterator[Batch]:
             for start in range(0, count, 4):
@@ -64,7 +65,7 @@ class Drawn:
 
     def batch(self, step: int) -> Batch:
         """Pictures of this product, most of them forged."""
-        forger = guided.forger(self.config)
+        forge = forger(self.config)
         parts: list[list[Any]] = [[], [], [], []]
         for place in range(BATCH):
             rng = np.random.default_rng([self.seed, step, place])
@@ -74,7 +75,7 @@ class Drawn:
             mask = np.zeros(picture.shape[:2], bool)
             forged = picture
             if rng.random() < self.config.forge_share:
-                made = forger(Sample(picture, other=other), rng)
+                made = forge(Sample(picture, other=other), rng)
                 forged, mask = made.image, made.mask
             for part, each in zip(parts, (to_network(forged)[0], to_network(picture)[0], mask[None], index), strict=True):
                 part.append(each)
@@ -87,7 +88,7 @@ Lesson = tuple[Tensor, Tensor, Tensor, Tensor]  # what the segmenter sees, guide
 
 
 def lesson(drawn: Drawn, batch: Batch) -> Lesson:
-    """What `guided.loss` gives the segmenter and asks of it, with this product's statistics for a guide."""
+    """What `nn.guided.loss` gives the segmenter and asks of it, with this product's statistics for a guide."""
     folds = [index % drawn.config.folds for index in batch.index.tolist()]
     picture, fused = drawn.net.look(batch.forged, folds)
     weights = guided.seen(fused, guided.fused_clean(drawn.net, batch, folds), batch.mask, batch.valid, drawn.config.seen)
@@ -166,7 +167,7 @@ def main() -> None:
         "onward_from": recipe() if options.onward else None,
         "pictures": PICTURES,
         "size": SIZE,
-        "forgers": list(guided.FORGED),
+        "forgers": list(FORGED),
         "form": {name: getattr(config, name) for name in guided.FORM},
         "sha256": hashlib.sha256(data).hexdigest(),
         "photographs": 0,

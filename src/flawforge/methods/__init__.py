@@ -1,11 +1,11 @@
 """METHODS: a plain table of every method, one paper and one file each; our own first."""
 
-from flawforge.methods import anoseg, cutpaste, cutswap, draem, guided, isstad, padim, patchcore, patchstats, sgsf
+from flawforge.methods import anoseg, auto, cutpaste, cutswap, draem, guided, isstad, padim, patchcore, patchstats, sgsf
 from flawforge.types import Method
 
 _ALL = (
-    guided.AUTO,
-    guided.GUIDED,
+    auto.METHOD,
+    guided.METHOD,
     patchstats.METHOD,
     anoseg.METHOD,
     cutpaste.METHOD,

@@ -1,0 +1,53 @@
+"""The default: statistics in seconds, then the guided segmenter, used for picture and map only where it proves better.
+
+Ours. `methods.guided` tells where statistics and segmenter come from; what is added here is the gate.
+
+    part          here                               source
+    statistics    `nn.guided.statistics`             `nn.patchstats`; the model can be used from here on
+    segmenter     `nn.guided.segmenter`              `methods.guided`
+    gate          `nn.gate`: `prove`, `decide`       ours: held-out forgers on held-back good pictures
+
+On the first fold of the good pictures, which the segmenter never saw, the gate forges defects of a family that training
+never used (the physical one) and asks whether the sum of both maps beats the statistics. No label and no test picture is
+involved, nor any picture that the thresholds come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from flawforge.forge import FAMILIES, FORGERS, Mix
+from flawforge.nn.gate import gate
+from flawforge.nn.guided import TINY, Config, Guided, decided, packed, segmenter, statistics
+from flawforge.types import Forger, Method, ScoreRule, Stage
+
+
+def stages(net: Guided, config: Config) -> Sequence[Stage]:
+    """Statistics, usable at once; then the segmenter; then the gate. Too few pictures for a gate: the statistics alone."""
+    physical = Mix(tuple(FORGERS[name]() for name in FAMILIES["physical"]))
+    return [*statistics(config), *segmenter(config), *gate(config, physical), packed(config)]
+
+
+def forger(config: Config) -> Forger:
+    """Textures and pastes; the physical family is kept for the gate."""
+    return Mix((FORGERS["perlin"](), FORGERS["cutpaste"](), FORGERS["nsa"]()))
+
+
+def score_rule(config: Config) -> ScoreRule:
+    """The mean of the map's highest thousandth."""
+    return ScoreRule(reduce="top", top=config.top)
+
+
+METHOD = Method(
+    name="auto",
+    title="statistics in seconds, then the guided segmenter, used for picture and map only where it proves better",
+    paper="ours, after the idea of SGSF, arXiv 2209.12440, with closed-form statistics for a guide",
+    profiles={"cpu": Config(use="gate")},
+    tiny=replace(TINY, use="gate"),
+    build=Guided,
+    stages=stages,
+    forger=forger,
+    score=score_rule,
+    decided=decided,
+)

@@ -1,0 +1,111 @@
+"""The gate of `auto`: whether the sum of statistics and segmenter beats the statistics, by forgeries on kept good pictures.
+
+It is asked once for the picture and once for the map. A map must find the defect's pixels among those of the kept good
+pictures too, for the highest values of good pictures set a pixel's threshold. Only a gain that the spread over these
+pictures does not explain is taken (one-sided 95 %); else the statistics stand. The segmenter alone is no candidate:
+forgeries flatter what has learnt from forgeries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from flawforge.nn.guided import AIMS, CANDIDATES, LEAST, THIN, USES, Config, Guided, kept
+from flawforge.types import Batch, Forger, Prove, Stage
+
+SURE = 0.95  # one-sided
+GATED = ("statistics", "sum")  # what the gate chooses from; the segmenter's figures are for the model card
+
+
+def candidates(net: Guided, maps: Tensor) -> Tensor:
+    """Both maps 2 h w -> CANDIDATES 3 h w, in units of good pictures."""
+    scaled = (maps - net.unit[:, :1, None].cpu()) / net.unit[:, 1:, None].cpu()
+    return torch.cat([scaled, scaled.sum(dim=0, keepdim=True)])
+
+
+def top_mean(maps: Tensor, valid: Tensor, top: float) -> Tensor:
+    """k h w, h w bool -> k: the mean of the highest `top` share of the valid pixels, as the score rule has it."""
+    values = maps[:, valid]
+    return values.topk(max(1, round(top * values.shape[1])), dim=1).values.mean(dim=1)
+
+
+def average_precision(maps: Tensor, mask: Tensor, quiet: Tensor | None = None, times: int = 1) -> Tensor:
+    """k n values, n bool with some True -> k: average precision of the values as detectors of the mask.
+
+    quiet  k m, rising: values of other places, none of which is in a mask; each counts `times` times
+    """
+    found = []
+    for place, row in enumerate(maps):
+        hits, others = row[mask].sort().values, row[~mask].sort().values
+        # At a hit's own value: all hits and all other values that are not below it (ties count against the detector).
+        right = len(hits) - torch.searchsorted(hits, hits)
+        wrong = len(others) - torch.searchsorted(others, hits)
+        if quiet is not None:
+            wrong = wrong + times * (quiet.shape[1] - torch.searchsorted(quiet[place], hits))
+        found.append((right.double() / (right + wrong)).mean())
+    return torch.stack(found)
+
+
+def prove(net: Guided, batch: Batch, top: float) -> None:
+    """For each forged picture: how well each candidate tells it from the good pictures, and its pixels from all others."""
+    if "good scores" not in net.work:
+        thin, scores, quiet = np.s_[..., ::THIN, ::THIN], [], []
+        for good, valid in net.work.pop("good"):
+            maps = candidates(net, good)
+            scores.append(top_mean(maps, valid, top))
+            quiet.append(maps[thin][:, valid[thin]])
+        net.work |= {"good scores": torch.stack(scores), "quiet": torch.cat(quiet, dim=1).sort(dim=1).values}
+    statistics, segmenter = net.both(batch.forged, [0] * len(batch.forged), batch.inner)
+    for i, index in enumerate(batch.index.tolist()):
+        mask, valid = batch.mask[i, 0].cpu() > 0, batch.valid[i, 0].cpu() > 0
+        if not mask.any():
+            continue
+        maps = candidates(net, torch.stack([statistics[i], segmenter[i]]).cpu())
+        score, others = top_mean(maps, valid, top), net.work["good scores"]
+        placement = ((score > others).double() + 0.5 * (score == others)).mean(dim=0)
+        precision = average_precision(maps[:, valid], mask[valid], net.work["quiet"], THIN**2)
+        net.work.setdefault("proof", []).append((index, torch.stack([placement, precision])))
+
+
+def decide(net: Guided, config: Config) -> None:
+    """For picture and map: the sum, where it surely gains over the statistics."""
+    proof = net.work.pop("proof", [])
+    pictures = sorted({index for index, _ in proof})
+    if len(pictures) < LEAST:
+        return
+    means = torch.stack([torch.stack([row for index, row in proof if index == each]).mean(dim=0) for each in pictures])
+    for place in range(len(AIMS)):
+        values = means[:, place].numpy()
+        net.evidence[place] = torch.from_numpy(np.stack([values.mean(axis=0), least_gains(values)], axis=1))
+        gains = dict(zip(CANDIDATES, net.evidence[place, :, 1].tolist(), strict=True))
+        net.use[place] = torch.tensor(USES[max(GATED, key=gains.__getitem__)])  # the statistics gain zero over themselves
+    net.settle()
+
+
+def least_gains(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """pictures candidates -> candidates: lower bound of each one's mean gain over the first (Student's t, one-sided)."""
+    gains = values - values[:, :1]
+    error = gains.std(axis=0, ddof=1) / np.sqrt(len(gains))
+    return np.asarray(gains.mean(axis=0) - stats.t.ppf(SURE, len(gains) - 1) * error)
+
+
+def gate(config: Config, forger: Forger) -> list[Stage]:
+    """`prove`, then `decide`, on forgeries of a family that training never used; nothing where the settings decide."""
+    if config.use != "gate":
+        return []
+
+    def proved(pictures: int) -> Sequence[int]:
+        first = kept(config, pictures)
+        return first if len(first) >= LEAST else []
+
+    def visit(net: Any, batch: Batch) -> None:
+        prove(net, batch, config.top)
+
+    return [Prove("gate", forger, config.proofs, visit, lambda net: decide(net, config), proved)]

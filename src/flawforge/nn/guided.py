@@ -1,0 +1,382 @@
+"""Statistics of the good pictures and a segmenter that they guide, in one net: what `guided` and `auto` are made of.
+
+`methods.guided` tells the idea and where each part comes from; `nn.gate` chooses what is used of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Interval
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.nn.head_start import head_start
+from flawforge.nn.losses import dice_loss, focal_map, masked_mean
+from flawforge.nn.patchstats import PatchStats, Scale, even_light, fuse
+from flawforge.nn.patchstats_fit import looks, spaced
+from flawforge.nn.patchstats_judge import cells
+from flawforge.nn.schedules import cosine_schedule
+from flawforge.nn.unet import UNet, initialise
+from flawforge.types import Batch, Collect, Demand, Evidence, Stage, Train, Turn
+
+NATS = 24.0  # fused surprise at which the skip bends from a line to a logarithm
+LEAST = 3  # kept pictures that a gate needs; with fewer nothing is trained
+KEPT = 64  # kept good pictures at most that set the units and by which the gate judges, evenly spread
+THIN = 2  # of the kept good pictures' maps every second pixel of every second row is looked at, and counts four times
+CANDIDATES = ("statistics", "segmenter", "sum")
+USES = {"statistics": (1.0, 0.0), "segmenter": (0.0, 1.0), "sum": (1.0, 1.0)}  # weights of statistics and segmenter
+Use = Literal[
+    "gate",
+    "statistics",
+    "segmenter",
+    "sum",
+    "statistics/segmenter",
+    "statistics/sum",
+    "segmenter/statistics",
+    "segmenter/sum",
+    "sum/statistics",
+    "sum/segmenter",
+]  # one for both, or picture/map
+FORM = ("width", "normalised", "raw", "filters", "side", "cell", "light")  # what the shipped weights were trained with
+NAMED = {(True, False): "the statistics alone", (False, True): "the segmenter alone", (True, True): "their sum"}
+AIMS, MEASURES = ("picture", "map"), ("AUROC", "average precision of pixels among those of good pictures")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of statistics (see `patchstats`), segmenter and gate."""
+
+    normalised: tuple[Scale, ...] = (1, 2, 4)
+    raw: tuple[Scale, ...] = (1, 2, 4)
+    filters: Annotated[int, Interval(ge=1, le=27)] = 14
+    side: Literal[3, 5, 7, 9, 11] = 7
+    cell: Literal[2, 4, 8, 16] = 4
+    block: Literal[1, 2, 4] = 2
+    light: Annotated[int, Ge(9)] = 33
+    folds: Annotated[int, Ge(2)] = 5
+    width: Annotated[int, Ge(1)] = 16
+    head_start: bool = True  # begin with the weights that ship with flawforge, where they fit `width`
+    use: Use = "sum"
+    seen: Annotated[float, Ge(0)] = 3.0  # nats by which a forged region must raise the statistics to be learnt from
+    learning_rate: Annotated[float, Gt(0)] = 2e-3
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
+    focal: Annotated[float, Ge(0)] = 5.0  # weight of the focal loss beside the dice loss
+    proofs: Annotated[int, Ge(1)] = 20  # batches of forged pictures that the gate looks at
+    top: Annotated[float, Interval(gt=0, le=1)] = 0.001
+    batch: Annotated[int, Ge(1)] = 8
+    forge_share: Annotated[float, Interval(ge=0, le=1)] = 0.75
+    epochs: float = 0.0
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+
+
+TINY = Config(
+    normalised=(1,),
+    raw=(2,),
+    filters=4,
+    side=5,
+    folds=2,
+    width=2,
+    batch=4,
+    proofs=2,
+    head_start=False,
+    learning_rate=5e-3,
+    precision="32-true",
+)
+
+
+class Guided(nn.Module):
+    """Statistics and segmenter. n 3 h w in [0, 1] on the canvas it was fitted on; h and w multiples of 16."""
+
+    placed = True
+    forward_methods = ("segment",)
+    mean: Tensor
+    deviation: Tensor
+    fold_mean: Tensor
+    fold_deviation: Tensor
+    unit: Tensor
+    use: Tensor
+    evidence: Tensor
+    first: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.stats = PatchStats(config, config.folds)
+        maps = len(self.stats.branches)
+        self.unet = UNet(maps + 3 + 24, 4, config.width)
+        initialise(self.unet)
+        self.skip, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.full((1,), -4.0))
+        if config.head_start:
+            head_start(self, {name: getattr(config, name) for name in FORM})
+        self.register_buffer("mean", torch.zeros(3, 0, 0))
+        self.register_buffer("deviation", torch.ones(3, 0, 0))
+        self.register_buffer("fold_mean", torch.zeros(0, 3, 0, 0))  # the same without the pictures of one fold each
+        self.register_buffer("fold_deviation", torch.ones(0, 3, 0, 0))
+        self.register_buffer("unit", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))  # of statistics and segmenter: middle, width
+        self.register_buffer("use", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))  # for picture and map: weight of either
+        self.register_buffer("evidence", torch.zeros(2, 3, 2))  # picture and map, CANDIDATES: mean, least gain
+        self.register_buffer("first", torch.zeros(1, dtype=torch.int64))  # pictures of the first fold
+        self.segmenting = self.apart = False
+        self.register_load_state_dict_pre_hook(_resize)
+        self.register_load_state_dict_post_hook(lambda module, _: module.settle())
+        self.work: dict[str, Any] = {}
+
+    def settle(self) -> None:
+        """Where the segmenter counts for nothing it is not run; where picture and map are alike there is one map."""
+        self.segmenting = bool(self.use[:, 1].any())
+        self.apart = bool((self.use[0] != self.use[1]).any())
+
+    def look(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """n 3 h w, inner n 4 -> (what the segmenter sees n c h/2 w/2, fused surprise n 1 gh gw), always in float32."""
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            images = images.float()
+            if folds is None:
+                mean, deviation = self.mean, self.deviation
+                surprises, even = self.stats.look(images, inner)
+            else:
+                own = list(folds)
+                mean, deviation = self.fold_mean[own], self.fold_deviation[own]
+                surprises = self.stats.surprises(images, folds, inner)
+                even = even_light(images.contiguous(), self.stats.light)
+            half = cells(images, 2) if torch.compiler.is_exporting() else F.avg_pool2d(images, 2)
+            z = ((half - mean) / deviation).clamp(-8, 8) / 4
+            maps = F.interpolate(surprises.clamp_min(0).log1p(), z.shape[-2:], mode="bilinear", align_corners=False)
+            parts = [maps, z, F.pixel_unshuffle(images, 2), F.pixel_unshuffle(even, 2) / 2]
+            return torch.cat(parts, dim=1), fuse(surprises)
+
+    def segment(self, seen: Tensor, guide: Tensor) -> Tensor:
+        """What the segmenter sees n c h/2 w/2, and the guide n 1 h w (`enlarge(guide_of(fused))`) -> logits n 1 h w."""
+        h, w = seen.shape[-2:]
+        padded = F.pad(seen, (0, -w % 32, 0, -h % 32), mode="replicate")
+        logit = F.pixel_shuffle(self.unet(padded)[..., :h, :w], 2)
+        return logit + self.bias + self.skip * guide
+
+    def both(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """n 3 h w, inner n 4 -> the maps of statistics and segmenter, n h w, in their own units."""
+        seen, fused = self.look(images, folds, inner)
+        coarse = torch.cat([fused, guide_of(fused)], dim=1)
+        full = self.stats.full(coarse) if folds is None else enlarge(coarse, images)
+        return full[:, 0], self.segment(seen, full[:, 1:])[:, 0].float()
+
+    def forward(self, images: Tensor, inner: Tensor | None = None) -> Evidence:
+        if not self.segmenting:
+            evidence: Evidence = self.stats(images, inner)
+            return evidence
+        maps = torch.stack(self.both(images, inner=inner))
+        middle, width = self.unit[:, 0], self.unit[:, 1]
+        maps = (maps - middle[:, None, None, None]) / width[:, None, None, None]
+        picture, surface = ((maps * weight[:, None, None, None]).sum(dim=0) for weight in self.use)
+        return Evidence(surface, picture.flatten(1).amax(dim=1), picture if self.apart else None)
+
+    def facts(self) -> list[str]:
+        """What the good pictures decided."""
+        lines = []
+        for aim, measure, weights, row in zip(AIMS, MEASURES, self.use.tolist(), self.evidence, strict=True):
+            line = f"for the {aim} {NAMED[(bool(weights[0]), bool(weights[1]))]}"
+            if row.any():
+                means = ", ".join(f"{name} {mean:.3f}" for name, mean in zip(CANDIDATES, row[:, 0].tolist(), strict=True))
+                least = zip(CANDIDATES[1:], row[1:, 1].tolist(), strict=True)
+                gains = ", ".join(f"{name} {gain:+.3f}" for name, gain in least)
+                line += f"; {measure} on proof forgeries: {means}; gain over the statistics at least (95 %): {gains}"
+            lines.append(line)
+        return [*lines, *self.stats.facts()]
+
+
+def guide_of(fused: Tensor) -> Tensor:
+    """Fused surprise -> what the statistics say in the segmenter's own units, the logit's."""
+    return 2 * (fused.clamp_min(0) / NATS).log1p()
+
+
+def enlarge(coarse: Tensor, images: Tensor) -> Tensor:
+    """n c gh gw -> n c h w, the size of the pictures."""
+    return F.interpolate(coarse, images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _resize(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """The pixel reference takes the canvas's size, which is known only from the good pictures or from the file."""
+    for name in ("mean", "deviation", "fold_mean", "fold_deviation"):
+        if prefix + name in state:
+            setattr(module, name, torch.empty_like(state[prefix + name]))
+    state.setdefault(prefix + "first", torch.zeros(1, dtype=torch.int64))  # older models lack it, and need it no more
+
+
+# ---- the pixel reference
+
+
+def look_at_pixels(net: Guided, batch: Batch) -> None:
+    """Sum the good pictures and their squares at half resolution, fold by fold."""
+    x = F.avg_pool2d(batch.clean.contiguous(), 2).double()
+    work, folds = net.work, net.stats.folds
+    if "n" not in work:
+        work["first"] = set()
+        work |= {"n": x.new_zeros(folds, 1, 1, 1)} | {each: x.new_zeros(folds, *x.shape[1:]) for each in ("sum", "squares")}
+    work["first"] |= {index for index in batch.index.tolist() if index % folds == 0}
+    for index, picture in zip(batch.index.tolist(), x, strict=True):
+        work["n"][index % folds] += 1
+        work["sum"][index % folds] += picture
+        work["squares"][index % folds] += picture.square()
+
+
+def fit_pixels(net: Guided) -> None:
+    """Mean and deviation of every pixel, the latter at least two grey levels; of all pictures, and without one fold each."""
+
+    def fitted(n: Tensor, total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+        mean = total / n.clamp_min(1)
+        variance = (squares / n.clamp_min(1) - mean.square()).clamp_min(0) * n / (n - 1).clamp_min(1)
+        return mean.float(), (variance + (2 / 255) ** 2).sqrt().float()
+
+    net.first.fill_(len(net.work["first"]))
+    parts = [net.work[each] for each in ("n", "sum", "squares")]
+    net.mean, net.deviation = (each[0] for each in fitted(*(part.sum(dim=0, keepdim=True) for part in parts)))
+    net.fold_mean, net.fold_deviation = fitted(*(part.sum(dim=0, keepdim=True) - part for part in parts))
+    net.work = {}
+
+
+def inner_of(batch: Batch, place: int) -> Tensor | None:
+    """Where one picture of the batch lies on the canvas, 1 4; None where all cover it."""
+    inner: Tensor | None = batch.inner
+    return None if inner is None else inner[place : place + 1]
+
+
+# ---- the segmenter
+
+
+def seen(fused: Tensor, clean: Tensor, mask: Tensor, valid: Tensor, nats: float) -> Tensor:
+    """Weights n 1 h w: valid, less the forged regions in which the statistics nowhere rise by `nats` above the good picture.
+
+    Texture pasted into the same texture is a defect by its mask alone; to learn it is to learn false alarms.
+    fused, clean: fused surprise of the forged and of the good pictures, n 1 gh gw.
+    """
+    rise = F.interpolate(fused - clean, mask.shape[-2:], mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
+    weights = valid.clone()
+    for i, forged in enumerate(mask[:, 0].cpu().numpy() > 0):
+        if not forged.any():
+            continue
+        labels, count = ndimage.label(forged, structure=np.ones((3, 3)))
+        highest = ndimage.maximum(rise[i], labels, np.arange(1, count + 1))
+        blind = np.isin(labels, 1 + np.flatnonzero(highest < nats))
+        weights[i, 0][torch.from_numpy(blind).to(weights.device)] = 0
+    return weights
+
+
+def fused_clean(net: Any, batch: Batch, folds: Sequence[int]) -> Tensor:
+    """The good pictures' fused surprise, computed once for each; varied copies differ in their sum."""
+    kept = net.work.setdefault("fused", {})
+    keys = list(zip(batch.index.tolist(), batch.clean.double().sum(dim=(1, 2, 3)).tolist(), strict=True))
+    for i, key in enumerate(keys):
+        if key not in kept:
+            with torch.no_grad(), torch.autocast(batch.clean.device.type, enabled=False):
+                kept[key] = fuse(net.stats.surprises(batch.clean[i : i + 1], folds[i : i + 1], inner_of(batch, i)))
+    return torch.cat([kept[key] for key in keys])
+
+
+def loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
+    """Focal and dice loss over valid pixels whose label the statistics can tell."""
+    folds = [index % config.folds for index in batch.index.tolist()]
+    picture, fused = net.look(batch.forged, folds, batch.inner)
+    weights = seen(fused, fused_clean(net, batch, folds), batch.mask, batch.valid, config.seen)
+    guide = enlarge(guide_of(fused), batch.forged)
+    logit = net.segment(picture.contiguous(memory_format=torch.channels_last), guide).float()
+    return losses(logit, batch.mask, weights, config)
+
+
+def losses(logit: Tensor, mask: Tensor, weights: Tensor, config: Config) -> dict[str, Tensor]:
+    """Focal loss by pixel and dice loss over the batch, each over the pixels that count; n 1 h w."""
+    return {
+        "focal": config.focal * masked_mean(focal_map(logit, mask), weights),
+        "dice": dice_loss(logit.sigmoid(), mask, weights),
+    }
+
+
+# ---- one unit for both maps
+
+
+def look_at_units(net: Guided, batch: Batch) -> None:
+    """Keep both maps of the first fold's good pictures, judged by Gaussians that never saw them."""
+    for i, index in enumerate(batch.index.tolist()):
+        rank, other = divmod(index, net.stats.folds)
+        if other == 0 and spaced(rank, int(net.first), KEPT):
+            maps = torch.stack(net.both(batch.clean[i : i + 1], [0], inner_of(batch, i)))[:, 0].cpu()
+            net.work.setdefault("kept", set()).add(index)
+            net.work.setdefault("good", []).append((maps, batch.valid[i, 0].cpu() > 0))
+
+
+def units_demand(net: Guided, canvas: tuple[int, int], pictures: int) -> Demand:
+    """The kept pictures' maps, and their thinned and sorted copies."""
+    kept = min(-(-pictures // net.stats.folds), KEPT)
+    return Demand(kept * canvas[0] * canvas[1] * 4 * (2 + 2 * len(CANDIDATES) // THIN**2), None)
+
+
+def fit_units(net: Guided) -> None:
+    """Each map's middle (median) and width (to the 99th percentile) on good pictures, so that the two can be added."""
+    for place in range(2):
+        values = torch.cat([maps[place][valid] for maps, valid in net.work["good"]]).double().numpy()
+        middle, high = np.quantile(values, (0.5, 0.99)) if len(values) else (0.0, 1.0)
+        net.unit[place, 0], net.unit[place, 1] = float(middle), float(max(high - middle, 1e-6))
+
+
+def pack(net: Guided, config: Config) -> None:
+    """Drop what only training and proof needed; without a gate, take what the settings say, if there was any training."""
+    if config.use != "gate":
+        trained = len(net.work.get("kept", ())) >= LEAST  # as `stages` has it
+        picture, _, surface = config.use.partition("/")
+        chosen = [picture, surface or picture] if trained else ["statistics"] * 2
+        net.use[:] = torch.tensor([USES[each] for each in chosen])
+    net.stats.forget_folds()
+    net.fold_mean, net.fold_deviation = net.fold_mean[:0].clone(), net.fold_deviation[:0].clone()
+    net.settle()
+    net.work = {}
+
+
+# ---- stages
+
+
+def kept(config: Config, pictures: int) -> Sequence[int]:
+    """Places of the first fold among so many good pictures: the segmenter never learns from them."""
+    return range(0, pictures, config.folds)
+
+
+def statistics(config: Config) -> list[Stage]:
+    """Looks at the good pictures; the net is usable after them."""
+    return [
+        *looks(lambda module: module.stats),
+        Collect("pixels", look_at_pixels, fit_pixels, usable=config.use != "statistics"),
+    ]
+
+
+def segmenter(config: Config) -> list[Stage]:
+    """The segmenter learns, then both maps get a common unit. Nothing where the statistics alone are asked for."""
+    if config.use == "statistics":
+        return []
+
+    def optimiser(parameters: Sequence[Any]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+    def taught(pictures: int) -> Sequence[int]:
+        return [i for i in range(pictures) if i % config.folds] if len(kept(config, pictures)) >= LEAST else []
+
+    turn = Turn(
+        name="segmenter",
+        parameters=lambda module: [*module.unet.parameters(), module.skip, module.bias],
+        optimiser=optimiser,
+        loss=lambda module, batch: loss(module, batch, config),
+        schedule=cosine_schedule,
+    )
+    return [Train("segmenter", [turn], draw=taught), Collect("units", look_at_units, fit_units, demand=units_demand)]
+
+
+def packed(config: Config) -> Collect:
+    """The last stage: only what judging needs stays."""
+    return Collect("pack", lambda module, batch: None, lambda module: pack(module, config))
+
+
+def decided(net: Guided, config: Config) -> Config:
+    """The settings by which another fit uses for picture and map what the gate chose here."""
+    named = {weights: name for name, weights in USES.items()}
+    picture, surface = (named[row[0], row[1]] for row in net.use.tolist())
+    return replace(config, use=cast(Use, picture if picture == surface else f"{picture}/{surface}"))
