@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from flawforge import fitting
 from flawforge.fitting import engine
 from flawforge.methods import anoseg
-from flawforge.methods.anoseg import PAPER, TINY, AnoSeg, Config, Critic, Decoder
+from flawforge.methods.anoseg import PAPER, TINY, AnoSeg, Config, Decoder, Discriminator
+from flawforge.nn import collapse
 from flawforge.nn.resnet import ResNet
 from flawforge.types import Batch, Init, ModelError, Sample, Train, TrainingError
 
@@ -74,7 +75,7 @@ def test_layers_of_table_6() -> None:
                 layer.register_forward_hook(lambda *given: seen.append(tuple(given[2].shape[1:])))
 
     with torch.device("meta"):
-        decoder, critic, whole = Decoder(512, 128, 3, 1), Critic(PAPER), AnoSeg(PAPER)
+        decoder, critic, whole = Decoder(512, 128, 3, 1), Discriminator(PAPER), AnoSeg(PAPER)
         watch(decoder)
         assert decoder(torch.empty(1, 512, 8, 8)).shape == (1, 3, 256, 256)
         assert seen == [
@@ -249,7 +250,7 @@ def test_each_turn_moves_its_own_weights() -> None:
 
 def test_a_makers_turn_leaves_no_gradient_in_its_critic() -> None:
     net = built(tiny())
-    losses = anoseg.maker_losses(net, as_tensors(squares(0, 0)), tiny())
+    losses = anoseg.generator_losses(net, as_tensors(squares(0, 0)), tiny())
     losses["adversarial"].backward()
     assert net.critic is not None
     assert all(p.grad is None and p.requires_grad for p in net.critic.parameters())
@@ -319,7 +320,7 @@ def test_a_look_leaves_out_what_was_not_forged() -> None:
 
 
 def test_a_running_mean_of_zero_is_not_taken_for_nothing_seen() -> None:
-    watch = anoseg.Watch()
+    watch = collapse.Watch()
     watch.see("outlined", torch.tensor(0.0), 0.9)
     watch.see("outlined", torch.tensor(1.0), 0.9)
     assert float(watch.outlined) == pytest.approx(0.1)
@@ -347,7 +348,7 @@ def test_every_setting_of_the_losses_and_stages_reaches_them() -> None:
     def losses(**changes: Any) -> dict[str, float]:
         config = tiny(**changes)
         with torch.no_grad():
-            return {name: float(value) for name, value in anoseg.maker_losses(built(config), batch, config).items()}
+            return {name: float(value) for name, value in anoseg.generator_losses(built(config), batch, config).items()}
 
     plain = losses()
     assert losses(masked=False)["rebuild"] != plain["rebuild"]
@@ -398,11 +399,11 @@ def test_a_constant_map_stops_the_fit_after_its_patience(critic: float, cure: st
         nn.init.zeros_(parameter)
     net.watch.critic.fill_(critic)
     for _ in range(20):
-        assert anoseg.maker_losses(net, batch, config)["outlined"] == pytest.approx(0.5)
+        assert anoseg.generator_losses(net, batch, config)["outlined"] == pytest.approx(0.5)
     with pytest.raises(TrainingError, match=rf"the map has collapsed: it outlines 50 of 100 .*{cure} with --set"):
-        anoseg.maker_losses(net, batch, config)
+        anoseg.generator_losses(net, batch, config)
     unwatched = dataclasses.replace(config, check_every=0)
-    anoseg.maker_losses(net, batch, unwatched)
+    anoseg.generator_losses(net, batch, unwatched)
 
 
 def test_a_constant_score_stops_the_detectors_stage() -> None:

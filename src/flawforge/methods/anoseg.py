@@ -8,8 +8,8 @@ map, Evidence is the other way round.
     paper                                  here
     fig. 3   hard augmentation             forge.hard_augment, `forger`
     fig. 4   coordinate channels           `coordinates`
-    tab. 6   generator, two decoders       `Maker`: nn.resnet on 5 channels, `Decoder` twice
-    tab. 6   discriminator                 `Critic`
+    tab. 6   generator, two decoders       `Generator`: nn.resnet on 5 channels, `Decoder` twice
+    tab. 6   discriminator                 `Discriminator`
     3.2      L_Seg, L_Re, L_Adv            `segmentation_loss`, `rebuild_loss`, `adversarial_loss`
     3.4, A   detector on the frozen net    `Detector`, `classification_loss`, `feature_loss`
     3.4      image score, alpha, beta      `detector_score`
@@ -36,17 +36,14 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from flawforge.forge import FORGERS
+from flawforge.nn import collapse
 from flawforge.nn.losses import masked_mean
 from flawforge.nn.resnet import ResNet, imagenet, put_weights
 from flawforge.nn.schedules import cosine_schedule, drops
-from flawforge.types import Batch, Evidence, Forger, Init, Method, Prove, ScoreRule, Stage, Train, TrainingError, Turn
+from flawforge.types import Batch, Evidence, Forger, Init, Method, ScoreRule, Stage, Train, Turn
 
 Share = Annotated[float, Interval(ge=0, le=1)]
 Weight = Annotated[float, Ge(0)]
-
-LOOKS = 16  # batches of the last look
-ALIVE = 0.6  # a share below this, where chance is 0.5, is a collapse
-SATURATED = 0.99  # a critic that is right more often than this teaches nothing
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ def _conv_bn_relu(layer: nn.Module, width: int) -> nn.Sequential:
     return nn.Sequential(layer, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
-class Maker(nn.Module):
+class Generator(nn.Module):
     """Table 6's generator: a ResNet-18, a decoder for the picture and, unless `extra` is a map already, one for the map.
 
     images n 3 h w in [0, 1], extra n e h w -> (picture n 3 h w in [0, 1], logit of "normal" n 1 h w or None); any h, w.
@@ -192,7 +189,7 @@ class Maker(nn.Module):
         return picture, self.mark(deep, finer[::-1])[..., :h, :w].float()
 
 
-class Critic(nn.Module):
+class Discriminator(nn.Module):
     """Table 6's discriminator: halvings from `side` down to one number, on a picture and its map of what is normal.
 
     picture n 3 h w, normal n 1 h w, both in [0, 1] -> (logit n `outputs`, features n f: the layer before, 2 x 2 places).
@@ -224,47 +221,23 @@ class Critic(nn.Module):
         return self.last(features).float().flatten(1), features.float().flatten(1)
 
 
-class Watch(nn.Module):
-    """Running means that tell a living fit from a collapsed one; buffers, so that a resumed fit goes on with them.
-
-    critic    share of pairs that the stage's critic tells right; 1.0 = saturated, nothing to be learnt from it
-    outlined  share of forged pictures whose map is higher inside the outline than outside; 0.5 = it says nothing
-    caught    share of forged pictures whose score is above their own good picture's; 0.5 = it says nothing
-    steps     of the stage so far
-    A share below zero has not been seen yet.
-    """
-
-    critic: Tensor
-    outlined: Tensor
-    caught: Tensor
-    steps: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("critic", "outlined", "caught"):
-            self.register_buffer(name, torch.full((), -1.0))
-        self.register_buffer("steps", torch.zeros(()))
-
-    def see(self, name: str, value: Tensor, decay: float) -> None:
-        """Move the running mean; the first value is taken as it is."""
-        buffer = self.get_buffer(name)
-        buffer.copy_(torch.where(buffer < 0, value, decay * buffer + (1 - decay) * value))
-
-
 class AnoSeg(nn.Module):
-    """Generator, critic, and the detector with its own. n 3 h w in [0, 1], any h and w -> Evidence."""
+    """Generator, discriminator, and the detector with its own. n 3 h w in [0, 1], any h and w -> Evidence.
+
+    The submodules are `maker` and `critic`, as saved models name them.
+    """
 
     forward_methods = ("made", "judged", "detector_made", "detector_judged", "look")
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.maker = Maker(2 if config.coordinates else 0, True, config)
-        self.critic = Critic(config) if config.adversarial else None
+        self.maker = Generator(2 if config.coordinates else 0, True, config)
+        self.critic = Discriminator(config) if config.adversarial else None
         with_detector = config.score == "detector"
-        self.detector = Maker(1, False, config) if with_detector else None
-        self.detector_critic = Critic(config, 2 if config.class_head else 1) if with_detector else None
-        self.watch, self.detector_watch = Watch(), Watch()
+        self.detector = Generator(1, False, config) if with_detector else None
+        self.detector_critic = Discriminator(config, 2 if config.class_head else 1) if with_detector else None
+        self.watch, self.detector_watch = collapse.Watch(), collapse.Watch()
         self.shares: list[tuple[Tensor, Tensor] | None] = []  # of `last_look`
         self.left: tuple[Tensor, ...] = ()  # from the maker's turn to the critic's; empty between steps
 
@@ -327,27 +300,8 @@ class AnoSeg(nn.Module):
         return real, made, anomalous
 
     def look(self, good: Tensor, forged: Tensor, mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(outlined, caught) as `Watch` has them, of good pictures and their forgeries judged as by the finished model.
-
-        None where no picture of the batch is forged.
-        """
-        at = mask.flatten(1).amax(dim=1) > 0
-        if not at.any():
-            return None
-        good, forged, mask, valid = good[at], forged[at], mask[at].double(), valid[at].double()
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        evidence = self(torch.cat([good, forged]))
-        for module, training in modes.items():
-            module.training = training
-        # In double precision: sums over a small outline and a large surrounding round differently, and what a constant map
-        # says of the two must come out the same.
-        surface = evidence.map[len(good) :, None].double()
-        inside = (surface * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
-        around = valid * (1 - mask)
-        outside = (surface * around).sum((1, 2, 3)) / around.sum((1, 2, 3)).clamp_min(1)
-        good_score, forged_score = evidence.score.double().chunk(2)
-        return _share_above(inside, outside), _share_above(forged_score, good_score)
+        """`collapse.shares` of this net; a method, so that the engine can let several processes go through it."""
+        return collapse.shares(self, good, forged, mask, valid)
 
     def facts(self) -> list[str]:
         """What the fit found out about itself, for the model's notes."""
@@ -359,12 +313,6 @@ class AnoSeg(nn.Module):
         )
         told = [sentence.format(f"{float(share):.0%}") for share, sentence in sentences if share >= 0]
         return ["; ".join(told)] if told else []
-
-
-def _share_above(a: Tensor, b: Tensor) -> Tensor:
-    """Share of places where a is above b; a tie (to a millionth) is half of one, so that a constant gets 0.5."""
-    tie = (a - b).abs() <= 1e-6 * torch.maximum(a.abs(), b.abs())
-    return torch.where(tie, 0.5, (a > b).double()).float().mean()
 
 
 def _inside(picture: Tensor, normal: Tensor, x: Tensor, real: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -432,7 +380,7 @@ def _told(real: Tensor, *fakes: Tensor) -> Tensor:
     return torch.stack(right).mean().detach()
 
 
-def critic_losses(net: Any, batch: Batch) -> dict[str, Tensor]:
+def discriminator_losses(net: Any, batch: Batch) -> dict[str, Tensor]:
     """max_D of L_Adv, and how often the critic is right."""
     real, fake = net.judged(*pairs(batch)[:2])
     accuracy = _told(real, fake)
@@ -440,7 +388,7 @@ def critic_losses(net: Any, batch: Batch) -> dict[str, Tensor]:
     return {"critic": adversarial_loss(real, True) + adversarial_loss(fake, False), "critic accuracy": accuracy}
 
 
-def maker_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
+def generator_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
     """L_Seg, L_Re and min_G of L_Adv by their weights. Raises TrainingError where the map has collapsed."""
     x, normal, valid = pairs(batch)
     picture, found, fake = net.made(x, normal, valid)
@@ -450,10 +398,10 @@ def maker_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
         losses["rebuild"] = config.rebuild * rebuild_loss(picture, x, wanted, valid)
     if fake is not None:
         losses["adversarial"] = config.adversarial * adversarial_loss(fake, True)
-    return losses | _watched(net, net.watch, batch, config, "outlined")
+    return losses | collapse.check(net, net.watch, batch, "outlined", config.check_every, config.patience)
 
 
-def detector_critic_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
+def detector_discriminator_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
     """max_D of L_Adv^AD on normal pictures, and L_cls. With `class_head`, the second output is the classifier's."""
     real, fake, anomalous = net.detector_judged(batch.clean, batch.forged, batch.mask)
     forged = batch.mask.flatten(1).amax(dim=1)
@@ -475,49 +423,7 @@ def detector_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]
         losses["adversarial"] = config.detector_adversarial * adversarial_loss(fake, True)
     if config.detector_features:
         losses["features"] = config.detector_features * feature_loss(found, wanted)
-    return losses | _watched(net, net.detector_watch, batch, config, "caught")
-
-
-def _watched(net: Any, watch: Watch, batch: Batch, config: Config, name: str) -> dict[str, Tensor]:
-    """Look every `check_every` steps; the share of `name`. TrainingError where, after `patience` steps, it is chance."""
-    if config.check_every and int(watch.steps) % config.check_every == 0:
-        with torch.no_grad():  # here and not in `look`: several processes must not wait for gradients of it
-            seen = net.look(batch.clean, batch.forged, batch.mask, batch.valid)
-        if seen is not None:
-            for each, value in zip(("outlined", "caught"), seen, strict=True):
-                watch.see(each, value, 0.9)
-        if int(watch.steps) >= config.patience:
-            _stop_if_dead(name, float(watch.get_buffer(name)), float(watch.critic))
-    watch.steps += 1
-    return {name: watch.get_buffer(name).clone()}
-
-
-def _stop_if_dead(name: str, share: float, critic: float) -> None:
-    """TrainingError where the share of "outlined" or "caught" is known and no better than chance."""
-    if not 0 <= share < ALIVE:
-        return
-    what, do = ("map", "outlines") if name == "outlined" else ("detector's score", "catches")
-    cure = "critic_norm=spectral or a lower critic_rate" if critic > SATURATED else "a lower learning_rate"
-    told = f", and its critic is right about {critic:.0%} of the pairs" if critic >= 0 else ""
-    raise TrainingError(
-        f"Training stopped because the {what} has collapsed: it {do} {100 * share:.0f} of 100 forgeries, where 50 "
-        f"is chance{told}; set {cure} with --set or give more minutes, and fit again."
-    )
-
-
-def last_look(net: Any, batch: Batch) -> None:
-    """Forgeries of its own kind, judged by the finished net."""
-    net.shares.append(net.look(batch.clean, batch.forged, batch.mask, batch.valid))
-
-
-def last_word(net: Any) -> None:
-    """The same question as during training, whatever the length of the fit: TrainingError where the net is dead."""
-    shares, net.shares = [each for each in net.shares if each is not None], []
-    if shares:
-        outlined, caught = torch.tensor(shares).mean(dim=0).tolist()
-        _stop_if_dead("outlined", outlined, float(net.watch.critic))
-        if net.detector is not None:
-            _stop_if_dead("caught", caught, float(net.detector_watch.critic))
+    return losses | collapse.check(net, net.detector_watch, batch, "caught", config.check_every, config.patience)
 
 
 def stages(net: AnoSeg, config: Config) -> Sequence[Stage]:
@@ -530,16 +436,15 @@ def stages(net: AnoSeg, config: Config) -> Sequence[Stage]:
 
         return Turn(name, lambda module: list(module.get_submodule(part).parameters()), optimiser, loss, schedule)
 
-    first = [turn("maker", "maker", partial(maker_losses, config=config))]
+    first = [turn("generator", "maker", partial(generator_losses, config=config))]
     if config.adversarial:
-        first.append(turn("critic", "critic", critic_losses, config.critic_rate))
-    exam = Prove("last look", forger(config), LOOKS, last_look, last_word, share=0.01)
-    last = [exam] if config.check_every else []
+        first.append(turn("discriminator", "critic", discriminator_losses, config.critic_rate))
+    last = [collapse.last_look(forger(config))] if config.check_every else []
     if config.score != "detector":
         return [Train("mark", first), *last]
     second = [
         turn("detector", "detector", partial(detector_losses, config=config)),
-        turn("critic", "detector_critic", partial(detector_critic_losses, config=config), config.critic_rate),
+        turn("discriminator", "detector_critic", partial(detector_discriminator_losses, config=config), config.critic_rate),
     ]
     frozen = ("maker", "critic") if config.adversarial else ("maker",)
     share = config.detector_share
