@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from flawforge.forge import FAMILIES, FORGERS, Mix
 from flawforge.nn.gate import gate
-from flawforge.nn.guided import TINY, Config, Guided, decided, packed, segmenter, statistics
+from flawforge.nn.guided import TINY, Config, Guided, decided, packed, segmenter, statistics, trunk
 from flawforge.types import Forger, Method, ScoreRule, Stage
 
 
@@ -43,11 +43,13 @@ METHOD = Method(
     name="auto",
     title="statistics in seconds, then the guided segmenter, used for picture and map only where it proves better",
     paper="ours, after the idea of SGSF, arXiv 2209.12440, with closed-form statistics for a guide",
-    profiles={"cpu": Config(use="gate")},
+    profiles={"cpu": Config(use="gate", backbone="lite0")},
     tiny=replace(TINY, use="gate"),
     build=Guided,
     stages=stages,
     forger=forger,
     score=score_rule,
     decided=decided,
+    trunk=trunk,
+    scratch=Config(use="gate"),
 )

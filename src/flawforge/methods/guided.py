@@ -25,8 +25,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flawforge.forge import FAMILIES, FORGERS, Mix
+from flawforge.nn.evidence import evidence
 from flawforge.nn.gate import gate
-from flawforge.nn.guided import TINY, Config, Guided, decided, packed, segmenter, statistics
+from flawforge.nn.guided import TINY, Config, Guided, decided, packed, segmenter, statistics, trunk
 from flawforge.types import Forger, Method, ScoreRule, Stage
 
 FORGED = ("perlin", "cutpaste", "nsa")  # what the segmenter is taught with
@@ -35,7 +36,13 @@ FORGED = ("perlin", "cutpaste", "nsa")  # what the segmenter is taught with
 def stages(net: Guided, config: Config) -> Sequence[Stage]:
     """Statistics, usable at once; then the segmenter. Too few pictures to train on: the statistics alone."""
     physical = Mix(tuple(FORGERS[name]() for name in FAMILIES["physical"]))
-    return [*statistics(config), *segmenter(config), *gate(config, physical), packed(config)]
+    return [
+        *statistics(config),
+        *evidence(config, physical),
+        *segmenter(config),
+        *gate(config, physical),
+        packed(config),
+    ]
 
 
 def forger(config: Config) -> Forger:
@@ -52,11 +59,13 @@ METHOD = Method(
     name="guided",
     title="a segmenter of forged defects, guided by the statistics of the good pictures, and added to them",
     paper="ours, after the idea of SGSF, arXiv 2209.12440, with closed-form statistics for a guide",
-    profiles={"cpu": Config()},
+    profiles={"cpu": Config(backbone="lite0")},
     tiny=TINY,
     build=Guided,
     stages=stages,
     forger=forger,
     score=score_rule,
     decided=decided,
+    trunk=trunk,
+    scratch=Config(),
 )

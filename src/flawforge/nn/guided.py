@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from torch.nn import functional as F
 
 from flawforge.nn.head_start import head_start
 from flawforge.nn.losses import dice_loss, focal_map, masked_mean
-from flawforge.nn.patchstats import PatchStats, Scale, even_light, fuse
-from flawforge.nn.patchstats_fit import looks, spaced
+from flawforge.nn.normality import Normality, beside, looks
+from flawforge.nn.patches import start_from
+from flawforge.nn.patchstats import PatchStats, Scale, even_light
+from flawforge.nn.patchstats_fit import spaced
 from flawforge.nn.patchstats_judge import cells
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.unet import UNet, initialise
-from flawforge.types import Batch, Collect, Demand, Evidence, Stage, Train, Turn
+from flawforge.types import Batch, Collect, Demand, Evidence, Init, Stage, Train, Turn
 
 NATS = 24.0  # fused surprise at which the skip bends from a line to a logarithm
 LEAST = 3  # kept pictures that a gate needs; with fewer nothing is trained
@@ -60,6 +62,10 @@ class Config:
     block: Literal[1, 2, 4] = 2
     light: Annotated[int, Ge(9)] = 33
     folds: Annotated[int, Ge(2)] = 5
+    backbone: str = ""  # the trunk whose features are looked at beside the picture; "" = none
+    numbers: Annotated[int, Ge(2)] = 96  # principal components of its features that the Gaussians are over
+    memory: Annotated[int, Ge(1)] = 1000  # good patches in its memory
+    choices: Annotated[int, Ge(1)] = 6  # batches of forged pictures by which the families of statistics are chosen
     width: Annotated[int, Ge(1)] = 16
     head_start: bool = True  # begin with the weights that ship with flawforge, where they fit `width`
     use: Use = "sum"
@@ -90,6 +96,21 @@ TINY = Config(
 )
 
 
+class Seen(NamedTuple):
+    """What the segmenter sees of n pictures.
+
+    picture   n c h/2 w/2: -log p of the filters, deviation of the pixels, the picture itself and in even light
+    fused     n 1 gh gw: the statistics' map
+    maps      n 2 h/2 w/2: -log p of the trunk's families; None = there is no trunk
+    features  n d h/8 w/8: the trunk's features, and their difference to the nearest good patch; None likewise
+    """
+
+    picture: Tensor
+    fused: Tensor
+    maps: Tensor | None
+    features: Tensor | None
+
+
 class Guided(nn.Module):
     """Statistics and segmenter. n 3 h w in [0, 1] on the canvas it was fitted on; h and w multiples of 16."""
 
@@ -106,10 +127,13 @@ class Guided(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.stats = PatchStats(config, config.folds)
-        maps = len(self.stats.branches)
-        self.unet = UNet(maps + 3 + 24, 4, config.width)
+        self.stats = Normality(config, config.folds)
+        self.branches = len(self.stats.branches)
+        self.unet = UNet(self.branches + 3 + 24, 4, config.width)
         initialise(self.unet)
+        if self.stats.trunk is not None:  # they add nothing at first, so that the head start is what it was
+            self.beside_maps = _silent(self.stats.maps - self.branches, config.width)
+            self.beside_features = _silent(2 * self.stats.trunk.features.width, 4 * config.width)
         self.skip, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.full((1,), -4.0))
         if config.head_start:
             head_start(self, {name: getattr(config, name) for name in FORM})
@@ -131,42 +155,55 @@ class Guided(nn.Module):
         self.segmenting = bool(self.use[:, 1].any())
         self.apart = bool((self.use[0] != self.use[1]).any())
 
-    def look(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """n 3 h w, inner n 4 -> (what the segmenter sees n c h/2 w/2, fused surprise n 1 gh gw), always in float32."""
+    def look(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> Seen:
+        """n 3 h w, inner n 4 -> what the segmenter sees, always in float32."""
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            images = images.float()
+            images, trunk = images.float(), self.stats.trunk
             if folds is None:
                 mean, deviation = self.mean, self.deviation
-                surprises, even = self.stats.look(images, inner)
+                surprises, even = PatchStats.look(self.stats, images, inner)
             else:
                 own = list(folds)
                 mean, deviation = self.fold_mean[own], self.fold_deviation[own]
-                surprises = self.stats.surprises(images, folds, inner)
+                surprises = PatchStats.surprises(self.stats, images, folds, inner)
                 even = even_light(images.contiguous(), self.stats.light)
+            features = None
+            if trunk is not None:
+                x = trunk.embed(images)
+                surprises = beside(surprises, trunk.of_features(x, images, folds, inner))
+                features = torch.cat([x, trunk.difference(x, folds)], dim=1).clamp(-8, 8) / 4
             half = cells(images, 2) if torch.compiler.is_exporting() else F.avg_pool2d(images, 2)
             z = ((half - mean) / deviation).clamp(-8, 8) / 4
             maps = F.interpolate(surprises.clamp_min(0).log1p(), z.shape[-2:], mode="bilinear", align_corners=False)
-            parts = [maps, z, F.pixel_unshuffle(images, 2), F.pixel_unshuffle(even, 2) / 2]
-            return torch.cat(parts, dim=1), fuse(surprises)
+            parts = [maps[:, : self.branches], z, F.pixel_unshuffle(images, 2), F.pixel_unshuffle(even, 2) / 2]
+            rest = maps[:, self.branches :] if trunk is not None else None
+            return Seen(torch.cat(parts, dim=1), self.stats.fuse(surprises), rest, features)
 
-    def segment(self, seen: Tensor, guide: Tensor) -> Tensor:
-        """What the segmenter sees n c h/2 w/2, and the guide n 1 h w (`enlarge(guide_of(fused))`) -> logits n 1 h w."""
+    def segment(self, seen: Tensor, guide: Tensor, maps: Tensor | None = None, features: Tensor | None = None) -> Tensor:
+        """Parts of `Seen`, and the guide n 1 h w (`enlarge(guide_of(fused))`) -> logits n 1 h w."""
         h, w = seen.shape[-2:]
-        padded = F.pad(seen, (0, -w % 32, 0, -h % 32), mode="replicate")
-        logit = F.pixel_shuffle(self.unet(padded)[..., :h, :w], 2)
+        padded, extra = _padded(seen, 32), dict[int, Tensor]()
+        if maps is not None and features is not None:
+            extra = {0: self.beside_maps(_padded(maps, 32)), 2: self.beside_features(_padded(features, 8))}
+        logit = F.pixel_shuffle(self.unet.climb(self.unet.descend(padded, extra))[..., :h, :w], 2)
         return logit + self.bias + self.skip * guide
+
+    def learning(self) -> list[nn.Parameter]:
+        """What the segmenter's training moves: nothing of the trunk."""
+        parts = [self.unet, *(getattr(self, name) for name in ("beside_maps", "beside_features") if hasattr(self, name))]
+        return [*(each for part in parts for each in part.parameters()), self.skip, self.bias]
 
     def both(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """n 3 h w, inner n 4 -> the maps of statistics and segmenter, n h w, in their own units."""
-        seen, fused = self.look(images, folds, inner)
-        coarse = torch.cat([fused, guide_of(fused)], dim=1)
+        seen = self.look(images, folds, inner)
+        coarse = torch.cat([seen.fused, guide_of(seen.fused)], dim=1)
         full = self.stats.full(coarse) if folds is None else enlarge(coarse, images)
-        return full[:, 0], self.segment(seen, full[:, 1:])[:, 0].float()
+        return full[:, 0], self.segment(seen.picture, full[:, 1:], seen.maps, seen.features)[:, 0].float()
 
     def forward(self, images: Tensor, inner: Tensor | None = None) -> Evidence:
         if not self.segmenting:
-            evidence: Evidence = self.stats(images, inner)
-            return evidence
+            surface = self.stats.judged(images, inner)
+            return Evidence(surface, surface.flatten(1).amax(dim=1))
         maps = torch.stack(self.both(images, inner=inner))
         middle, width = self.unit[:, 0], self.unit[:, 1]
         maps = (maps - middle[:, None, None, None]) / width[:, None, None, None]
@@ -187,9 +224,23 @@ class Guided(nn.Module):
         return [*lines, *self.stats.facts()]
 
 
+def _silent(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 1 x 1 convolution that says nothing until it has learnt something."""
+    layer = nn.Conv2d(inputs, outputs, 1)
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def guide_of(fused: Tensor) -> Tensor:
     """Fused surprise -> what the statistics say in the segmenter's own units, the logit's."""
     return 2 * (fused.clamp_min(0) / NATS).log1p()
+
+
+def _padded(x: Tensor, side: int) -> Tensor:
+    """n c h w -> h and w up to a multiple of `side`, the edge repeated below and right."""
+    return F.pad(x, (0, -x.shape[-1] % side, 0, -x.shape[-2] % side), mode="replicate")
 
 
 def enlarge(coarse: Tensor, images: Tensor) -> Tensor:
@@ -271,17 +322,18 @@ def fused_clean(net: Any, batch: Batch, folds: Sequence[int]) -> Tensor:
     for i, key in enumerate(keys):
         if key not in kept:
             with torch.no_grad(), torch.autocast(batch.clean.device.type, enabled=False):
-                kept[key] = fuse(net.stats.surprises(batch.clean[i : i + 1], folds[i : i + 1], inner_of(batch, i)))
+                kept[key] = net.stats.fuse(net.stats.surprises(batch.clean[i : i + 1], folds[i : i + 1], inner_of(batch, i)))
     return torch.cat([kept[key] for key in keys])
 
 
 def loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
     """Focal and dice loss over valid pixels whose label the statistics can tell."""
     folds = [index % config.folds for index in batch.index.tolist()]
-    picture, fused = net.look(batch.forged, folds, batch.inner)
-    weights = seen(fused, fused_clean(net, batch, folds), batch.mask, batch.valid, config.seen)
-    guide = enlarge(guide_of(fused), batch.forged)
-    logit = net.segment(picture.contiguous(memory_format=torch.channels_last), guide).float()
+    looked = net.look(batch.forged, folds, batch.inner)
+    weights = seen(looked.fused, fused_clean(net, batch, folds), batch.mask, batch.valid, config.seen)
+    guide = enlarge(guide_of(looked.fused), batch.forged)
+    picture = looked.picture.contiguous(memory_format=torch.channels_last)
+    logit = net.segment(picture, guide, looked.maps, looked.features).float()
     return losses(logit, batch.mask, weights, config)
 
 
@@ -344,8 +396,8 @@ def kept(config: Config, pictures: int) -> Sequence[int]:
 def statistics(config: Config) -> list[Stage]:
     """Looks at the good pictures; the net is usable after them."""
     return [
-        *looks(lambda module: module.stats),
-        Collect("pixels", look_at_pixels, fit_pixels, usable=config.use != "statistics"),
+        *looks(bool(config.backbone)),
+        Collect("pixels", look_at_pixels, fit_pixels, usable=config.use != "statistics" and not config.backbone),
     ]
 
 
@@ -362,7 +414,7 @@ def segmenter(config: Config) -> list[Stage]:
 
     turn = Turn(
         name="segmenter",
-        parameters=lambda module: [*module.unet.parameters(), module.skip, module.bias],
+        parameters=lambda module: module.learning(),
         optimiser=optimiser,
         loss=lambda module, batch: loss(module, batch, config),
         schedule=cosine_schedule,
@@ -380,3 +432,9 @@ def decided(net: Guided, config: Config) -> Config:
     named = {weights: name for name, weights in USES.items()}
     picture, surface = (named[row[0], row[1]] for row in net.use.tolist())
     return replace(config, use=cast(Use, picture if picture == surface else f"{picture}/{surface}"))
+
+
+def trunk(net: Guided, config: Config, init: Init) -> list[str]:
+    """Features from --trunk."""
+    assert net.stats.trunk is not None, "the form that --trunk fills has one"
+    return start_from(net.stats.trunk.features, init)

@@ -306,8 +306,12 @@ class PatchStats(nn.Module):
         assert self.judge is not None
         return self.judge.full(coarse)
 
+    def fuse(self, surprises: Tensor) -> Tensor:
+        """n branches gh gw of -log p -> n 1 gh gw, Fisher's sum: one strong branch counts, and several weak ones do."""
+        return surprises.sum(dim=1, keepdim=True)
+
     def forward(self, images: Tensor, inner: Tensor | None = None) -> Evidence:
-        surface = self.full(fuse(self.look(images, inner)[0]))[:, 0]
+        surface = self.full(self.fuse(self.look(images, inner)[0]))[:, 0]
         return Evidence(surface, surface.flatten(1).amax(dim=1))
 
     def forget_folds(self) -> None:
@@ -328,11 +332,6 @@ class PatchStats(nn.Module):
                 f"under one nearly or wholly common at {1 - tau:.0%} (one Gaussian for all at {shares[-1]:.0%})"
             )
         return lines
-
-
-def fuse(surprises: Tensor) -> Tensor:
-    """n branches gh gw of -log p -> n 1 gh gw, Fisher's sum: one strong branch counts, and several weak ones do."""
-    return surprises.sum(dim=1, keepdim=True)
 
 
 def outside(inner: Tensor | None, images: Tensor) -> tuple[Tensor, Tensor]:

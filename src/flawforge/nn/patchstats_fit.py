@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -279,10 +279,14 @@ def posterior_gaussians(
 def look_at_maps(net: PatchStats, batch: Batch) -> None:
     """Keep some good pictures' left-out maps. Only a picture that the Gaussians were fitted to can be left out of them."""
     batch = tail_share(net, batch)
-    if not len(batch.clean):
-        return
+    if len(batch.clean):
+        keep_left_out(batch, net.inputs(batch.clean))
+
+
+def keep_left_out(batch: Batch, inputs: Sequence[tuple[Branch, Tensor]]) -> None:
+    """Each branch's left-out distances of these pictures, from its own input."""
     fill = outside(batch.inner, batch.clean)
-    for branch, x in net.inputs(batch.clean):
+    for branch, x in inputs:
         work = branch.work
         features, valid = branch.features(x), cell_valid(batch, fill, branch)
         white = branch.whitened(features, branch.gaussians())

@@ -6,6 +6,8 @@ channels at half the resolution and the output unfolded again, which costs a qua
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -86,12 +88,17 @@ class UNet(nn.Module):
         self.out = nn.Conv2d(b, outputs * stride * stride, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.climb(self.descend(x, {}))
+
+    def descend(self, x: Tensor, beside: Mapping[int, Tensor]) -> list[Tensor]:
+        """n c h w -> the encoder's features, finest first. beside: what is added to them, by level, 0 the finest."""
         x = self.fold(x)
         seen: list[Tensor] = []
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
+            x = x + beside[level] if level in beside else x
             seen.append(x)
-        return self.climb(seen)
+        return seen
 
     def climb(self, seen: list[Tensor]) -> Tensor:
         """The encoder's features, finest first -> logits."""

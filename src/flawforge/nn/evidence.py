@@ -1,0 +1,99 @@
+"""Which families of statistics count, by forgeries on kept good pictures. No label and no test picture is involved.
+
+The good pictures of the first fold are judged by statistics that never saw them; on them the gate's forgers forge defects.
+Each sum of families is asked two things: does it tell the forged pictures from the good ones (AUROC), and does it find the
+forged places among all places of good pictures (average precision)? The mean of both is its worth. Another sum takes the
+place of the memory alone only where its gain is surely above zero, picture by picture (one-sided 95 %).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flawforge.nn.gate import average_precision, least_gains, top_mean
+from flawforge.nn.guided import LEAST, Config, inner_of, kept
+from flawforge.nn.normality import SUMS, counts_of
+from flawforge.nn.patchstats_fit import spaced
+from flawforge.types import Batch, Collect, Forger, Prove, Stage
+
+JUDGES = 32  # kept good pictures at most
+
+
+def sums_of(net: Any, images: Tensor, inner: Tensor | None) -> Tensor:
+    """n 3 h w of the first fold -> the maps of each of SUMS, n sums gh gw."""
+    families = net.stats.families(net.stats.surprises(images, [0] * len(images), inner))
+    weights = torch.stack([counts_of(each) / len(each) for each in SUMS]).to(families)
+    return torch.einsum("nfhw,sf->nshw", families, weights)
+
+
+def look(net: Any, batch: Batch) -> None:
+    """Keep the maps of the first fold's good pictures."""
+    for i, index in enumerate(batch.index.tolist()):
+        rank, other = divmod(index, net.stats.folds)
+        if other == 0 and spaced(rank, int(net.first), JUDGES):
+            maps = sums_of(net, batch.clean[i : i + 1], inner_of(batch, i))[0].cpu()
+            net.work.setdefault("evidence", []).append((maps, _coarse(batch.valid[i], maps)))
+
+
+def _coarse(mask: Tensor, maps: Tensor) -> Tensor:
+    """1 h w -> gh gw bool: cells that hold any of it."""
+    return F.adaptive_max_pool2d(mask[None].contiguous(), maps.shape[-2:])[0, 0].cpu() > 0
+
+
+def prove(net: Any, batch: Batch, top: float) -> None:
+    """For each forged picture: the worth of each of SUMS."""
+    work = net.work
+    if "scores" not in work:
+        good = work.get("evidence", [])
+        work["scores"] = torch.stack([top_mean(maps, valid, top) for maps, valid in good])
+        work["quiet"] = torch.cat([maps[:, valid] for maps, valid in good], dim=1).sort(dim=1).values
+    found = sums_of(net, batch.forged, batch.inner).cpu()
+    for i, index in enumerate(batch.index.tolist()):
+        mask, valid = _coarse(batch.mask[i], found[i]), _coarse(batch.valid[i], found[i])
+        if not mask.any():
+            continue
+        score, others = top_mean(found[i], valid, top), work["scores"]
+        placement = ((score > others).double() + 0.5 * (score == others)).mean(dim=0)
+        precision = average_precision(found[i][:, valid], mask[valid], work["quiet"])
+        work.setdefault("worth", []).append((index, (placement + precision) / 2))
+
+
+def decide(net: Any) -> None:
+    """Take the sum whose gain over the memory is surest, where it is sure."""
+    rows = net.work.pop("worth", [])
+    for key in ("evidence", "scores", "quiet"):
+        net.work.pop(key, None)
+    pictures = sorted({index for index, _ in rows})
+    if len(pictures) < LEAST:
+        return
+    values = torch.stack([torch.stack([row for index, row in rows if index == each]).mean(dim=0) for each in pictures])
+    gains = torch.from_numpy(least_gains(values.numpy()))
+    net.stats.counts.copy_(counts_of(SUMS[int(gains.argmax())]))  # the first gains zero over itself
+
+
+def evidence(config: Config, forger: Forger) -> list[Stage]:
+    """A look at the kept good pictures, then forgeries on them; nothing without a trunk."""
+    if not config.backbone:
+        return []
+
+    def proved(pictures: int) -> list[int]:
+        first = kept(config, pictures)
+        return list(first) if len(first) >= LEAST else []
+
+    return [
+        Collect("evidence", look, lambda net: None),
+        Prove(
+            "evidence",
+            forger,
+            config.choices,
+            lambda net, batch: prove(net, batch, config.top),
+            decide,
+            proved,
+            share=0.02,
+        ),
+        Collect("ready", lambda net, batch: None, lambda net: None, usable=config.use != "statistics"),
+    ]

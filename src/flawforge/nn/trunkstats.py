@@ -1,0 +1,327 @@
+"""What a frozen trunk's features say of a picture: distance to the nearest good patch, and a Gaussian for every position.
+
+    here          source
+    features      `nn.patches.PatchFeatures`: stages at strides 4, 8 and 16 on a grid of 8 pixels, 3 x 3 means, standardised
+    memory        PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265): distance to the nearest of a greedy coreset
+    positions     PaDiM (Defard et al., ICPR 2021, arXiv 2011.08785): density under a Gaussian of each position, over the
+                  leading principal components; how much position counts is chosen as in `nn.patchstats`
+    tails         ours: both become -log tail probabilities among left-out good pictures, so that they can be added to
+                  each other and to those of `nn.patchstats`
+
+A good picture is judged by a memory without the patches of its fold and by Gaussians fitted without its fold. The features
+are not trained, so they stay in float32 and out of reach of any optimiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawforge.nn.coreset import Stream, sketch
+from flawforge.nn.density import resized
+from flawforge.nn.gaussians import KNOTS, tail_of
+from flawforge.nn.nearest import distances, nearest
+from flawforge.nn.patches import PatchFeatures
+from flawforge.nn.patchstats import FOLDS, Branch, PatchStats, outside, smooth
+from flawforge.nn.patchstats_fit import (
+    MANY,
+    fair_share,
+    fit_gaussians,
+    fit_tails,
+    folds_of,
+    keep_left_out,
+    look_again,
+    look_at_features,
+    tail_share,
+)
+from flawforge.types import Batch, Demand
+
+STAGES, GRID = (1, 2, 3), 8
+REACH = 8  # pixels beside a cell that its features must not take from the letterbox border
+STORE, SKETCH = 64, 128  # patches held at once, in memories; numbers by which the coreset measures distances
+LEAST = 1e-3  # of the largest deviation: no feature counts as less spread
+KINDS = ("memory", "positions")
+
+
+class Form(Protocol):
+    """What a method's config must say."""
+
+    @property
+    def backbone(self) -> str: ...
+    @property
+    def numbers(self) -> int: ...
+    @property
+    def memory(self) -> int: ...
+    @property
+    def block(self) -> int: ...
+
+
+class _Size:
+    """A `patchstats.Form` for features that exist already: only the grid and the number of features count."""
+
+    normalised: tuple[int, ...] = ()
+    raw = (1,)
+    side, cell, light = 3, GRID, 9
+
+    def __init__(self, numbers: int, block: int) -> None:
+        self.filters, self.block = numbers // 2, block
+
+
+class Positions(Branch):
+    """A Gaussian for every position of features that are given, n d gh gw."""
+
+    def __init__(self, numbers: int, block: int, folds: int) -> None:
+        super().__init__(_Size(numbers, block), 1, False, folds)
+
+    def features(self, images: Tensor) -> Tensor:
+        """They are the features already."""
+        return images
+
+    def told(self, fill: tuple[Tensor, Tensor]) -> Tensor:
+        """Rows n h and columns n w of the letterbox border -> n gh gw, 1 where the picture alone is looked at."""
+        return inside(fill, self.grid)
+
+
+def inside(fill: tuple[Tensor, Tensor], grid: int) -> Tensor:
+    """Rows n h and columns n w of the letterbox border -> n gh gw, 1 where no border lies within REACH of the cell."""
+    rows, columns = (F.max_pool1d(F.max_pool1d(each, 2 * REACH + 1, 1, REACH), grid) for each in fill)
+    return (1 - rows)[:, :, None] * (1 - columns)[:, None]
+
+
+class Tail(nn.Module):
+    """Distances -> -log of their tail probability among left-out good ones; increasing and unbounded."""
+
+    knots: Tensor
+    slopes: Tensor
+    beyond: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("knots", torch.zeros(len(KNOTS)))
+        self.register_buffer("slopes", torch.zeros(len(KNOTS) - 1))
+        self.register_buffer("beyond", torch.tensor([1.0, 0.1]))  # scale, shape
+
+    def fit(self, values: Tensor) -> None:
+        """From the distances of left-out good patches, n."""
+        for name, value in zip(("knots", "slopes", "beyond"), tail_of(values.double().cpu().sort().values), strict=True):
+            getattr(self, name).copy_(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        body = -torch.tensor(KNOTS[0]).log() + self.slopes[0] * (x.clamp(max=self.knots[1]) - self.knots[0])
+        for i in range(1, len(KNOTS) - 1):
+            body = body + self.slopes[i] * (x.clamp(max=self.knots[i + 1]) - self.knots[i]).clamp_min(0)
+        beyond = (x - self.knots[-1]).clamp_min(0)
+        return body + torch.log1p(self.beyond[1] * beyond / self.beyond[0]) / self.beyond[1]
+
+
+class TrunkStats(PatchStats):
+    """Memory and positions over one trunk. n 3 h w in [0, 1] on the canvas it was fitted on; h and w multiples of 16.
+
+    It counts and deals the good pictures as `PatchStats` does, of which it is one with a single branch.
+    """
+
+    scale: Tensor
+    middle: Tensor
+    projection: Tensor
+    bank: Tensor
+    tags: Tensor
+    usual: Tensor
+
+    def __init__(self, form: Form, folds: int) -> None:
+        nn.Module.__init__(self)
+        self.folds, self.most = folds, form.memory
+        self.features = PatchFeatures(form.backbone, STAGES, local=True, grid=GRID)
+        d = self.features.width
+        numbers = min(form.numbers, d) // 2 * 2
+        self.positions = Positions(numbers, form.block, folds)
+        self.tail = Tail()
+        self.register_buffer("scale", torch.ones(d))
+        self.register_buffer("middle", torch.zeros(d))
+        self.register_buffer("projection", torch.zeros(numbers, d))
+        self.register_buffer("bank", torch.zeros(1, d))
+        self.register_buffer("tags", torch.zeros(1))  # the fold of each patch in the memory; `forget_folds` empties it
+        self.register_buffer("usual", torch.zeros(1))
+        self.register_buffer("sketch", sketch(d, SKETCH), persistent=False)
+        resized(self, ("bank", "tags"))
+        self.judge = None
+        self.stream: Stream | None = None
+        self.sums: list[Tensor] = []
+        self.left: list[Tensor] = []
+        self.said: list[str] = []
+        self.start_looking()
+
+    def parts(self) -> list[Branch]:
+        """The one branch."""
+        return [self.positions]
+
+    def settle(self) -> None:
+        """Nothing is arranged for judging."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        """n 3 h w -> standardised features n d gh gw, float32."""
+        x: Tensor = self.features(images).float()
+        return (x - self.middle[:, None, None]) * self.scale[:, None, None]
+
+    def components(self, x: Tensor) -> Tensor:
+        """Standardised features n d gh gw -> their leading principal components n numbers gh gw."""
+        return F.conv2d(x, self.projection[:, :, None, None])
+
+    def inputs(self, images: Tensor) -> list[tuple[Branch, Tensor]]:
+        """The branch with its features."""
+        return [(self.positions, self.components(self.embed(images)))]
+
+    def away(self, x: Tensor, told: Tensor, folds: Sequence[int] | None = None) -> Tensor:
+        """Standardised features n d gh gw, told n gh gw -> distance to the nearest good patch, n gh gw, smoothed."""
+        n, d, gh, gw = x.shape
+        queries = x.permute(0, 2, 3, 1).reshape(n, gh * gw, d)
+        if folds is None:
+            found = distances(queries, self.bank)
+        else:
+            found = torch.empty_like(queries[..., 0])
+            for fold in sorted(set(folds)):
+                own = [i for i, each in enumerate(folds) if each == fold]
+                found[own] = distances(queries[own], self.without(fold))
+        found = found.reshape(n, gh, gw) * told + self.usual * (1 - told)
+        return smooth(found[:, None])[:, 0]
+
+    def without(self, fold: int) -> Tensor:
+        """The memory without the patches of one fold; all of it where there are no others."""
+        others = self.bank[self.tags != fold]
+        return others if len(others) else self.bank
+
+    def difference(self, x: Tensor, folds: Sequence[int] | None = None) -> Tensor:
+        """Standardised features n d gh gw -> their absolute difference to the nearest good patch, n d gh gw."""
+        n, d, gh, gw = x.shape
+        queries = x.permute(0, 2, 3, 1).reshape(n, gh * gw, d)
+        if folds is None:
+            near = self.bank[nearest(queries, self.bank)[1]]
+        else:
+            near = torch.empty_like(queries)
+            for fold in sorted(set(folds)):
+                own = [i for i, each in enumerate(folds) if each == fold]
+                bank = self.without(fold)
+                near[own] = bank[nearest(queries[own], bank)[1]]
+        return (queries - near).abs().reshape(n, gh, gw, d).permute(0, 3, 1, 2)
+
+    def of_features(self, x: Tensor, images: Tensor, folds: Sequence[int] | None, inner: Tensor | None) -> Tensor:
+        """Standardised features -> -log p of KINDS, n 2 gh gw."""
+        fill = outside(inner, images)
+        away = self.tail(self.away(x, inside(fill, GRID), folds))
+        strange = self.positions.surprise(self.positions.strangeness(self.components(x), fill, folds))
+        return torch.stack([away, strange], dim=1)
+
+    def surprises(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> Tensor:
+        """n 3 h w -> -log p of KINDS, n 2 gh gw; arguments as in `PatchStats.surprises`."""
+        return self.of_features(self.embed(images), images, folds, inner)
+
+    def forget_folds(self) -> None:
+        """Drop what only training needs."""
+        for name in FOLDS:
+            setattr(self.positions, name, getattr(self.positions, name)[:0].clone())
+        self.tags = self.tags[:0].clone()
+
+    def facts(self) -> list[str]:
+        """What the good pictures decided."""
+        shares = super().facts()[0].partition(": ")[2]
+        return [*self.said, f"the trunk's features: {shares}"]
+
+
+def remember(net: TrunkStats, batch: Batch) -> None:
+    """Send the patches that a judged pixel sees through the coreset, each with its fold; sum them for the components."""
+    batch, folds = fair_share(net, batch, MANY)
+    if not len(batch.clean):
+        return
+    x = net.features(batch.clean).float().permute(0, 2, 3, 1)
+    told = inside(outside(batch.inner, batch.clean), GRID)
+    held = F.max_pool2d(batch.valid.contiguous(), GRID)[:, 0] * told > 0
+    tags = torch.tensor(folds, dtype=x.dtype, device=x.device)[:, None, None, None].expand(*x.shape[:3], 1)
+    patches = torch.cat([x, tags], dim=3)[held]
+    if not len(patches):
+        return
+    exact = patches[:, :-1].double()
+    if not net.sums:
+        net.sums = [
+            exact.mean(dim=0),
+            exact.new_zeros(()),
+            exact.new_zeros(x.shape[3]),
+            exact.new_zeros(x.shape[3], x.shape[3]),
+        ]
+    apart = exact - net.sums[0]
+    net.sums = [net.sums[0], net.sums[1] + len(apart), net.sums[2] + apart.sum(dim=0), net.sums[3] + apart.T @ apart]
+    # The fold travels as one more number, to which the sketch is blind.
+    projection = F.pad(_scale_of(net.sums)[:, None] * net.get_buffer("sketch"), (0, 0, 0, 1))
+    if net.stream is None:
+        net.stream = Stream(net.most, STORE * net.most, projection)
+    net.stream.projection = projection
+    net.stream.add(patches)
+
+
+def _covariance(sums: Sequence[Tensor]) -> Tensor:
+    _, count, total, outer = sums
+    mean = total / count
+    return outer / count - torch.outer(mean, mean)
+
+
+def _scale_of(sums: Sequence[Tensor]) -> Tensor:
+    deviation = _covariance(sums).diagonal().clamp_min(0).sqrt()
+    return deviation.clamp_min(max(LEAST * float(deviation.max()), 1e-12)).reciprocal().float()
+
+
+def settle_memory(net: TrunkStats) -> None:
+    """Choose the memory, and the components."""
+    look_again(net)
+    if net.stream is None:
+        return
+    bank, _ = net.stream.finish(net.most)
+    net.scale.copy_(_scale_of(net.sums))
+    net.middle.copy_(net.sums[0] + net.sums[2] / net.sums[1])
+    net.bank = ((bank[:, :-1] - net.middle) * net.scale).contiguous()
+    net.tags = bank[:, -1].contiguous()
+    _, vectors = torch.linalg.eigh(_covariance(net.sums) * torch.outer(net.scale, net.scale).double())
+    net.projection.copy_(vectors.flip(1).T[: len(net.projection)])
+    net.said = [f"the memory holds {len(net.bank)} of {net.stream.seen} good patches of the trunk's features"]
+    net.stream, net.sums = None, []
+
+
+def keep_distances(net: TrunkStats, batch: Batch) -> None:
+    """Keep some good pictures' left-out distances, to the memory and under the Gaussians."""
+    batch = tail_share(net, batch)
+    if not len(batch.clean):
+        return
+    x = net.embed(batch.clean)
+    keep_left_out(batch, [(net.positions, net.components(x))])
+    told = inside(outside(batch.inner, batch.clean), GRID)
+    held = F.max_pool2d(batch.valid.contiguous(), GRID)[:, 0] * told > 0
+    away = net.away(x, told, folds_of(net, batch, 0))
+    net.left.append(away[held])
+
+
+def settle_tails(net: TrunkStats) -> None:
+    """The tails of both."""
+    values = torch.cat(net.left) if net.left else net.usual
+    net.tail.fit(values)
+    net.usual.fill_(float(values.median()) if len(values) else 0.0)
+    net.left = []
+    fit_tails(net)
+
+
+def demand(net: TrunkStats, canvas: tuple[int, int], pictures: int) -> Demand:
+    """What the memory costs to build, and what its patches take while it is."""
+    patches = -(-canvas[0] // GRID) * -(-canvas[1] // GRID) * min(pictures, MANY)
+    store = min(STORE * net.most, patches)
+    return Demand(
+        Stream.memory(net.most, store, net.features.width + 1, SKETCH),
+        Stream.work(patches, net.most, STORE * net.most, SKETCH),
+    )
+
+
+# The looks at the good pictures, beside those of `nn.patchstats_fit.looks` and in their order: visit, finish.
+LOOKS: dict[str, tuple[Any, Any]] = {
+    "filters": (remember, settle_memory),
+    "Gaussians": (look_at_features, fit_gaussians),
+    "tails": (keep_distances, settle_tails),
+}
