@@ -26,7 +26,7 @@ from flawforge.types import Forger, Method, ScoreRule, Stage
 def stages(net: Guided, config: Config) -> Sequence[Stage]:
     """Statistics, usable at once; then the segmenter; then the gate. Too few pictures for a gate: the statistics alone."""
     physical = Mix(tuple(FORGERS[name]() for name in FAMILIES["physical"]))
-    return [*statistics(config), *segmenter(config), *gate(config, physical), packed(config)]
+    return [*statistics(net, config), *segmenter(config), *gate(config, physical), packed(config)]
 
 
 def forger(config: Config) -> Forger:
@@ -44,7 +44,7 @@ METHOD = Method(
     title="statistics in seconds, then the guided segmenter, used for picture and map only where it proves better",
     paper="ours, after the idea of SGSF, arXiv 2209.12440, with closed-form statistics for a guide",
     profiles={"cpu": Config(use="gate", backbone="lite0")},
-    tiny=replace(TINY, use="gate"),
+    tiny=replace(TINY, use="gate", backbone="lite0", numbers=8, memory=16, choices=2),
     build=Guided,
     stages=stages,
     forger=forger,

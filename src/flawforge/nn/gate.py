@@ -2,8 +2,8 @@
 
 It is asked once for the picture and once for the map. A map must find the defect's pixels among those of the kept good
 pictures too, for the highest values of good pictures set a pixel's threshold. Only a gain that the spread over these
-pictures does not explain is taken (one-sided 95 %); else the statistics stand. The segmenter alone is no candidate:
-forgeries flatter what has learnt from forgeries.
+pictures does not explain is taken (one-sided 95 %, and MARGIN more); else the statistics stand. The segmenter alone is no
+candidate: forgeries flatter what has learnt from forgeries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flawforge.nn.guided import AIMS, CANDIDATES, LEAST, THIN, USES, Config, Gui
 from flawforge.types import Batch, Forger, Prove, Stage
 
 SURE = 0.95  # one-sided
-GATED = ("statistics", "sum")  # what the gate chooses from; the segmenter's figures are for the model card
+MARGIN = 0.02  # by which the sum must surely gain, for forgeries flatter what has learnt from forgeries (assumption)
 
 
 def candidates(net: Guided, maps: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def decide(net: Guided, config: Config) -> None:
         values = means[:, place].numpy()
         net.evidence[place] = torch.from_numpy(np.stack([values.mean(axis=0), least_gains(values)], axis=1))
         gains = dict(zip(CANDIDATES, net.evidence[place, :, 1].tolist(), strict=True))
-        net.use[place] = torch.tensor(USES[max(GATED, key=gains.__getitem__)])  # the statistics gain zero over themselves
+        net.use[place] = torch.tensor(USES["sum" if gains["sum"] > MARGIN else "statistics"])
     net.settle()
 
 
