@@ -96,10 +96,15 @@ def choose_trunk(
                 f"--trunk was given as {asked}, which is of no form that is known here; name it with --set backbone=NAME."
             )
         values = {**values, "backbone": form}
-    form = values.get("backbone", profile.backbone)
+    form = values.get("backbone", "" if asked == "none" else profile.backbone)
     outside = asked != "none" and (given is not None or form in efficientnet_lite.SHAPES)
     if not outside and profile.backbone in efficientnet_lite.SHAPES:
         profile = method.scratch
+    if form and given is None and not outside and not method.scratch.backbone:
+        raise ConfigError(
+            f"--trunk {form} was given, but method {method.name} trains no trunk of its own; give "
+            f"{', '.join(efficientnet_lite.SHAPES)}, none, a model folder or a file of weights."
+        )
     if given is None and outside:
         given = efficientnet_lite.packaged(form)
     return profile, values, given

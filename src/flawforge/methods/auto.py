@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flawforge.forge import FAMILIES, FORGERS, Mix
+from flawforge.nn.evidence import evidence
 from flawforge.nn.gate import gate
 from flawforge.nn.guided import TINY, Config, Guided, decided, packed, segmenter, statistics, trunk
 from flawforge.types import Forger, Method, ScoreRule, Stage
@@ -26,7 +27,7 @@ from flawforge.types import Forger, Method, ScoreRule, Stage
 def stages(net: Guided, config: Config) -> Sequence[Stage]:
     """Statistics, usable at once; then the segmenter; then the gate. Too few pictures for a gate: the statistics alone."""
     physical = Mix(tuple(FORGERS[name]() for name in FAMILIES["physical"]))
-    return [*statistics(net, config), *segmenter(config), *gate(config, physical), packed(config)]
+    return [*statistics(config), *evidence(config, physical), *segmenter(config), *gate(config, physical), packed(config)]
 
 
 def forger(config: Config) -> Forger:

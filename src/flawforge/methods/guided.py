@@ -37,7 +37,7 @@ def stages(net: Guided, config: Config) -> Sequence[Stage]:
     """Statistics, usable at once; then the segmenter. Too few pictures to train on: the statistics alone."""
     physical = Mix(tuple(FORGERS[name]() for name in FAMILIES["physical"]))
     return [
-        *statistics(net, config),
+        *statistics(config),
         *evidence(config, physical),
         *segmenter(config),
         *gate(config, physical),

@@ -73,6 +73,7 @@ def decide(net: Any) -> None:
     values = torch.stack([torch.stack([row for index, row in rows if index == each]).mean(dim=0) for each in pictures])
     gains = torch.from_numpy(least_gains(values.numpy()))
     net.stats.counts.copy_(counts_of(SUMS[int(gains.argmax())]))  # the first gains zero over itself
+    net.stats.settle()
 
 
 def evidence(config: Config, forger: Forger) -> list[Stage]:

@@ -25,7 +25,7 @@ from flawforge.nn.patchstats_fit import spaced
 from flawforge.nn.patchstats_judge import cells
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.unet import UNet, initialise
-from flawforge.types import Batch, Collect, ConfigError, Demand, Evidence, Init, Stage, Train, Turn
+from flawforge.types import Batch, Collect, Demand, Evidence, Init, Stage, Train, Turn
 
 NATS = 24.0  # fused surprise at which the skip bends from a line to a logarithm
 LEAST = 3  # kept pictures that a gate needs; with fewer nothing is trained
@@ -393,13 +393,8 @@ def kept(config: Config, pictures: int) -> Sequence[int]:
     return range(0, pictures, config.folds)
 
 
-def statistics(net: Guided, config: Config) -> list[Stage]:
-    """Looks at the good pictures; without a trunk the net is usable after them. Raises ConfigError: a trunk without weights."""
-    if net.stats.trunk is not None and not net.stats.trunk.features.given:
-        raise ConfigError(
-            f"backbone {config.backbone} was given without weights, and this method trains none; give --trunk lite0, lite1, "
-            "lite2, a model folder or a file of weights, or --trunk none."
-        )
+def statistics(config: Config) -> list[Stage]:
+    """Looks at the good pictures; without a trunk the net judges after them."""
     return [
         *looks(bool(config.backbone)),
         Collect("pixels", look_at_pixels, fit_pixels, usable=config.use != "statistics" and not config.backbone),

@@ -56,6 +56,12 @@ class Normality(PatchStats):
         self.trunk = TrunkStats(form, folds) if form.backbone else None
         if self.trunk is not None:
             self.register_buffer("counts", counts_of(SUMS[0]))  # which of FAMILIES count
+        self.filtering = True
+
+    def settle(self) -> None:
+        """Arrange what was fitted for judging; filters that do not count are not run."""
+        super().settle()
+        self.filtering = self.trunk is None or bool(self.counts[0])
 
     @property
     def maps(self) -> int:
@@ -93,7 +99,7 @@ class Normality(PatchStats):
 
     def judged(self, images: Tensor, inner: Tensor | None = None) -> Tensor:
         """n 3 h w, inner n 4 -> the fused surprise n h w; families that do not count are not computed."""
-        if self.trunk is None or self.counts[0]:
+        if self.trunk is None or self.filtering:
             return self.full(self.fuse(self.look(images, inner)[0]))[:, 0]
         maps = self.trunk.surprises(images, None, inner)
         weights = len(self.branches) * self.counts[1:] / self.counts.sum()

@@ -135,6 +135,7 @@ class TrunkStats(PatchStats):
         nn.Module.__init__(self)
         self.folds, self.most = folds, form.memory
         self.features = PatchFeatures(form.backbone, STAGES, local=True, grid=GRID)
+        self.features.requires_grad_(False)
         d = self.features.width
         numbers = min(form.numbers, d) // 2 * 2
         self.positions = Positions(numbers, form.block, folds)
