@@ -1,4 +1,4 @@
-"""The forge: seeded ways to fake a defect on a good picture. The table is in `forgers`, one file for each kind beside it."""
+"""Ways to fake a defect on a good picture, drawn from a seed: the table `forgers`, and one file for each kind."""
 
 from flawforge.forge.forgers import FAMILIES, FORGERS, default_mixture, family, forger_from, names_in
 from flawforge.forge.mixtures import Mix, Pipe
