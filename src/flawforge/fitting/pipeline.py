@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save as tensors_to_bytes
 
@@ -26,12 +27,7 @@ from flawforge.judging import loading
 from flawforge.pictures import dataset
 from flawforge.proving.pod import fingerprint
 from flawforge.reporting import card
-from flawforge.types import (
-    ConfigError,
-    ModelError,
-    Stage,
-    Train,
-)
+from flawforge.types import ConfigError, Mask, ModelError, Stage, Train
 from flawforge_runtime import bundle, calibrate, inspector
 from flawforge_runtime.guard import Guard
 
@@ -39,7 +35,7 @@ Show = Callable[[str], None]
 
 
 def identity(plan: Plan) -> str:
-    """What makes a checkpoint belong to a run: settings, seed, budget, canvas, outside weights, files by size and name."""
+    """What a checkpoint belongs to: settings, seed, budget, canvas, mask, outside weights, files by size and name."""
     request = plan.request
     files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
     facts = [
@@ -54,7 +50,7 @@ def identity(plan: Plan) -> str:
         request.align,
         request.depth,
         str(request.holdout),
-        bool(request.roi),
+        _mask_hash(plan.roi),
         bool(request.ignore),
         str(request.textures),
         request.tolerate,
@@ -62,6 +58,13 @@ def identity(plan: Plan) -> str:
         *(each and [each.sha256, each.about] for each in (plan.init, plan.trunk)),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _mask_hash(mask: Mask | None) -> str | bool:
+    """What is judged, as one mask, by its size and pixels; False = everything, as checkpoints have always had it."""
+    if mask is None:
+        return False
+    return hashlib.sha256(repr(mask.shape).encode() + np.packbits(mask).tobytes()).hexdigest()
 
 
 def work_folder(out: Path) -> Path:
