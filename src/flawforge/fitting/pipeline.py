@@ -173,12 +173,12 @@ def train(job: Job, resume: bool, on_tick: Callable[[engine.Tick], None] | None)
             checkpoint=checkpoint_file(request.out),
             checkpoint_every=request.checkpoint_every,
             identity=identity(plan),
+            resume=resume,
+            clean_batches=-(-pictures.copies * len(pictures) // plan.settings.batch),
         ),
         clean=lambda: pictures.clean_batches(plan.settings.batch),
-        clean_count=-(-pictures.copies * len(pictures) // plan.settings.batch),
         on_tick=on_tick,
         after=save_early,
-        resume=resume,
     )
 
 
