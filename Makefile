@@ -52,6 +52,7 @@ docs: venv
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/python docs/make_forgers.py
 	$(BIN)/python docs/make_methods.py
+	$(BIN)/python docs/make_architecture.py
 	$(BIN)/python benchmarks/regret_table.py
 	$(BIN)/python benchmarks/auto_page.py
 	$(BIN)/python benchmarks/trust_page.py

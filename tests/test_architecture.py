@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
 import flawforge
 import flawforge_runtime
+import house
 from flawforge import fitting
 from flawforge.cli import learn, options
 from flawforge_runtime import images
@@ -89,6 +93,32 @@ def test_files_stay_readable() -> None:
     lines = {path: len(path.read_text().splitlines()) for _, path in FILES}
     long = {str(path): n for path, n in lines.items() if n > (600 if path.parent.name == "methods" else 480)}
     assert not long
+
+
+def test_a_method_is_read_in_an_hour() -> None:
+    """What `draem` costs to read: its file, and every module of ours that its imports lead to.
+
+    Counted are the modules of flawforge and flawforge_runtime named by import statements, at the top of a file and inside
+    functions, followed from file to file; imports under `if TYPE_CHECKING:` are left out, and so is a package's `__init__`
+    from which only modules are imported. Lines are those that hold code. `tools/house.py` counts.
+    """
+    modules, lines = house.cost("flawforge.methods.draem")
+    assert modules <= 10, house.reading("flawforge.methods.draem")
+    assert lines <= 1500
+
+
+def test_the_architecture_page_has_the_contracts_and_the_figures() -> None:
+    """Folders and modules as they are now. The figures change with every commit: their table is there, with each column."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    folders = next(each["layers"] for each in linter if each.get("containers") == ["flawforge"])
+    drawn = page.split("```text\n")[1].split("\n```")[0]
+    assert drawn.split("\n") == folders
+    generator = runpy.run_path(str(ROOT / "docs" / "make_architecture.py"))
+    assert generator["modules"]() in page, "docs/architecture.md is not what the contracts say; run: make docs"
+    head, _, row = page.rstrip().split("\n")[-3:]
+    assert head.count("|") == row.count("|") == 9
+    assert row.split("|")[1].strip().isdigit()
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -96,7 +96,8 @@ def test_resume_gives_the_bits_of_an_uninterrupted_run(tmp_path: Path, kill_at: 
         fit(Line(), [stage()], batch, Budget(steps=12), run, on_tick=kill)
     resumed = Line()
     seen: list[int] = []
-    fit(resumed, [stage()], batch, Budget(steps=12), run, on_tick=lambda tick: seen.append(tick.step), resume=True)
+    run = dataclasses.replace(run, resume=True)
+    fit(resumed, [stage()], batch, Budget(steps=12), run, on_tick=lambda tick: seen.append(tick.step))
     assert weights(resumed) == trained()
     assert seen[0] == kill_at + 1
 
@@ -114,7 +115,7 @@ def test_resume_in_the_second_stage(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         fit(Line(), stages, batch, Budget(steps=12), run, on_tick=kill)
     resumed = Line()
-    history = fit(resumed, stages, batch, Budget(steps=12), run, resume=True)
+    history = fit(resumed, stages, batch, Budget(steps=12), dataclasses.replace(run, resume=True))
     assert weights(resumed) == weights(whole)
     assert [row["stage"] for row in history if row["step"] == 1] == ["first", "second"]
 
@@ -131,7 +132,7 @@ def test_minutes_go_on_with_the_time_that_was_left(tmp_path: Path) -> None:
 
     with pytest.raises(Killed):
         fit(Line(), [stage()], batch, Budget(minutes=0.02), run, on_tick=kill)
-    fit(Line(), [stage()], batch, Budget(minutes=0.02), run, on_tick=after.append, resume=True)
+    fit(Line(), [stage()], batch, Budget(minutes=0.02), dataclasses.replace(run, resume=True), on_tick=after.append)
     assert after[0].step == before[-1].step
     assert after[0].seconds > before[-2].seconds
     assert after[-1].progress == 1.0
@@ -186,7 +187,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     run = Run(checkpoint=tmp_path / "c.safetensors", checkpoint_every=0.0, identity="a")
     fit(Line(), [stage()], batch, Budget(steps=2), run)
     with pytest.raises(TrainingError, match="other data or settings"):
-        fit(Line(), [stage()], batch, Budget(steps=2), dataclasses.replace(run, identity="b"), resume=True)
+        fit(Line(), [stage()], batch, Budget(steps=2), dataclasses.replace(run, identity="b", resume=True))
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     assert run.checkpoint is not None
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:100])
     with pytest.raises(TrainingError, match=r"cannot be read .*without --resume"):
-        fit(Line(), [stage()], batch, Budget(steps=2), run, resume=True)
+        fit(Line(), [stage()], batch, Budget(steps=2), dataclasses.replace(run, resume=True))
 
 
 def test_ctrl_c_finishes_the_step_and_keeps_a_checkpoint(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_ctrl_c_finishes_the_step_and_keeps_a_checkpoint(tmp_path: Path) -> None
         fit(Line(), [stage()], batch, Budget(steps=12), run, on_tick=press)
     assert signal.getsignal(signal.SIGINT) is before
     resumed = Line()
-    fit(resumed, [stage()], batch, Budget(steps=12), run, resume=True)
+    fit(resumed, [stage()], batch, Budget(steps=12), dataclasses.replace(run, resume=True))
     assert weights(resumed) == trained()
 
 

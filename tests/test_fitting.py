@@ -314,6 +314,31 @@ def test_a_run_is_not_resumed_from_another_start(washers: Path, tiny_model: Path
     assert len(names) == 3
 
 
+@pytest.mark.parametrize("option", ["roi", "ignore"])
+def test_a_run_is_not_resumed_with_another_mask(washers: Path, tmp_path: Path, option: str) -> None:
+    """The mask is painted over between the two runs; its path stays. With the first mask again, the run goes on."""
+    mask = tmp_path / "mask.png"
+    options: dict[str, Any] = {option: mask, "checkpoint_every": 0.0}
+
+    def paint(columns: int) -> None:
+        half = np.zeros((64, 64), np.uint8)
+        half[:, :columns] = 255
+        Image.fromarray(half).save(mask)
+
+    def stop(tick: Any) -> None:
+        if tick.step == 2:
+            raise KeyboardInterrupt
+
+    paint(32)
+    with pytest.raises(KeyboardInterrupt):
+        fitting.run(request(washers, tmp_path / "m", **options), on_tick=stop)
+    paint(40)
+    with pytest.raises(TrainingError, match="belongs to a run with other data or settings"):
+        fitting.run(request(washers, tmp_path / "m", **options), resume=True)
+    paint(32)
+    fitting.run(request(washers, tmp_path / "m", **options), resume=True)
+
+
 @pytest.mark.usefixtures("starts")
 def test_what_cannot_be_started_from_is_refused(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()

@@ -248,7 +248,7 @@ def test_a_fit_killed_in_both_stages_gives_the_bits_of_a_whole_one(tmp_path: Pat
     """The random hiding and the random crops follow from the step's seed, so nothing of them is lost."""
     settings = {"masked_share": 0.5, "crop": 0.3, "flip": True, "stem": "convolutional"}
     whole = fitted(tiny(**settings))
-    run = engine.Run(checkpoint=tmp_path / "c.safetensors", checkpoint_every=0.0, workers=2)
+    run = engine.Run(checkpoint=tmp_path / "c.safetensors", checkpoint_every=0.0, workers=2, resume=True)
     for name in (STAGE_ONE, STAGE_TWO):
 
         def kill(tick: engine.Tick, name: str = name) -> None:
@@ -256,8 +256,8 @@ def test_a_fit_killed_in_both_stages_gives_the_bits_of_a_whole_one(tmp_path: Pat
                 raise Killed
 
         with pytest.raises(Killed):
-            fitted(tiny(**settings), run=run, on_tick=kill, resume=(tmp_path / "c.safetensors").exists())
-    assert bits(fitted(tiny(**settings), run=run, resume=True)) == bits(whole)
+            fitted(tiny(**settings), run=run, on_tick=kill)
+    assert bits(fitted(tiny(**settings), run=run)) == bits(whole)
 
 
 def request(data: Path, out: Path, **options: Any) -> fitting.Request:

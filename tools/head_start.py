@@ -27,7 +27,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from flawforge.fitting import engine
-from flawforge.methods.guided import FORGED, forger, stages
+from flawforge.forge import names_in
+from flawforge.methods.guided import forger, stages
 from flawforge.nn import guided
 from flawforge.nn.head_start import recipe
 from flawforge.nn.schedules import cosine_schedule
@@ -167,7 +168,7 @@ def main() -> None:
         "onward_from": recipe() if options.onward else None,
         "pictures": PICTURES,
         "size": SIZE,
-        "forgers": list(FORGED),
+        "forgers": list(names_in(forger(config))),
         "form": {name: getattr(config, name) for name in guided.FORM},
         "sha256": hashlib.sha256(data).hexdigest(),
         "photographs": 0,

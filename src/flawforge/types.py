@@ -1,4 +1,4 @@
-"""The nouns that every room of flawforge shares. Imports no torch.
+"""Names shared by all of flawforge: pictures, evidence, stages, methods, errors. Imports no torch.
 
 Data flows one way: images -> forge -> method -> Evidence(map, score) -> calibrated Decision -> report. The nouns of judging
 and the errors are those of flawforge_runtime, which has no torch; they can be had from here as well.

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flawforge.forge import FAMILIES, FORGERS, default_mixture, family, forger_from
+from flawforge.forge import FAMILIES, FORGERS, default_mixture, family, forger_from, names_in
+from flawforge.forge.physical import PHYSICAL
 from flawforge.reporting.contact_sheets import describe, rebuild
 from flawforge.types import ConfigError, Forged, ImageError, Sample
 
@@ -215,6 +216,7 @@ def test_names_families_and_kinds_agree() -> None:
     assert all(FORGERS[name].name == name for name in FORGERS)
     assert sorted(n for members in FAMILIES.values() for n in members) == NAMES
     assert family("scratch") == "physical"
+    assert names_in(PHYSICAL) == FAMILIES["physical"]
     with pytest.raises(ConfigError, match="unknown"):
         family("scratches")
 

@@ -1,1 +1,1 @@
-"""Rendered sample parts."""
+"""Rendered sample parts and real-looking damage on them."""

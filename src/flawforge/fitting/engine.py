@@ -13,11 +13,12 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from flawforge.config import torch_device
-from flawforge.types import Batch, Collect, ConfigError, Prove, Stage, Train, TrainingError
+from flawforge.types import Batch, Collect, ConfigError, Prove, Stage, Train, TrainingError, Turn
 from flawforge_runtime.files import write_atomically
 
 CHECKPOINT_FORMAT = 1
@@ -93,6 +94,8 @@ class Run:
     checkpoint        file to write and to resume from; None = no checkpoints
     checkpoint_every  seconds between checkpoints
     identity          what the run is (settings, data): a checkpoint of another identity is refused
+    resume            go on from the checkpoint, where there is one
+    clean_batches     how many batches a pass over the good pictures has, for the progress that is shown; 0 = unknown
     """
 
     seed: int = 0
@@ -102,6 +105,8 @@ class Run:
     checkpoint: Path | None = None
     checkpoint_every: float = 60.0
     identity: str = ""
+    resume: bool = False
+    clean_batches: int = 0
 
 
 @dataclass
@@ -225,46 +230,40 @@ def fit(
     run: Run,
     *,
     clean: Callable[[], Iterator[Batch]] | None = None,
-    clean_count: int = 0,
     on_tick: Callable[[Tick], None] | None = None,
     after: Callable[[Stage], None] | None = None,
-    resume: bool = False,
 ) -> list[dict[str, Any]]:
     """Train `net` in place through its stages; returns the history (step, seconds, losses; about 200 rows a stage).
 
     batch(stage, step)  a numpy Batch, a pure function of its arguments and safe to call from several threads
-    clean()             goes once over all good pictures, for Collect stages, in `clean_count` batches (0 = unknown)
+    clean()             goes once over all good pictures, for Collect stages
     after(stage)        called when a stage that leaves the net usable is done
     There is no argument through which test pictures could enter.
     Raises TrainingError: a loss that is not finite, a checkpoint of another run. KeyboardInterrupt saves a checkpoint first.
     """
     fabric = Fabric(accelerator=torch_device(run.device), devices=1, precision=run.precision)
-    state = State()
-    tensors: dict[str, Tensor] = {}
-    groups: list[Any] = []
-    if resume and run.checkpoint and run.checkpoint.exists():
-        state, tensors, groups = _restore(run.checkpoint, run.identity)
-        net.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("net.")})
-    net.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loop = _Loop(fabric, net, run, on_tick or (lambda tick: None))
+    if run.resume and run.checkpoint and run.checkpoint.exists():
+        loop.restore(run.checkpoint)
+    loop.to_device()
+    state = loop.state
     for number, stage in enumerate(stages):
         if number < state.stage:
             continue
         if isinstance(stage, Collect):
             start = budget.now()
-            _collect(net, stage, clean, clean_count, fabric.device, on_tick)
+            loop.collect(stage, clean)
             state.looked += budget.now() - start
         elif isinstance(stage, Prove):
-            _prove(net, stage, partial(batch, number), run.workers, fabric.device, on_tick)
+            loop.prove(stage, partial(batch, number))
         else:
-            part = _part(stage, stages, budget, state.looked)
-            _train(fabric, net, stage, partial(batch, number), part, run, state, tensors, groups, on_tick)
-        state.stage, state.step, state.seconds, tensors, groups = number + 1, 0, 0.0, {}, []
+            loop.train(stage, partial(batch, number), _part(stage, stages, budget, state.looked))
+        loop.next_stage(number + 1)
         if isinstance(stage, Collect) and stage.usable:
-            if run.checkpoint:
-                write_atomically(run.checkpoint, _pack(net, [], state, run.identity))
+            loop.save()
             if after:
                 after(stage)  # which may judge with the net, and moves it to where it judges
-                net.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                loop.to_device()
     net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     net.eval()
     return state.history
@@ -301,123 +300,136 @@ def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _collect(
-    net: nn.Module,
-    stage: Collect,
-    clean: Callable[[], Iterator[Batch]] | None,
-    clean_count: int,
-    device: torch.device,
-    on_tick: Callable[[Tick], None] | None,
-) -> None:
-    if clean is None:
-        raise TrainingError(f"Stage '{stage.name}' looks at every good picture, but no pass over them was given.")
-    net.eval()
-    start = time.monotonic()
-    with torch.no_grad():
-        for done, each in enumerate(clean(), start=1):
-            stage.visit(net, _to_tensors(each, device))
-            if on_tick:
-                on_tick(Tick(stage.name, done, done / clean_count if clean_count else 0.0, time.monotonic() - start, {}))
-        stage.finish(net)
+@dataclass
+class _Loop:
+    """What every stage of one fit needs, and where it stands.
 
+    saved   tensors of the checkpoint that is resumed from, for the optimisers of the stage it was made in
+    groups  the parameter groups of these optimisers
+    """
 
-def _prove(
-    net: nn.Module,
-    stage: Prove,
-    batch: Callable[[int], Batch],
-    workers: int,
-    device: torch.device,
-    on_tick: Callable[[Tick], None] | None,
-) -> None:
-    net.eval()
-    start = time.monotonic()
-    with torch.no_grad(), closing(prefetch(batch, 0, workers)) as source:
-        for done in range(1, stage.batches + 1):
-            stage.visit(net, _to_tensors(next(source), device))
-            if on_tick:
-                on_tick(Tick(stage.name, done, done / stage.batches, time.monotonic() - start, {}))
-        stage.finish(net)
+    fabric: Fabric
+    net: nn.Module
+    run: Run
+    on_tick: Callable[[Tick], None]
+    state: State = field(default_factory=State)
+    saved: dict[str, Tensor] = field(default_factory=dict)
+    groups: list[Any] = field(default_factory=list)
 
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint."""
+        self.state, self.saved, self.groups = _restore(checkpoint, self.run.identity)
+        self.net.load_state_dict({key[4:]: value for key, value in self.saved.items() if key.startswith("net.")})
 
-def _train(
-    fabric: Fabric,
-    net: nn.Module,
-    stage: Train,
-    batch: Callable[[int], Batch],
-    budget: Budget,
-    run: Run,
-    state: State,
-    tensors: dict[str, Tensor],
-    groups: list[Any],
-    on_tick: Callable[[Tick], None] | None,
-) -> None:
-    optimisers = [turn.optimiser(turn.parameters(net)) for turn in stage.turns]
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group.setdefault("initial_lr", group["lr"])  # the schedule multiplies this one, also after a resume
-    if groups:
-        _restore_optimisers(optimisers, tensors, groups)
-    wrapped, *ready = fabric.setup(net, *optimisers)
-    for name in getattr(net, "forward_methods", ()):
-        wrapped.mark_forward_method(name)
-    net.train()
-    for name in stage.frozen:
-        # Batch norm would still move inside a frozen module, so it must be in eval mode as well as without gradient.
-        net.get_submodule(name).eval().requires_grad_(False)
-    try:
-        with _interrupt_between_steps() as interrupted:
-            _steps(fabric, (net, wrapped), stage, (optimisers, ready), batch, budget, run, state, on_tick, interrupted)
-    finally:
+    def to_device(self) -> None:
+        """Move the net to where it learns."""
+        self.net.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def next_stage(self, number: int) -> None:
+        """Nothing of the stage that is done is left but the history."""
+        self.state.stage, self.state.step, self.state.seconds = number, 0, 0.0
+        self.saved, self.groups = {}, []
+
+    def save(self, optimisers: Sequence[torch.optim.Optimizer] = ()) -> None:
+        """Write the checkpoint, where there is to be one."""
+        if self.run.checkpoint:
+            write_atomically(self.run.checkpoint, _pack(self.net, optimisers, self.state, self.run.identity))
+
+    def collect(self, stage: Collect, clean: Callable[[], Iterator[Batch]] | None) -> None:
+        """Show every good picture to the net once."""
+        if clean is None:
+            raise TrainingError(f"Stage '{stage.name}' looks at every good picture, but no pass over them was given.")
+        self.look(stage, clean(), self.run.clean_batches)
+
+    def prove(self, stage: Prove, batch: Callable[[int], Batch]) -> None:
+        """Show forged pictures to the net."""
+        with closing(prefetch(batch, 0, self.run.workers)) as source:
+            self.look(stage, islice(source, stage.batches), stage.batches)
+
+    def look(self, stage: Collect | Prove, batches: Iterable[Batch], count: int) -> None:
+        """Visit each batch, then finish, without gradients. count: how many there will be; 0 = unknown."""
+        self.net.eval()
+        start = time.monotonic()
+        with torch.no_grad():
+            for done, each in enumerate(batches, start=1):
+                stage.visit(self.net, _to_tensors(each, self.fabric.device))
+                self.on_tick(Tick(stage.name, done, done / count if count else 0.0, time.monotonic() - start, {}))
+            stage.finish(self.net)
+
+    def train(self, stage: Train, batch: Callable[[int], Batch], budget: Budget) -> None:
+        """Set up optimisers, learn until the budget is spent, and leave the frozen parts as they were."""
+        optimisers = [turn.optimiser(turn.parameters(self.net)) for turn in stage.turns]
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group.setdefault("initial_lr", group["lr"])  # the schedule multiplies this one, also after a resume
+        if self.groups:
+            _restore_optimisers(optimisers, self.saved, self.groups)
+        wrapped, *ready = self.fabric.setup(self.net, *optimisers)
+        for name in getattr(self.net, "forward_methods", ()):
+            wrapped.mark_forward_method(name)
+        self.net.train()
         for name in stage.frozen:
-            net.get_submodule(name).requires_grad_(True)
+            # Batch norm would still move inside a frozen module, so it must be in eval mode as well as without gradient.
+            self.net.get_submodule(name).eval().requires_grad_(False)
+        learners = [_Learner(turn, *pair) for turn, *pair in zip(stage.turns, optimisers, ready, strict=True)]
+        try:
+            with (
+                _interrupt_between_steps() as interrupted,
+                closing(prefetch(batch, self.state.step, self.run.workers)) as source,
+            ):
+                self.steps(stage.name, wrapped, learners, source, budget, interrupted)
+        finally:
+            for name in stage.frozen:
+                self.net.get_submodule(name).requires_grad_(True)
 
-
-def _steps(
-    fabric: Fabric,
-    nets: tuple[nn.Module, Any],
-    stage: Train,
-    optimisers: tuple[Sequence[Any], Sequence[Any]],
-    batch: Callable[[int], Batch],
-    budget: Budget,
-    run: Run,
-    state: State,
-    on_tick: Callable[[Tick], None] | None,
-    interrupted: Callable[[], bool],
-) -> None:
-    (net, wrapped), (plain, ready) = nets, optimisers
-    base_rates = [[group["initial_lr"] for group in optimiser.param_groups] for optimiser in plain]
-    start, saved = budget.now() - state.seconds, time.monotonic()
-    source = prefetch(batch, state.step, run.workers)
-
-    def save() -> None:
-        if run.checkpoint:
-            write_atomically(run.checkpoint, _pack(net, plain, state, run.identity))
-
-    with closing(source):
+    def steps(
+        self,
+        stage: str,
+        wrapped: Any,
+        learners: Sequence[_Learner],
+        source: Iterator[Batch],
+        budget: Budget,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        """Step by step until the budget is spent, with a checkpoint now and then, and on Ctrl-C."""
+        state, plain = self.state, [each.plain for each in learners]
+        start, saved = budget.now() - state.seconds, time.monotonic()
         while budget.progress(state.step, state.seconds) < 1.0:
             progress = budget.progress(state.step, state.seconds)
-            torch.manual_seed(step_seed(run.seed, state.stage, state.step))
-            tensors = _to_tensors(next(source), fabric.device)
+            torch.manual_seed(step_seed(self.run.seed, state.stage, state.step))
+            batch = _to_tensors(next(source), self.fabric.device)
             losses: dict[str, float] = {}
-            for turn, optimiser, rates in zip(stage.turns, ready, base_rates, strict=True):
-                for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                    group["lr"] = rate * turn.schedule(progress)
-                losses |= _turn(fabric, wrapped, turn, optimiser, tensors)
-            _check_finite(losses, stage.name, state.step)
+            for each in learners:
+                losses |= each.step(self.fabric, wrapped, batch, progress)
+            _check_finite(losses, stage, state.step)
             state.step, state.seconds = state.step + 1, budget.now() - start
-            tick = Tick(stage.name, state.step, budget.progress(state.step, state.seconds), state.seconds, losses)
+            tick = Tick(stage, state.step, budget.progress(state.step, state.seconds), state.seconds, losses)
             _remember(state, tick)
-            if on_tick:
-                on_tick(tick)
+            self.on_tick(tick)
             if interrupted():
-                save()
+                self.save(plain)
                 raise KeyboardInterrupt
-            if time.monotonic() - saved > run.checkpoint_every:
-                save()
+            if time.monotonic() - saved > self.run.checkpoint_every:
+                self.save(plain)
                 saved = time.monotonic()
 
 
-def _turn(fabric: Fabric, net: Any, turn: Any, optimiser: Any, batch: Batch) -> dict[str, float]:
+@dataclass
+class _Learner:
+    """One turn of a stage with its optimiser. plain: as torch made it, for the checkpoint; ready: as Fabric wrapped it."""
+
+    turn: Turn
+    plain: torch.optim.Optimizer
+    ready: Any
+
+    def step(self, fabric: Fabric, net: Any, batch: Batch, progress: float) -> dict[str, float]:
+        """One step of this turn; its losses."""
+        for group in self.ready.param_groups:
+            group["lr"] = group["initial_lr"] * self.turn.schedule(progress)
+        return _turn(fabric, net, self.turn, self.ready, batch)
+
+
+def _turn(fabric: Fabric, net: Any, turn: Turn, optimiser: Any, batch: Batch) -> dict[str, float]:
     losses = turn.loss(net, batch)
     learnt = [value for value in losses.values() if value.requires_grad]  # the others are only shown
     if not learnt:

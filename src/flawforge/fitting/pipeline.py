@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import save as tensors_to_bytes
 
-from flawforge import __version__
 from flawforge.fitting import engine
+from flawforge.fitting.contents import content_of
 from flawforge.fitting.planning import Plan, Request, batches, load_pictures, new_net, plan, stages_of
 from flawforge.fitting.thresholds import calibrate_on, guard_of
-from flawforge.forge import names_in
 from flawforge.judging import loading
 from flawforge.pictures import dataset
-from flawforge.proving.pod import fingerprint
 from flawforge.reporting import card
-from flawforge.types import (
-    ConfigError,
-    ModelError,
-    Stage,
-    Train,
-)
+from flawforge.types import ConfigError, Mask, ModelError, Stage
 from flawforge_runtime import bundle, calibrate, inspector
 from flawforge_runtime.guard import Guard
 
@@ -39,7 +31,7 @@ Show = Callable[[str], None]
 
 
 def identity(plan: Plan) -> str:
-    """What makes a checkpoint belong to a run: settings, seed, budget, canvas, outside weights, files by size and name."""
+    """What a checkpoint belongs to: settings, seed, budget, canvas, mask, outside weights, files by size and name."""
     request = plan.request
     files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
     facts = [
@@ -54,7 +46,7 @@ def identity(plan: Plan) -> str:
         request.align,
         request.depth,
         str(request.holdout),
-        bool(request.roi),
+        _mask_hash(plan.roi),
         bool(request.ignore),
         str(request.textures),
         request.tolerate,
@@ -62,6 +54,13 @@ def identity(plan: Plan) -> str:
         *(each and [each.sha256, each.about] for each in (plan.init, plan.trunk)),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _mask_hash(mask: Mask | None) -> str | bool:
+    """What is judged, as one mask, by its size and pixels; False = everything, as checkpoints have always had it."""
+    if mask is None:
+        return False
+    return hashlib.sha256(repr(mask.shape).encode() + np.packbits(mask).tobytes()).hexdigest()
 
 
 def work_folder(out: Path) -> Path:
@@ -86,6 +85,30 @@ def check_output(out: Path, resume: bool) -> None:
         raise ModelError(f"There is no checkpoint in {work} to resume from; leave out --resume to start the fit.")
 
 
+@dataclass
+class Job:
+    """A fit under way.
+
+    plan, pictures  what was decided, and what is learnt from
+    net, stages     what learns, and how
+    start_notes     what the method says of the weights that the net starts from
+    given           thresholds that were found otherwise (folds.py); None = from the pictures that are held back
+    show            takes a line for people
+    begun           when it was opened, on time.monotonic's clock
+    guard           of the good pictures; it does not depend on the net, so it is fitted once; None = not yet
+    """
+
+    plan: Plan
+    pictures: dataset.GoodPictures
+    net: Any
+    stages: Sequence[Stage]
+    start_notes: Sequence[str]
+    given: calibrate.Calibration | None
+    show: Show
+    begun: float
+    guard: Guard | None = None
+
+
 def run(
     request: Request,
     *,
@@ -96,175 +119,110 @@ def run(
     show: Show = lambda line: None,
     on_tick: Callable[[engine.Tick], None] | None = None,
 ) -> inspector.Inspector:
-    """Fit, calibrate, save. Returns the inspector that `loading.load(out)` would give.
+    """Open, train, calibrate, save. Returns the inspector that `loading.load(out)` would give.
 
     made, pictures: what `plan` and `load_pictures` gave, where they were called before.
     given: thresholds that were found otherwise (folds.py); then nothing is held back.
     Interrupted, it leaves `<out>.fitting/checkpoint.safetensors` for `resume`; on success only the model folder stays.
     """
     with bundle.hold(request.out):
-        return _run(request, resume, made, pictures, given, show, on_tick)
+        check_output(request.out, resume)
+        job = opened(made or plan(request), pictures, given, show)
+        work = work_folder(request.out)
+        work.mkdir(parents=True, exist_ok=True)
+        try:
+            history = train(job, resume, on_tick)
+            fitted = calibrated(job, history)
+            save(fitted, request.out)
+        except BaseException:
+            if not checkpoint_file(request.out).exists():
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+        return fitted
 
 
-def _run(
-    request: Request,
-    resume: bool,
-    made: Plan | None,
-    pictures: dataset.GoodPictures | None,
-    given: calibrate.Calibration | None,
-    show: Show,
-    on_tick: Callable[[engine.Tick], None] | None,
-) -> inspector.Inspector:
-    check_output(request.out, resume)
-    made = made or plan(request)
-    pictures = pictures or load_pictures(made)
-    net, started_from = new_net(made)
-    work = work_folder(request.out)
-    work.mkdir(parents=True, exist_ok=True)
-    how = engine.Run(
-        seed=request.seed,
-        workers=request.workers,
-        precision=made.settings.precision,
-        device=request.device,
-        checkpoint=checkpoint_file(request.out),
-        checkpoint_every=request.checkpoint_every,
-        identity=identity(made),
-    )
-    started = time.monotonic()
-    stages = stages_of(made, net, pictures)
-    guards: list[Guard] = []  # fitted once: it does not depend on the network
+def opened(
+    plan: Plan, pictures: dataset.GoodPictures | None, given: calibrate.Calibration | None, show: Show = lambda line: None
+) -> Job:
+    """A fit that has not begun to learn: the pictures are read (None), the net has its first weights."""
+    pictures = pictures or load_pictures(plan)
+    net, notes = new_net(plan)
+    return Job(plan, pictures, net, stages_of(plan, net, pictures), notes, given, show, time.monotonic())
 
-    def save(history: list[dict[str, Any]], notes: Sequence[str] = ()) -> inspector.Inspector:
-        """Calibrate the net as it stands and write the model folder, over an earlier one of this fit."""
-        if given is None:
-            show(f"calibrating on {len(made.held)} held-back good pictures")
-        content = _content(made, net, history, time.monotonic() - started, started_from, notes)
-        uncalibrated = inspector.from_content(content, loading.numpy_network(net, torch.device("cpu")))
-        calibration, skipped = (
-            (given, [])
-            if given is not None
-            else calibrate_on(
-                uncalibrated,
-                [entry.path for entry in made.held],
-                *made.rates,
-                confidence=request.confidence,
-                parts=made.parts,
-                tolerate=request.tolerate,
-                seed=request.seed,
-            )
-        )
-        for _, reason in skipped:
-            show(f"skipped: {reason}")
-        if not guards:
-            guards.append(guard_of(uncalibrated, made, show))
-        content = dataclasses.replace(content, calibration=calibration, guard=guards[0])
-        content = dataclasses.replace(content, card=card.model_card(content))
-        if request.out.exists() and any(request.out.iterdir()):
-            bundle.rewrite(request.out, content)
-        else:
-            if request.out.exists():
-                request.out.rmdir()
-            bundle.write(request.out, content)
-        return inspector.from_content(content, uncalibrated.network)
+
+def train(job: Job, resume: bool, on_tick: Callable[[engine.Tick], None] | None) -> list[dict[str, Any]]:
+    """Train the net through its stages; returns the history. A net that is usable before that is calibrated and saved."""
+    plan, request, pictures = job.plan, job.plan.request, job.pictures
 
     def save_early(stage: Stage) -> None:
-        save([], [f"saved after stage '{stage.name}', before training; training replaces it"])
-        show(f"{request.out} can be used already; training goes on and replaces it when it is done")
+        note = f"saved after stage '{stage.name}', before training; training replaces it"
+        save(calibrated(job, [], [note]), request.out)
+        job.show(f"{request.out} can be used already; training goes on and replaces it when it is done")
 
-    try:
-        history = engine.fit(
-            net,
-            stages,
-            batches(made, pictures, net, stages),
-            made.budget,
-            how,
-            clean=lambda: pictures.clean_batches(made.settings.batch),
-            clean_count=-(-pictures.copies * len(pictures) // made.settings.batch),
-            on_tick=on_tick,
-            after=save_early,
+    return engine.fit(
+        job.net,
+        job.stages,
+        batches(plan, pictures, job.net, job.stages),
+        plan.budget,
+        engine.Run(
+            seed=request.seed,
+            workers=request.workers,
+            precision=plan.settings.precision,
+            device=request.device,
+            checkpoint=checkpoint_file(request.out),
+            checkpoint_every=request.checkpoint_every,
+            identity=identity(plan),
             resume=resume,
-        )
-        fitted = save(history)
-    except BaseException:
-        if not how.checkpoint or not how.checkpoint.exists():
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    shutil.rmtree(work, ignore_errors=True)
-    return fitted
+            clean_batches=-(-pictures.copies * len(pictures) // plan.settings.batch),
+        ),
+        clean=lambda: pictures.clean_batches(plan.settings.batch),
+        on_tick=on_tick,
+        after=save_early,
+    )
 
 
-def _content(
-    plan: Plan,
-    net: Any,
-    history: list[dict[str, Any]],
-    seconds: float,
-    started_from: tuple[str, ...],
-    notes: Sequence[str] = (),
-) -> bundle.Content:
-    request = plan.request
-    init = None
-    if plan.init is not None:
-        known = {key: plan.init.about.get(key) for key in ("method", "profile", "seed", "canvas")} if plan.init.about else {}
-        init = {"path": str(request.init), "sha256": plan.init.sha256} | known
-    settings = {
-        "format": bundle.FORMAT,
-        "method": request.method,
-        "profile": request.profile or next(iter(plan.method.profiles)),
-        "settings": dataclasses.asdict(plan.settings),
-        "canvas": list(plan.canvas),
-        "tile": request.tile,
-        "align": plan.template and {"least": plan.template.least},
-        "score_rule": dataclasses.asdict(plan.method.score(plan.settings)),
-        "max_pixels": request.max_pixels,
-        "depth": request.depth,
-        "seed": request.seed,
-        "tolerate": request.tolerate,
-        "flawforge_version": __version__,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "training": {
-            "pictures": len(plan.train),
-            "held_back": len(plan.held),
-            "seconds": round(seconds, 1),
-            "steps": sum({row["stage"]: row["step"] for row in history}.values()),  # of all stages
-            "minutes": request.minutes,
-            "clock": request.clock,
-            "threads": torch.get_num_threads(),
-            "forger": str(plan.method.forger(plan.settings)),
-            "forgers": list(trained_on(plan, net)),
-            "fingerprints": sorted(fingerprint(entry.path) for entry in plan.train),
-            "torch": torch.__version__,
-            "cpus": os.cpu_count(),
-        },
-        "init": init,
-        "trunk": _trunk(plan),
-        "held_back": [str(entry.path.resolve()) for entry in plan.held],  # for `export` to compare on; it drops them
-        "data_report": plan.report.as_dict(),
-        # `facts`: what a method decided from the good pictures, in words
-        "notes": [*plan.notes, *started_from, *notes, *getattr(net, "facts", list)()],
-        "history": history,
-    }
-    tensors = tensors_to_bytes({key: value.contiguous() for key, value in net.state_dict().items()})
-    return bundle.Content(settings, tensors, None, "", plan.roi, template=plan.template)
+def calibrated(job: Job, history: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> inspector.Inspector:
+    """The net as it stands, with thresholds, guard and all that its model folder will say. notes: more of these."""
+    if job.given is None:
+        job.show(f"calibrating on {len(job.plan.held)} held-back good pictures")
+    said = [*job.plan.notes, *job.start_notes, *notes]
+    content = content_of(job.plan, job.net, history, time.monotonic() - job.begun, said)
+    bare = inspector.from_content(content, loading.numpy_network(job.net, torch.device("cpu")))
+    calibration = thresholds(job, bare) if job.given is None else job.given
+    if job.guard is None:
+        job.guard = guard_of(bare, job.plan, job.show)
+    content = dataclasses.replace(content, calibration=calibration, guard=job.guard)
+    content = dataclasses.replace(content, card=card.model_card(content))
+    return inspector.from_content(content, bare.network)
 
 
-def _trunk(plan: Plan) -> dict[str, Any] | None:
-    """Whose features the model looks at; None where it learnt its own or has none."""
-    if plan.trunk is None:
-        return None
-    known = {key: plan.trunk.about[key] for key in ("method", "profile") if key in plan.trunk.about}
-    return {
-        "backbone": plan.settings.backbone,
-        "source": plan.trunk.source,
-        "licence": plan.trunk.licence or None,
-        "sha256": plan.trunk.sha256,
-    } | known
+def thresholds(job: Job, bare: inspector.Inspector) -> calibrate.Calibration:
+    """From the pictures that are held back."""
+    request = job.plan.request
+    calibration, skipped = calibrate_on(
+        bare,
+        [entry.path for entry in job.plan.held],
+        *job.plan.rates,
+        confidence=request.confidence,
+        parts=job.plan.parts,
+        tolerate=request.tolerate,
+        seed=request.seed,
+    )
+    for _, reason in skipped:
+        job.show(f"skipped: {reason}")
+    return calibration
 
 
-def trained_on(plan: Plan, net: Any) -> tuple[str, ...]:
-    """The forgers that the training stages use, so that a proof can hold their families out; none without training."""
-    stages = [each for each in plan.method.stages(net, plan.settings) if isinstance(each, Train)]
-    used = [each.forger or plan.method.forger(plan.settings) for each in stages]
-    return tuple(dict.fromkeys(name for forger in used for name in names_in(forger)))
+def save(fitted: inspector.Inspector, out: Path) -> None:
+    """Write the model folder, over an earlier one of this fit."""
+    assert fitted.content is not None, "a fit has its content"
+    if out.exists() and any(out.iterdir()):
+        bundle.rewrite(out, fitted.content)
+        return
+    if out.exists():
+        out.rmdir()
+    bundle.write(out, fitted.content)
 
 
 def fit(source: str | Path, *, out: str | Path | None = None, **options: Any) -> inspector.Inspector:

@@ -1,5 +1,6 @@
-"""The forge: seeded ways to fake a defect on a good picture. Names live in `forgers`; this file loads nothing else."""
+"""Ways to fake a defect on a good picture, drawn from a seed: the table `forgers`, and one file for each kind."""
 
-from flawforge.forge.forgers import FAMILIES, FORGERS, Mix, Pipe, default_mixture, family, forger_from, names_in
+from flawforge.forge.forgers import FAMILIES, FORGERS, default_mixture, family, forger_from, names_in
+from flawforge.forge.mixtures import Mix, Pipe
 
 __all__ = ["FAMILIES", "FORGERS", "Mix", "Pipe", "default_mixture", "family", "forger_from", "names_in"]

@@ -1,82 +1,19 @@
-"""FORGERS, the table of every way to fake a defect; `mix` and `pipe`, which make new ones of old; default mixtures."""
+"""FORGERS, the table of every way to fake a defect, and what is asked of a forger by its name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import fields
+from typing import Any
 
-import numpy as np
-
-from flawforge.forge import blend
 from flawforge.forge.corrupt import Nsa, PixelCorrupt
 from flawforge.forge.lines import Crack, Scratch
+from flawforge.forge.mixtures import Mix, Pipe
 from flawforge.forge.paste import CutPaste, HardAugment
 from flawforge.forge.pieces import Blur, Misplaced, Missing, Noise
 from flawforge.forge.salient import CutSwap, RandomSwap, SaliencyPerlin
 from flawforge.forge.spots import Blob, Dent, Stain
 from flawforge.forge.texture import Perlin
-from flawforge.types import ConfigError, Forged, Forger, Sample
-
-
-@dataclass(frozen=True)
-class Mix:
-    """One of several forgers per picture, drawn by weight.
-
-    forgers  forger instances, at least one
-    weights  positive, not necessarily summing to one; () = all alike
-    """
-
-    forgers: tuple[Forger, ...] = ()
-    weights: tuple[float, ...] = ()
-
-    name: ClassVar[str] = "mix"
-    least_change: ClassVar[float] = 2 / 255
-
-    def __post_init__(self) -> None:
-        if not self.forgers:
-            object.__setattr__(self, "forgers", (Perlin(), CutPaste()))
-        if self.weights and (
-            len(self.weights) != len(self.forgers) or not all(np.isfinite(w) and w > 0 for w in self.weights)
-        ):
-            raise ConfigError(
-                f"mix: weights is {self.weights!r}; it must be empty or hold one positive number for each "
-                f"of the {len(self.forgers)} forgers."
-            )
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
-        weights = np.asarray(self.weights or (1.0,) * len(self.forgers), np.float64)
-        pick = int(np.searchsorted(np.cumsum(weights) / weights.sum(), rng.random(), side="right"))
-        return self.forgers[min(pick, len(self.forgers) - 1)](sample, rng)
-
-
-@dataclass(frozen=True)
-class Pipe:
-    """Several forgers one after another on the same picture; the mask is where the last picture differs from the first.
-
-    A later forger can undo a pixel by chance; such pixels leave the mask and get their good value back, to the bit.
-    """
-
-    forgers: tuple[Forger, ...] = ()
-
-    name: ClassVar[str] = "pipe"
-    least_change: ClassVar[float] = 2 / 255
-
-    def __post_init__(self) -> None:
-        if not self.forgers:
-            object.__setattr__(self, "forgers", (CutPaste(shape="scar"), Perlin()))
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
-        def attempt() -> blend.Attempt:
-            current, union, steps = sample, np.zeros(sample.image.shape[:2], bool), []
-            for forger in self.forgers:
-                forged = forger(current, rng)
-                current = Sample(forged.image, sample.prior, sample.other, sample.texture)
-                union |= forged.mask
-                steps.append({"kind": forged.kind, **forged.drawn})
-            return current.image, union, {"steps": steps}
-
-        return blend.settle(sample, rng, self.name, self.least_change, attempt)
-
+from flawforge.types import ConfigError, Forger
 
 FORGERS: dict[str, type] = {
     "perlin": Perlin,

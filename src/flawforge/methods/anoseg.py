@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from flawforge.forge import FORGERS
+from flawforge.forge.paste import HardAugment
 from flawforge.nn import collapse
 from flawforge.nn.losses import masked_mean
 from flawforge.nn.resnet import ResNet, imagenet, put_weights
@@ -459,12 +459,11 @@ def start(net: AnoSeg, config: Config, init: Init) -> list[str]:
 
 def forger(config: Config) -> Forger:
     """Figure 3's hard augmentation, or less of it for the ablation."""
-    made: Forger = {
-        "hard": FORGERS["hard_augment"](),
-        "rotate_permute": FORGERS["hard_augment"](jitter=(0.0, 0.0, 0.0, 0.0)),
-        "cutpaste": FORGERS["hard_augment"](chance=0.0),
+    return {
+        "hard": HardAugment(),
+        "rotate_permute": HardAugment(jitter=(0.0, 0.0, 0.0, 0.0)),
+        "cutpaste": HardAugment(chance=0.0),
     }[config.forging]
-    return made
 
 
 def score_rule(config: Config) -> ScoreRule:

@@ -33,7 +33,8 @@ import numpy as np
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
-from flawforge.forge import FORGERS
+from flawforge.forge.mixtures import Pipe
+from flawforge.forge.paste import CutPaste
 from flawforge.nn.density import PictureDensity
 from flawforge.nn.localise import Detector, Form, StageMap, WindowMap, fit_densities, look
 from flawforge.nn.pretext import Labelled, Pretext, classifying, crops, pair, shown, told_apart, varied
@@ -172,17 +173,15 @@ class Crowd:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         share = min(self.side**2 / (sample.image.shape[0] * sample.image.shape[1]), 1.0)
-        made: Forged = FORGERS["pipe"](forgers=(self._one(share),) * self.count)(sample, rng)
-        return made
+        return Pipe(forgers=(self._one(share),) * self.count)(sample, rng)
 
     def _one(self, share: float) -> Forger:
-        made: Forger = FORGERS["cutpaste"](area=(max(0.02 * share, 0.0005), max(0.15 * share, 0.001)))
-        return made
+        return CutPaste(area=(max(0.02 * share, 0.0005), max(0.15 * share, 0.001)))
 
 
 def forger(config: Config) -> Forger:
     """Section 2.1 and A.2; each forgery says whether it is a patch (class 1) or a scar (2)."""
-    return Labelled(FORGERS["cutpaste"](shape=SHAPES[config.task]), "shape", ("patch", "scar"))
+    return Labelled(CutPaste(shape=SHAPES[config.task]), "shape", ("patch", "scar"))
 
 
 def score_rule(config: Config) -> ScoreRule:

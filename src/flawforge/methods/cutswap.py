@@ -36,7 +36,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from flawforge.forge import FORGERS
+from flawforge.forge import salient
+from flawforge.forge.mixtures import Pipe
 from flawforge.nn.density import PictureDensity, resized
 from flawforge.nn.layercam import layercam
 from flawforge.nn.localise import Detector, Form, StageMap, fit_densities, look
@@ -236,17 +237,19 @@ class AtLevel:
 def forger(config: Config) -> Forger:
     """Swaps where it is salient; without saliency, at random places. The grids are the stages' at 256 px: 64 to 8 cells."""
     cells = tuple(128 >> level for level in config.levels)
-    common = {
-        "clusters": config.clusters,
-        "clustering": config.clustering,
-        "pick": config.pick,
-        "exchange": config.exchange,
-        "area": config.area,
-    }
+    swap = salient.CutSwap(
+        levels=cells,
+        clusters=config.clusters,
+        clustering=config.clustering,
+        pick=config.pick,
+        exchange=config.exchange,
+        area=config.area,
+    )
     if config.reading == "all":
-        made = tuple(AtLevel(FORGERS["cutswap"](levels=(each,), **common), place) for place, each in enumerate(cells))
-        return FORGERS["pipe"](forgers=made)
-    return Labelled(FORGERS["cutswap"](levels=cells, **common), "level", cells)
+        return Pipe(
+            forgers=tuple(AtLevel(dataclasses.replace(swap, levels=(each,)), place) for place, each in enumerate(cells))
+        )
+    return Labelled(swap, "level", cells)
 
 
 def score_rule(config: Config) -> ScoreRule:

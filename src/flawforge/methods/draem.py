@@ -7,7 +7,7 @@ forged one; the second sees both and marks the forged pixels.
     paper section                     here
     3.1 reconstructive sub-network    nn.unet.Autoencoder, nn.losses.reconstruction_losses (eq. 1-3: L2 + SSIM)
     3.2 discriminative sub-network    nn.unet.UNet on concat(reconstruction, picture), `segmentation_loss` (focal)
-    3.3 simulated anomalies           forge.perlin
+    3.3 simulated anomalies           forge.texture.Perlin
     3.4 detection                     `score_rule`: maximum of the 21 x 21 mean of the map
 
 Profile `paper` keeps the published sizes (97.4 M parameters) and schedule (Adam 1e-4, batch 8, 700 epochs, x 0.2 at 80 %
@@ -32,7 +32,7 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawforge.forge import FORGERS
+from flawforge.forge.texture import Perlin
 from flawforge.nn.losses import focal_map, masked_mean, reconstruction_losses
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.unet import Autoencoder, UNet, initialise
@@ -145,7 +145,7 @@ def stages(net: Draem, config: Config) -> Sequence[Train]:
 
 def forger(config: Config) -> Forger:
     """Perlin masks filled with texture, opacity U[0.2, 1] as in the released code."""
-    return FORGERS["perlin"]()
+    return Perlin()
 
 
 def score_rule(config: Config) -> ScoreRule:

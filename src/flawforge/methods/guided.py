@@ -24,30 +24,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flawforge.forge import FAMILIES, FORGERS, Mix
+from flawforge.forge.corrupt import Nsa
+from flawforge.forge.mixtures import Mix
+from flawforge.forge.paste import CutPaste
+from flawforge.forge.physical import PHYSICAL
+from flawforge.forge.texture import Perlin
 from flawforge.nn.evidence import evidence
 from flawforge.nn.gate import gate
 from flawforge.nn.guided import TINY, Config, Guided, decided, packed, segmenter, statistics, trunk
 from flawforge.types import Forger, Method, ScoreRule, Stage
 
-FORGED = ("perlin", "cutpaste", "nsa")  # what the segmenter is taught with
-
 
 def stages(net: Guided, config: Config) -> Sequence[Stage]:
     """Statistics, usable at once; then the segmenter. Too few pictures to train on: the statistics alone."""
-    physical = Mix(tuple(FORGERS[name]() for name in FAMILIES["physical"]))
-    return [
-        *statistics(config),
-        *evidence(config, physical),
-        *segmenter(config),
-        *gate(config, physical),
-        packed(config),
-    ]
+    return [*statistics(config), *evidence(config, PHYSICAL), *segmenter(config), *gate(config, PHYSICAL), packed(config)]
 
 
 def forger(config: Config) -> Forger:
     """Textures and pastes; the physical family is kept for the proof."""
-    return Mix(tuple(FORGERS[name]() for name in FORGED))
+    return Mix((Perlin(), CutPaste(), Nsa()))
 
 
 def score_rule(config: Config) -> ScoreRule:

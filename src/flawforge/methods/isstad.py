@@ -33,7 +33,7 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawforge.forge import FORGERS
+from flawforge.forge.corrupt import PixelCorrupt
 from flawforge.nn.losses import masked_mean, reconstruction_losses
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.vit import Decoder, Encoder, draw_hidden, initialise, patchify, positions, unpatchify
@@ -416,7 +416,7 @@ def _check_positions(stored: Tensor, config: Config) -> None:
 
 def forger(config: Config) -> Forger:
     """Pixel-level augmentation; the released one, or the one of the overview figure."""
-    return FORGERS["pixel_corrupt"](version=config.corruption)
+    return PixelCorrupt(version=config.corruption)
 
 
 def score_rule(config: Config) -> ScoreRule:

@@ -33,7 +33,7 @@ from annotated_types import Ge, Gt, Interval, Len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawforge.forge import FORGERS
+from flawforge.forge.paste import CutPaste
 from flawforge.nn.coreset import Stream, sketch
 from flawforge.nn.density import resized
 from flawforge.nn.nearest import distances, nearest, reweighted
@@ -209,7 +209,7 @@ def trunk(net: PatchCore, config: Config, init: Init) -> list[str]:
 
 def forger(config: Config) -> Forger:
     """CutPaste's patches and scars, each a class of its own (its 3-way question); the features are learnt from them."""
-    return Labelled(FORGERS["cutpaste"](), "shape", CLASSES)
+    return Labelled(CutPaste(), "shape", CLASSES)
 
 
 def score_rule(config: Config) -> ScoreRule:

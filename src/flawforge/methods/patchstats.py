@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
-from flawforge.forge import FORGERS
+from flawforge.forge.texture import Perlin
 from flawforge.nn.patchstats import PatchStats, Scale
 from flawforge.nn.patchstats_fit import looks
 from flawforge.types import Collect, Forger, Method, ScoreRule
@@ -44,7 +44,7 @@ def stages(net: PatchStats, config: Config) -> Sequence[Collect]:
 
 def forger(config: Config) -> Forger:
     """None is needed; the table asks for one."""
-    return FORGERS["perlin"]()
+    return Perlin()
 
 
 def score_rule(config: Config) -> ScoreRule:

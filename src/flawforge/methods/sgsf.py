@@ -6,7 +6,7 @@ the journal form were available to us, and no code: a reconstruction, never a re
 every part whether it is known, read from the note, or assumed.
 
     part of the paper                                     here
-    SAM: masks inside the salient region                  `forger`: forge.saliency_perlin, forged : good = 3 : 1
+    SAM: masks inside the salient region                  `forger`: forge.salient.SaliencyPerlin, forged : good = 3 : 1
     NGN, contrast set by cosine similarity                `Sgsf.retrieve`, among the references that `stages` chooses first
     NGN, normal feature extractor (L2 + SSIM)             nn.unet.Autoencoder, nn.losses.reconstruction_losses
     fusion: concatenate and convolve at each scale        `GuidedUNet`
@@ -41,8 +41,8 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawforge.forge import FORGERS
 from flawforge.forge.salient import SaliencyPerlin
+from flawforge.forge.texture import Perlin
 from flawforge.nn.losses import focal_map, masked_mean, reconstruction_losses
 from flawforge.nn.schedules import cosine_schedule, drops
 from flawforge.nn.unet import Autoencoder, UNet, conv_bn_relu, initialise
@@ -378,7 +378,7 @@ def forger(config: Config) -> Forger:
     "perlin"      DRAEM's forger, which also has a fixed threshold and other textures; `rule`, `spread`, `opacity` are unused
     """
     if config.masks == "perlin":
-        return FORGERS["perlin"]()
+        return Perlin()
     guard = (1.0, 1.0) if config.masks == "everywhere" else SaliencyPerlin.guard
     return SaliencyPerlin(rule=config.rule, spread=config.spread, opacity=(config.opacity, 1.0), guard=guard)
 
