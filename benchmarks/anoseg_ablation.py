@@ -70,7 +70,7 @@ def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, forged_o
         row |= found
         if forged_only:
             continue
-        test = evaluate.evaluate(read_off, entries, bootstrap=0)
+        test = evaluate.evaluate(read_off, entries, bootstrap=0).as_dict()
         row[f"image_auroc_{name}"] = test["image"]["auroc"]["value"]
         pixel = {key: (test["pixel"][key] or {}).get("value") for key in ("auroc", "ap", "aupro_0.3", "iou", "f1_max")}
         row |= {f"pixel_{key}": pixel[key] for key in ("auroc", "ap", "aupro_0.3")}

@@ -79,7 +79,7 @@ def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, options:
     row: dict[str, Any] = forged_figures(model, plan.held, plan.request.seed)
     if not options.forged_only:
         entries = [entry for entry in dataset.read_entries(root) if entry.split == "test"]
-        found = evaluate.evaluate(model, entries, bootstrap=0)
+        found = evaluate.evaluate(model, entries, bootstrap=0).as_dict()
         row["image_auroc"] = found["image"]["auroc"]["value"]
         names = ("auroc", "ap", "aupro_0.3", "peak_on_defect")
         row |= {f"pixel_{name}": found["pixel"][name]["value"] for name in names if found["pixel"]}

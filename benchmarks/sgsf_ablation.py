@@ -76,7 +76,7 @@ def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) ->
     }
     entries = [entry for entry in dataset.read_entries(root) if entry.split == "test"]
     if not options.forged_only:
-        found = evaluate.evaluate(inspector, entries, bootstrap=0)
+        found = evaluate.evaluate(inspector, entries, bootstrap=0).as_dict()
         row["image_auroc"] = found["image"]["auroc"]["value"]
         names = ("auroc", "ap", "aupro_0.3", "peak_on_defect")
         row |= {f"pixel_{name}": found["pixel"][name]["value"] for name in names if found["pixel"]}

@@ -21,7 +21,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "from-camera-to-verdict
 
 def test_every_figure_is_there_and_adds_up(tiny_model: Path, washers: Path) -> None:
     paths = sorted((washers / "test" / "good").iterdir())
-    result = speed.measure(tiny_model, paths, repeats=20, threads=1)
+    measured = speed.measure(tiny_model, paths, repeats=20, threads=1)
+    result = measured.as_dict()
     assert 0 < result["p50"] <= result["p95"] <= result["p99"]
     stages = ["decode", "resize", "guard", "to network", "network", "score", "map to own size", "regions"]
     assert sorted(result["stages"]) == sorted(stages)
@@ -29,7 +30,7 @@ def test_every_figure_is_there_and_adds_up(tiny_model: Path, washers: Path) -> N
     assert result["cold_start_seconds"] * 1000 > result["p50"]
     assert (result["backend"], result["threads"], result["repeats"]) == ("torch", 1, 20)
     assert result["resident_mb"] > 50
-    assert "first verdict" in speed.lines(result)[-1]
+    assert "first verdict" in measured.lines()[-1]
     json.dumps(result, allow_nan=False)
 
 

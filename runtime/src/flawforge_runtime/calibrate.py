@@ -279,6 +279,13 @@ def calibrate(
     return Calibration(ordered[0], ordered[1], float(rate), float(review), confidence, per_part, rules or Rules())
 
 
+def calibrated(calibration: Calibration | None) -> Calibration:
+    """The calibration of a model, where it has one. Raises CalibrationError where it has none."""
+    if calibration is None:
+        raise CalibrationError("The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first.")
+    return calibration
+
+
 def _refuse_nan(score: float) -> None:
     if math.isnan(score):
         raise ImageError("The score of this picture is not a number, so there is no verdict; check picture and model.")

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawforge_runtime import bundle, images, looks, poses, tiles
-from flawforge_runtime.calibrate import Calibration
+from flawforge_runtime.calibrate import Calibration, calibrated
 from flawforge_runtime.guard import UNLIKE, Guard, Traits, describe, size_for
 from flawforge_runtime.maps import (
     find_regions,
@@ -45,8 +45,6 @@ from flawforge_runtime.types import (
     Region,
     ScoreRule,
 )
-
-UNCALIBRATED = "The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first."
 
 NO_FOLDER = (
     "This inspector is not what a model folder holds, so it cannot be sent to another process; save it with "
@@ -211,8 +209,7 @@ class Inspector:
         Raises ImageError for what is no picture, CalibrationError where the model has no threshold yet.
         """
         start = time.perf_counter()
-        if self.calibration is None:
-            raise CalibrationError(UNCALIBRATED)
+        calibrated(self.calibration)
         if self.tile is not None and isinstance(picture, str | Path):
             rows, notes = tiles.open_rows(Path(picture), self.max_pixels, self.depth)
             if rows.height * rows.width > WHOLE:
@@ -231,17 +228,13 @@ class Inspector:
         Raises CalibrationError where the model has no threshold yet.
         """
         start = time.perf_counter() if start is None else start
-        if self.calibration is None:
-            raise CalibrationError(UNCALIBRATED)
-        mask = judged.anomaly_map > self.calibration.pixel_threshold
+        mask = judged.anomaly_map > calibrated(self.calibration).pixel_threshold
         return self._decision(judged, mask, find_regions(judged.anomaly_map, mask), image_path, notes, start)
 
     def _decision(
         self, judged: Judged, mask: Mask, regions: tuple[Region, ...], image_path: str, notes: tuple[str, ...], start: float
     ) -> Decision:
-        calibration = self.calibration
-        if calibration is None:
-            raise CalibrationError(UNCALIBRATED)
+        calibration = calibrated(self.calibration)
         if judged.unlike:
             return self._invalid(calibration, judged, mask, regions, image_path, notes, start)
         verdict = calibration.verdict(judged.score)
@@ -304,11 +297,9 @@ class Inspector:
 
     def _decide_streamed(self, rows: tiles.Rows, image_path: str, notes: tuple[str, ...], start: float) -> Decision:
         """A picture that is never in memory as a whole: regions are exact, map and mask are shrunk by maxima."""
-        if self.calibration is None:
-            raise CalibrationError(UNCALIBRATED)
+        threshold, regions = calibrated(self.calibration).pixel_threshold, tiles.Regions()
         seen = tiles.shrunk(rows, max(1, max(rows.height, rows.width) // SEEN))
         unlike = self._unlike(seen, seen)
-        threshold, regions = self.calibration.pixel_threshold, tiles.Regions()
         factor = -(-max(rows.height, rows.width) // SHRUNK)
         shape = -(-rows.height // factor), -(-rows.width // factor)
         small = np.full(shape, -np.inf, dtype=np.float32)

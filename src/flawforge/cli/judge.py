@@ -16,6 +16,7 @@ from flawforge.cli.options import (
     rules_of,
     say,
     say_aside,
+    tell,
     with_backend,
     with_device,
     with_max_pixels,
@@ -138,12 +139,8 @@ def export(model: Path, out: Path, to: str, **options: Any) -> None:
             bar.update()
             bar.set_postfix_str(name)
 
-        parity = write_export(model, out, to, progress=step, **options)
-    for line in parity.lines():
-        say(f"  {line}")
-    if options["int8"] and parity.flips:
-        say(f"  first flip: {parity.flips[0]}; `flawforge calibrate {out} GOOD` sets the thresholds anew for int8")
-    say(f"export: {out}")
+        result = write_export(model, out, to, progress=step, **options)
+    tell(result)
 
 
 @click.command()
@@ -158,12 +155,8 @@ def bench(
 ) -> None:
     """Measure; WHAT is speed: MODEL, a model or an export, on PATHS from file to verdict, memory, and the cold start."""
     from flawforge.judging import speed
-    from flawforge.reporting.overlays import write_json
 
     files = pictures(paths)
     with counter(what) as show:
         result = speed.measure(model, files, repeats=repeats, threads=threads, progress=show)
-    if json_file is not None:
-        write_json(json_file, result)
-    for line in speed.lines(result):
-        say(line)
+    tell(result, json_file)

@@ -15,6 +15,7 @@ from flawforge.cli.options import (
     progress_bar,
     rules_of,
     say,
+    tell,
     with_backend,
     with_device,
     with_group_by,
@@ -23,7 +24,6 @@ from flawforge.cli.options import (
     with_rules,
     with_seed,
 )
-from flawforge.cli.prove import drift_line, evaluate_model, pod_lines, pod_model, result_lines, watch_model
 from flawforge.types import ConfigError
 from flawforge_runtime.names import shown
 
@@ -305,19 +305,21 @@ def calibrate(
 @with_seed
 def demo(out: Path, good: int, method: str, minutes: float, count: int, seed: int) -> None:
     """Render sample parts, fit, calibrate, evaluate, prove, watch and report; no network, no data needed."""
+    from flawforge import api
     from flawforge.demo.washers import write_demo_parts
     from flawforge.fitting import Request, check_output
-    from flawforge.pictures.listing import pictures_in
-    from flawforge.reporting.report import write_report
+    from flawforge.reporting.report import report
 
     check_output(out, resume=False)
     with counter("rendering washers") as show:
         write_demo_parts(out / "parts", good=good, seed=seed, progress=show)
     model = out / "model"
-    inspector = _fit(Request(out / "parts", model, method=method, minutes=minutes, seed=seed))
-    result = evaluate_model(inspector, model, out / "parts", seed)
-    for line in (*result_lines(result), *pod_lines(pod_model(inspector, model, out / "parts", seed, count=count))):
-        say(line)
-    in_use = pictures_in(out / "parts" / "test" / "good")
-    say(drift_line(watch_model(inspector, model, in_use, seed=seed)))
-    say(f"open {write_report(model, out / 'report.html').resolve()}")
+    _fit(Request(out / "parts", model, method=method, minutes=minutes, seed=seed))
+    with counter("evaluating") as show:
+        tell(api.evaluate(model, out / "parts", seed=seed, progress=show))
+    with counter("proving") as show:
+        tell(api.pod(model, out / "parts", count=count, seed=seed, progress=show))
+    with counter("watching") as show:
+        tell(api.drift(model, out / "parts" / "test" / "good", seed=seed, progress=show))
+    report(model, out / "report.html")
+    say(f"open {(out / 'report.html').resolve()}")

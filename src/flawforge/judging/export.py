@@ -84,18 +84,42 @@ class Parity:
         ]
 
 
+@dataclass(frozen=True)
+class Export:
+    """An export that was written to `folder`, and how alike it judges."""
+
+    folder: Path
+    to: str
+    int8: bool
+    parity: Parity
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"  {line}" for line in self.parity.lines()]
+        if self.int8 and self.parity.flips:
+            again = f"`flawforge calibrate {self.folder} GOOD` sets the thresholds anew for int8"
+            lines.append(f"  first flip: {self.parity.flips[0]}; {again}")
+        return [*lines, f"export: {self.folder}"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        parity = dataclasses.asdict(self.parity)
+        parity |= {"flips": list(self.parity.flips), "close_calls": list(self.parity.close_calls)}
+        return {"folder": str(self.folder), "to": self.to, "int8": self.int8, "parity": parity}
+
+
 def export(
-    model: Path,
-    out: Path,
+    model: str | Path,
+    out: str | Path,
     to: str,
     *,
     int8: bool = False,
-    good: Path | None = None,
+    good: str | Path | None = None,
     pictures: int = PICTURES,
     max_flips: float = MAX_FLIPS,
     seed: int = 0,
     progress: Callable[[str], None] = lambda step: None,
-) -> Parity:
+) -> Export:
     """Write `out`, a model folder that needs no torch; all of it, or nothing.
 
     to         "onnx" or "openvino"
@@ -106,6 +130,7 @@ def export(
 
     Raises ConfigError (an option, a package that is missing), ModelError (no model, `out` exists, no parity), DataError.
     """
+    model, out, good = Path(model), Path(out), None if good is None else Path(good)
     _check(out, to, int8, pictures, max_flips)
     content = bundle.read(model)
     if content.backend != "torch":
@@ -135,7 +160,7 @@ def export(
     made = dataclasses.replace(made, card=card.model_card(made))
     with bundle.hold(out):
         bundle.write(out, made)
-    return parity
+    return Export(out, to, int8, parity)
 
 
 def _check(out: Path, to: str, int8: bool, pictures: int, max_flips: float) -> None:

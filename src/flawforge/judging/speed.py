@@ -10,7 +10,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import numpy as np
 import psutil
 
 from flawforge.judging import loading
-from flawforge.types import CalibrationError, ConfigError, Image, Mask
+from flawforge.types import ConfigError, Image, Mask
 from flawforge_runtime import bundle, poses
 from flawforge_runtime.backends import cores
+from flawforge_runtime.calibrate import calibrated
 from flawforge_runtime.images import inner_of, letterbox, read_picture, restore, valid_mask
-from flawforge_runtime.inspector import UNCALIBRATED, Inspector
+from flawforge_runtime.inspector import Inspector
 from flawforge_runtime.maps import find_regions, picture_score, to_network
 
 WARM = 5  # pictures judged before the clock starts
@@ -34,6 +36,51 @@ COLD = {
 }
 
 
+@dataclass(frozen=True)
+class Speed:
+    """From a file to a verdict, in milliseconds per picture, over `repeats` judgements of `pictures` pictures.
+
+    p50, p95, p99, mean  of one picture at a time
+    batch                with the network in batches of BATCH
+    stages               the median of each step
+    cold_start_seconds   from the start of a process to its first verdict; None = not measured
+    resident_mb          memory of this process, imports and model included
+    """
+
+    backend: str
+    threads: int
+    processor: str
+    cores: int
+    pictures: int
+    repeats: int
+    p50: float
+    p95: float
+    p99: float
+    mean: float
+    batch: float
+    stages: Mapping[str, float]
+    cold_start_seconds: float | None
+    resident_mb: float
+
+    def lines(self) -> list[str]:
+        """For people."""
+        rows = [
+            f"{self.backend}, {self.threads} threads of {self.cores} cores, {self.processor}",
+            f"file to verdict: p50 {self.p50:.1f} ms, p95 {self.p95:.1f} ms, p99 {self.p99:.1f} ms "
+            f"({self.repeats} judgements of {self.pictures} pictures)",
+            f"network in batches of {BATCH}: {self.batch:.1f} ms a picture",
+            "where: " + ", ".join(f"{name} {value:.1f}" for name, value in self.stages.items()) + " ms",
+            f"memory: {self.resident_mb:.0f} MB resident",
+        ]
+        if self.cold_start_seconds is not None:
+            rows.append(f"first verdict {self.cold_start_seconds:.2f} s after the start of a process")
+        return rows
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `flawforge bench speed --json` writes."""
+        return asdict(self)
+
+
 def measure(
     model: Path,
     paths: Sequence[Path],
@@ -42,23 +89,19 @@ def measure(
     threads: int | None = None,
     cold: bool = True,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> dict[str, Any]:
-    """JSON-able figures of a model folder or an export, in milliseconds per picture.
+) -> Speed:
+    """Time a model folder or an export.
 
     paths    pictures, judged in turn
     repeats  judgements, at least 20: fewer have no 95th percentile
     cold     also start STARTS new processes
-
-    Keys: backend, threads, processor, cores, pictures, repeats, p50, p95, p99, mean, batch (with batches of BATCH),
-    stages {name: median}, cold_start_seconds (None = not measured), resident_mb, import and model included.
     Raises ConfigError, CalibrationError for a model without thresholds, ModelError, ImageError.
     """
     if repeats < 20 or not paths:
         raise ConfigError(f"{repeats} repeats on {len(paths)} pictures were given; give 20 or more on at least one picture.")
     threads = cores() if threads is None else threads
     inspector = loading.load(model, device="cpu", threads=threads)
-    if inspector.calibration is None:
-        raise CalibrationError(UNCALIBRATED)
+    calibrated(inspector.calibration)
     for index in range(WARM):
         inspector(paths[index % len(paths)])
     seconds = []
@@ -70,22 +113,22 @@ def measure(
     stages = where(inspector, paths, min(repeats, 50))
     p50, p95, p99 = (float(value) for value in np.percentile(seconds, (50, 95, 99)) * 1000)
     backend = bundle.read(model).backend
-    return {
-        "backend": backend,
-        "threads": threads,
-        "processor": processor(),
-        "cores": cores(),
-        "pictures": len(paths),
-        "repeats": repeats,
-        "p50": p50,
-        "p95": p95,
-        "p99": p99,
-        "mean": float(np.mean(seconds)) * 1000,
-        "batch": p50 - stages["network"] + batched(inspector, paths[0]),
-        "stages": stages,
-        "cold_start_seconds": first_verdict(model, paths[0], threads, backend != "torch") if cold else None,
-        "resident_mb": psutil.Process().memory_info().rss / 2**20,
-    }
+    return Speed(
+        backend=backend,
+        threads=threads,
+        processor=processor(),
+        cores=cores(),
+        pictures=len(paths),
+        repeats=repeats,
+        p50=p50,
+        p95=p95,
+        p99=p99,
+        mean=float(np.mean(seconds)) * 1000,
+        batch=p50 - stages["network"] + batched(inspector, paths[0]),
+        stages=stages,
+        cold_start_seconds=first_verdict(model, paths[0], threads, backend != "torch") if cold else None,
+        resident_mb=psutil.Process().memory_info().rss / 2**20,
+    )
 
 
 def where(inspector: Inspector, paths: Sequence[Path], repeats: int) -> dict[str, float]:
@@ -158,18 +201,3 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def lines(result: dict[str, Any]) -> list[str]:
-    """For people."""
-    rows = [
-        f"{result['backend']}, {result['threads']} threads of {result['cores']} cores, {result['processor']}",
-        f"file to verdict: p50 {result['p50']:.1f} ms, p95 {result['p95']:.1f} ms, p99 {result['p99']:.1f} ms "
-        f"({result['repeats']} judgements of {result['pictures']} pictures)",
-        f"network in batches of {BATCH}: {result['batch']:.1f} ms a picture",
-        "where: " + ", ".join(f"{name} {value:.1f}" for name, value in result["stages"].items()) + " ms",
-        f"memory: {result['resident_mb']:.0f} MB resident",
-    ]
-    if result["cold_start_seconds"] is not None:
-        rows.append(f"first verdict {result['cold_start_seconds']:.2f} s after the start of a process")
-    return rows

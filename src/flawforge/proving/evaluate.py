@@ -18,19 +18,21 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge.pictures import masks
 from flawforge.pictures.listing import Entry
 from flawforge.proving import intervals, metrics
 from flawforge.proving.doubts import Doubts
 from flawforge.proving.intervals import Estimate
+from flawforge.proving.labelled import Labelled, choose, mask_of
 from flawforge.reporting.overlays import Drawn, overlay, save_album, scale_of
-from flawforge.types import CalibrationError, DataError, Decision, ImageError, Map, Mask
+from flawforge.types import DataError, Decision, ImageError, Map, Mask
 from flawforge_runtime import tiles
-from flawforge_runtime.calibrate import Calibration
+from flawforge_runtime.calibrate import Calibration, calibrated
+from flawforge_runtime.images import as_picture
 
 POOLED = 400_000_000  # pixels; above it every second row and column is pooled, so that memory stays below about 6 GB
 OWN_GRID = "the picture's own size"
 SIDE = 360  # longest side in pixels of a picture in an overlay
+PRINTED = ("false_alarm_rate", "escape_rate")  # of the rates; the others stand in the JSON
 
 
 class Judge(Protocol):
@@ -49,6 +51,93 @@ class Judge(Protocol):
     def about(self) -> Mapping[str, Any]: ...
 
     def __call__(self, picture: Any, image_path: str = "") -> Decision: ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a model is worth on one kind of defect; `count` pictures of it were judged."""
+
+    count: int
+    image_auroc: Estimate
+    escape_rate: Estimate
+    peak_on_defect: Estimate
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model is worth on labelled pictures. Every estimate has a 95 % interval; it is None where it has no meaning.
+
+    image        auroc, ap, f1_max over pictures
+    pixel        auroc, ap, f1_max, aupro_0.3, aupro_0.05, iou, peak_on_defect; None where no mask counts
+    rates        false_alarm_rate (good judged NG), escape_rate (defective not judged NG), passed_rate (defective judged OK),
+                 review_rate_good, review_rate_defective
+    calibration  the thresholds in use
+    kinds        by the defect's name
+    counts       pictures: good, defective, unreadable, without_mask, invalid (like no good picture)
+    grid         of the pixel figures
+    pooled       pictures that the pixel figures are of
+    notes        what a reader must know
+    skipped      {"path", "reason"} of the pictures that cannot be read
+    pictures     one row each: path, kind, label, score, p_value, verdict, peak_on_defect, seconds, valid
+    unsaved      why the result was not kept in the model folder; "" where it was, or was not to be
+    """
+
+    image: Mapping[str, Estimate]
+    pixel: Mapping[str, Estimate] | None
+    rates: Mapping[str, Estimate]
+    calibration: Calibration
+    kinds: Mapping[str, Kind]
+    counts: Mapping[str, int]
+    model: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    seed: int
+    bootstrap: int
+    grid: str
+    pooled: int
+    notes: tuple[str, ...]
+    skipped: tuple[Mapping[str, str], ...]
+    pictures: tuple[Mapping[str, Any], ...]
+    unsaved: str = ""
+
+    def lines(self) -> list[str]:
+        """For people."""
+        rows = [("image", self.image), ("pixel", self.pixel or {})]
+        named = [(f"{group} {name}", estimate) for group, found in rows for name, estimate in found.items()]
+        named += [(name.replace("_rate", " rate").replace("_", "-"), self.rates[name]) for name in PRINTED]
+        lines = [f"{self.counts['good']} good and {self.counts['defective']} defective pictures"]
+        lines += [f"  {name:<22}{estimate.text}" for name, estimate in named]
+        if self.skipped:
+            first = self.skipped[0]["reason"]
+            lines.append(f"  note: {len(self.skipped)} pictures cannot be read and were not judged; the first: {first}")
+        return [*lines, *(f"  note: {note}" for note in self.notes)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `flawforge evaluate --json` writes."""
+        pixel: dict[str, Any] | None = None
+        if self.pixel is not None:
+            pixel = {**_plain(self.pixel), "grid": self.grid, "pictures": self.pooled}
+        return {
+            "image": _plain(self.image),
+            "pixel": pixel,
+            "operating_point": {
+                "threshold": self.calibration.threshold,
+                "review_threshold": self.calibration.review_threshold,
+                "pixel_threshold": self.calibration.pixel_threshold,
+                "promised_false_alarm": self.calibration.false_alarm,
+                "promised_review": self.calibration.review,
+                "calibration_pictures": self.calibration.n,
+                **_plain(self.rates),
+            },
+            "kinds": {name: _kind_as_dict(kind) for name, kind in self.kinds.items()},
+            "counts": dict(self.counts),
+            "model": dict(self.model),
+            "seconds": dict(self.seconds),
+            "seed": self.seed,
+            "bootstrap": self.bootstrap,
+            "notes": list(self.notes),
+            "skipped": [dict(each) for each in self.skipped],
+            "pictures": [dict(row) for row in self.pictures],
+        }
 
 
 @dataclass
@@ -80,42 +169,39 @@ class _Seen:
 
 def evaluate(
     inspector: Judge,
-    entries: Sequence[Entry],
+    pictures: Sequence[Entry] | Sequence[Labelled],
     *,
     seed: int = 0,
     bootstrap: int = 500,
     large_masks: bool = False,
+    notes: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Judge the labelled test pictures and give the JSON-able result of `flawforge evaluate --json`.
+) -> Evaluation:
+    """Judge labelled pictures and say what the model is worth.
 
-    entries      the test pictures among them are judged; where there is none, all labelled ones are, with a note
+    pictures     of entries the test pictures are judged; where there is none, all labelled ones are, with a note.
+                 Of `labelled` pictures all are
     seed         of the bootstrap; the same seed gives the same bits
     bootstrap    replicates; 0 leaves the intervals at [0, 1], except those of rates, which are exact
     large_masks  masks that mark more than half of their pictures are right; else they are taken for inverted or white
-                 where most do so (`pixel` is then null), or where one marks the picture's edge too (it is left out)
+                 where most do so (`pixel` is then None), or where one marks the picture's edge too (it is left out)
+    notes        to be told with the result's own
     progress     called with (done, all)
 
-    In the result, `image` and `pixel` hold {"value", "low", "high"} each; a metric that needs both classes is null
-    without them, and `pixel` is null where no defective picture has a mask that counts; `notes` then say why, and name
-    masks that are missing, empty or large. `false_alarm_rate` is the share of good pictures judged NG, `escape_rate` the
-    share of defective ones not judged NG, and of these `passed_rate` counts those judged OK, which no reviewer would see.
-    `counts.invalid` are those that are like no good picture.
-    `pictures` has one row each, `skipped` the unreadable ones and why.
+    A metric that needs both classes is None without them, and `pixel` is None where no defective picture has a mask that
+    counts; `notes` then say why, and name masks that are missing, empty or large.
 
     Raises DataError where no picture is labelled or none can be read, ImageError for a mask of another size,
     CalibrationError for a model without thresholds.
     """
     start = time.perf_counter()
-    calibration = inspector.calibration
-    if calibration is None:
-        raise CalibrationError("The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first.")
-    chosen, notes = choose(entries)
+    calibration = calibrated(inspector.calibration)
+    chosen, own = choose(pictures)
     if calibration.per_part:
-        notes = [*notes, "The promise is on parts; the rates here count pictures, which are rejected no more often"]
-    seen = _Seen(any(entry.label and entry.mask_path for entry in chosen), Doubts(large_masks))
-    for done, entry in enumerate(chosen, 1):
-        _judge(inspector, entry, seen)
+        own.append("The promise is on parts; the rates here count pictures, which are rejected no more often")
+    seen = _Seen(any(each.label and each.mask is not None for each in chosen), Doubts(large_masks))
+    for done, each in enumerate(chosen, 1):
+        _judge(inspector, each, seen)
         if progress is not None:
             progress(done, len(chosen))
     if not seen.rows:
@@ -126,71 +212,53 @@ def evaluate(
     if seen.doubts.inverted:
         for row in defective:
             row["peak_on_defect"] = None
-    pixel = _pixel(seen, defective, bootstrap, rng) if without < len(defective) and not seen.doubts.inverted else None
-    notes = [*notes, *seen.doubts.notes(len(defective))]
-    return {
-        "image": _plain(_image(good, defective, bootstrap, rng)),
-        "pixel": pixel,
-        "operating_point": _operating_point(calibration, good, defective),
-        "kinds": _kinds(good, defective, bootstrap, rng),
-        "counts": {
+    has_pixels = without < len(defective) and not seen.doubts.inverted
+    pixel = _pixel(seen, defective, bootstrap, rng) if has_pixels else None
+    return Evaluation(
+        image=_image(good, defective, bootstrap, rng),
+        pixel=pixel,
+        rates=_rates(good, defective),
+        calibration=calibration,
+        kinds=_kinds(good, defective, bootstrap, rng),
+        counts={
             "good": len(good),
             "defective": len(defective),
             "unreadable": len(seen.skipped),
             "without_mask": without,
             "invalid": sum(not row["valid"] for row in seen.rows),
         },
-        "model": dict(inspector.about),
-        "seconds": {
+        model=dict(inspector.about),
+        seconds={
             "per_picture": statistics.median(row["seconds"] for row in seen.rows),
             "total": time.perf_counter() - start,
         },
-        "seed": seed,
-        "bootstrap": bootstrap,
-        "notes": list(notes),
-        "skipped": seen.skipped,
-        "pictures": seen.rows,
-    }
+        seed=seed,
+        bootstrap=bootstrap,
+        grid=OWN_GRID if seen.stride == 1 else f"one pixel in {seen.stride} x {seen.stride} of {OWN_GRID}",
+        pooled=len(seen.maps),
+        notes=(*own, *seen.doubts.notes(len(defective)), *notes),
+        skipped=tuple(seen.skipped),
+        pictures=tuple(seen.rows),
+    )
 
 
-def choose(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    """The entries to judge, and what a reader must know about the choice. Raises DataError where none is labelled."""
-    labelled = [entry for entry in entries if entry.label is not None]
-    if not labelled:
-        raise DataError(
-            "None of the pictures is labelled good or defective; give a folder in MVTec layout or a CSV with labels."
-        )
-    notes = []
-    if len(labelled) < len(entries):
-        notes.append(f"{len(entries) - len(labelled)} pictures without a label were left out")
-    test = [entry for entry in labelled if entry.split == "test"]
-    if not test:
-        notes.append(
-            "No picture is marked as a test picture, so all were judged; if `fit` saw some of them, the rates flatter"
-        )
-        return labelled, notes
-    if not any(entry.label == 0 for entry in test):
-        notes.append("There is no good test picture, so the false-alarm rate is not known; mark some with split test")
-    return test, notes
-
-
-def _judge(inspector: Judge, entry: Entry, seen: _Seen) -> None:
+def _judge(inspector: Judge, given: Labelled, seen: _Seen) -> None:
     try:
-        decision = inspector(entry.path)
+        decision = inspector(given.picture)
     except ImageError as error:
-        seen.skipped.append({"path": str(entry.path), "reason": str(error)})
+        seen.skipped.append({"path": given.name, "reason": str(error)})
         return
-    mask: Mask | None = np.zeros(decision.anomaly_map.shape, bool) if entry.label == 0 else None
-    if entry.label == 1:
-        mask = _trusted(inspector, entry, decision, seen.doubts)
+    mask: Mask | None = np.zeros(decision.anomaly_map.shape, bool) if given.label == 0 else None
+    if given.label == 1:
+        mask = _trusted(inspector, given, decision, seen.doubts)
     if mask is not None and seen.has_masks:
         seen.pool(decision, mask)
-    on_defect = metrics.peak_on_defect(decision.anomaly_map, mask) if mask is not None and entry.label else None
+    on_defect = metrics.peak_on_defect(decision.anomaly_map, mask) if mask is not None and given.label else None
     seen.rows.append(
         {
-            "path": str(entry.path),
-            "kind": entry.kind,
-            "label": entry.label,
+            "path": given.name,
+            "kind": given.kind,
+            "label": given.label,
             "score": decision.pred_score,
             "p_value": decision.p_value,
             "verdict": decision.verdict,
@@ -201,24 +269,23 @@ def _judge(inspector: Judge, entry: Entry, seen: _Seen) -> None:
     )
 
 
-def _trusted(inspector: Judge, entry: Entry, decision: Decision, doubts: Doubts) -> Mask | None:
+def _trusted(inspector: Judge, given: Labelled, decision: Decision, doubts: Doubts) -> Mask | None:
     """The mask of a defective picture, None where it has none that counts; label files that cannot be read are noted."""
     try:
-        mask = mask_of(inspector, entry, decision)
+        mask = _mask(inspector, given, decision)
     except ImageError as error:
-        if entry.mask_path is None or entry.mask_path.suffix.lower() != ".json":
+        if not isinstance(given.mask, Path) or given.mask.suffix.lower() != ".json":
             raise
         doubts.unread.append(str(error))
         return None
-    return doubts.sift(entry.mask_path, mask) if entry.mask_path is not None and mask is not None else None
-
-
-def mask_of(inspector: Judge, entry: Entry, decision: Decision) -> Mask | None:
-    """The labelled defect at the size of the decision's map, which is shrunk where a picture was judged strip by strip."""
-    if entry.mask_path is None:
+    if mask is None:
         return None
-    shape = decision.anomaly_map.shape
-    return masks.read(entry.mask_path, entry.path, shape, inspector.max_pixels, shrunk=inspector.tile is not None)
+    return doubts.sift(given.mask if isinstance(given.mask, Path) else Path(given.name), mask)
+
+
+def _mask(inspector: Judge, given: Labelled, decision: Decision) -> Mask | None:
+    """The labelled defect at the size of the decision's map."""
+    return mask_of(given, decision.anomaly_map.shape, inspector.max_pixels, shrunk=inspector.tile is not None)
 
 
 def _image(
@@ -230,54 +297,49 @@ def _image(
     )
 
 
-def _pixel(seen: _Seen, defective: Sequence[Mapping[str, Any]], bootstrap: int, rng: np.random.Generator) -> dict[str, Any]:
+def _pixel(
+    seen: _Seen, defective: Sequence[Mapping[str, Any]], bootstrap: int, rng: np.random.Generator
+) -> dict[str, Estimate]:
     labels = [bool(mask.any()) for mask in seen.masks]
     found = intervals.pixel_metrics(seen.maps, seen.masks, bootstrap=bootstrap, rng=rng)
     found["iou"] = intervals.overlap(np.array(seen.overlaps), labels, bootstrap=bootstrap, rng=rng)
+    found["peak_on_defect"] = _peak_on_defect(defective)
+    return found
+
+
+def _peak_on_defect(defective: Sequence[Mapping[str, Any]]) -> Estimate:
     peaks = [row["peak_on_defect"] for row in defective if row["peak_on_defect"] is not None]
-    found["peak_on_defect"] = intervals.rate(sum(peaks), len(peaks))
-    grid = OWN_GRID if seen.stride == 1 else f"one pixel in {seen.stride} x {seen.stride} of {OWN_GRID}"
-    return {**_plain(found), "grid": grid, "pictures": len(seen.maps)}
+    return intervals.rate(sum(peaks), len(peaks))
 
 
-def _operating_point(
-    calibration: Calibration, good: Sequence[Mapping[str, Any]], defective: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    def share(rows: Sequence[Mapping[str, Any]], *verdicts: str) -> Estimate:
-        return intervals.rate(sum(row["verdict"] in verdicts for row in rows), len(rows))
+def _share(rows: Sequence[Mapping[str, Any]], *verdicts: str) -> Estimate:
+    return intervals.rate(sum(row["verdict"] in verdicts for row in rows), len(rows))
 
-    rates = {
-        "false_alarm_rate": share(good, "NG"),
-        "escape_rate": share(defective, "OK", "REVIEW"),
-        "passed_rate": share(defective, "OK"),
-        "review_rate_good": share(good, "REVIEW"),
-        "review_rate_defective": share(defective, "REVIEW"),
-    }
+
+def _rates(good: Sequence[Mapping[str, Any]], defective: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
     return {
-        "threshold": calibration.threshold,
-        "review_threshold": calibration.review_threshold,
-        "pixel_threshold": calibration.pixel_threshold,
-        "promised_false_alarm": calibration.false_alarm,
-        "promised_review": calibration.review,
-        "calibration_pictures": calibration.n,
-        **_plain(rates),
+        "false_alarm_rate": _share(good, "NG"),
+        "escape_rate": _share(defective, "OK", "REVIEW"),
+        "passed_rate": _share(defective, "OK"),
+        "review_rate_good": _share(good, "REVIEW"),
+        "review_rate_defective": _share(defective, "REVIEW"),
     }
 
 
 def _kinds(
     good: Sequence[Mapping[str, Any]], defective: Sequence[Mapping[str, Any]], bootstrap: int, rng: np.random.Generator
-) -> dict[str, Any]:
+) -> dict[str, Kind]:
     kinds = {}
-    for kind in sorted({row["kind"] for row in defective}):
-        rows = [row for row in defective if row["kind"] == kind]
-        peaks = [row["peak_on_defect"] for row in rows if row["peak_on_defect"] is not None]
-        estimates = {
-            "image_auroc": _image(good, rows, bootstrap, rng)["auroc"],
-            "escape_rate": intervals.rate(sum(row["verdict"] != "NG" for row in rows), len(rows)),
-            "peak_on_defect": intervals.rate(sum(peaks), len(peaks)),
-        }
-        kinds[kind] = {"count": len(rows), **_plain(estimates)}
+    for name in sorted({row["kind"] for row in defective}):
+        rows = [row for row in defective if row["kind"] == name]
+        auroc = _image(good, rows, bootstrap, rng)["auroc"]
+        kinds[name] = Kind(len(rows), auroc, _share(rows, "OK", "REVIEW"), _peak_on_defect(rows))
     return kinds
+
+
+def _kind_as_dict(kind: Kind) -> dict[str, Any]:
+    estimates = {name: getattr(kind, name) for name in ("image_auroc", "escape_rate", "peak_on_defect")}
+    return {"count": kind.count, **_plain(estimates)}
 
 
 def _plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
@@ -311,34 +373,36 @@ def telling(pictures: Sequence[Mapping[str, Any]], each: int = 4) -> dict[str, l
     return {name: rows[:each] for name, rows in groups.items()}
 
 
-def draw_telling(inspector: Judge, entries: Sequence[Entry], result: Mapping[str, Any], *, each: int = 4) -> list[Shown]:
+def draw_telling(
+    inspector: Judge, pictures: Sequence[Entry] | Sequence[Labelled], result: Evaluation, *, each: int = 4
+) -> list[Shown]:
     """Judge the telling pictures of `result` once more and draw them, on the model's one colour scale.
 
-    entries  those that `evaluate` was given (for the masks). Raises as `evaluate`.
+    pictures  those that `evaluate` was given. Raises as `evaluate`.
     """
-    calibration = inspector.calibration
-    if calibration is None:
-        raise CalibrationError("The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first.")
-    labelled = {str(entry.path): entry for entry in entries if entry.label == 1}
-    scale, shown = scale_of(calibration), []
-    for group, rows in telling(result["pictures"], each).items():
+    given = {one.name: one for one in choose(pictures)[0]}
+    scale, shown = scale_of(calibrated(inspector.calibration)), []
+    for group, rows in telling(result.pictures, each).items():
         for row in rows:
-            decision = inspector(Path(row["path"]))
-            pixels = tiles.picture_like(Path(row["path"]), decision.anomaly_map.shape, inspector.max_pixels)
-            entry, mask = labelled.get(row["path"]), None
-            if entry is not None:
-                with contextlib.suppress(ImageError):  # a label file that `evaluate` has named
-                    mask = mask_of(inspector, entry, decision)
+            one, mask = given[row["path"]], None
+            decision = inspector(one.picture)
+            shape = decision.anomaly_map.shape
+            if isinstance(one.picture, Path):
+                pixels = tiles.picture_like(one.picture, shape, inspector.max_pixels)
+            else:
+                pixels = as_picture(one.picture).pixels
+            with contextlib.suppress(ImageError):  # a label file that `evaluate` has named
+                mask = _mask(inspector, one, decision) if one.label else None
             shown.append(Shown(group, row, overlay(pixels, decision, scale, mask, max_side=SIDE)))
     return shown
 
 
-def save_evaluation(folder: Path, result: Mapping[str, Any], overlays: Sequence[Shown] = ()) -> Path:
+def save_evaluation(folder: Path, result: Evaluation, overlays: Sequence[Shown] = ()) -> Path:
     """Write `folder`/evaluation: evaluation.json and the overlays as WebP; all of it or, where it fails, nothing new.
 
-    The JSON is `result` with one more key, "overlays": {"file", "group", "path", "kind", "score", "p_value",
+    The JSON is the result's with one more key, "overlays": {"file", "group", "path", "kind", "score", "p_value",
     "verdict"} each. An older evaluation is replaced. OSError (a full disk) passes through. Returns the new folder.
     """
     keys = ("path", "kind", "score", "p_value", "verdict")
     pictures = [(one.group, {key: one.row[key] for key in keys}, one.image) for one in overlays]
-    return save_album(Path(folder), "evaluation", result, pictures)
+    return save_album(Path(folder), "evaluation", result.as_dict(), pictures)

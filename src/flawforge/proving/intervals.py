@@ -43,6 +43,11 @@ class Estimate(NamedTuple):
     low: float | None
     high: float | None
 
+    @property
+    def text(self) -> str:
+        """For people: 0.950 (0.900 to 1.000)."""
+        return "n/a" if self.value is None else f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
 
 class Binned(NamedTuple):
     """Histograms of n pictures over b bins, bins descending.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ import numpy as np
 
 from flawforge import __version__
 from flawforge.forge import FORGERS, forger_from
-from flawforge.pictures.dataset import Entry
+from flawforge.pictures.dataset import Entry, good_entries, read_entries
+from flawforge.pictures.listing import textures_in
 from flawforge.pictures.saliency import Background, Saliency, background_of, saliency
 from flawforge.reporting.realism import Realism, realism
 from flawforge.types import ConfigError, DataError, Forged, Forger, Image, Mask, Sample
 from flawforge_runtime.files import new_folder
 from flawforge_runtime.images import read_picture
+
+Forgers = Sequence[str] | Mapping[str, Forger]
 
 CELL = 176  # px, the longer side of one picture on a contact sheet
 ON_SHEET = 12  # forgeries shown per sheet
@@ -26,10 +29,54 @@ PRIORS = ("spectral", "foreground", "ones", "none")
 BACKGROUND_FROM = 16  # good pictures that "foreground" learns the background from
 
 
+@dataclass(frozen=True)
+class Forgeries:
+    """Forged pictures that were written to `folder`: pictures, masks and a contact sheet for each forger.
+
+    made     what forgeries.json holds: {"made_by", "seed", "realism": {forger: Realism}, "forgeries": [one row each]}
+    """
+
+    folder: Path
+    made: Mapping[str, Any] = field(repr=False)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [f"forgeries: {self.folder}"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What forgeries.json holds."""
+        return dict(self.made)
+
+
+def forge(
+    data: str | Path | Iterable[str | Path],
+    out: str | Path,
+    forgers: Forgers | None = None,
+    *,
+    count: int = 16,
+    seed: int = 0,
+    prior: str = "foreground",
+    textures: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Forgeries:
+    """Forge defects into good pictures and write them to the new folder `out`, with a contact sheet for each forger.
+
+    data      a folder or CSV, whose good pictures are taken, or paths of good pictures
+    textures  folder of pictures to forge textures from
+    The rest and the errors: see `forge_preview`.
+    """
+    pictures: Sequence[Path | Entry]
+    pictures = good_entries(read_entries(data)) if isinstance(data, str | Path) else [Path(each) for each in data]
+    given = textures_in(None if textures is None else Path(textures))
+    out = Path(out)
+    made = forge_preview(pictures, out, forgers, count=count, seed=seed, prior=prior, textures=given, progress=progress)
+    return Forgeries(out, made)
+
+
 def forge_preview(
     pictures: Sequence[Path | Entry],
     out: Path,
-    forgers: Sequence[str] | Mapping[str, Forger] | None = None,
+    forgers: Forgers | None = None,
     *,
     count: int = 16,
     seed: int = 0,
@@ -108,7 +155,7 @@ def rebuild(described: Mapping[str, Any]) -> Forger:
     return forger_from(described["name"], **values)
 
 
-def _chosen(forgers: Sequence[str] | Mapping[str, Forger] | None) -> dict[str, Forger]:
+def _chosen(forgers: Forgers | None) -> dict[str, Forger]:
     if isinstance(forgers, Mapping):
         return dict(forgers)
     return {name: forger_from(name) for name in (forgers or FORGERS)}
