@@ -161,8 +161,7 @@ def _fit_in_folds(request: Any, folds: int) -> None:
 
     with counter(f"{folds} fits and the last one") as count:
         inspector = run(request, folds, show=lambda line: say(f"  {line}"), on_fold=count)
-    _say_promise(inspector.calibration)
-    _say_guard(inspector.guard)
+    tell(inspector)
     say(f"model: {request.out}")
 
 
@@ -203,34 +202,9 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
             on_tick=on_tick,
             show=lambda line: bar.write(f"  {shown(line)}"),
         )
-    _say_promise(inspector.calibration)
-    _say_guard(inspector.guard)
+    tell(inspector)
     say(f"model: {request.out}")
     return inspector
-
-
-def _say_promise(calibration: Any) -> None:
-    of = "parts" if calibration.per_part else "pictures"
-    sure = "" if calibration.confidence is None else f" with {calibration.confidence:.4g} confidence"
-    if calibration.folds:
-        sure = f" in {calibration.folds} folds, which is weaker than a hold-out,"
-    say(
-        f"promised{sure} from {calibration.n} held-back good {of}: at most {calibration.false_alarm:.2%} of good parts NG "
-        f"(score above {calibration.threshold:.4g}), at most {calibration.review:.2%} NG or REVIEW "
-        f"(score above {calibration.review_threshold:.4g}); a higher score is stranger"
-    )
-
-
-def _say_guard(guard: Any) -> None:
-    if guard is None:
-        return
-    from flawforge.proving.intervals import rate
-
-    share = rate(guard.flagged, guard.count)
-    click.echo(
-        f"a picture like no good picture is NG too: so judged were {guard.flagged} of {guard.count} good pictures that the "
-        f"limits had not seen ({share.value:.1%}, 95 % interval up to {share.high:.1%})"
-    )
 
 
 def _share_or_pattern(text: str) -> float | str:
@@ -281,7 +255,7 @@ def calibrate(
     )
     for note in notes:
         say(f"  {note}")
-    _say_promise(calibration)
+    say(calibration.text)
 
 
 @click.command()

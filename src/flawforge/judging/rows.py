@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flawforge.reporting.overlays import overlay, scale_of
+from flawforge.reporting.overlays import overlay
 from flawforge.types import DataError, Decision, ModelError
 from flawforge_runtime import feed
 from flawforge_runtime.images import write_image
@@ -121,7 +121,7 @@ def write_overlay(folder: Path, decision: Decision, inspector: Inspector, max_pi
     path = Path(decision.image_path)
     pixels = picture_like(path, decision.anomaly_map.shape, max_pixels)
     assert inspector.calibration is not None  # it gave a Decision
-    drawn = overlay(pixels, decision, scale_of(inspector.calibration))
+    drawn = overlay(pixels, decision, inspector.calibration.scale)
     (folder / "overlays").mkdir(exist_ok=True)
     target = folder / "overlays" / f"{decision.verdict}-{part_of_name(path.stem)}-{number:06d}.jpg"
     write_image(target, drawn)

@@ -10,7 +10,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ import numpy as np
 import psutil
 
 from flawforge.judging import loading
-from flawforge.types import ConfigError, Image, Mask
-from flawforge_runtime import bundle, poses
+from flawforge.types import ConfigError
+from flawforge_runtime import bundle
 from flawforge_runtime.backends import cores
 from flawforge_runtime.calibrate import calibrated
-from flawforge_runtime.images import inner_of, letterbox, read_picture, restore, valid_mask
+from flawforge_runtime.images import letterbox, read_picture
 from flawforge_runtime.inspector import Inspector
-from flawforge_runtime.maps import find_regions, picture_score, to_network
+from flawforge_runtime.maps import lay, to_network
 
 WARM = 5  # pictures judged before the clock starts
 BATCH = 8
@@ -41,7 +42,7 @@ class Speed:
     """From a file to a verdict, in milliseconds per picture, over `repeats` judgements of `pictures` pictures.
 
     p50, p95, p99, mean  of one picture at a time
-    batch                with the network in batches of BATCH
+    batch                with the network in batches of BATCH; of a model with tiles, which judges in batches anyway, p50
     stages               the median of each step
     cold_start_seconds   from the start of a process to its first verdict; None = not measured
     resident_mb          memory of this process, imports and model included
@@ -124,7 +125,7 @@ def measure(
         p95=p95,
         p99=p99,
         mean=float(np.mean(seconds)) * 1000,
-        batch=p50 - stages["network"] + batched(inspector, paths[0]),
+        batch=p50 if inspector.tile is not None else p50 - stages["network"] + batched(inspector, paths[0]),
         stages=stages,
         cold_start_seconds=first_verdict(model, paths[0], threads, backend != "torch") if cold else None,
         resident_mb=psutil.Process().memory_info().rss / 2**20,
@@ -132,42 +133,33 @@ def measure(
 
 
 def where(inspector: Inspector, paths: Sequence[Path], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each step of a judgement of pictures that are looked at whole."""
+    """Median milliseconds of each step of a judgement; of a picture in tiles, of all its tiles together."""
     taken: dict[str, list[float]] = {}
-
-    def timed(name: str, work: Callable[..., Any], *values: Any) -> Any:
-        start = time.perf_counter()
-        result = work(*values)
-        taken.setdefault(name, []).append(time.perf_counter() - start)
-        return result
-
-    assert inspector.calibration is not None
-    threshold = inspector.calibration.pixel_threshold
     for index in range(repeats):
-        picture = timed("decode", read_picture, paths[index % len(paths)])
-        pixels, placement = timed("resize", letterbox, picture.pixels, inspector.canvas)
-        timed("guard", inspector.describe, picture)
-        if inspector.template is not None:
-            pixels = timed("pose", _laid, pixels, valid_mask(placement), inspector.template)
-        batch = timed("to network", to_network, pixels)
-        maps, scores, *others = timed("network", inspector.look, batch, inner_of(valid_mask(placement))[None])
-        ground = others[0] if others else maps
-        timed("score", picture_score, ground[0], float(scores[0]), valid_mask(placement), inspector.rule)
-        own = timed("map to own size", restore, maps[0], placement)
-        timed("regions", lambda own: find_regions(own, own > threshold), own)
+        this: dict[str, float] = {}
+
+        @contextmanager
+        def step(name: str, this: dict[str, float] = this) -> Iterator[None]:
+            start = time.perf_counter()
+            yield
+            this[name] = this.get(name, 0.0) + time.perf_counter() - start
+
+        with step("decode"):
+            picture = read_picture(paths[index % len(paths)], max_pixels=inspector.max_pixels, depth=inspector.depth)
+        judged = inspector.judge(picture, step)
+        with step("regions"):
+            inspector.decide(judged)
+        for name, seconds in this.items():
+            taken.setdefault(name, []).append(seconds)
     return {name: float(np.median(each)) * 1000 for name, each in taken.items()}
 
 
-def _laid(pixels: Image, valid: Mask, template: poses.Template) -> Image:
-    pose = poses.find(pixels, valid, template)
-    return pixels if pose is None else poses.lay(pixels, pose)
-
-
 def batched(inspector: Inspector, path: Path, repeats: int = 10) -> float:
-    """Milliseconds per picture of the network in batches of BATCH."""
-    pixels, placement = letterbox(read_picture(path, depth=inspector.depth).pixels, inspector.canvas)
-    batch = np.repeat(to_network(pixels), BATCH, axis=0)
-    inner = np.repeat(inner_of(valid_mask(placement))[None], BATCH, axis=0)
+    """Milliseconds per picture of the network in batches of BATCH, of pictures that are looked at whole."""
+    picture = read_picture(path, max_pixels=inspector.max_pixels, depth=inspector.depth)
+    laid = lay(*letterbox(picture.pixels, inspector.canvas), None, inspector.template)
+    batch = np.repeat(to_network(laid.pixels), BATCH, axis=0)
+    inner = np.repeat(laid.inner[None], BATCH, axis=0)
     inspector.look(batch, inner)
     taken = []
     for _ in range(repeats):

@@ -23,10 +23,11 @@ from flawforge.proving import intervals, metrics
 from flawforge.proving.doubts import Doubts
 from flawforge.proving.intervals import Estimate
 from flawforge.proving.labelled import Labelled, choose, mask_of
-from flawforge.reporting.overlays import Drawn, overlay, save_album, scale_of
+from flawforge.reporting.overlays import overlay, save_album
 from flawforge.types import DataError, Decision, ImageError, Map, Mask
 from flawforge_runtime import tiles
 from flawforge_runtime.calibrate import Calibration, calibrated
+from flawforge_runtime.drawing import Drawn
 from flawforge_runtime.images import as_picture
 
 POOLED = 400_000_000  # pixels; above it every second row and column is pooled, so that memory stays below about 6 GB
@@ -381,7 +382,7 @@ def draw_telling(
     pictures  those that `evaluate` was given. Raises as `evaluate`.
     """
     given = {one.name: one for one in choose(pictures)[0]}
-    scale, shown = scale_of(calibrated(inspector.calibration)), []
+    scale, shown = calibrated(inspector.calibration).scale, []
     for group, rows in telling(result.pictures, each).items():
         for row in rows:
             one, mask = given[row["path"]], None

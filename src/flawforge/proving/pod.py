@@ -32,9 +32,10 @@ from flawforge.proving import intervals
 from flawforge.proving.curves import HEAD, KindCurve, Trial, kind_curve, unit_of
 from flawforge.proving.intervals import Estimate
 from flawforge.proving.specimens import CONTRASTS, COUNT, Forgery, Recipe, families_of, held_out_kinds, proof_pictures
-from flawforge.reporting.overlays import Drawn, overlay, save_album, scale_of
+from flawforge.reporting.overlays import overlay, save_album
 from flawforge.types import ConfigError, DataError, Decision, Image, ImageError, Mask
 from flawforge_runtime.calibrate import Calibration, calibrated
+from flawforge_runtime.drawing import Drawn
 from flawforge_runtime.images import MAX_PIXELS, as_picture
 
 SIDE = 200  # longest side in pixels of a picture in an overlay; two stand side by side in a narrow column
@@ -423,7 +424,7 @@ class _Album:
             self.missed[key] = trial, forgery, decision
 
     def drawn(self, calibration: Calibration, names: Sequence[str], scale: float | None) -> list[Shown]:
-        colours, shown = scale_of(calibration), []
+        colours, shown = calibration.scale, []
         for _, decision, good, index in self.goods:
             pixels = as_picture(good).pixels
             score, p_value = decision.pred_score, decision.p_value
