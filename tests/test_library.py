@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from flawforge.proving.pod import fingerprint
 from flawforge.types import ConfigError, DataError, ImageError
 from flawforge_runtime.images import read_mask, read_picture
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "python.md"
 FEW = {"kinds": ["stain"], "contrasts": [0.4], "count": 4}
 FEW_OPTIONS = ("--kind", "stain", "--contrast", "0.4", "--count", "4")
 
@@ -219,3 +223,25 @@ def test_results_cannot_be_changed(model: Path, washers: Path) -> None:
     result = ff.drift(model, washers / "test" / "good", save=False)
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.alarm = True
+
+
+def test_the_page_on_python_as_printed(tmp_path: Path) -> None:
+    """Every block of docs/python.md, in order, in an empty folder."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 6
+    program = [sys.executable, "-W", "error", "-c", "\n".join(blocks)]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^(OK|REVIEW|NG) ", done.stdout)
+    assert "10 good and 8 defective pictures" in done.stdout
+    assert "'good': 1, 'defective': 2" in done.stdout
+    assert "parts in use" in done.stdout
+    assert {"model", "box", "forgeries", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_page_on_python_names_every_function() -> None:
+    text = PAGE.read_text()
+    for name in ("fit", "load", "evaluate", "pod", "drift", "report", "export", "forge", "from_bgr"):
+        assert f"ff.{name}(" in text
+    for name in set(re.findall(r"\bff\.(\w+)", text)):
+        assert hasattr(ff, name), name
