@@ -30,11 +30,12 @@ import numpy as np
 from flawforge.demo.washers import render_good
 from flawforge.forge import FORGERS
 from flawforge.judging import loading
-from flawforge.pictures.listing import pictures_in
+from flawforge.pictures.listing import evenly, pictures_in
 from flawforge.reporting import card
 from flawforge.types import ConfigError, DataError, Image, ImageError, ModelError, Sample
 from flawforge_runtime import backends, bundle
 from flawforge_runtime.calibrate import Calibration
+from flawforge_runtime.files import free
 from flawforge_runtime.images import Picture, inner_of, letterbox, read_picture, valid_mask
 from flawforge_runtime.inspector import Inspector, from_content
 from flawforge_runtime.maps import to_network
@@ -171,8 +172,8 @@ def _check(out: Path, to: str, int8: bool, pictures: int, max_flips: float) -> N
         raise ConfigError(f"{pictures} pictures were asked for to compare on; allowed are {PICTURES} or more.")
     if not 0.0 <= max_flips <= 1.0:
         raise ConfigError(f"--max-flips was given as {max_flips:g}; allowed is a share from 0 to 1.")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ModelError(f"{out} exists already; give another -o, or remove it first.")
+    if not free(out):
+        raise ModelError(bundle.TAKEN.format(folder=out))
     missing = []
     for package in (*NEEDED[to], *(("nncf",) if int8 else ())):
         try:
@@ -311,7 +312,7 @@ def good_pictures(content: bundle.Content, good: Path | None, most: int) -> tupl
         paths = [path for path in map(Path, content.config.get("held_back") or ()) if path.is_file()]
         source = "good ones held back by fit"
     found = []
-    for path in paths[:: max(1, len(paths) // most)][:most]:
+    for path in evenly(paths, most):
         with contextlib.suppress(ImageError):
             found.append(read_picture(path, depth=content.config.get("depth")))
     if found:

@@ -24,7 +24,8 @@ from typing import Any
 
 from flawforge.reporting.overlays import overlay
 from flawforge.types import DataError, Decision, ModelError
-from flawforge_runtime import feed
+from flawforge_runtime import bundle, feed
+from flawforge_runtime.files import free
 from flawforge_runtime.images import write_image
 from flawforge_runtime.inspector import Inspector
 from flawforge_runtime.names import cell, part_of_name
@@ -130,14 +131,14 @@ def write_overlay(folder: Path, decision: Decision, inspector: Inspector, max_pi
 
 def _take(out: Path, name: str) -> bool:
     """Make `out`, or take an empty one, so that no other run can: (whether it was made here)."""
-    taken = f"{out} exists already; give another -o, or remove it first."
+    taken = bundle.TAKEN.format(folder=out)
     if (out / UNFINISHED).exists():
         taken = (
             f"{out} exists already, with the rows of a run that has not come to its end ({UNFINISHED} says more); "
             "give another -o, or remove it first."
         )
     made_here = not out.exists()
-    if not made_here and not (out.is_dir() and not any(out.iterdir())):
+    if not free(out):
         raise ModelError(taken)
     out.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")

@@ -14,11 +14,11 @@ import numpy as np
 from flawforge import __version__
 from flawforge.forge import FORGERS, forger_from
 from flawforge.pictures.dataset import Entry, good_entries, read_entries
-from flawforge.pictures.listing import textures_in
+from flawforge.pictures.listing import evenly, textures_in
 from flawforge.pictures.saliency import Background, Saliency, background_of, saliency
 from flawforge.reporting.realism import Realism, realism
 from flawforge.types import ConfigError, DataError, Forged, Forger, Image, Mask, Sample
-from flawforge_runtime.files import new_folder
+from flawforge_runtime.files import free, new_folder
 from flawforge_runtime.images import read_picture
 
 Forgers = Sequence[str] | Mapping[str, Forger]
@@ -104,7 +104,7 @@ def forge_preview(
     paths = [p.path if isinstance(p, Entry) else Path(p) for p in pictures]
     if not paths:
         raise DataError("no good picture was given to forge on; give a folder with at least one.")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if not free(out):
         raise ConfigError(f"{out} exists already; give the name of a new folder.")
     background = _background(paths) if prior == "foreground" else None
     read, found = reader(), dict[tuple[str, str], Saliency]()
@@ -162,8 +162,7 @@ def _chosen(forgers: Forgers | None) -> dict[str, Forger]:
 
 
 def _background(paths: Sequence[Path]) -> Background:
-    step = max(1, len(paths) // BACKGROUND_FROM)
-    return background_of(read_picture(p).pixels for p in paths[::step][:BACKGROUND_FROM])
+    return background_of(read_picture(path).pixels for path in evenly(paths, BACKGROUND_FROM))
 
 
 def _plan(
