@@ -323,7 +323,7 @@ def test_too_many_pixels_are_thinned_and_the_grid_says_so(parts: Path, monkeypat
 def test_the_telling_pictures(parts: Path) -> None:
     rows = evaluated(an_inspector(), read_entries(parts), bootstrap=0)["pictures"]
     names = {
-        group: [f"{r['kind']}/{Path(r['path']).stem}" for r in some] for group, some in ev.telling(rows, each=2).items()
+        group: [f"{r['kind']}/{Path(r['path']).stem}" for r in some] for group, some in ev.telling(rows, per_group=2).items()
     }
     assert names["escape"] == ["dent/3", "dent/2"]
     assert names["false_alarm"] == ["good/crumb"]

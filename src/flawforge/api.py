@@ -69,7 +69,7 @@ def evaluate(
         pictures, notes = listing.entries, listing.mask_notes
     else:
         pictures = tuple(data)
-        if not all(isinstance(each, Entry) for each in pictures):
+        if not all(isinstance(entry, Entry) for entry in pictures):
             raise DataError("Pictures were given without labels; give labels=[...], 0 for good and 1 for defective.")
     result = evaluating.evaluate(
         inspector, pictures, seed=seed, bootstrap=bootstrap, large_masks=large_masks, notes=notes, progress=progress
@@ -116,7 +116,7 @@ def pod(
         pictures: list[Path | Image] = [entry.path for entry in entries]
         parts = part_of(entries, group_by)
     else:
-        pictures = [Path(each) if isinstance(each, str) else each for each in good]
+        pictures = [Path(picture) if isinstance(picture, str) else picture for picture in good]
         parts = _parts(pictures, group_by)
     trained_on = proof.forgers_of(proof.config_of(inspector))
     recipe = proof.recipe_for(trained_on, kinds, contrasts, sizes, count, scale, seed)
@@ -146,12 +146,12 @@ def drift(
     Errors as in `proving.drift.watch`.
     """
     inspector, folder = _opened(model, device)
-    given: list[Any] = [pictures] if isinstance(pictures, str | Path) else list(pictures)
+    sources: list[Any] = [pictures] if isinstance(pictures, str | Path) else list(pictures)
     notes: list[str] = []
-    if given and all(isinstance(each, str | Path) for each in given):
-        given = list(Source(map(Path, given), say=notes.append))
-    parts = _parts(given, group_by) if group_by is not None else None
-    result = drifting.watch(inspector, given, alarm=alarm, defects=defects, parts=parts, seed=seed, progress=progress)
+    if sources and all(isinstance(item, str | Path) for item in sources):
+        sources = list(Source(map(Path, sources), say=notes.append))
+    parts = _parts(sources, group_by) if group_by is not None else None
+    result = drifting.watch(inspector, sources, alarm=alarm, defects=defects, parts=parts, seed=seed, progress=progress)
     result = replace(result, notes=tuple(notes))
     return _kept(result, folder if save else None, "check", lambda folder: save_album(folder, "drift", result.as_dict()))
 
@@ -169,7 +169,7 @@ def _parts(pictures: Sequence[Any], group_by: str | None) -> dict[Path, str] | N
     """Which part each picture shows. Raises ConfigError for arrays, which have no name."""
     if group_by is None:
         return None
-    if not all(isinstance(each, Path) for each in pictures):
+    if not all(isinstance(picture, Path) for picture in pictures):
         raise ConfigError("group_by was given with arrays, which have no name; give paths, or leave it out.")
     return part_of([Entry(path) for path in pictures], group_by)
 

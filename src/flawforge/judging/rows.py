@@ -65,8 +65,8 @@ def open_results(out: Path | None, form: str) -> Iterator[tuple[Write, Path | No
                     _append(file, line)
                 except OSError as error:
                     reason = error.strerror or type(error).__name__
-                    kept = f"its {lines - header} rows so far are whole; " if lines > header else ""
-                    raise DataError(f"{out / name} could not be written ({reason}); {kept}free some space.") from error
+                    saved = f"its {lines - header} rows so far are whole; " if lines > header else ""
+                    raise DataError(f"{out / name} could not be written ({reason}); {saved}free some space.") from error
                 lines += 1
 
             yield _row_writer(put, form), out

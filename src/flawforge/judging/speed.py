@@ -151,7 +151,7 @@ def where(inspector: Inspector, paths: Sequence[Path], repeats: int) -> dict[str
             inspector.decide(judged)
         for name, seconds in this.items():
             taken.setdefault(name, []).append(seconds)
-    return {name: float(np.median(each)) * 1000 for name, each in taken.items()}
+    return {name: float(np.median(seconds)) * 1000 for name, seconds in taken.items()}
 
 
 def batched(inspector: Inspector, path: Path, repeats: int = 10) -> float:

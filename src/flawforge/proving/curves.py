@@ -81,19 +81,19 @@ class KindCurve:
     @property
     def line(self) -> str:
         """A row of the table that HEAD is the first line of."""
-        found, share = f"{self.hits}/{self.n}", "n/a"
+        hits, share = f"{self.hits}/{self.n}", "n/a"
         if self.recall.low is not None:
             share = f"{self.recall.low:.2f} to {self.recall.high:.2f}"
         reached = "".join(f"{self._size(size):>12}" for size in (self.a50, self.a50_95, self.a90, self.a90_95))
-        return f"  {self.kind:<12}{self.contrast:>9g}{found:>9}{share:>14}{reached}"
+        return f"  {self.kind:<12}{self.contrast:>9g}{hits:>9}{share:>14}{reached}"
 
     def _size(self, value: float | None) -> str:
         return "not reached" if value is None else f"{value:.3g} {self.unit}"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        own = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
-        return own | {
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {
             "recall": self.recall._asdict(),
             "points": [list(point) for point in self.points],
             "bins": [list(counts) for counts in self.bins],
@@ -110,10 +110,10 @@ def kind_curve(
     """
     if not trials:
         return KindCurve(kind, contrast, unit_of(scale), 0)
-    sizes = np.array([each.size for each in trials]) * (scale or 1.0)
-    hits = np.array([each.hit for each in trials], int)
+    sizes = np.array([trial.size for trial in trials]) * (scale or 1.0)
+    hits = np.array([trial.hit for trial in trials], int)
     numbered: dict[int, int] = {}  # in the order of the trials, which that of the pictures does not change
-    goods = np.array([numbered.setdefault(parts[each.good], len(numbered)) for each in trials])
+    goods = np.array([numbered.setdefault(parts[trial.good], len(numbered)) for trial in trials])
     curve = hitmiss.fit_curve(sizes, hits)
     bound, by = curve.a90_95, "profile likelihood"
     if bound is not None and len(set(goods.tolist())) < goods.size:
@@ -136,7 +136,7 @@ def kind_curve(
         a90_95_by=by,
         hits=curve.hits,
         recall=intervals.rate(curve.hits, curve.n),
-        rejected=sum(each.rejected for each in trials),
+        rejected=sum(trial.rejected for trial in trials),
         smallest=curve.low,
         largest=curve.high,
         falls=curve.falls,

@@ -46,13 +46,13 @@ MOVED = 2.0  # robust standard deviations between medians from which a statistic
 def online_p_values(known: Sequence[float], stream: Sequence[float], rng: np.random.Generator) -> Floats:
     """Smoothed conformal p-values (m,) of a stream's scores, each among the known and all before it; high score, low p."""
     seen = sorted(map(float, known))
-    found = np.empty(len(stream))
+    p_values = np.empty(len(stream))
     for i, score in enumerate(stream):
         low, high = (int(np.searchsorted(seen, score, side)) for side in ("left", "right"))
         above, equal = len(seen) - high, high - low + 1
-        found[i] = (above + rng.random() * equal) / (len(seen) + 1)
+        p_values[i] = (above + rng.random() * equal) / (len(seen) + 1)
         seen.insert(low, float(score))
-    return found
+    return p_values
 
 
 def jumper(p_values: Sequence[float] | Floats) -> Floats:
@@ -71,10 +71,10 @@ def rejects(rejected: Sequence[bool], share: float) -> Floats:
     """Wealth (m + 1,) of bets that more than `share` in (0, 1) are rejected; no martingale below that rises on average."""
     stakes, jump = np.array(STAKES), np.array(JUMPS)[:, None]
     wealth, path = np.full((len(JUMPS), len(STAKES)), 1.0 / len(STAKES)), [1.0]
-    for each in rejected:
+    for was_rejected in rejected:
         total = wealth.sum(axis=1, keepdims=True)
         wealth = (1.0 - jump) * wealth + jump * total / len(STAKES)
-        wealth = wealth * (1.0 - stakes + (stakes / share if each else 0.0))
+        wealth = wealth * (1.0 - stakes + (stakes / share if was_rejected else 0.0))
         path.append(float(wealth.sum(axis=1).mean()))
     return np.array(path)
 
@@ -172,11 +172,11 @@ class Drift:
 
     def as_dict(self) -> dict[str, Any]:
         """What `flawforge drift --json` writes."""
-        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("notes", "unsaved")}
-        return own | {
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("notes", "unsaved")}
+        return values | {
             "rejected_share": self.rejected_share._asdict(),
             "looks": [dict(row) for row in self.looks],
-            "skipped": [dict(each) for each in self.skipped],
+            "skipped": [dict(item) for item in self.skipped],
             "model": dict(self.model),
             "wealth": list(self.wealth),
             "parts": [dict(row) for row in self.parts],
@@ -204,15 +204,15 @@ def watch(
         raise CalibrationError("The model was calibrated on parts, not pictures; say with --group-by which show one part.")
     highest: dict[str, float] = {}
     looks, skipped, invalid = [], [], 0
-    for done, each in enumerate(pictures, 1):
-        name = str(each) if isinstance(each, Path) else f"picture {done - 1}"
+    for done, source in enumerate(pictures, 1):
+        name = str(source) if isinstance(source, Path) else f"picture {done - 1}"
         try:
-            picture = as_picture(each, max_pixels=inspector.max_pixels, depth=inspector.depth)
+            picture = as_picture(source, max_pixels=inspector.max_pixels, depth=inspector.depth)
             decision = inspector.decide(inspector.judge(picture))  # a picture like no good one scores beyond all
         except ImageError as error:
             skipped.append({"path": name, "reason": str(error)})
             continue
-        part = parts[each] if parts is not None and isinstance(each, Path) else name
+        part = parts[source] if parts is not None and isinstance(source, Path) else name
         score = decision.pred_score
         highest[part] = max(score, highest.get(part, score))
         invalid += not decision.valid
@@ -223,11 +223,11 @@ def watch(
         raise DataError(f"None of the {len(pictures)} pictures can be read; give pictures of parts in use, in their order.")
     scores = list(highest.values())
     path_of_wealth = evidence(calibration, scores, alarm=alarm, defects=defects, seed=seed)
-    over = np.flatnonzero(path_of_wealth >= level(alarm))
+    alarms = np.flatnonzero(path_of_wealth >= level(alarm))
     rejected = sum(score > calibration.threshold for score in scores)
     return Drift(
-        alarm=bool(over.size),
-        at=int(over[0]) if over.size else None,
+        alarm=bool(alarms.size),
+        at=int(alarms[0]) if alarms.size else None,
         n=len(scores),
         rejected=rejected,
         rejected_share=intervals.rate(rejected, len(scores)),
@@ -253,7 +253,7 @@ def compare_looks(reference: Mapping[str, Sequence[float]], now: Sequence[Mappin
     rows = []
     for name in LOOKS:
         before = np.asarray(reference.get(name, ()), float)
-        after = np.array([each[name] for each in now])
+        after = np.array([look[name] for look in now])
         if before.size == 0:
             continue
         middle = float(np.median(before))

@@ -103,7 +103,7 @@ class Evaluation:
     def lines(self) -> list[str]:
         """For people."""
         rows = [("image", self.image), ("pixel", self.pixel or {})]
-        named = [(f"{group} {name}", estimate) for group, found in rows for name, estimate in found.items()]
+        named = [(f"{group} {name}", estimate) for group, estimates in rows for name, estimate in estimates.items()]
         named += [(name.replace("_rate", " rate").replace("_", "-"), self.rates[name]) for name in PRINTED]
         lines = [f"{self.counts['good']} good and {self.counts['defective']} defective pictures"]
         lines += [f"  {name:<22}{estimate.text}" for name, estimate in named]
@@ -136,14 +136,14 @@ class Evaluation:
             "seed": self.seed,
             "bootstrap": self.bootstrap,
             "notes": list(self.notes),
-            "skipped": [dict(each) for each in self.skipped],
+            "skipped": [dict(skip) for skip in self.skipped],
             "pictures": [dict(row) for row in self.pictures],
         }
 
 
 @dataclass
-class _Seen:
-    """What is kept of the judged pictures. maps, masks, overlaps, marked: of those that count for pixel metrics."""
+class _Judgements:
+    """What was judged so far. maps, masks, overlaps, marked: of those that count for pixel metrics."""
 
     has_masks: bool
     doubts: Doubts
@@ -163,9 +163,9 @@ class _Seen:
         self.pixels += self.maps[-1].size
         while self.pixels > POOLED:
             self.stride *= 2
-            self.maps = [each[::2, ::2].copy() for each in self.maps]
-            self.masks = [each[::2, ::2].copy() for each in self.masks]
-            self.pixels = sum(each.size for each in self.maps)
+            self.maps = [array[::2, ::2].copy() for array in self.maps]
+            self.masks = [array[::2, ::2].copy() for array in self.masks]
+            self.pixels = sum(array.size for array in self.maps)
 
 
 def evaluate(
@@ -197,24 +197,24 @@ def evaluate(
     """
     start = time.perf_counter()
     calibration = calibrated(inspector.calibration)
-    chosen, own = choose(pictures)
+    chosen, choice_notes = choose(pictures)
     if calibration.per_part:
-        own.append("The promise is on parts; the rates here count pictures, which are rejected no more often")
-    seen = _Seen(any(each.label and each.mask is not None for each in chosen), Doubts(large_masks))
-    for done, each in enumerate(chosen, 1):
-        _judge(inspector, each, seen)
+        choice_notes.append("The promise is on parts; the rates here count pictures, which are rejected no more often")
+    judgements = _Judgements(any(case.label and case.mask is not None for case in chosen), Doubts(large_masks))
+    for done, case in enumerate(chosen, 1):
+        _judge(inspector, case, judgements)
         if progress is not None:
             progress(done, len(chosen))
-    if not seen.rows:
-        raise DataError(f"None of the {len(chosen)} pictures can be read; the first: {seen.skipped[0]['reason']}")
+    if not judgements.rows:
+        raise DataError(f"None of the {len(chosen)} pictures can be read; the first: {judgements.skipped[0]['reason']}")
     rng = np.random.default_rng(seed)
-    good, defective = ([row for row in seen.rows if row["label"] == label] for label in (0, 1))
-    without = sum(row["peak_on_defect"] is None for row in defective)
-    if seen.doubts.inverted:
+    good, defective = ([row for row in judgements.rows if row["label"] == label] for label in (0, 1))
+    without_mask = sum(row["peak_on_defect"] is None for row in defective)
+    if judgements.doubts.inverted:
         for row in defective:
             row["peak_on_defect"] = None
-    has_pixels = without < len(defective) and not seen.doubts.inverted
-    pixel = _pixel(seen, defective, bootstrap, rng) if has_pixels else None
+    has_pixels = without_mask < len(defective) and not judgements.doubts.inverted
+    pixel = _pixel(judgements, defective, bootstrap, rng) if has_pixels else None
     return Evaluation(
         image=_image(good, defective, bootstrap, rng),
         pixel=pixel,
@@ -224,42 +224,42 @@ def evaluate(
         counts={
             "good": len(good),
             "defective": len(defective),
-            "unreadable": len(seen.skipped),
-            "without_mask": without,
-            "invalid": sum(not row["valid"] for row in seen.rows),
+            "unreadable": len(judgements.skipped),
+            "without_mask": without_mask,
+            "invalid": sum(not row["valid"] for row in judgements.rows),
         },
         model=dict(inspector.about),
         seconds={
-            "per_picture": statistics.median(row["seconds"] for row in seen.rows),
+            "per_picture": statistics.median(row["seconds"] for row in judgements.rows),
             "total": time.perf_counter() - start,
         },
         seed=seed,
         bootstrap=bootstrap,
-        grid=OWN_GRID if seen.stride == 1 else f"one pixel in {seen.stride} x {seen.stride} of {OWN_GRID}",
-        pooled=len(seen.maps),
-        notes=(*own, *seen.doubts.notes(len(defective)), *notes),
-        skipped=tuple(seen.skipped),
-        pictures=tuple(seen.rows),
+        grid=OWN_GRID if judgements.stride == 1 else f"one pixel in {judgements.stride} x {judgements.stride} of {OWN_GRID}",
+        pooled=len(judgements.maps),
+        notes=(*choice_notes, *judgements.doubts.notes(len(defective)), *notes),
+        skipped=tuple(judgements.skipped),
+        pictures=tuple(judgements.rows),
     )
 
 
-def _judge(inspector: Judge, given: Labelled, seen: _Seen) -> None:
+def _judge(inspector: Judge, case: Labelled, judgements: _Judgements) -> None:
     try:
-        decision = inspector(given.picture)
+        decision = inspector(case.picture)
     except ImageError as error:
-        seen.skipped.append({"path": given.name, "reason": str(error)})
+        judgements.skipped.append({"path": case.name, "reason": str(error)})
         return
-    mask: Mask | None = np.zeros(decision.anomaly_map.shape, bool) if given.label == 0 else None
-    if given.label == 1:
-        mask = _trusted(inspector, given, decision, seen.doubts)
-    if mask is not None and seen.has_masks:
-        seen.pool(decision, mask)
-    on_defect = metrics.peak_on_defect(decision.anomaly_map, mask) if mask is not None and given.label else None
-    seen.rows.append(
+    mask: Mask | None = np.zeros(decision.anomaly_map.shape, bool) if case.label == 0 else None
+    if case.label == 1:
+        mask = _trusted(inspector, case, decision, judgements.doubts)
+    if mask is not None and judgements.has_masks:
+        judgements.pool(decision, mask)
+    on_defect = metrics.peak_on_defect(decision.anomaly_map, mask) if mask is not None and case.label else None
+    judgements.rows.append(
         {
-            "path": given.name,
-            "kind": given.kind,
-            "label": given.label,
+            "path": case.name,
+            "kind": case.kind,
+            "label": case.label,
             "score": decision.pred_score,
             "p_value": decision.p_value,
             "verdict": decision.verdict,
@@ -270,23 +270,23 @@ def _judge(inspector: Judge, given: Labelled, seen: _Seen) -> None:
     )
 
 
-def _trusted(inspector: Judge, given: Labelled, decision: Decision, doubts: Doubts) -> Mask | None:
+def _trusted(inspector: Judge, case: Labelled, decision: Decision, doubts: Doubts) -> Mask | None:
     """The mask of a defective picture, None where it has none that counts; label files that cannot be read are noted."""
     try:
-        mask = _mask(inspector, given, decision)
+        mask = _mask(inspector, case, decision)
     except ImageError as error:
-        if not isinstance(given.mask, Path) or given.mask.suffix.lower() != ".json":
+        if not isinstance(case.mask, Path) or case.mask.suffix.lower() != ".json":
             raise
         doubts.unread.append(str(error))
         return None
     if mask is None:
         return None
-    return doubts.sift(given.mask if isinstance(given.mask, Path) else Path(given.name), mask)
+    return doubts.sift(case.mask if isinstance(case.mask, Path) else Path(case.name), mask)
 
 
-def _mask(inspector: Judge, given: Labelled, decision: Decision) -> Mask | None:
+def _mask(inspector: Judge, case: Labelled, decision: Decision) -> Mask | None:
     """The labelled defect at the size of the decision's map."""
-    return mask_of(given, decision.anomaly_map.shape, inspector.max_pixels, shrunk=inspector.tile is not None)
+    return mask_of(case, decision.anomaly_map.shape, inspector.max_pixels, shrunk=inspector.tile is not None)
 
 
 def _image(
@@ -299,13 +299,13 @@ def _image(
 
 
 def _pixel(
-    seen: _Seen, defective: Sequence[Mapping[str, Any]], bootstrap: int, rng: np.random.Generator
+    judgements: _Judgements, defective: Sequence[Mapping[str, Any]], bootstrap: int, rng: np.random.Generator
 ) -> dict[str, Estimate]:
-    labels = [bool(mask.any()) for mask in seen.masks]
-    found = intervals.pixel_metrics(seen.maps, seen.masks, bootstrap=bootstrap, rng=rng)
-    found["iou"] = intervals.overlap(np.array(seen.overlaps), labels, bootstrap=bootstrap, rng=rng)
-    found["peak_on_defect"] = _peak_on_defect(defective)
-    return found
+    labels = [bool(mask.any()) for mask in judgements.masks]
+    estimates = intervals.pixel_metrics(judgements.maps, judgements.masks, bootstrap=bootstrap, rng=rng)
+    estimates["iou"] = intervals.overlap(np.array(judgements.overlaps), labels, bootstrap=bootstrap, rng=rng)
+    estimates["peak_on_defect"] = _peak_on_defect(defective)
+    return estimates
 
 
 def _peak_on_defect(defective: Sequence[Mapping[str, Any]]) -> Estimate:
@@ -356,44 +356,44 @@ class Shown:
     image: Drawn
 
 
-def telling(pictures: Sequence[Mapping[str, Any]], each: int = 4) -> dict[str, list[Mapping[str, Any]]]:
-    """The rows to look at, up to `each` per group.
+def telling(pictures: Sequence[Mapping[str, Any]], per_group: int = 4) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows to look at, up to `per_group` in each group.
 
     escape       defective, not NG, the least strange first       false_alarm  good, NG, the strangest first
     detection    defective, NG, the strangest of each kind first   good         good, OK, the most typical score first
     """
     escapes = sorted((r for r in pictures if r["label"] and r["verdict"] != "NG"), key=lambda r: r["score"])
     alarms = sorted((r for r in pictures if not r["label"] and r["verdict"] == "NG"), key=lambda r: -r["score"])
-    found = sorted((r for r in pictures if r["label"] and r["verdict"] == "NG"), key=lambda r: -r["score"])
-    calm = [r for r in pictures if not r["label"] and r["verdict"] == "OK"]
-    middle = statistics.median(r["score"] for r in calm) if calm else 0.0
-    calm.sort(key=lambda r: abs(r["score"] - middle))
-    kinds = [[r for r in found if r["kind"] == kind] for kind in sorted({r["kind"] for r in found})]
+    detected = sorted((r for r in pictures if r["label"] and r["verdict"] == "NG"), key=lambda r: -r["score"])
+    accepted = [r for r in pictures if not r["label"] and r["verdict"] == "OK"]
+    middle = statistics.median(r["score"] for r in accepted) if accepted else 0.0
+    accepted.sort(key=lambda r: abs(r["score"] - middle))
+    kinds = [[r for r in detected if r["kind"] == kind] for kind in sorted({r["kind"] for r in detected})]
     in_turn = [r for rank in itertools.zip_longest(*kinds) for r in rank if r is not None]
-    groups = {"escape": escapes, "false_alarm": alarms, "detection": in_turn, "good": calm}
-    return {name: rows[:each] for name, rows in groups.items()}
+    groups = {"escape": escapes, "false_alarm": alarms, "detection": in_turn, "good": accepted}
+    return {name: rows[:per_group] for name, rows in groups.items()}
 
 
 def draw_telling(
-    inspector: Judge, pictures: Sequence[Entry] | Sequence[Labelled], result: Evaluation, *, each: int = 4
+    inspector: Judge, pictures: Sequence[Entry] | Sequence[Labelled], result: Evaluation, *, per_group: int = 4
 ) -> list[Shown]:
     """Judge the telling pictures of `result` once more and draw them, on the model's one colour scale.
 
     pictures  those that `evaluate` was given. Raises as `evaluate`.
     """
-    given = {one.name: one for one in choose(pictures)[0]}
+    by_name = {case.name: case for case in choose(pictures)[0]}
     scale, shown = calibrated(inspector.calibration).scale, []
-    for group, rows in telling(result.pictures, each).items():
+    for group, rows in telling(result.pictures, per_group).items():
         for row in rows:
-            one, mask = given[row["path"]], None
-            decision = inspector(one.picture)
+            case, mask = by_name[row["path"]], None
+            decision = inspector(case.picture)
             shape = decision.anomaly_map.shape
-            if isinstance(one.picture, Path):
-                pixels = tiles.picture_like(one.picture, shape, inspector.max_pixels)
+            if isinstance(case.picture, Path):
+                pixels = tiles.picture_like(case.picture, shape, inspector.max_pixels)
             else:
-                pixels = as_picture(one.picture).pixels
+                pixels = as_picture(case.picture).pixels
             with contextlib.suppress(ImageError):  # a label file that `evaluate` has named
-                mask = _mask(inspector, one, decision) if one.label else None
+                mask = _mask(inspector, case, decision) if case.label else None
             shown.append(Shown(group, row, overlay(pixels, decision, scale, mask, max_side=SIDE)))
     return shown
 
@@ -405,5 +405,5 @@ def save_evaluation(folder: Path, result: Evaluation, overlays: Sequence[Shown] 
     "verdict"} each. An older evaluation is replaced. OSError (a full disk) passes through. Returns the new folder.
     """
     keys = ("path", "kind", "score", "p_value", "verdict")
-    pictures = [(one.group, {key: one.row[key] for key in keys}, one.image) for one in overlays]
+    pictures = [(drawn.group, {key: drawn.row[key] for key in keys}, drawn.image) for drawn in overlays]
     return save_album(Path(folder), "evaluation", result.as_dict(), pictures)

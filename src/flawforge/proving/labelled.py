@@ -41,20 +41,20 @@ def labelled(pictures: Iterable[Any], labels: Iterable[Any], masks: Iterable[Any
     Raises DataError where these are not of one length, or for another label.
     """
     pictures, labels = list(pictures), list(labels)
-    given = [None] * len(pictures) if masks is None else list(masks)
-    if not len(pictures) == len(labels) == len(given):
+    mask_list = [None] * len(pictures) if masks is None else list(masks)
+    if not len(pictures) == len(labels) == len(mask_list):
         raise DataError(
-            f"{len(pictures)} pictures, {len(labels)} labels and {len(given)} masks were given; give each picture a "
+            f"{len(pictures)} pictures, {len(labels)} labels and {len(mask_list)} masks were given; give each picture a "
             "label, and a mask or None."
         )
-    found = []
-    for index, (picture, label, mask) in enumerate(zip(pictures, labels, given, strict=True)):
+    cases = []
+    for index, (picture, label, mask) in enumerate(zip(pictures, labels, mask_list, strict=True)):
         where = isinstance(picture, str | Path)
         number, kind = _label(label)
-        own = Path(mask) if isinstance(mask, str | Path) else None if mask is None else _mask(mask)
+        own_mask = Path(mask) if isinstance(mask, str | Path) else None if mask is None else _mask(mask)
         name = str(picture) if where else f"picture {index}"
-        found.append(Labelled(Path(picture) if where else picture, number, kind, own, name))
-    return tuple(found)
+        cases.append(Labelled(Path(picture) if where else picture, number, kind, own_mask, name))
+    return tuple(cases)
 
 
 def _label(label: Any) -> tuple[int, str]:
@@ -76,25 +76,25 @@ def _mask(mask: Any) -> Mask:
 
 def choose(pictures: Sequence[Entry] | Sequence[Labelled]) -> tuple[list[Labelled], list[str]]:
     """The pictures to judge, and what a reader must know about the choice. Raises DataError where none is labelled."""
-    ready = [each for each in pictures if isinstance(each, Labelled)]
-    entries = [each for each in pictures if isinstance(each, Entry)]
-    known = [_of_entry(entry, entry.label) for entry in entries if entry.label is not None]
-    if not ready and not known:
+    cases = [case for case in pictures if isinstance(case, Labelled)]
+    entries = [entry for entry in pictures if isinstance(entry, Entry)]
+    labelled_ones = [_of_entry(entry, entry.label) for entry in entries if entry.label is not None]
+    if not cases and not labelled_ones:
         raise DataError(
             "None of the pictures is labelled good or defective; give a folder in MVTec layout or a CSV with labels."
         )
-    if ready:
-        return ready, []
+    if cases:
+        return cases, []
     notes = []
-    if len(known) < len(entries):
-        notes.append(f"{len(entries) - len(known)} pictures without a label were left out")
+    if len(labelled_ones) < len(entries):
+        notes.append(f"{len(entries) - len(labelled_ones)} pictures without a label were left out")
     test = [_of_entry(entry, entry.label) for entry in entries if entry.split == "test" and entry.label is not None]
     if not test:
         notes.append(
             "No picture is marked as a test picture, so all were judged; if `fit` saw some of them, the rates flatter"
         )
-        return known, notes
-    if not any(each.label == 0 for each in test):
+        return labelled_ones, notes
+    if not any(case.label == 0 for case in test):
         notes.append("There is no good test picture, so the false-alarm rate is not known; mark some with split test")
     return test, notes
 
@@ -103,17 +103,17 @@ def _of_entry(entry: Entry, label: int) -> Labelled:
     return Labelled(entry.path, label, entry.kind, entry.mask_path, str(entry.path))
 
 
-def mask_of(given: Labelled, shape: tuple[int, ...], max_pixels: int, *, shrunk: bool = False) -> Mask | None:
+def mask_of(case: Labelled, shape: tuple[int, ...], max_pixels: int, *, shrunk: bool = False) -> Mask | None:
     """The labelled defect as h w bool at `shape`, its map's size; None where it has none.
 
     shrunk  the map may be smaller than the picture, as where that was judged strip by strip
     Raises ImageError for a mask of another size or one that cannot be read.
     """
-    if isinstance(given.mask, Path):
-        return masks.read(given.mask, Path(given.name), (shape[0], shape[1]), max_pixels, shrunk=shrunk)
-    if given.mask is not None and given.mask.shape != shape:
+    if isinstance(case.mask, Path):
+        return masks.read(case.mask, Path(case.name), (shape[0], shape[1]), max_pixels, shrunk=shrunk)
+    if case.mask is not None and case.mask.shape != shape:
         raise ImageError(
-            f"The mask of {given.name} is {given.mask.shape[0]} x {given.mask.shape[1]} (h x w) but its picture is "
+            f"The mask of {case.name} is {case.mask.shape[0]} x {case.mask.shape[1]} (h x w) but its picture is "
             f"{shape[0]} x {shape[1]}; give a mask of the picture's own size."
         )
-    return given.mask
+    return case.mask

@@ -135,7 +135,7 @@ class Proof:
 
     def as_dict(self) -> dict[str, Any]:
         """What `flawforge pod --json` writes."""
-        alarm = {each.name: getattr(self.false_alarm, each.name) for each in dataclasses.fields(FalseAlarm)}
+        alarm = {item.name: getattr(self.false_alarm, item.name) for item in dataclasses.fields(FalseAlarm)}
         return {
             "false_alarm": alarm | {"measured": self.false_alarm.measured._asdict()},
             "forgers": {
@@ -152,7 +152,7 @@ class Proof:
             "mm_per_pixel": self.mm_per_pixel,
             "recipe": dataclasses.asdict(self.recipe),
             "goods": self.goods,
-            "skipped": [dict(each) for each in self.skipped],
+            "skipped": [dict(item) for item in self.skipped],
             "model": dict(self.model),
             "seconds": {"total": self.seconds},
             "trials": [dict(row) for row in self.trials],
@@ -173,20 +173,22 @@ def touches(decision: Decision, mask: Mask) -> bool:
 
 def judge_forgeries(inspector: Judge, forgeries: Iterable[Forgery]) -> Iterator[tuple[Trial, Forgery, Decision]]:
     """Judge proof pictures one after another. Raises CalibrationError for a model without thresholds."""
-    for each in _one_ahead(iter(forgeries)):
-        decision = inspector(each.image)
-        pointed = touches(decision, each.mask)
-        trial = Trial(each.kind, each.contrast, each.size, each.good, decision.pred_score, decision.verdict, pointed)
-        yield trial, each, decision
+    for forgery in _one_ahead(iter(forgeries)):
+        decision = inspector(forgery.image)
+        pointed = touches(decision, forgery.mask)
+        trial = Trial(
+            forgery.kind, forgery.contrast, forgery.size, forgery.good, decision.pred_score, decision.verdict, pointed
+        )
+        yield trial, forgery, decision
 
 
 def _one_ahead(forgeries: Iterator[Forgery]) -> Iterator[Forgery]:
     """The same, the next one being forged in a thread while this one is judged."""
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(next, forgeries, None)
-        while (made := waiting.result()) is not None:
+        while (forgery := waiting.result()) is not None:
             waiting = pool.submit(next, forgeries, None)
-            yield made
+            yield forgery
 
 
 def recipe_for(
@@ -251,43 +253,45 @@ def prove(
     total = len(goods) + len(recipe.kinds) * len(recipe.contrasts) * recipe.count
     show = progress or (lambda done, of: None)
     album = _Album()
-    judged, kept, skipped = _judge_goods(inspector, goods, album, lambda done: show(done, total))
+    judged, readable, skipped = _judge_goods(inspector, goods, album, lambda done: show(done, total))
     trials = []
     limits: dict[str, Any] = {
         "max_pixels": getattr(inspector, "max_pixels", MAX_PIXELS),
         "depth": getattr(inspector, "depth", None),
     }
-    for trial, forgery, decision in judge_forgeries(inspector, proof_pictures(kept, recipe, roi=inspector.roi, **limits)):
+    for trial, forgery, decision in judge_forgeries(
+        inspector, proof_pictures(readable, recipe, roi=inspector.roi, **limits)
+    ):
         trials.append(trial)
         album.add(trial, forgery, decision)
         show(len(goods) + len(trials), total)
     show(total, total)
-    of = _parts_of(kept, parts)
+    part_numbers = _parts_of(readable, parts)
     curves = []
     for kind, contrast in itertools.product(recipe.kinds, recipe.contrasts):
-        rows = [each for each in trials if (each.kind, each.contrast) == (kind, contrast)]
-        curves.append(kind_curve(rows, kind, contrast, scale, recipe.seed, of))
-    found = [each for each in trials if each.rejected]
-    elsewhere = sum(not each.pointed for each in found)
-    names = [str(good) if isinstance(good, Path) else f"picture {index}" for index, good in enumerate(kept)]
+        rows = [trial for trial in trials if (trial.kind, trial.contrast) == (kind, contrast)]
+        curves.append(kind_curve(rows, kind, contrast, scale, recipe.seed, part_numbers))
+    rejects = [trial for trial in trials if trial.rejected]
+    elsewhere = sum(not trial.pointed for trial in rejects)
+    names = [str(good) if isinstance(good, Path) else f"picture {index}" for index, good in enumerate(readable)]
     good_scores = [
         {"path": name, "score": score, "verdict": verdict} for name, (score, verdict) in zip(names, judged, strict=True)
     ]
     return Proof(
-        false_alarm=_false_alarm(calibration, judged, kept, of),
+        false_alarm=_false_alarm(calibration, judged, readable, part_numbers),
         trained_on=trained_on,
         curves=tuple(curves),
-        elsewhere=intervals.rate(elsewhere, len(found)),
+        elsewhere=intervals.rate(elsewhere, len(rejects)),
         elsewhere_count=elsewhere,
-        rejected=len(found),
+        rejected=len(rejects),
         recipe=recipe,
-        goods=len(kept),
+        goods=len(readable),
         left_out=left_out,
         skipped=tuple(skipped),
         mm_per_pixel=scale,
         model=dict(inspector.about),
         seconds=time.perf_counter() - start,
-        trials=tuple(_row(each, scale, names) for each in trials),
+        trials=tuple(_row(trial, scale, names) for trial in trials),
         good_scores=tuple(good_scores),
         shown=tuple(album.drawn(calibration, names, scale)),
         notes=tuple(notes),
@@ -314,7 +318,7 @@ def _row(trial: Trial, scale: float | None, names: Sequence[str]) -> dict[str, A
 
 def save_proof(folder: Path, result: Proof) -> Path:
     """Write `folder`/proof for the report: proof.json and the pictures; returns it. OSError passes through."""
-    pictures = [(one.group, one.caption, one.image) for one in result.shown]
+    pictures = [(drawn.group, drawn.caption, drawn.image) for drawn in result.shown]
     return save_album(Path(folder), "proof", result.as_dict(), pictures)
 
 
@@ -350,7 +354,7 @@ def _judge_goods(
     inspector: Judge, goods: Sequence[Image | Path], album: _Album, tell: Callable[[int], None]
 ) -> tuple[list[tuple[float, str]], list[Image | Path], list[dict[str, str]]]:
     judged: list[tuple[float, str]] = []
-    kept: list[Image | Path] = []
+    readable: list[Image | Path] = []
     skipped: list[dict[str, str]] = []
     for index, good in enumerate(goods):
         try:
@@ -358,13 +362,13 @@ def _judge_goods(
         except ImageError as error:
             skipped.append({"path": str(good) if isinstance(good, Path) else f"picture {index}", "reason": str(error)})
             continue
-        album.add_good(decision, good, len(kept))
+        album.add_good(decision, good, len(readable))
         judged.append((decision.pred_score, decision.verdict))
-        kept.append(good)
+        readable.append(good)
         tell(index + 1)
-    if not kept:
+    if not readable:
         raise DataError("None of the good pictures can be read, so there is nothing to forge on; give readable ones.")
-    return judged, kept, skipped
+    return judged, readable, skipped
 
 
 def _false_alarm(

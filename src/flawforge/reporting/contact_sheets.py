@@ -33,11 +33,11 @@ BACKGROUND_FROM = 16  # good pictures that "foreground" learns the background fr
 class Forgeries:
     """Forged pictures that were written to `folder`: pictures, masks and a contact sheet for each forger.
 
-    made     what forgeries.json holds: {"made_by", "seed", "realism": {forger: Realism}, "forgeries": [one row each]}
+    contents  of forgeries.json: {"made_by", "seed", "realism": {forger: Realism}, "forgeries": [one row each]}
     """
 
     folder: Path
-    made: Mapping[str, Any] = field(repr=False)
+    contents: Mapping[str, Any] = field(repr=False)
 
     def lines(self) -> list[str]:
         """For people."""
@@ -45,7 +45,7 @@ class Forgeries:
 
     def as_dict(self) -> dict[str, Any]:
         """What forgeries.json holds."""
-        return dict(self.made)
+        return dict(self.contents)
 
 
 def forge(
@@ -66,11 +66,13 @@ def forge(
     The rest and the errors: see `forge_preview`.
     """
     pictures: Sequence[Path | Entry]
-    pictures = good_entries(read_entries(data)) if isinstance(data, str | Path) else [Path(each) for each in data]
-    given = textures_in(None if textures is None else Path(textures))
+    pictures = good_entries(read_entries(data)) if isinstance(data, str | Path) else [Path(path) for path in data]
+    texture_files = textures_in(None if textures is None else Path(textures))
     out = Path(out)
-    made = forge_preview(pictures, out, forgers, count=count, seed=seed, prior=prior, textures=given, progress=progress)
-    return Forgeries(out, made)
+    contents = forge_preview(
+        pictures, out, forgers, count=count, seed=seed, prior=prior, textures=texture_files, progress=progress
+    )
+    return Forgeries(out, contents)
 
 
 def forge_preview(
@@ -107,7 +109,7 @@ def forge_preview(
     if not free(out):
         raise ConfigError(f"{out} exists already; give the name of a new folder.")
     background = _background(paths) if prior == "foreground" else None
-    read, found = reader(), dict[tuple[str, str], Saliency]()
+    read, saliencies = reader(), dict[tuple[str, str], Saliency]()
     rows: list[dict[str, Any]] = []
     table: dict[str, Any] = {}
     with new_folder(out) as draft:
@@ -116,16 +118,16 @@ def forge_preview(
         for place, (name, forger) in enumerate(chosen.items()):
             if progress is not None:
                 progress(name)
-            made = []
+            pairs = []
             for i in range(count):
                 row = _plan(name, forger, paths, textures, prior, background, (seed, place, i))
-                good, forged = _forge(row, read, found)
+                good, forged = _forge(row, read, saliencies)
                 row.update(_written(draft, f"{name}_{i:03d}", forged))
                 rows.append(row)
-                made.append((good, forged))
-            row_of_table = realism(made, seed)
-            table[name] = row_of_table._asdict()
-            sheet = contact_sheet(name, made[:ON_SHEET], row_of_table)
+                pairs.append((good, forged))
+            figures = realism(pairs, seed)
+            table[name] = figures._asdict()
+            sheet = contact_sheet(name, pairs[:ON_SHEET], figures)
             _save(draft / f"{name}.jpg", sheet)
         written = {"made_by": f"flawforge {__version__}", "seed": seed, "realism": table, "forgeries": rows}
         (draft / "forgeries.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
@@ -190,14 +192,14 @@ def _plan(
 
 def reader(budget: int = 256 << 20) -> Callable[[str], Image]:
     """A function path -> pixels that keeps pictures up to `budget` bytes, so that one is not decoded once per forger."""
-    kept: dict[str, Image] = {}
+    cache: dict[str, Image] = {}
 
     def read(path: str) -> Image:
-        if path in kept:
-            return kept[path]
+        if path in cache:
+            return cache[path]
         pixels = read_picture(Path(path)).pixels
-        if pixels.nbytes + sum(p.nbytes for p in kept.values()) <= budget:
-            kept[path] = pixels
+        if pixels.nbytes + sum(p.nbytes for p in cache.values()) <= budget:
+            cache[path] = pixels
         return pixels
 
     return read
@@ -249,9 +251,9 @@ def _save(path: Path, array: Image) -> None:
     path.write_bytes(encoded.tobytes())
 
 
-def contact_sheet(name: str, made: Sequence[tuple[Image, Forged]], row: Realism | None = None, columns: int = 2) -> Image:
+def contact_sheet(name: str, pairs: Sequence[tuple[Image, Forged]], row: Realism | None = None, columns: int = 2) -> Image:
     """good | forged | close-up | mask | difference for each pair, two forgeries a row, with captions; h w 3 uint8."""
-    tiles = [_tile(good, forged, i) for i, (good, forged) in enumerate(made)]
+    tiles = [_tile(good, forged, i) for i, (good, forged) in enumerate(pairs)]
     height = max(tile.shape[0] for tile in tiles)
     width = max(tile.shape[1] for tile in tiles)
     columns = min(columns, len(tiles))

@@ -99,10 +99,10 @@ def report(model: str | Path, out: str | Path | None = None) -> Report:
         if path.is_dir() or not path.parent.is_dir():
             raise ConfigError(f"The report cannot be written to {path}; give a file name in a folder that exists.")
     with _stated(folder):
-        made = Report(report_facts(folder), folder, path)
+        result = Report(report_facts(folder), folder, path)
     if path is not None:
-        write_atomically(path, made.text(path.suffix.lower()).encode(errors="backslashreplace"))
-    return made
+        write_atomically(path, result.text(path.suffix.lower()).encode(errors="backslashreplace"))
+    return result
 
 
 @contextmanager
@@ -231,7 +231,7 @@ MAKERS = {".html": report_html, ".htm": report_html, ".md": report_markdown, ".j
 
 
 def _metric_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
-    found = []
+    rows = []
     point = {"operating_point": evaluation.get("operating_point") or {}}
     rates = {
         "operating_point.false_alarm_rate": ("Good parts rejected", "false alarms at the threshold in use"),
@@ -243,16 +243,16 @@ def _metric_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
         estimate = ({**evaluation, **point}.get(group) or {}).get(key)
         if isinstance(estimate, Mapping) and estimate.get("value") is not None:
             words = percent if group == "operating_point" or key == "peak_on_defect" else _three
-            found.append({"name": name, "meaning": meaning, **_estimate(estimate, words), "path": path})
-    return found
+            rows.append({"name": name, "meaning": meaning, **_estimate(estimate, words), "path": path})
+    return rows
 
 
 def _kind_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
-    found = []
+    rows = []
     for kind, values in (evaluation.get("kinds") or {}).items():
         escape = _estimate(values.get("escape_rate") or {}, percent)
         auroc = _estimate(values.get("image_auroc") or {}, _three)
-        found.append(
+        rows.append(
             {
                 "kind": kind,
                 "count": values.get("count", ""),
@@ -262,7 +262,7 @@ def _kind_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
                 "whisker": escape["whisker"],
             }
         )
-    return found
+    return rows
 
 
 def _estimate(estimate: Mapping[str, Any], words: Any) -> Facts:
@@ -376,9 +376,9 @@ def _md(text: str) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
