@@ -14,7 +14,22 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` fetches them
+    from flawforge.api import drift, evaluate, pod
+    from flawforge.fitting import fit
+    from flawforge.forge import FORGERS
+    from flawforge.judging.export import export
+    from flawforge.judging.loading import load
+    from flawforge.methods import METHODS
+    from flawforge.pictures.dataset import read_entries
+    from flawforge.reporting.report import report
+    from flawforge.types import Decision, FlawforgeError, Region
+    from flawforge_runtime.decode import from_bgr
+    from flawforge_runtime.inspector import Inspector
+
+    forge: Forge
 
 __version__ = "0.1.0"
 

@@ -105,15 +105,23 @@ def lay(pixels: Image, placement: Placement, roi: Mask | None = None, template: 
     roi       h w bool at the picture's own proportions, True = judged; None = all of it
     template  what the part is laid like; None = it is judged as it lies
     """
-    valid = valid_mask(placement)
-    pose = poses.find(pixels, valid, template) if template is not None else None
-    if pose:
-        valid &= poses.lay_mask(valid, pose)
-        pixels = pad(np.ascontiguousarray(poses.lay(pixels, pose)[placement.inner]), placement)
+    pose = poses.find(pixels, valid_mask(placement), template) if template is not None else None
+    valid = shown(placement, pose)
     inner = inner_of(valid)
     if roi is not None:
         valid &= mask_on_canvas(roi, placement)
-    return Laid(pixels, placement, valid, inner, pose)
+    return Laid(posed(pixels, placement, pose), placement, valid, inner, pose)
+
+
+def posed(pixels: Image, placement: Placement, pose: poses.Pose | None) -> Image:
+    """A canvas picture H W 3, moved so that its part lies like the others; the border round it is its own edge again."""
+    return pixels if pose is None else pad(np.ascontiguousarray(poses.lay(pixels, pose)[placement.inner]), placement)
+
+
+def shown(placement: Placement, pose: poses.Pose | None) -> Mask:
+    """H W bool: where the canvas shows the picture, once it is moved."""
+    valid = valid_mask(placement)
+    return valid if pose is None else valid & poses.lay_mask(valid, pose)
 
 
 def of_another_size(

@@ -36,9 +36,9 @@ from flawforge.types import ConfigError, DataError, Image, ImageError, ModelErro
 from flawforge_runtime import backends, bundle
 from flawforge_runtime.calibrate import Calibration
 from flawforge_runtime.files import free
-from flawforge_runtime.images import Picture, inner_of, letterbox, read_picture, valid_mask
+from flawforge_runtime.images import Picture, letterbox, read_picture
 from flawforge_runtime.inspector import Inspector, from_content
-from flawforge_runtime.maps import to_network
+from flawforge_runtime.maps import lay, to_network
 
 OPSET = 18
 PICTURES = 64  # least number compared: half good, half forged
@@ -355,8 +355,8 @@ def tuning_batches(goods: Sequence[Picture], inspector: Inspector, seed: int) ->
     spare = list(goods[PICTURES // 2 :]) or list(goods)
     half = spare[: TUNED_ON // 2]
     chosen = [*half, *(picture for _, picture in forged(spare, inspector.canvas, TUNED_ON - len(half), seed + 1))]
-    laid = [letterbox(picture.pixels, inspector.canvas) for picture in chosen]
-    return [(to_network(pixels), inner_of(valid_mask(placement))[None]) for pixels, placement in laid]
+    laid = [lay(*letterbox(picture.pixels, inspector.canvas), None, inspector.template) for picture in chosen]
+    return [(to_network(each.pixels), each.inner[None]) for each in laid]
 
 
 def compare(
