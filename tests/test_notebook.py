@@ -98,6 +98,20 @@ def test_a_decision_without_a_picture_shows_its_map_alone() -> None:
     assert (drawn[2, 14] != 128).any()
 
 
+def test_a_picture_that_is_judged_strip_by_strip_is_shown_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its map is shrunk by maxima and it is kept smaller still; both are drawn at the map's size."""
+    for name, value in (("WHOLE", 100), ("SHRUNK", 64), ("SEEN", 32)):
+        monkeypatch.setattr(f"flawforge_runtime.inspector.{name}", value)
+    images.write_image(tmp_path / "part.png", np.kron(spotted(), np.ones((4, 4, 1), np.uint8)))
+    decision = dataclasses.replace(inspector(), tile=64)(tmp_path / "part.png")
+    assert decision.picture is not None
+    assert (decision.anomaly_map.shape, decision.picture.shape) == ((64, 64), (32, 32, 3))
+    drawn = shown(decision._repr_html_())
+    assert drawn.shape == (64, 132, 3)
+    assert (drawn[24, 24] == 250).all()
+    assert drawn[24, 68 + 24, 0] > 200
+
+
 def test_a_large_picture_is_shown_small() -> None:
     large = np.kron(spotted(), np.ones((40, 40, 1), np.uint8))
     assert shown(inspector()(large)._repr_html_()).shape == (360, 724, 3)

@@ -139,15 +139,15 @@ class Inspector:
             inner = np.stack([each.inner for each in laid])
         with step("network"):
             maps, scores, *others = self.look(batch[0] if len(batch) == 1 else np.concatenate(batch), inner)
-        ground, found = others[0] if others else maps, []
+        score_maps, readings = others[0] if others else maps, []
         for index, each in enumerate(laid):
             score, at = -math.inf, (0, 0)
             with step("score"):
                 if each.valid.any():
-                    score, at = picture_score(ground[index], float(scores[index]), each.valid, self.rule)
+                    score, at = picture_score(score_maps[index], float(scores[index]), each.valid, self.rule)
             with step("map to own size"):
-                found.append((score, each.own_pixel(*at), each.own_map(maps[index])))
-        return found
+                readings.append((score, each.own_pixel(*at), each.own_map(maps[index])))
+        return readings
 
     def look(self, batch: NDArray[np.float32], inner: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """What the network says of n 3 h w pictures that lie at `inner`, n 4. Raises ImageError for a value not finite."""
@@ -316,18 +316,18 @@ class Inspector:
             same_proportions(self.roi, (rows.height, rows.width))
         best, best_at = -math.inf, (0, 0)
 
-        def judge(some: list[tuple[int, int, Image]]) -> list[Map]:
+        def judge(tile_list: list[tuple[int, int, Image]]) -> list[Map]:
             nonlocal best, best_at
             laid = []
             with step("resize"):
-                for top, left, pixels in some:
+                for top, left, pixels in tile_list:
                     inside = self._inside(rows, top, left, pixels.shape[0], pixels.shape[1])
                     laid.append(lay(*images.letterbox(pixels, self.canvas), None if inside.all() else inside))
-            read = self._read(laid, step)
-            for (top, left, _), (score, (row, column), _) in zip(some, read, strict=True):
+            readings = self._read(laid, step)
+            for (top, left, _), (score, (row, column), _) in zip(tile_list, readings, strict=True):
                 if score > best:
                     best, best_at = score, (top + row, left + column)
-            return [own_map for _, _, own_map in read]
+            return [own_map for _, _, own_map in readings]
 
         for top, band in tiles.blended(rows, self.tile, tiles.batch_size(self.canvas, self.tile), judge):
             keep(top, band, self._inside(rows, top, 0, len(band), rows.width))
