@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from readme_table import NAMES
-from record import read
+from record import between, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "methods"
@@ -138,11 +138,7 @@ def spread(values: Sequence[float], sign: str) -> str:
 def filled(text: str, table: Table, folder: Path = RESULTS) -> str:
     """The page with its table between its markers. Raises ValueError where the markers are missing."""
     first, last = START.format(table.name), END.format(table.name)
-    before, start, rest = text.partition(first)
-    _, end, after = rest.partition(last)
-    if not start or not end:
-        raise ValueError(f"{table.page} needs the lines {first.strip()} and {last.strip()}")
-    return f"{before}{first}\n{lines(table, folder)}\n{last}{after}"
+    return between(text, first, last, f"\n{lines(table, folder)}\n")
 
 
 if __name__ == "__main__":

@@ -28,16 +28,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ablation import budget, key_of, missing, parser, show
 from flawforge import config, fitting
 from flawforge.pictures import dataset
 from flawforge.proving import evaluate
 from flawforge.types import ScoreRule, TrainingError
 from flawforge_runtime import inspector
 from judging import forged_figures, forged_iou
-from record import read, record
+from record import record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "anoseg_ablation.csv"
-KEY = ("data", "variant", "minutes", "steps_asked", "size", "settings", "seed")
 PROOF = ("perlin", "scratch", "stain", "missing", "dent", "crack")
 UNALIGNED = ("aws_cookies",)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -70,7 +70,7 @@ def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, forged_o
         row |= found
         if forged_only:
             continue
-        test = evaluate.evaluate(read_off, entries, bootstrap=0)
+        test = evaluate.evaluate(read_off, entries, bootstrap=0).as_dict()
         row[f"image_auroc_{name}"] = test["image"]["auroc"]["value"]
         pixel = {key: (test["pixel"][key] or {}).get("value") for key in ("auroc", "ap", "aupro_0.3", "iou", "f1_max")}
         row |= {f"pixel_{key}": pixel[key] for key in ("auroc", "ap", "aupro_0.3")}
@@ -82,11 +82,10 @@ def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, forged_o
 
 def measure(variant: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     root = Path(os.environ["FLAWFORGE_DATA"]) / name
-    budget: dict[str, Any] = {"steps": options.steps} if options.steps else {"minutes": options.minutes, "clock": "cpu"}
     settings = {**VARIANTS[variant], **config.parse_pairs(options.set)}
     with tempfile.TemporaryDirectory() as folder:
         request = fitting.Request(
-            root, Path(folder) / "m", method="anoseg", seed=seed, size=options.size, settings=settings, **budget
+            root, Path(folder) / "m", method="anoseg", seed=seed, size=options.size, settings=settings, **budget(options)
         )
         plan = fitting.plan(request)
         try:
@@ -100,30 +99,16 @@ def measure(variant: str, name: str, seed: int, options: argparse.Namespace) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", default=["mvtec_bottle", "magnetic_tile"])
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings in every variant")
-    parser.add_argument("--forged-only", action="store_true", help="leave the test pictures alone")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    asked = parser(__doc__ or "", VARIANTS, RESULTS)
+    asked.add_argument("--forged-only", action="store_true", help="leave the test pictures alone")
+    options = asked.parse_args()
     wanted = [(name, variant) for name in options.data for variant in options.variant]
     wanted += [(name, v) for name in UNALIGNED if name not in options.data for v in options.variant if v in ON_UNALIGNED]
     for seed in options.seeds:
-        for name, variant in wanted:
-            minutes = "" if options.steps else f"{options.minutes:g}"
-            settings = " ".join(sorted(options.set))
-            key = (name, variant, minutes, str(options.steps or ""), str(options.size), settings, str(seed))
-            if key in {tuple(row.get(each, "") for each in KEY) for row in read(options.out)[1]}:
-                continue
-            row = measure(variant, name, seed, options)
-            record(options.out, {**dict(zip(KEY, key, strict=True)), **row})
-            shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
-            print(name, variant, seed, shown, flush=True)
+        for key in missing(options.out, [key_of(name, variant, seed, options) for name, variant in wanted]):
+            row = measure(key["variant"], key["data"], seed, options)
+            record(options.out, {**key, **row})
+            show(key["data"], key["variant"], seed, row=row)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from comparison_page import cell
 from readme_table import NAMES
-from record import read
+from record import between, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -94,11 +94,7 @@ def filled(text: str, folder: Path = RESULTS) -> str:
     """docs/methods/auto.md with its tables as the CSVs have them. Raises ValueError where the markers are missing."""
     for name, table in (("ten minutes", worth), ("few-shot", few), ("robustness", moved)):
         first, last = (mark.format(name) for mark in MARKS)
-        before, start, rest = text.partition(first)
-        _, end, after = rest.partition(last)
-        if not start or not end:
-            raise ValueError(f"docs/methods/auto.md needs the lines {first.strip()} and {last.strip()}")
-        text = f"{before}{first}\n{table(folder)}\n{last}{after}"
+        text = between(text, first, last, f"\n{table(folder)}\n")
     return text
 
 

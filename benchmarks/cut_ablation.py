@@ -16,25 +16,20 @@ cost on one thread, `fit_seconds` the same by the clock.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from ablation import inspector_of, missing, pair_figures, parser, proof_figures, show, trained
 from flawforge import fitting
 from flawforge.config import parse_pairs
-from flawforge.fitting import engine
-from flawforge.judging import loading
-from flawforge.proving import specimens
-from flawforge_runtime import images, inspector
-from judging import figures, test_pairs
-from record import read, record
+from record import record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "cut_ablation.csv"
-SETS = ("mvtec_bottle", "magnetic_tile")
 KEY = ("variant", "data", "budget", "size", "settings", "seed")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cutswap": ("cutswap", {}),
@@ -66,22 +61,22 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def main() -> None:
-    options = _options()
-    root = Path(os.environ["FLAWFORGE_DATA"])
+    asked = parser("What the parts of cutswap and cutpaste buy.", VARIANTS, RESULTS, seeds=(0,))
+    asked.add_argument("--proofs", type=int, default=8, help="forged defects of each kind and contrast")
+    options = asked.parse_args()
     torch.set_num_threads(1)
-    for seed in options.seeds:
-        for variant in options.variant or VARIANTS:
-            for name in options.data:
-                budget = f"{options.steps} steps" if options.steps else f"{options.minutes:g} minutes"
-                cells = (variant, name, budget, str(options.size), " ".join(sorted(options.set)), str(seed))
-                key = dict(zip(KEY, cells, strict=True))
-                if any(all(row.get(k) == v for k, v in key.items()) for row in read(options.out)[1]):
-                    print(f"{variant}, {name}, seed {seed}: already measured")
-                    continue
-                found = measure(root / name, variant, seed, options)
-                record(options.out, key | found)
-                shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}
-                print(variant, name, seed, shown, flush=True)
+    for seed, variant in itertools.product(options.seeds, options.variant):
+        for key in missing(options.out, [own_key(variant, name, seed, options) for name in options.data]):
+            found = measure(Path(os.environ["FLAWFORGE_DATA"]) / key["data"], variant, seed, options)
+            record(options.out, {**key, **found})
+            show(variant, key["data"], seed, row=found)
+
+
+def own_key(variant: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, str]:
+    """As this file's rows have it, which name the budget in one column."""
+    budget = f"{options.steps} steps" if options.steps else f"{options.minutes:g} minutes"
+    cells = (variant, name, budget, str(options.size), " ".join(sorted(options.set)), str(seed))
+    return dict(zip(KEY, cells, strict=True))
 
 
 def measure(folder: Path, variant: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -103,40 +98,12 @@ def measure(folder: Path, variant: str, seed: int, options: argparse.Namespace) 
     net, _ = fitting.new_net(plan)
     stages = plan.method.stages(net, plan.settings)
     clock, cpu = time.perf_counter(), time.process_time()
-    history = engine.fit(
-        net,
-        stages,
-        fitting.batches(plan, pictures, net, stages),
-        plan.budget,
-        engine.Run(seed=seed, device="cpu", precision=plan.settings.precision),
-        clean=lambda: pictures.clean_batches(plan.settings.batch),
-    )
+    history = trained(net, plan, pictures, stages, seed)
     found: dict[str, Any] = {"fit_seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - cpu}
     found["steps"] = sum(max(row["step"] for row in history if row["stage"] == s) for s in {row["stage"] for row in history})
-    judge = inspector.Inspector(
-        loading.numpy_network(net, torch.device("cpu")), plan.canvas, plan.method.score(plan.settings)
-    )
-    goods = [images.read_picture(entry.path).pixels for entry in plan.held]
-    forged = specimens.proof_pictures([entry.path for entry in plan.held], specimens.Recipe(count=options.proofs))
-    blank = [(good, np.zeros(good.shape[:2], bool)) for good in goods]
-    made = figures(judge, [*blank, *((each.image, each.mask) for each in forged)], every=2)
-    found |= {f"forged_{name}": value for name, value in made.items() if name != "ms_per_picture"}
-    found |= figures(judge, test_pairs(folder), every=2)
+    judge = inspector_of(net, plan)
+    found |= proof_figures(judge, plan, options.proofs) | pair_figures(judge, folder)
     return found | {"facts": "; ".join(net.facts())}
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What the parts of cutswap and cutpaste buy.")
-    parser.add_argument("--data", nargs="+", default=list(SETS))
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--steps", type=int, help="instead of minutes")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--variant", nargs="+", choices=list(VARIANTS))
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changed in every variant")
-    parser.add_argument("--proofs", type=int, default=8, help="forged defects of each kind and contrast")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -22,20 +22,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from ablation import SETS, inspector_of, missing, pair_figures, proof_figures, show
 from flawforge import fitting
 from flawforge.fitting import engine
-from flawforge.judging import loading
-from flawforge.proving import specimens
 from flawforge.types import Collect, Init, Train
-from flawforge_runtime import images, inspector
-from judging import figures, test_pairs
-from record import read, record
+from record import record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "density_ablation.csv"
-SETS = ("mvtec_bottle", "magnetic_tile")
 KEY = ("variant", "trunk", "data", "budget", "seed")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "patchcore": ("patchcore", {}),
@@ -76,17 +71,15 @@ def main() -> None:
                 dict(zip(KEY, (variant, options.trunk, name, budget, str(seed)), strict=True))
                 for variant in options.variant or VARIANTS
             ]
-            have = read(options.out)[1]
-            wanted = [key for key in rows if not any(all(row.get(k) == v for k, v in key.items()) for row in have)]
+            wanted = missing(options.out, rows)
             if not wanted:
-                print(f"{name}, seed {seed}: already measured")
                 continue
             learnt, steps = features(root / name, seed, options) if options.trunk == "none" else (None, 0)
             for key in wanted:
                 given = untrained(root / name, seed, options) if "untrained" in key["variant"] else learnt
                 found = measure(root / name, key["variant"], seed, given, options)
                 record(options.out, key | {"steps": steps} | found)
-                print(key, {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}, flush=True)
+                show(key, row=found)
 
 
 def features(folder: Path, seed: int, options: argparse.Namespace) -> tuple[Init, int]:
@@ -144,15 +137,10 @@ def measure(folder: Path, variant: str, seed: int, given: Init | None, options: 
     )
     found: dict[str, Any] = {"cpu_seconds": time.process_time() - cpu}
     found["model_bytes"] = sum(each.nelement() * each.element_size() for each in net.state_dict().values())
-    network = loading.numpy_network(net, torch.device("cpu"))
-    judge = inspector.Inspector(network, plan.canvas, plan.method.score(plan.settings))
-    goods = [images.read_picture(entry.path).pixels for entry in plan.held]
-    forged = specimens.proof_pictures([entry.path for entry in plan.held], specimens.Recipe(count=options.proofs))
-    blank = [(good, np.zeros(good.shape[:2], bool)) for good in goods]
-    made = figures(judge, [*blank, *((each.image, each.mask) for each in forged)], every=2)
-    found |= {f"forged_{name}": value for name, value in made.items() if name != "ms_per_picture"}
+    judge = inspector_of(net, plan)
+    found |= proof_figures(judge, plan, options.proofs)
     if not options.forged:
-        found |= figures(judge, test_pairs(folder), every=2)
+        found |= pair_figures(judge, folder)
     return found | {"facts": "; ".join(net.facts())}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from readme_table import NAMES, ROOT
-from record import read
+from record import between, read
 
 RESULTS = ROOT / "benchmarks" / "results" / "guard.csv"
 PAGE = ROOT / "docs" / "guard.md"
@@ -37,11 +37,7 @@ def table(results: Path = RESULTS) -> str:
 
 def filled(text: str, results: Path = RESULTS) -> str:
     """The page with its tables as the CSV has them. Raises ValueError where the markers are missing."""
-    before, _, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"docs/guard.md needs the lines {START.strip()} and {END.strip()}")
-    return f"{before}{START}\n{table(results)}\n{END}{after}"
+    return between(text, START, END, f"\n{table(results)}\n")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,11 @@ from typing import Any
 
 import torch
 
+from ablation import inspector_of, missing, show, trained
 from flawforge import fitting
-from flawforge.fitting import engine
-from flawforge.judging import loading
 from flawforge.nn import guided
-from flawforge_runtime.inspector import Inspector
 from judging import figures, test_pairs
-from record import read, record
+from record import record
 
 SETS = ("mvtec_bottle", "magnetic_tile", "kolektorsdd", "aws_cookies")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -45,21 +43,13 @@ def fit(source: Path, settings: dict[str, Any], minutes: float, seed: int) -> tu
     pictures = fitting.load_pictures(plan)
     net, _ = fitting.new_net(plan)
     stages = fitting.stages_of(plan, net, pictures)
-    history = engine.fit(
-        net,
-        stages,
-        fitting.batches(plan, pictures, net, stages),
-        plan.budget,
-        engine.Run(seed=seed, device="cpu", precision=plan.settings.precision),
-        clean=lambda: pictures.clean_batches(plan.settings.batch),
-    )
+    history = trained(net, plan, pictures, stages, seed)
     return plan, net, history
 
 
 def judge(plan: fitting.Plan, net: Any, source: Path) -> dict[str, float]:
     """Test pictures, judged by the net as it stands."""
-    network = loading.numpy_network(net, torch.device("cpu"))
-    return figures(Inspector(network, plan.canvas, plan.method.score(plan.settings)), test_pairs(source))
+    return figures(inspector_of(net, plan), test_pairs(source))
 
 
 def main() -> None:
@@ -71,8 +61,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "guided_ablation.csv")
     options = parser.parse_args()
     for seed, variant, name in ((s, v, d) for s in options.seeds for v in options.variant for d in options.data):
-        key = (variant, name, f"{options.minutes:g}", str(seed))
-        if any(tuple(row[k] for k in ("variant", "data", "minutes", "seed")) == key for row in read(options.out)[1]):
+        key = {"variant": variant, "data": name, "minutes": f"{options.minutes:g}", "seed": str(seed)}
+        if not missing(options.out, [key]):
             continue
         source = Path(os.environ["FLAWFORGE_DATA"]) / name
         load, start = os.getloadavg()[0], time.monotonic()
@@ -101,7 +91,7 @@ def main() -> None:
                 "threads": torch.get_num_threads(),
             }
             record(options.out, row)
-            print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+            show(row=row)
 
 
 if __name__ == "__main__":

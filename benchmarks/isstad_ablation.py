@@ -22,22 +22,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from ablation import budget, key_of, missing, parser, show, test_figures
 from flawforge import config, fitting
 from flawforge.judging import loading
 from flawforge.methods import METHODS
-from flawforge.pictures import dataset
-from flawforge.proving import evaluate
 from flawforge_runtime import inspector
 from judging import forged_figures
-from record import read, record
+from record import record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "isstad_ablation.csv"
-KEY = ("data", "variant", "minutes", "steps_asked", "size", "settings", "seed")
 SCORES = ("product", "probability", "error", "sum", "release")
 TRAINED: dict[str, dict[str, Any]] = {
     "identity target": {"target": "identity"},
@@ -78,28 +77,23 @@ def fitted(root: Path, folder: Path, settings: dict[str, Any], seed: int, budget
 def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, options: argparse.Namespace) -> dict[str, Any]:
     row: dict[str, Any] = forged_figures(model, plan.held, plan.request.seed)
     if not options.forged_only:
-        entries = [entry for entry in dataset.read_entries(root) if entry.split == "test"]
-        found = evaluate.evaluate(model, entries, bootstrap=0)
-        row["image_auroc"] = found["image"]["auroc"]["value"]
-        names = ("auroc", "ap", "aupro_0.3", "peak_on_defect")
-        row |= {f"pixel_{name}": found["pixel"][name]["value"] for name in names if found["pixel"]}
+        row |= test_figures(model, root)
     return row
 
 
 def measure(variants: list[str], name: str, seed: int, options: argparse.Namespace) -> Any:
     """(variant, figures) for variants that share one trained net: all SCORES, or one of the others."""
     root, given = Path(os.environ["FLAWFORGE_DATA"]), config.parse_pairs(options.set)
-    budget: dict[str, Any] = {"steps": options.steps} if options.steps else {"minutes": options.minutes, "clock": "cpu"}
-    budget |= {"size": options.size}
+    request = budget(options) | {"size": options.size}
     with tempfile.TemporaryDirectory() as folder:
         init = None
         if variants == [INIT]:
             init = Path(folder) / "donor"
-            fitted(root / DONOR, init, given, seed, dict(budget), None)
+            fitted(root / DONOR, init, given, seed, request, None)
             share = 1.0 - given.get("masked_share", METHODS["isstad"].profiles["cpu"].masked_share)
-            budget |= {"steps": round(options.steps * share)} if options.steps else {"minutes": options.minutes * share}
+            request |= {"steps": round(options.steps * share)} if options.steps else {"minutes": options.minutes * share}
         settings = {**(TRAINED | SIZES).get(variants[0], {}), **given}
-        plan, model = fitted(root / name, Path(folder) / "model", settings, seed, budget, init)
+        plan, model = fitted(root / name, Path(folder) / "model", settings, seed, request, init)
         training = model.about["training"]
         for variant in variants:
             judged = scored_by(model, variant) if variant in SCORES else model
@@ -108,31 +102,19 @@ def measure(variants: list[str], name: str, seed: int, options: argparse.Namespa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", default=["mvtec_bottle", "magnetic_tile"])
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=[each for each in VARIANTS if each not in SIZES])
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings in every variant")
-    parser.add_argument("--forged-only", action="store_true", help="leave the test pictures alone")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    asked = parser(__doc__ or "", VARIANTS, RESULTS)
+    asked.add_argument("--forged-only", action="store_true", help="leave the test pictures alone")
+    asked.set_defaults(variant=[each for each in VARIANTS if each not in SIZES])
+    options = asked.parse_args()
     scores = [variant for variant in options.variant if variant in SCORES]
     groups = [scores, *([variant] for variant in options.variant if variant not in SCORES)]
-    for seed in options.seeds:
-        for name in options.data:
-            for group in groups:
-                minutes = "" if options.steps else f"{options.minutes:g}"
-                rest = (minutes, str(options.steps or ""), str(options.size), " ".join(sorted(options.set)), str(seed))
-                there = {tuple(row.get(key, "") for key in KEY) for row in read(options.out)[1]}
-                missing = [variant for variant in group if (name, variant, *rest) not in there]
-                if not missing:
-                    continue
-                for variant, row in measure(missing, name, seed, options):
-                    record(options.out, {**dict(zip(KEY, (name, variant, *rest), strict=True)), **row})
-                    print(name, variant, seed, {k: round(float(v), 3) for k, v in row.items()}, flush=True)
+    for seed, name, group in itertools.product(options.seeds, options.data, groups):
+        keys = missing(options.out, [key_of(name, variant, seed, options) for variant in group])
+        if not keys:
+            continue
+        for variant, row in measure([key["variant"] for key in keys], name, seed, options):
+            record(options.out, {**key_of(name, variant, seed, options), **row})
+            show(name, variant, seed, row=row)
 
 
 if __name__ == "__main__":

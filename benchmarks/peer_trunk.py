@@ -165,7 +165,9 @@ def ours(root: Path, method: str, folder: Path, options: argparse.Namespace) -> 
     found = {"fit_seconds": time.perf_counter() - start, "fit_cpu_seconds": time.process_time() - cpu}
     found |= figures(judge, test_pairs(root), every=2)
     export(folder / "model", folder / "export", "openvino", good=root / "train" / "good")
-    timed = measure(folder / "export", pictures_in(root / "test"), repeats=options.repeats, threads=options.threads)
+    timed = measure(
+        folder / "export", pictures_in(root / "test"), repeats=options.repeats, threads=options.threads
+    ).as_dict()
     return found | {"judge_p50_ms": timed["p50"], "judge_p99_ms": timed["p99"]}, judge.canvas
 
 

@@ -22,8 +22,7 @@ from typing import Any
 
 from flawforge.judging.loading import load
 from flawforge.pictures.dataset import good_entries, read_entries
-from flawforge.proving.pod import forgers_of, prove, unseen
-from flawforge.proving.specimens import CONTRASTS, Recipe, held_out_kinds
+from flawforge.proving.pod import forgers_of, prove, recipe_for
 from record import read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "pod_report.csv"
@@ -57,10 +56,9 @@ def rows(data: Path, method: str, options: argparse.Namespace, folder: Path) -> 
         subprocess.run([sys.executable, "-m", "flawforge", *command], check=True, stdout=subprocess.DEVNULL)
     inspector = load(model)
     config = inspector.content.config
-    goods, _ = unseen([entry.path for entry in good_entries(read_entries(data))], config)
-    trained_on = forgers_of(config)
-    recipe = Recipe(held_out_kinds(trained_on), CONTRASTS, count=options.count)
-    proof, _ = prove(inspector, goods, recipe, trained_on=trained_on)
+    goods = [entry.path for entry in good_entries(read_entries(data))]
+    recipe = recipe_for(forgers_of(config), count=options.count)
+    proof = prove(inspector, goods, recipe).as_dict()
     about = {
         "data": data.name,
         "method": method,

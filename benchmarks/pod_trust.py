@@ -42,8 +42,8 @@ from scipy.stats import spearmanr
 from flawforge.judging.loading import load
 from flawforge.pictures.dataset import good_entries, read_entries
 from flawforge.proving import intervals
-from flawforge.proving.pod import forgers_of, prove, touches, unseen
-from flawforge.proving.specimens import CONTRASTS, Recipe, defect_size, held_out_kinds
+from flawforge.proving.pod import forgers_of, prove, recipe_for, touches
+from flawforge.proving.specimens import defect_size
 from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.images import read_mask, read_picture
 from flawforge_runtime.types import CalibrationError
@@ -97,9 +97,8 @@ def _measure(data: Path, seed: int, rates: list[float], options: argparse.Namesp
         subprocess.run([*ours, *command, "--seed", str(seed)], check=True, stdout=subprocess.DEVNULL)
     inspector = load(model)
     entries = read_entries(data)
-    goods, _ = unseen([entry.path for entry in good_entries(entries)], inspector.content.config)
-    trained_on = forgers_of(inspector.content.config)
-    recipe = Recipe(held_out_kinds(trained_on), CONTRASTS, count=options.count, seed=seed)
+    goods = [entry.path for entry in good_entries(entries)]
+    recipe = recipe_for(forgers_of(inspector.content.config), count=options.count, seed=seed)
     training = inspector.content.config["training"]
     for rate in rates:
         start = time.process_time()
@@ -110,7 +109,7 @@ def _measure(data: Path, seed: int, rates: list[float], options: argparse.Namesp
             except CalibrationError as error:
                 print(f"{data.name} seed {seed}: {error}", flush=True)
                 continue
-        proof, _ = prove(inspector, goods, recipe, trained_on=trained_on)
+        proof = prove(inspector, goods, recipe).as_dict()
         sizes, hits = real_defects(inspector, entries)
         summary, bins = compare(proof, sizes, hits)
         row = {

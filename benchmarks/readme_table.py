@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from record import method_of, read
+from record import between, method_of, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.csv"
@@ -83,11 +83,7 @@ def _mean(rows: list[dict[str, str]], column: str) -> str:
 
 def filled(text: str, results: Path = RESULTS, methods: tuple[str, ...] = ()) -> str:
     """A page with its table as the CSV has it. Raises ValueError where the markers are missing."""
-    before, _, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"The page needs the lines {START.strip()} and {END.strip()}")
-    return f"{before}{START}\n{table(results, methods)}\n{END}{after}"
+    return between(text, START, END, f"\n{table(results, methods)}\n")
 
 
 if __name__ == "__main__":

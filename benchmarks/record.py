@@ -64,6 +64,15 @@ def read(csv_path: Path) -> tuple[list[str], list[dict[str, str]]]:
         return list(reader.fieldnames or []), rows
 
 
+def between(text: str, start: str, end: str, body: str) -> str:
+    """A page whose text between two marker lines is `body`. Raises ValueError where a marker is missing."""
+    before, first, rest = text.partition(start)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f"the page needs the lines {start.strip()} and {end.strip()}")
+    return f"{before}{start}{body}{end}{after}"
+
+
 def method_of(row: Mapping[str, str]) -> str:
     """A row's method as tables name it: with its trunk, where its features came from outside."""
     return row["method"] + (f", {row['trunk']}" if row.get("trunk") else "")

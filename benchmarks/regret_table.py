@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 
 from readme_table import NAMES
-from record import read
+from record import between, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "guided_ablation.csv"
@@ -84,11 +84,7 @@ def table(results: Path = RESULTS) -> str:
 
 def filled(text: str, results: Path = RESULTS) -> str:
     """docs/methods/auto.md with its tables as the CSV has them. Raises ValueError where the markers are missing."""
-    before, _, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"docs/methods/auto.md needs the lines {START.strip()} and {END.strip()}")
-    return f"{before}{START}\n{table(results)}\n{END}{after}"
+    return between(text, START, END, f"\n{table(results)}\n")
 
 
 if __name__ == "__main__":

@@ -16,19 +16,18 @@ them.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from ablation import budget, key_of, missing, parser, show, test_figures
 from flawforge import config, fitting
-from flawforge.pictures import dataset
-from flawforge.proving import evaluate
 from judging import forged_figures
-from record import read, record
+from record import record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "sgsf_ablation.csv"
-KEY = ("data", "variant", "minutes", "steps_asked", "size", "settings", "seed")
 VARIANTS: dict[str, dict[str, Any]] = {
     "draem": {},
     "reference": {},
@@ -56,15 +55,7 @@ def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) ->
     chosen = {} if method == "draem" else {**VARIANTS[variant], **config.parse_pairs(options.set)}
     with tempfile.TemporaryDirectory() as folder:
         request = fitting.Request(
-            root,
-            Path(folder) / "model",
-            method=method,
-            seed=seed,
-            settings=chosen,
-            minutes=None if options.steps else options.minutes,
-            clock="cpu",
-            steps=options.steps,
-            size=options.size,
+            root, Path(folder) / "model", method=method, seed=seed, settings=chosen, size=options.size, **budget(options)
         )
         plan = fitting.plan(request)
         inspector = fitting.run(request, made=plan)
@@ -74,39 +65,20 @@ def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) ->
         "steps": training["steps"],
         **forged_figures(inspector, plan.held, seed, on_part=True),
     }
-    entries = [entry for entry in dataset.read_entries(root) if entry.split == "test"]
     if not options.forged_only:
-        found = evaluate.evaluate(inspector, entries, bootstrap=0)
-        row["image_auroc"] = found["image"]["auroc"]["value"]
-        names = ("auroc", "ap", "aupro_0.3", "peak_on_defect")
-        row |= {f"pixel_{name}": found["pixel"][name]["value"] for name in names if found["pixel"]}
+        row |= test_figures(inspector, root)
     return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", default=["mvtec_bottle", "magnetic_tile"])
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variant", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings of sgsf in every variant")
-    parser.add_argument("--forged-only", action="store_true", help="leave the test pictures alone")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    for seed in options.seeds:
-        for name in options.data:
-            for variant in options.variant:
-                minutes = "" if options.steps else f"{options.minutes:g}"
-                asked = (minutes, str(options.steps or ""), str(options.size), " ".join(sorted(options.set)))
-                values = (name, variant, *asked, str(seed))
-                if values in {tuple(row.get(key, "") for key in KEY) for row in read(options.out)[1]}:
-                    print(f"{name}, {variant}, seed {seed}: already measured")
-                    continue
-                row = measure(Path(os.environ["FLAWFORGE_DATA"]) / name, variant, seed, options)
-                record(options.out, {**dict(zip(KEY, values, strict=True)), **row})
-                print(name, variant, seed, {k: round(float(v), 3) for k, v in row.items()}, flush=True)
+    asked = parser(__doc__ or "", VARIANTS, RESULTS)
+    asked.add_argument("--forged-only", action="store_true", help="leave the test pictures alone")
+    options = asked.parse_args()
+    for seed, name in itertools.product(options.seeds, options.data):
+        for key in missing(options.out, [key_of(name, variant, seed, options) for variant in options.variant]):
+            row = measure(Path(os.environ["FLAWFORGE_DATA"]) / name, key["variant"], seed, options)
+            record(options.out, {**key, **row})
+            show(name, key["variant"], seed, row=row)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def main() -> None:
 def measure_ours(options: argparse.Namespace, paths: list[Path]) -> None:
     """A row for every model folder."""
     for model in options.models:
-        result = measure(model, paths, repeats=options.repeats, threads=options.threads)
+        result = measure(model, paths, repeats=options.repeats, threads=options.threads).as_dict()
         stages = {f"ms {name}": value for name, value in result.pop("stages").items()}
         config = json.loads((model / "config.json").read_text())
         precision = config.get("export", {}).get("precision", "float32")

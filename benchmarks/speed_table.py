@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from readme_table import NAMES
-from record import read
+from record import between, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed.csv"
@@ -62,11 +62,7 @@ def _rounded(cell: str, digits: int) -> str:
 
 def filled(text: str, results: Path = RESULTS) -> str:
     """The page with its tables as the CSV has them. Raises ValueError where the markers are missing."""
-    before, _, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"{PAGE.name} needs the lines {START.strip()} and {END.strip()}")
-    return f"{before}{START}\n{table(results)}\n{END}{after}"
+    return between(text, START, END, f"\n{table(results)}\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from pod_trust import KEY
 from readme_table import NAMES
-from record import read
+from record import between, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "pod_trust.csv"
@@ -158,11 +158,7 @@ def _rank(rows: list[Row], one: str, other: str) -> str:
 
 def filled(text: str, results: Path = RESULTS) -> str:
     """docs/forged-and-real.md with its tables as the CSVs have them. Raises ValueError where the markers are missing."""
-    before, _, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"docs/forged-and-real.md needs the lines {START.strip()} and {END.strip()}")
-    return f"{before}{START}\n{tables(results)}\n{END}{after}"
+    return between(text, START, END, f"\n{tables(results)}\n")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flawforge import fitting
-from flawforge.cli.prove import evaluate_model, pod_model
+from flawforge import api, fitting
 from flawforge.demo.washers import write_demo_parts
-from flawforge.pictures.listing import pictures_in
-from flawforge.proving.drift import watch
-from flawforge.reporting.overlays import save_album
-from flawforge.reporting.report import write_report
+from flawforge.reporting.report import report
 from flawforge_runtime.images import write_image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,14 +55,20 @@ def make(name: str, method: str, parts: Path, models: Path) -> Path:
     """Fit, prove, watch, and evaluate where there is damage to evaluate on; the page."""
     model = models / f"{name}-{method}"
     if (model / "drift").is_dir():
-        return write_report(model, FOLDER / f"{model.name}.html")
+        return written(model)
     request = fitting.Request(parts, model, method=method, steps=STEPS, size=SIDE, seed=SEED, device="cpu")
-    inspector = fitting.run(request)
+    fitting.run(request)
     if (parts / "ground_truth").is_dir():
-        evaluate_model(inspector, model, parts, SEED)
-    pod_model(inspector, model, parts, SEED)
-    save_album(model, "drift", watch(inspector, pictures_in(parts / "test" / "good"), seed=SEED))
-    return write_report(model, FOLDER / f"{model.name}.html")
+        api.evaluate(model, parts, seed=SEED, device="cpu")
+    api.pod(model, parts, seed=SEED, device="cpu")
+    api.drift(model, parts / "test" / "good", seed=SEED, device="cpu")
+    return written(model)
+
+
+def written(model: Path) -> Path:
+    page = FOLDER / f"{model.name}.html"
+    report(model, page)
+    return page
 
 
 def main() -> None:

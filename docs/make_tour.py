@@ -15,7 +15,7 @@ import numpy as np
 
 from flawforge.demo.washers import KINDS
 from flawforge.judging.loading import load
-from flawforge.reporting.overlays import overlay, scale_of
+from flawforge.reporting.overlays import overlay
 from flawforge_runtime.images import read_mask, read_picture, write_image
 
 PICTURE = Path(__file__).resolve().parent / "tour.jpg"
@@ -33,7 +33,7 @@ def tour(parts: Path, model: Path) -> Any:
         truth = parts / "ground_truth" / kind / f"{NUMBER:03d}_mask.png"
         mask = read_mask(truth, pixels.shape[:2]) if truth.exists() else None
         decision = inspector(path)
-        drawn = overlay(pixels, decision, scale_of(inspector.calibration), mask, max_side=SIDE)
+        drawn = overlay(pixels, decision, inspector.calibration.scale, mask, max_side=SIDE)
         words = f"{kind}: {decision.verdict}, score {decision.pred_score:.2f}"
         foot = np.full((26, SIDE, 3), 255, np.uint8)
         cv2.putText(foot, words, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.4, COLOURS[decision.verdict], 1, cv2.LINE_AA)

@@ -14,6 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+import ablation
 import accuracy
 import aupro_speed
 import false_alarm
@@ -169,3 +170,25 @@ def test_what_is_not_reached_is_drawn_without_a_bar() -> None:
     assert drawn.count("not reached") == 2
     assert drawn.count("<circle") == 2
     assert drawn.count('stroke-width="2"') == 1
+
+
+def test_an_ablation_measures_only_what_is_missing(tmp_path: Path) -> None:
+    asked = ablation.parser("", ["base", "other"], tmp_path / "a.csv")
+    options = asked.parse_args(["--data", "bottle", "--minutes", "2", "--set", "b=2", "a=1"])
+    keys = [ablation.key_of("bottle", variant, 0, options) for variant in options.variant]
+    assert keys[0] == {
+        "data": "bottle",
+        "variant": "base",
+        "minutes": "2",
+        "steps_asked": "",
+        "size": "256",
+        "settings": "a=1 b=2",
+        "seed": "0",
+    }
+    assert ablation.missing(options.out, keys) == keys
+    record(options.out, {**keys[1], "image_auroc": 0.5})
+    assert ablation.missing(options.out, keys) == keys[:1]
+    assert ablation.missing(options.out, [ablation.key_of("bottle", "other", 1, options)]) != []
+    by_steps = asked.parse_args(["--steps", "9"])
+    assert ablation.budget(by_steps) == {"steps": 9}
+    assert ablation.key_of("bottle", "base", 0, by_steps)["minutes"] == ""

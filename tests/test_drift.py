@@ -132,10 +132,10 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> tuple[Inspector, list[Path
 
 def test_a_lamp_that_dims_is_named(line: tuple[Inspector, list[Path]]) -> None:
     inspector, paths = line
-    calm = drift.watch(inspector, paths[:30])
+    calm = drift.watch(inspector, paths[:30]).as_dict()
     assert not calm["alarm"]
     assert calm["text"].startswith("No drift in 30 parts")
-    dim = drift.watch(inspector, paths)
+    dim = drift.watch(inspector, paths).as_dict()
     assert dim["alarm"]
     assert 30 < dim["at"] <= 60
     share = dim["rejected_share"]
@@ -145,7 +145,7 @@ def test_a_lamp_that_dims_is_named(line: tuple[Inspector, list[Path]]) -> None:
     assert all(row["now_low"] <= row["now"] <= row["now_high"] for row in dim["looks"])
     brightness = next(row for row in dim["looks"] if row["name"] == "brightness")
     assert brightness["now"] < brightness["then"]
-    late = drift.watch(inspector, paths[30:])
+    late = drift.watch(inspector, paths[30:]).as_dict()
     assert "brightness from" in late["text"]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawforge.cli.prove import evaluate_model, result_lines
+import flawforge as ff
 from flawforge.pictures.listing import Entry, read_entries
 from flawforge.proving import evaluate as ev
 from flawforge.proving import intervals, metrics
@@ -34,6 +34,11 @@ def an_inspector(threshold: float = 0.4, review: float = 0.3) -> Inspector:
     """NG above `threshold`, REVIEW above `review`: 9 held-back scores promise 10 % and 20 %."""
     scores = [threshold, review, *np.linspace(0.05, 0.15, 7)]
     return Inspector(brightness, SIZE, ScoreRule("max"), calibrate(scores, 0.1, review=0.2), about={"method": "brightness"})
+
+
+def evaluated(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """What the JSON of an evaluation holds."""
+    return ev.evaluate(*arguments, **options).as_dict()
 
 
 def grey(level: int, spot: int | None = None, at: tuple[int, int] = (4, 4), side: int = 6) -> NDArray[np.uint8]:
@@ -72,7 +77,7 @@ def parts(tmp_path: Path) -> Path:
 
 
 def test_every_number_is_the_metric_of_the_same_arrays(parts: Path) -> None:
-    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=50)
+    result = evaluated(an_inspector(), read_entries(parts), bootstrap=50)
     rows = result["pictures"]
     scores, labels = [row["score"] for row in rows], [bool(row["label"]) for row in rows]
     assert sorted(scores)[-1] == pytest.approx(240 / 255)
@@ -94,7 +99,7 @@ def test_every_number_is_the_metric_of_the_same_arrays(parts: Path) -> None:
 
 
 def test_the_operating_point_is_the_calibrations(parts: Path) -> None:
-    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    result = evaluated(an_inspector(), read_entries(parts), bootstrap=0)
     point = result["operating_point"]
     assert (point["threshold"], point["review_threshold"], point["promised_false_alarm"]) == (0.4, 0.3, 0.1)
     assert point["false_alarm_rate"] == intervals.rate(1, 5)._asdict()
@@ -111,9 +116,9 @@ def test_the_operating_point_is_the_calibrations(parts: Path) -> None:
 def test_same_seed_same_result_and_progress_is_told(parts: Path) -> None:
     told: list[tuple[int, int]] = []
     entries = read_entries(parts)
-    first = ev.evaluate(an_inspector(), entries, seed=3, bootstrap=40, progress=lambda *at: told.append(at))
-    again = ev.evaluate(an_inspector(), entries, seed=3, bootstrap=40)
-    other = ev.evaluate(an_inspector(), entries, seed=4, bootstrap=40)
+    first = evaluated(an_inspector(), entries, seed=3, bootstrap=40, progress=lambda *at: told.append(at))
+    again = evaluated(an_inspector(), entries, seed=3, bootstrap=40)
+    other = evaluated(an_inspector(), entries, seed=4, bootstrap=40)
     assert (first["image"], first["pixel"], first["kinds"]) == (again["image"], again["pixel"], again["kinds"])
     assert first["image"] != other["image"]
     assert told == [(i, 10) for i in range(1, 11)]
@@ -122,7 +127,7 @@ def test_same_seed_same_result_and_progress_is_told(parts: Path) -> None:
 def test_pictures_of_several_sizes_come_back_at_their_own(parts: Path) -> None:
     images.write_image(parts / "test/dent/0.png", np.kron(grey(20, 200), np.ones((2, 1, 1), np.uint8)))
     images.write_image(parts / "ground_truth/dent/0_mask.png", np.kron(a_mask(), np.ones((2, 1), bool)))
-    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    result = evaluated(an_inspector(), read_entries(parts), bootstrap=0)
     assert result["pixel"]["peak_on_defect"]["value"] == 4 / 5
 
 
@@ -130,31 +135,31 @@ def test_an_unreadable_picture_is_named_and_counted(parts: Path) -> None:
     (parts / "test/good/2.png").write_bytes(b"")
     whole = (parts / "test/dent/1.png").read_bytes()
     (parts / "test/dent/1.png").write_bytes(whole[: len(whole) // 2])
-    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    result = evaluated(an_inspector(), read_entries(parts), bootstrap=0)
     assert result["counts"] == {"good": 4, "defective": 4, "unreadable": 2, "without_mask": 0, "invalid": 0}
     assert sorted(Path(s["path"]).name for s in result["skipped"]) == ["1.png", "2.png"]
     assert all(s["reason"].endswith(".") for s in result["skipped"])
     for path in parts.rglob("test/*/*.png"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="None of the 10 pictures can be read"):
-        ev.evaluate(an_inspector(), read_entries(parts))
+        evaluated(an_inspector(), read_entries(parts))
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes(parts: Path) -> None:
     images.write_image(parts / "ground_truth/dent/2_mask.png", np.ones((16, 20), bool))
     with pytest.raises(ImageError, match=r"16 x 20 .* 32 x 32"):
-        ev.evaluate(an_inspector(), read_entries(parts))
+        evaluated(an_inspector(), read_entries(parts))
 
 
 def test_without_masks_pixel_is_null_and_some_missing_are_counted(parts: Path) -> None:
     (parts / "ground_truth/dent/0_mask.png").unlink()
-    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    result = evaluated(an_inspector(), read_entries(parts), bootstrap=0)
     assert result["counts"]["without_mask"] == 1
     assert result["pixel"]["pictures"] == 9
     assert "1 of 5 defective pictures have no mask, so the pixel figures are of the others" in result["notes"]
     for path in (parts / "ground_truth").rglob("*.png"):
         path.unlink()
-    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    result = evaluated(an_inspector(), read_entries(parts), bootstrap=0)
     assert result["pixel"] is None
     assert result["kinds"]["dent"]["peak_on_defect"]["value"] is None
     assert "5 of 5 defective pictures have no mask, so there are no pixel figures" in result["notes"]
@@ -162,10 +167,9 @@ def test_without_masks_pixel_is_null_and_some_missing_are_counted(parts: Path) -
 
 def printed(parts: Path, **options: Any) -> tuple[dict[str, Any], str]:
     """What `flawforge evaluate` writes to its JSON, and what it prints."""
-    (parts / "model").mkdir(exist_ok=True)
-    result = evaluate_model(an_inspector(), parts / "model", parts, 0, **options)
-    assert json.loads((parts / "model/evaluation/evaluation.json").read_text())["notes"] == list(result["notes"])
-    return result, "\n".join(result_lines(result))
+    result = ff.evaluate(an_inspector(), parts, **options)
+    json.dumps(result.as_dict(), allow_nan=False)
+    return result.as_dict(), "\n".join(result.lines())
 
 
 def set_mask(parts: Path, name: str, mask: NDArray[Any]) -> None:
@@ -183,7 +187,7 @@ def test_missing_masks_are_printed_and_a_misnamed_folder_named(parts: Path) -> N
 
 
 def test_the_masks_of_a_picture_are_joined(parts: Path) -> None:
-    whole = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)["pixel"]
+    whole = evaluated(an_inspector(), read_entries(parts), bootstrap=0)["pixel"]
     one = parts / "ground_truth/dent/0_mask.png"
     for name, rows in (("000", slice(0, 7)), ("001", slice(7, 32))):
         part = np.zeros(SIZE, bool)
@@ -191,7 +195,7 @@ def test_the_masks_of_a_picture_are_joined(parts: Path) -> None:
         (parts / "ground_truth/dent/0").mkdir(exist_ok=True)
         images.write_image(parts / f"ground_truth/dent/0/{name}.png", part)
     one.unlink()
-    assert ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)["pixel"] == whole
+    assert evaluated(an_inspector(), read_entries(parts), bootstrap=0)["pixel"] == whole
 
 
 def test_empty_masks_are_named_and_count_as_none(parts: Path) -> None:
@@ -200,7 +204,7 @@ def test_empty_masks_are_named_and_count_as_none(parts: Path) -> None:
     assert "Masks that mark nothing count as none: 1 (dent/1_mask.png)" in text
     assert "1 of 5 defective pictures have no mask, so the pixel figures are of the others" in text
     (parts / "ground_truth/dent/1_mask.png").unlink()
-    without = ev.evaluate(an_inspector(), read_entries(parts))
+    without = evaluated(an_inspector(), read_entries(parts))
     assert (result["pixel"], result["counts"]) == (without["pixel"], without["counts"])
 
 
@@ -238,7 +242,7 @@ def test_a_white_mask_says_nothing_of_where(parts: Path) -> None:
     assert "have no mask" not in text
     assert result["pixel"]["pictures"] == 9
     (parts / "ground_truth/dent/2_mask.png").unlink()
-    assert ev.evaluate(an_inspector(), read_entries(parts))["pixel"] == result["pixel"]
+    assert evaluated(an_inspector(), read_entries(parts))["pixel"] == result["pixel"]
     set_mask(parts, "dent/2", np.ones(SIZE, bool))
     assert printed(parts, large_masks=True)[0]["pixel"]["pictures"] == 10
 
@@ -258,14 +262,14 @@ def test_pictures_that_cannot_be_read_are_printed(parts: Path) -> None:
 
 def test_one_class_leaves_its_questions_open(parts: Path) -> None:
     entries = [entry for entry in read_entries(parts) if entry.label == 0]
-    result = ev.evaluate(an_inspector(), entries, bootstrap=10)
+    result = evaluated(an_inspector(), entries, bootstrap=10)
     assert result["image"]["auroc"] == {"value": None, "low": None, "high": None}
     assert result["operating_point"]["escape_rate"]["value"] is None
     assert result["operating_point"]["false_alarm_rate"]["value"] == 1 / 5
     assert result["pixel"] is None
     assert result["kinds"] == {}
     entries = [entry for entry in read_entries(parts) if entry.label == 1]
-    result = ev.evaluate(an_inspector(), entries, bootstrap=10)
+    result = evaluated(an_inspector(), entries, bootstrap=10)
     assert result["operating_point"]["false_alarm_rate"]["value"] is None
     assert any("no good test picture" in note for note in result["notes"])
     assert 0 < result["pixel"]["auroc"]["value"] < 1  # a defective picture has good pixels too
@@ -274,9 +278,10 @@ def test_one_class_leaves_its_questions_open(parts: Path) -> None:
 def test_what_is_judged() -> None:
     train, test = Entry(Path("a")), Entry(Path("b"), split="test")
     nameless = Entry(Path("c"), label=None, kind="unlabelled")
-    assert ev.choose([train, test]) == ([test], [])
+    chosen, notes = ev.choose([train, test])
+    assert ([each.name for each in chosen], notes) == (["b"], [])
     chosen, notes = ev.choose([train, nameless])
-    assert chosen == [train]
+    assert [each.name for each in chosen] == ["a"]
     assert "1 pictures without a label" in notes[0]
     assert "rates flatter" in notes[1]
     with pytest.raises(DataError, match="labelled"):
@@ -288,27 +293,25 @@ def test_a_good_picture_has_no_defect_whatever_mask_it_brings(parts: Path) -> No
     odd = [
         replace(entry, mask_path=parts / "ground_truth/dent/0_mask.png") if not entry.label else entry for entry in entries
     ]
-    assert (
-        ev.evaluate(an_inspector(), odd, bootstrap=9)["pixel"] == ev.evaluate(an_inspector(), entries, bootstrap=9)["pixel"]
-    )
+    assert evaluated(an_inspector(), odd, bootstrap=9)["pixel"] == evaluated(an_inspector(), entries, bootstrap=9)["pixel"]
 
 
 def test_without_thresholds_there_is_nothing_to_evaluate(parts: Path) -> None:
     with pytest.raises(CalibrationError, match="flawforge calibrate"):
-        ev.evaluate(Inspector(brightness, SIZE, ScoreRule("max")), read_entries(parts))
+        evaluated(Inspector(brightness, SIZE, ScoreRule("max")), read_entries(parts))
 
 
 def test_rates_of_pictures_are_not_passed_off_as_rates_of_parts(parts: Path) -> None:
     model = an_inspector()
     assert model.calibration is not None
     by_part = model.with_calibration(replace(model.calibration, per_part=True))
-    told = [ev.evaluate(each, read_entries(parts), bootstrap=0)["notes"] for each in (model, by_part)]
+    told = [evaluated(each, read_entries(parts), bootstrap=0)["notes"] for each in (model, by_part)]
     assert [any("count pictures" in note for note in notes) for notes in told] == [False, True]
 
 
 def test_too_many_pixels_are_thinned_and_the_grid_says_so(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ev, "POOLED", 4 * 32 * 32)
-    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    result = evaluated(an_inspector(), read_entries(parts), bootstrap=0)
     rows = result["pictures"]
     assert result["pixel"]["grid"] == "one pixel in 2 x 2 of the picture's own size"
     maps = [images.read_picture(r["path"]).pixels[::2, ::2].mean(2, dtype=np.float32) for r in rows]
@@ -318,9 +321,9 @@ def test_too_many_pixels_are_thinned_and_the_grid_says_so(parts: Path, monkeypat
 
 
 def test_the_telling_pictures(parts: Path) -> None:
-    rows = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)["pictures"]
+    rows = evaluated(an_inspector(), read_entries(parts), bootstrap=0)["pictures"]
     names = {
-        group: [f"{r['kind']}/{Path(r['path']).stem}" for r in some] for group, some in ev.telling(rows, each=2).items()
+        group: [f"{r['kind']}/{Path(r['path']).stem}" for r in some] for group, some in ev.telling(rows, per_group=2).items()
     }
     assert names["escape"] == ["dent/3", "dent/2"]
     assert names["false_alarm"] == ["good/crumb"]
@@ -333,19 +336,19 @@ def test_saved_evaluation_is_whole_and_replaces_the_old_one(parts: Path, tmp_pat
     result = ev.evaluate(inspector, entries, bootstrap=5)
     model = tmp_path / "model"
     model.mkdir()
-    ev.save_evaluation(model, {"old": 1})
+    ev.save_evaluation(model, replace(result, notes=("old",)))
     folder = ev.save_evaluation(model, result, ev.draw_telling(inspector, entries, result))
     assert folder == model / "evaluation"
     assert [path.name for path in model.iterdir()] == ["evaluation"]
     saved: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
-    assert {key: saved[key] for key in result} == result
+    assert {key: saved[key] for key in result.as_dict()} == result.as_dict()
     assert [shown["group"] for shown in saved["overlays"]] == (
         ["escape"] * 2 + ["false_alarm"] + ["detection"] * 3 + ["good"] * 4
     )
     for shown in saved["overlays"]:
         assert images.read_picture(folder / shown["file"]).pixels.shape == (32, 68, 3)
     with pytest.raises(ValueError, match="JSON"):
-        ev.save_evaluation(model, {"bad": float("nan")})
+        ev.save_evaluation(model, replace(result, seconds={"total": float("nan")}))
     assert json.loads((folder / "evaluation.json").read_text()) == saved
     assert [path.name for path in model.iterdir()] == ["evaluation"]
 

@@ -207,7 +207,7 @@ def test_drift_hears_of_it(tiny_model: Path, tmp_path: Path) -> None:
     for index in range(6):
         paths.append(tmp_path / f"{index}.png")
         cv2.imwrite(str(paths[-1]), np.zeros((64, 64, 3), np.uint8))
-    result = drift.watch(loading.load(tiny_model), paths)
+    result = drift.watch(loading.load(tiny_model), paths).as_dict()
     assert (result["invalid"], result["rejected"]) == (6, 6)
     assert "not like any good picture" in result["text"]
 

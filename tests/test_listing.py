@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from flawforge.pictures.listing import Entry, good_entries, pictures_in, read_entries, read_listing
+from flawforge.pictures.listing import Entry, evenly, good_entries, pictures_in, read_entries, read_listing
 from flawforge.types import DataError
 
 
@@ -182,3 +185,12 @@ def test_a_closed_folder_is_one_sentence(tmp_path):
             read_listing(tmp_path)
     finally:
         (tmp_path / "good").chmod(0o755)
+
+
+@given(st.integers(0, 200), st.integers(1, 40))
+def test_an_even_sample_is_never_more_and_starts_at_the_first(count: int, most: int) -> None:
+    items = list(range(count))
+    some = list(evenly(items, most))
+    assert len(some) == min(count, most)
+    assert some[:1] == items[:1]
+    assert len({second - first for first, second in pairwise(some)}) <= 1

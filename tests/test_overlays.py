@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawforge.reporting.overlays import AT_THRESHOLD, DEFECT, MARKED, Scale, outline, overlay, scale_of
+from flawforge.reporting.overlays import overlay
 from flawforge.types import ConfigError, Decision
 from flawforge_runtime.calibrate import calibrate
+from flawforge_runtime.drawing import AT_THRESHOLD, DEFECT, MARKED, Scale, outline
 
 SCALE = Scale(low=1.0, threshold=3.0)
 
@@ -24,7 +25,7 @@ def panels(drawn: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint
 
 
 def test_the_scale_hangs_on_the_calibration() -> None:
-    scale = scale_of(calibrate(range(9), 0.1, peaks=[1, 2, 2, 3, 3, 4, 4, 5, 9]))
+    scale = calibrate(range(9), 0.1, peaks=[1, 2, 2, 3, 3, 4, 4, 5, 9]).scale
     assert (scale.low, scale.threshold) == (3.0, 9.0)
     values = np.array([[-1e9, 3.0, 6.0, 9.0, 18.0, 1e9]], np.float32)
     assert scale.ramp(values)[0] == pytest.approx([0, 0, AT_THRESHOLD / 2, AT_THRESHOLD, 1, 1])
@@ -32,7 +33,7 @@ def test_the_scale_hangs_on_the_calibration() -> None:
 
 def test_equal_peaks_still_give_a_scale() -> None:
     for peak in (0.0, -5.0, 7.0):
-        scale = scale_of(calibrate(range(9), 0.1, peaks=[peak] * 9))
+        scale = calibrate(range(9), 0.1, peaks=[peak] * 9).scale
         assert scale.threshold == peak
         ramp = scale.ramp(np.array([[peak - 1, peak, peak + 1]], np.float32))
         assert ramp[0] == pytest.approx([0, AT_THRESHOLD, 1], abs=1e-5)

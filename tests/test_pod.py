@@ -18,6 +18,7 @@ from flawforge.demo.washers import render_good
 from flawforge.forge import Mix, Pipe, forger_from, names_in
 from flawforge.judging import loading
 from flawforge.proving import pod
+from flawforge.proving.curves import Trial, kind_curve
 from flawforge.proving.specimens import Recipe
 from flawforge.types import CalibrationError, ConfigError, DataError, Mask
 from flawforge_runtime.calibrate import calibrate
@@ -45,12 +46,12 @@ def inspector(rate: float = 0.2) -> Inspector:
 
 
 @pytest.fixture(scope="module")
-def proved() -> tuple[dict[str, Any], list[pod.Shown]]:
-    return pod.prove(inspector(), GOODS, RECIPE)
+def proved() -> dict[str, Any]:
+    return pod.prove(inspector(), GOODS, RECIPE).as_dict()
 
 
-def test_the_result_is_the_one_that_scripts_rely_on(proved: tuple[dict[str, Any], list[pod.Shown]]) -> None:
-    result = json.loads(json.dumps(proved[0], allow_nan=False))
+def test_the_result_is_the_one_that_scripts_rely_on(proved: dict[str, Any]) -> None:
+    result = json.loads(json.dumps(proved, allow_nan=False))
     assert set(result["false_alarm"]) >= {"promised", "measured"}
     assert set(result["forgers"]) >= {"trained_on", "proved_with"}
     elsewhere = result["rejected_elsewhere"]
@@ -76,25 +77,25 @@ def test_the_result_is_the_one_that_scripts_rely_on(proved: tuple[dict[str, Any]
     assert plain["stain", 0.4] > plain["stain", 0.1]  # it is a detector of tone
 
 
-def test_the_order_of_the_pictures_changes_no_curve(proved: tuple[dict[str, Any], list[pod.Shown]]) -> None:
-    turned, _ = pod.prove(inspector(), GOODS[::-1], RECIPE)
-    assert turned["curves"] == proved[0]["curves"]
-    assert turned["false_alarm"] == proved[0]["false_alarm"]
+def test_the_order_of_the_pictures_changes_no_curve(proved: dict[str, Any]) -> None:
+    turned = pod.prove(inspector(), GOODS[::-1], RECIPE).as_dict()
+    assert turned["curves"] == proved["curves"]
+    assert turned["false_alarm"] == proved["false_alarm"]
 
 
-def test_sizes_in_millimetres_are_the_same_sizes(proved: tuple[dict[str, Any], list[pod.Shown]]) -> None:
-    scaled, _ = pod.prove(inspector(), GOODS, RECIPE, scale=0.05)
-    for mm, px in zip(scaled["curves"], proved[0]["curves"], strict=True):
+def test_sizes_in_millimetres_are_the_same_sizes(proved: dict[str, Any]) -> None:
+    scaled = pod.prove(inspector(), GOODS, RECIPE, scale=0.05).as_dict()
+    for mm, px in zip(scaled["curves"], proved["curves"], strict=True):
         assert mm["unit"] == "mm"
         for key in ("a50", "a90", "smallest", "largest"):
             assert mm[key] == (None if px[key] is None else pytest.approx(0.05 * px[key], rel=1e-6))
 
 
-def test_pictures_that_were_calibrated_on_prove_no_rate(proved: tuple[dict[str, Any], list[pod.Shown]]) -> None:
-    assert proved[0]["false_alarm"]["calibrated_on"] == len(GOODS)
-    assert proved[0]["false_alarm"]["measured"] == {"value": None, "low": None, "high": None}
+def test_pictures_that_were_calibrated_on_prove_no_rate(proved: dict[str, Any]) -> None:
+    assert proved["false_alarm"]["calibrated_on"] == len(GOODS)
+    assert proved["false_alarm"]["measured"] == {"value": None, "low": None, "high": None}
     others = [render_good(index, size=96) for index in range(8, 12)]
-    fresh, _ = pod.prove(inspector(), others, Recipe(("stain",), (0.4,), count=2))
+    fresh = pod.prove(inspector(), others, Recipe(("stain",), (0.4,), count=2)).as_dict()
     assert (fresh["false_alarm"]["n"], fresh["false_alarm"]["calibrated_on"]) == (4, 0)
 
 
@@ -102,14 +103,14 @@ def test_the_numbers_of_the_pictures_change_no_bound() -> None:
     """Where the bootstrap by picture decides, too: which picture comes first in the folder is nothing."""
     rng, limits = np.random.default_rng(0), (30, 34, 5, 6, 7, 8, 9, 10, 4)  # each picture finds them from another size on
     trials = [
-        pod.Trial("stain", 0.3, float(size), good, 1.0, "NG" if size > limits[good] else "OK", True)
+        Trial("stain", 0.3, float(size), good, 1.0, "NG" if size > limits[good] else "OK", True)
         for size in np.geomspace(4, 120, 24)
         for good in range(9)
     ]
     orders = [[*range(9)], *(rng.permutation(9).tolist() for _ in range(4))]
-    rows = [pod._curve(trials, "stain", 0.3, None, 0, order) for order in orders]
-    assert rows[0]["a90_95_by"] == "bootstrap by picture"
-    assert rows[0]["a90_95"] is not None
+    rows = [kind_curve(trials, "stain", 0.3, None, 0, order) for order in orders]
+    assert rows[0].a90_95_by == "bootstrap by picture"
+    assert rows[0].a90_95 is not None
     assert all(row == rows[0] for row in rows)
 
 
@@ -123,10 +124,10 @@ def test_a_part_is_one_trial_of_the_promise_however_often_it_is_photographed(tmp
     assert model.calibration is not None
     seen = dataclasses.replace(model.calibration, pictures=(pod.fingerprint(paths[2]),), fixed=-1.0)
     recipe = Recipe(("stain",), (0.4,), count=2)
-    by_part, _ = pod.prove(model.with_calibration(seen), paths, recipe, parts=parts)
+    by_part = pod.prove(model.with_calibration(seen), paths, recipe, parts=parts).as_dict()
     alarm = by_part["false_alarm"]
     assert (alarm["n"], alarm["calibrated_on"], alarm["of"], alarm["measured"]["value"]) == (3, 1, "parts", 1.0)
-    by_picture, _ = pod.prove(model.with_calibration(seen), paths, recipe)
+    by_picture = pod.prove(model.with_calibration(seen), paths, recipe).as_dict()
     alarm = by_picture["false_alarm"]
     assert (alarm["n"], alarm["calibrated_on"], alarm["of"]) == (7, 1, "pictures")
 
@@ -175,7 +176,7 @@ def test_a_reject_that_points_elsewhere_is_no_hit() -> None:
 
 @pytest.mark.parametrize(("verdict", "pointed", "hit"), [("NG", True, True), ("NG", False, False), ("REVIEW", True, False)])
 def test_a_hit_is_a_reject_that_points(verdict: str, pointed: bool, hit: bool) -> None:
-    assert pod.Trial("stain", 0.1, 9.0, 0, 1.0, verdict, pointed).hit is hit
+    assert Trial("stain", 0.1, 9.0, 0, 1.0, verdict, pointed).hit is hit
 
 
 @dataclass(frozen=True)
@@ -191,11 +192,11 @@ class Blind:
 
 
 def test_a_blind_model_reaches_nothing_and_says_so() -> None:
-    result, shown = pod.prove(Blind(), GOODS[:2], Recipe(("stain",), (0.3,), count=12))
-    row = result["curves"][0]
-    assert (row["a50"], row["a90"], row["a90_95"], row["hits"]) == (None, None, None, 0)
-    assert row["why"]
-    assert {each.group for each in shown} == {"hardest_good", "missed"}
+    result = pod.prove(Blind(), GOODS[:2], Recipe(("stain",), (0.3,), count=12))
+    row = result.curves[0]
+    assert (row.a50, row.a90, row.a90_95, row.hits) == (None, None, None, 0)
+    assert row.why
+    assert {each.group for each in result.shown} == {"hardest_good", "missed"}
 
 
 def test_refusals() -> None:

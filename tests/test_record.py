@@ -12,7 +12,7 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from record import ORIGIN, read, record  # noqa: E402
+from record import ORIGIN, between, read, record  # noqa: E402
 
 
 def test_first_row_makes_folder_header_and_origin(tmp_path: Path) -> None:
@@ -77,3 +77,11 @@ def test_writers_at_the_same_time_lose_no_row(tmp_path: Path) -> None:
     with path.open(newline="") as file:
         rows = [(row["who"], row["i"]) for row in csv.DictReader(file)]
     assert sorted(rows) == sorted((who, str(i)) for who in "abc" for i in range(20))
+
+
+def test_a_table_is_put_between_its_markers_and_nowhere_else() -> None:
+    page = "before\n<!-- a -->\nold\n<!-- end -->\nafter\n"
+    assert between(page, "<!-- a -->\n", "<!-- end -->\n", "new\n") == page.replace("old", "new")
+    for start, end in (("<!-- b -->\n", "<!-- end -->\n"), ("<!-- a -->\n", "<!-- stop -->\n")):
+        with pytest.raises(ValueError, match="needs the lines"):
+            between(page, start, end, "new\n")

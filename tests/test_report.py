@@ -69,6 +69,12 @@ def make_model(
     return folder
 
 
+def write_report(model: Path, out: Path) -> Path:
+    path = report.report(model, out).path
+    assert path is not None
+    return path
+
+
 def make_config(size: int, checked: DataReport | None) -> dict[str, Any]:
     config: dict[str, Any] = {
         "format": 1,
@@ -130,7 +136,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(model: Path) -> str:
-    return report.write_report(model, model.parent / "report.html").read_text(encoding="utf-8")
+    return write_report(model, model.parent / "report.html").read_text(encoding="utf-8")
 
 
 class Page(HTMLParser):
@@ -239,7 +245,7 @@ def test_the_json_in_the_page_is_the_json_report(page: str, model: Path, tmp_pat
     [link] = [attributes["href"] for tag, attributes in Page(page).tags if tag == "a"]
     assert link is not None
     inside = json.loads(base64.b64decode(link.split(",", 1)[1]))
-    assert inside == json.loads(report.write_report(model, tmp_path / "r.json").read_text())
+    assert inside == json.loads(write_report(model, tmp_path / "r.json").read_text())
     assert inside["evaluation"] == json.loads((model / "evaluation" / "evaluation.json").read_text())
 
 
@@ -337,13 +343,13 @@ def test_scores_that_are_not_finite_become_null_in_the_json(copy: Path) -> None:
 def test_what_cannot_be_written_or_read_is_one_sentence(tmp_path: Path, model: Path, copy: Path) -> None:
     for out in (tmp_path / "report.docx", tmp_path / "no" / "report.html", tmp_path):
         with pytest.raises(ConfigError) as wrong:
-            report.write_report(model, out)
+            write_report(model, out)
         assert "\n" not in str(wrong.value)
     with pytest.raises(ModelError):
-        report.write_report(tmp_path, tmp_path / "report.html")
+        write_report(tmp_path, tmp_path / "report.html")
     (copy / "evaluation" / "evaluation.json").write_text("{")
     with pytest.raises(ModelError, match=r"evaluation\.json is not a JSON object"):
-        report.write_report(copy, tmp_path / "report.html")
+        write_report(copy, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 
@@ -365,14 +371,14 @@ def test_harmed_results_are_one_sentence(model: Path, tmp_path: Path) -> None:
         before = file.read_bytes()
         file.write_text(json.dumps(harm_json(json.loads(before), rng)))
         try:
-            report.write_report(folder, tmp_path / "report.html")
+            write_report(folder, tmp_path / "report.html")
         except ModelError as error:
             refused += 1
             sentences.append(str(error))
         file.write_bytes(before)
     assert 10 < refused < 120
     assert not any("\n" in sentence for sentence in sentences)
-    report.write_report(folder, tmp_path / "report.html")
+    write_report(folder, tmp_path / "report.html")
 
 
 def harm_json(data: Any, rng: random.Random) -> Any:

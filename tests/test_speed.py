@@ -10,18 +10,24 @@ import sys
 from pathlib import Path
 
 import click.testing
+import numpy as np
 import pytest
 
 from flawforge.cli import main
 from flawforge.judging import speed
 from flawforge.types import ConfigError
+from flawforge_runtime.calibrate import calibrate
+from flawforge_runtime.images import write_image
+from flawforge_runtime.inspector import Inspector
+from flawforge_runtime.types import ScoreRule
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "from-camera-to-verdict.md"
 
 
 def test_every_figure_is_there_and_adds_up(tiny_model: Path, washers: Path) -> None:
     paths = sorted((washers / "test" / "good").iterdir())
-    result = speed.measure(tiny_model, paths, repeats=20, threads=1)
+    measured = speed.measure(tiny_model, paths, repeats=20, threads=1)
+    result = measured.as_dict()
     assert 0 < result["p50"] <= result["p95"] <= result["p99"]
     stages = ["decode", "resize", "guard", "to network", "network", "score", "map to own size", "regions"]
     assert sorted(result["stages"]) == sorted(stages)
@@ -29,8 +35,45 @@ def test_every_figure_is_there_and_adds_up(tiny_model: Path, washers: Path) -> N
     assert result["cold_start_seconds"] * 1000 > result["p50"]
     assert (result["backend"], result["threads"], result["repeats"]) == ("torch", 1, 20)
     assert result["resident_mb"] > 50
-    assert "first verdict" in speed.lines(result)[-1]
+    assert "first verdict" in measured.lines()[-1]
     json.dumps(result, allow_nan=False)
+
+
+class Recorder:
+    """A network that remembers what it was given: brightness, where the picture lies."""
+
+    placed = True
+
+    def __init__(self) -> None:
+        self.given: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def __call__(self, batch: np.ndarray, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.given.append((batch, inner))
+        maps = batch.mean(axis=1)
+        return maps, maps.max(axis=(1, 2))
+
+
+@pytest.mark.parametrize("tile", [None, 24])
+def test_the_stopwatch_times_the_judgement_itself(tile: int | None, tmp_path: Path) -> None:
+    """The network is given the same values as by a judgement: letterboxed, with the camera's depth, tile by tile."""
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 64), np.uint16)
+    write_image(tmp_path / "deep.png", pixels)
+    network = Recorder()
+    calibration = calibrate([0.1, 0.2, 0.3], 0.25)
+    inspector = Inspector(network, (32, 32), ScoreRule("max"), calibration, depth=12, tile=tile)
+    inspector(tmp_path / "deep.png")
+    wanted, network.given = network.given, []
+    stages = speed.where(inspector, [tmp_path / "deep.png"], 1)
+    assert len(network.given) == len(wanted) == (1 if tile is None else 2)  # a row of tiles at once
+    for ours, theirs in zip(network.given, wanted, strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+        np.testing.assert_array_equal(ours[1], theirs[1])
+    assert len(wanted[0][0]) == (1 if tile is None else 4)
+    assert set(stages) == {"decode", "resize", "guard", "to network", "network", "score", "map to own size", "regions"}
+    speed.batched(inspector, tmp_path / "deep.png", 1)
+    if tile is None:
+        assert (network.given[-1][0] == wanted[0][0]).all()
+        assert (network.given[-1][1] == wanted[0][1]).all()
 
 
 def test_too_few_judgements_are_refused(tiny_model: Path, washers: Path) -> None:

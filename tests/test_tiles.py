@@ -159,8 +159,9 @@ def test_streamed_pictures_are_drawn_and_evaluated_at_the_maps_size(tmp_path: Pa
     write_image(root / "ground_truth" / "spot" / "0_mask.png", mask)
     entries, inspector = read_entries(root), judge()
     found = evaluate.evaluate(inspector, entries, bootstrap=0)
-    assert found["pixel"]["auroc"]["value"] > 0.99
-    assert found["pixel"]["peak_on_defect"]["value"] == 1.0
+    assert found.pixel is not None
+    assert found.pixel["auroc"].value > 0.99
+    assert found.pixel["peak_on_defect"].value == 1.0
     shown = evaluate.draw_telling(inspector, entries, found)
     assert {each.group for each in shown} == {"detection", "good"}
     decision = inspector(path)

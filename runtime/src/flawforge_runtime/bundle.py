@@ -43,6 +43,7 @@ NOT_A_MODEL = "{folder} is not a flawforge model folder ({why}); give a folder m
 LARGEST = {MANIFEST: 1 << 20, "README.md": 16 << 20}  # bytes
 LARGEST_JSON, LARGEST_OTHER = 64 << 20, 8 << 30
 TRIES = 20  # at reading a folder that another process rewrites meanwhile
+TAKEN = "{folder} exists already; give another -o, or remove it first."
 DAMAGED = "The model folder {folder} is damaged ({why}); copy it again from where it was made, or fit again."
 
 
@@ -104,7 +105,7 @@ def write(folder: Path, content: Content) -> None:
         with new_folder(folder) as draft:
             _write_files(draft, content)
     except FileExistsError as error:
-        raise ModelError(f"{folder} exists already; give another -o, or remove it first.") from error
+        raise ModelError(TAKEN.format(folder=folder)) from error
 
 
 def _write_files(folder: Path, content: Content) -> None:

@@ -18,10 +18,12 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from flawforge_runtime.drawing import Scale
 from flawforge_runtime.types import CalibrationError, ImageError
 
 
@@ -167,6 +169,27 @@ class Calibration:
         """A pixel is marked when the map is above this; at most `false_alarm` of good pictures get any mark."""
         return self.peaks[-rank(len(self.peaks), self.false_alarm, self.confidence)]
 
+    @cached_property
+    def scale(self) -> Scale:
+        """The colours of all heat maps of a model: clear up to the median of `peaks`, marked from the pixel threshold on."""
+        low, threshold = float(np.median(self.peaks)), self.pixel_threshold
+        # With few or equal pictures the two coincide; a step of a hundredth keeps the ramp defined.
+        step = max(abs(threshold) * 0.01, 1e-6)
+        return Scale(min(low, threshold - step), threshold)
+
+    @property
+    def text(self) -> str:
+        """The promise, for people."""
+        of = "parts" if self.per_part else "pictures"
+        sure = "" if self.confidence is None else f" with {self.confidence:.4g} confidence"
+        if self.folds:
+            sure = f" in {self.folds} folds, which is weaker than a hold-out,"
+        return (
+            f"promised{sure} from {self.n} held-back good {of}: at most {self.false_alarm:.2%} of good parts NG "
+            f"(score above {self.threshold:.4g}), at most {self.review:.2%} NG or REVIEW "
+            f"(score above {self.review_threshold:.4g}); a higher score is stranger"
+        )
+
     def p_value(self, score: float) -> float:
         """Conformal p-value in (0, 1]: (1 + number of held-back scores >= score) / (n + 1). Raises ImageError for NaN."""
         _refuse_nan(score)
@@ -277,6 +300,31 @@ def calibrate(
         rank(len(scores), each, confidence)
     ordered = tuple(sorted(map(float, scores))), tuple(sorted(map(float, peaks)))
     return Calibration(ordered[0], ordered[1], float(rate), float(review), confidence, per_part, rules or Rules())
+
+
+def highest_share(events: int, of: int, confidence: float = 0.95) -> float:
+    """Upper end of the exact (Clopper-Pearson) interval of `events` / `of`."""
+
+    def at_most_events(p: float) -> float:
+        """P(Binomial(of, p) <= events)."""
+        logs = (
+            math.lgamma(of + 1) - math.lgamma(k + 1) - math.lgamma(of - k + 1) + k * math.log(p) + (of - k) * math.log1p(-p)
+            for k in range(events + 1)
+        )
+        return math.fsum(map(math.exp, logs))
+
+    low, high = events / of, 1.0
+    while high - low > 1e-9 and events < of:
+        p = (low + high) / 2
+        low, high = (p, high) if at_most_events(p) > (1 - confidence) / 2 else (low, p)
+    return high
+
+
+def calibrated(calibration: Calibration | None) -> Calibration:
+    """The calibration of a model, where it has one. Raises CalibrationError where it has none."""
+    if calibration is None:
+        raise CalibrationError("The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first.")
+    return calibration
 
 
 def _refuse_nan(score: float) -> None:

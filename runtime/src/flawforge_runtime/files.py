@@ -46,13 +46,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def free(folder: Path) -> bool:
+    """Whether a new folder can take this name: there is nothing, or an empty folder."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that takes its name at the end, or vanishes if anything fails.
 
     Raises FileExistsError where `path` exists and is not an empty folder.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if not free(path):
         raise FileExistsError(f"{path} exists")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = draft_of(path)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawforge_runtime import bundle, images, looks, poses, tiles
-from flawforge_runtime.calibrate import Calibration
+from flawforge_runtime.calibrate import Calibration, calibrated, highest_share
+from flawforge_runtime.drawing import escaped
 from flawforge_runtime.guard import UNLIKE, Guard, Traits, describe, size_for
 from flawforge_runtime.maps import (
+    NO_CLOCK,
+    Judged,
+    Laid,
+    Step,
     find_regions,
     fit_roi,
-    own_pixel,
+    lay,
+    of_another_size,
     picture_score,
     refuse_size,
     same_proportions,
     to_network,
+    untimed,
 )
 from flawforge_runtime.origin import Origin, opened
 from flawforge_runtime.types import (
@@ -46,8 +53,6 @@ from flawforge_runtime.types import (
     ScoreRule,
 )
 
-UNCALIBRATED = "The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first."
-
 NO_FOLDER = (
     "This inspector is not what a model folder holds, so it cannot be sent to another process; save it with "
     "inspector.save(FOLDER) and call load(FOLDER) in the worker, or send what load(FOLDER) gives."
@@ -56,28 +61,10 @@ NO_FOLDER = (
 WHOLE = 25_000_000  # pixels; a larger picture of a model with tiles is read strip by strip, and its map shrunk
 SHRUNK = 2048  # longest side of the map of such a picture
 SEEN = 1024  # longest side, about, at which the guard sees such a picture
+NOTHING_LEFT = "The region of interest leaves no pixel of the picture to judge; give a larger one."
 NOT_FINITE = "The network gave a value that is not finite for this picture; check picture and model."
 
 Network = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The raw judgement of one picture, before any threshold: what calibration collects.
-
-    score        higher = stranger
-    peak         the highest value of `anomaly_map`, h w at the picture's own size
-    at           (row, column) in the picture's own pixels where the score's smoothed map is highest
-    notes        what people should know of how it was judged
-    unlike       why it is not like any good picture; "" for one that may be
-    """
-
-    score: float
-    peak: float
-    anomaly_map: Map
-    at: tuple[int, int]
-    notes: tuple[str, ...] = ()
-    unlike: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,43 +102,52 @@ class Inspector:
     content: bundle.Content | None = None
     origin: Origin | None = field(default=None, compare=False)
 
-    def judge(self, picture: images.Picture) -> Judged:
+    def judge(self, picture: images.Picture, step: Step = untimed) -> Judged:
         """Score and map without a threshold, and whether the picture is like the good ones at all.
 
+        step  called with the name of each step; what it gives is entered for as long as the step takes
         Raises ImageError for a picture far smaller or more oblong than those trained on, a region of interest that does not
         fit it, a value of the network that is not finite.
         """
         refuse_size(picture.pixels.shape[:2], self.sizes, self.canvas)
         if self.tile is not None:
-            return self._judge_tiled(picture)
-        pixels, placement = images.letterbox(picture.pixels, self.canvas)
-        unlike = self._unlike(pixels[placement.inner], picture.pixels)
-        valid = images.valid_mask(placement)
-        own_roi = None
-        pose = self.template and poses.find(pixels, valid, self.template)
-        if pose:
-            valid &= poses.lay_mask(valid, pose)
-            pixels = images.pad(np.ascontiguousarray(poses.lay(pixels, pose)[placement.inner]), placement)
-        inner = images.inner_of(valid)
-        if self.roi is not None:
-            own_roi = fit_roi(self.roi, picture.pixels.shape[:2])
-            valid &= images.mask_on_canvas(own_roi, placement)
-        if not valid.any():
-            raise ImageError("The region of interest leaves no pixel of the picture to judge; give a larger one.")
-        maps, scores, *others = self.look(to_network(pixels), inner[None])
-        ground = others[0] if others else maps
-        score, (row, column) = picture_score(ground[0], float(scores[0]), valid, self.rule)
-        surface = maps[0]
-        if pose:
-            row, column = poses.back_at(row, column, pose, self.canvas)
-            surface = poses.back(np.where(valid, surface, surface[valid].min()), pose)
-        own_map = images.restore(surface, placement)
-        if own_roi is not None and not pose:
+            return self._judge_tiled(picture, step)
+        with step("resize"):
+            pixels, placement = images.letterbox(picture.pixels, self.canvas)
+        with step("guard"):
+            unlike = self._unlike(pixels[placement.inner], picture.pixels)
+        roi = None if self.roi is None else fit_roi(self.roi, picture.pixels.shape[:2])
+        with step("pose") if self.template is not None else NO_CLOCK:
+            laid = lay(pixels, placement, roi, self.template)
+        if not laid.valid.any():
+            raise ImageError(NOTHING_LEFT)
+        ((score, at, own_map),) = self._read([laid], step)
+        if roi is not None and not laid.pose:
             # Outside the region of interest nothing is judged: the map takes its lowest value there.
-            own_map = np.where(own_roi, own_map, np.float32(own_map.min()))
-        notes: tuple[str, ...] = (poses.NOT_FOUND,) if self.template and not pose else ()
-        notes += self._of_another_size(picture.pixels.shape[:2])
-        return _finite(Judged(score, float(own_map.max()), own_map, own_pixel(row, column, placement), notes, unlike))
+            own_map = np.where(roi, own_map, np.float32(own_map.min()))
+        notes: tuple[str, ...] = (poses.NOT_FOUND,) if self.template and not laid.pose else ()
+        notes += of_another_size(picture.pixels.shape[:2], self.sizes, self.canvas)
+        return _finite(Judged(score, float(own_map.max()), own_map, at, notes, unlike))
+
+    def _read(self, laid: Sequence[Laid], step: Step) -> list[tuple[float, tuple[int, int], Map]]:
+        """(score, (row, column) of its highest value, map h w) of each picture or tile, in its own pixels.
+
+        The score is -inf where no pixel counts.
+        """
+        with step("to network"):
+            batch = [to_network(each.pixels) for each in laid]
+            inner = np.stack([each.inner for each in laid])
+        with step("network"):
+            maps, scores, *others = self.look(batch[0] if len(batch) == 1 else np.concatenate(batch), inner)
+        score_maps, readings = others[0] if others else maps, []
+        for index, each in enumerate(laid):
+            score, at = -math.inf, (0, 0)
+            with step("score"):
+                if each.valid.any():
+                    score, at = picture_score(score_maps[index], float(scores[index]), each.valid, self.rule)
+            with step("map to own size"):
+                readings.append((score, each.own_pixel(*at), each.own_map(maps[index])))
+        return readings
 
     def look(self, batch: NDArray[np.float32], inner: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """What the network says of n 3 h w pictures that lie at `inner`, n 4. Raises ImageError for a value not finite."""
@@ -190,19 +186,6 @@ class Inspector:
         why = looks.outside(looks.looks_of(whole), known) if known else ""
         return f"{UNLIKE}: {why}" if why else ""
 
-    def _of_another_size(self, size: tuple[int, int]) -> tuple[str, ...]:
-        """What is to be said of a picture (h, w) of a size that training never saw."""
-        if self.sizes is None:
-            return ()
-        ranges = list(zip(*self.sizes, strict=True))
-        if all(low <= own <= high for own, (low, high) in zip(size, ranges, strict=True)):
-            return ()
-        trained = " x ".join(str(low) if low == high else f"{low} to {high}" for low, high in ranges)
-        return (
-            f"{size[0]} x {size[1]} pixels (h x w), trained on {trained}: resized onto the canvas "
-            f"{self.canvas[0]} x {self.canvas[1]}, proportions kept",
-        )
-
     def __call__(self, picture: Any, image_path: str = "") -> Decision:
         """Judge a path, the bytes of a file, a PIL picture or an h w 3 array in RGB order. A higher score is stranger.
 
@@ -211,8 +194,7 @@ class Inspector:
         Raises ImageError for what is no picture, CalibrationError where the model has no threshold yet.
         """
         start = time.perf_counter()
-        if self.calibration is None:
-            raise CalibrationError(UNCALIBRATED)
+        calibrated(self.calibration)
         if self.tile is not None and isinstance(picture, str | Path):
             rows, notes = tiles.open_rows(Path(picture), self.max_pixels, self.depth)
             if rows.height * rows.width > WHOLE:
@@ -221,7 +203,7 @@ class Inspector:
         read = images.as_picture(picture, max_pixels=self.max_pixels, depth=self.depth)
         if not image_path and isinstance(picture, str | Path):
             image_path = str(picture)
-        return self.decide(self.judge(read), image_path, read.notes, start)
+        return replace(self.decide(self.judge(read), image_path, read.notes, start), picture=read.pixels)
 
     def decide(
         self, judged: Judged, image_path: str = "", notes: tuple[str, ...] = (), start: float | None = None
@@ -231,17 +213,13 @@ class Inspector:
         Raises CalibrationError where the model has no threshold yet.
         """
         start = time.perf_counter() if start is None else start
-        if self.calibration is None:
-            raise CalibrationError(UNCALIBRATED)
-        mask = judged.anomaly_map > self.calibration.pixel_threshold
+        mask = judged.anomaly_map > calibrated(self.calibration).pixel_threshold
         return self._decision(judged, mask, find_regions(judged.anomaly_map, mask), image_path, notes, start)
 
     def _decision(
         self, judged: Judged, mask: Mask, regions: tuple[Region, ...], image_path: str, notes: tuple[str, ...], start: float
     ) -> Decision:
-        calibration = self.calibration
-        if calibration is None:
-            raise CalibrationError(UNCALIBRATED)
+        calibration = calibrated(self.calibration)
         if judged.unlike:
             return self._invalid(calibration, judged, mask, regions, image_path, notes, start)
         verdict = calibration.verdict(judged.score)
@@ -262,6 +240,7 @@ class Inspector:
             regions=regions,
             seconds=time.perf_counter() - start,
             notes=(*notes, *judged.notes, *((by_rule,) if by_rule else ())),
+            scale=calibration.scale,
         )
 
     def _invalid(
@@ -290,25 +269,25 @@ class Inspector:
             seconds=time.perf_counter() - start,
             notes=(judged.unlike, *notes, *judged.notes),
             valid=False,
+            scale=calibration.scale,
         )
 
-    def _judge_tiled(self, picture: images.Picture) -> Judged:
-        unlike = self._unlike(picture.pixels, picture.pixels)
+    def _judge_tiled(self, picture: images.Picture, step: Step) -> Judged:
+        with step("guard"):
+            unlike = self._unlike(picture.pixels, picture.pixels)
         own_map = np.empty(picture.pixels.shape[:2], dtype=np.float32)
 
         def keep(top: int, band: Map, inside: Mask) -> None:
             own_map[top : top + len(band)] = np.where(inside, band, np.float32(band[inside].min() if inside.any() else 0))
 
-        score, at = self._tiled(tiles.Whole(picture.pixels), keep)
+        score, at = self._tiled(tiles.Whole(picture.pixels), keep, step)
         return _finite(Judged(score, float(own_map.max()), own_map, at, unlike=unlike))
 
     def _decide_streamed(self, rows: tiles.Rows, image_path: str, notes: tuple[str, ...], start: float) -> Decision:
         """A picture that is never in memory as a whole: regions are exact, map and mask are shrunk by maxima."""
-        if self.calibration is None:
-            raise CalibrationError(UNCALIBRATED)
+        threshold, regions = calibrated(self.calibration).pixel_threshold, tiles.Regions()
         seen = tiles.shrunk(rows, max(1, max(rows.height, rows.width) // SEEN))
         unlike = self._unlike(seen, seen)
-        threshold, regions = self.calibration.pixel_threshold, tiles.Regions()
         factor = -(-max(rows.height, rows.width) // SHRUNK)
         shape = -(-rows.height // factor), -(-rows.width // factor)
         small = np.full(shape, -np.inf, dtype=np.float32)
@@ -326,42 +305,37 @@ class Inspector:
         score, at = self._tiled(rows, keep)
         judged = _finite(Judged(score, float(small.max()), small, at, unlike=unlike))
         note = f"judged in tiles; map and mask hold the highest of {factor} x {factor} pixels"
-        return self._decision(judged, marked, regions.found(), image_path, (*notes, note), start)
+        return replace(self._decision(judged, marked, regions.found(), image_path, (*notes, note), start), picture=seen)
 
-    def _tiled(self, rows: tiles.Rows, keep: Callable[[int, Map, Mask], None]) -> tuple[float, tuple[int, int]]:
+    def _tiled(
+        self, rows: tiles.Rows, keep: Callable[[int, Map, Mask], None], step: Step = untimed
+    ) -> tuple[float, tuple[int, int]]:
         """Give `keep` the blended map band by band; the score is the strangest tile's, with its place in own pixels."""
         assert self.tile is not None
         if self.roi is not None:
             same_proportions(self.roi, (rows.height, rows.width))
-        best: tuple[float, tuple[int, int]] | None = None
+        best, best_at = -math.inf, (0, 0)
 
-        def judge(some: list[tuple[int, int, Image]]) -> list[Map]:
-            nonlocal best
-            placed = [images.letterbox(pixels, self.canvas) for _, _, pixels in some]
-            maps, scores, *others = self.look(
-                np.concatenate([to_network(pixels) for pixels, _ in placed]),
-                np.stack([images.inner_of(images.valid_mask(placement)) for _, placement in placed]),
-            )
-            ground = others[0] if others else maps
-            for index, ((top, left, pixels), (_, placement)) in enumerate(zip(some, placed, strict=True)):
-                inside = self._inside(rows, top, left, pixels.shape[0], pixels.shape[1])
-                valid = images.valid_mask(placement)
-                if not inside.all():
-                    valid &= images.mask_on_canvas(inside, placement)
-                if valid.any():
-                    score, (row, column) = picture_score(ground[index], float(scores[index]), valid, self.rule)
-                    if best is None or score > best[0]:
-                        row, column = own_pixel(row, column, placement)
-                        best = score, (top + row, left + column)
-            return [images.restore(own, placement) for own, (_, placement) in zip(maps, placed, strict=True)]
+        def judge(tile_list: list[tuple[int, int, Image]]) -> list[Map]:
+            nonlocal best, best_at
+            laid = []
+            with step("resize"):
+                for top, left, pixels in tile_list:
+                    inside = self._inside(rows, top, left, pixels.shape[0], pixels.shape[1])
+                    laid.append(lay(*images.letterbox(pixels, self.canvas), None if inside.all() else inside))
+            readings = self._read(laid, step)
+            for (top, left, _), (score, (row, column), _) in zip(tile_list, readings, strict=True):
+                if score > best:
+                    best, best_at = score, (top + row, left + column)
+            return [own_map for _, _, own_map in readings]
 
         for top, band in tiles.blended(rows, self.tile, tiles.batch_size(self.canvas, self.tile), judge):
             keep(top, band, self._inside(rows, top, 0, len(band), rows.width))
             if self.progress is not None:
                 self.progress(top + len(band), rows.height)
-        if best is None:
-            raise ImageError("The region of interest leaves no pixel of the picture to judge; give a larger one.")
-        return best
+        if best == -math.inf:
+            raise ImageError(NOTHING_LEFT)
+        return best, best_at
 
     def _inside(self, rows: tiles.Rows, top: int, left: int, height: int, width: int) -> Mask:
         """The region of interest in a window of the picture, without making it as large as the picture."""
@@ -383,6 +357,32 @@ class Inspector:
             raise CalibrationError("This inspector was not made by fit or load, so there is no model to save.")
         bundle.write(Path(folder), self.content)
         return Path(folder)
+
+    def lines(self) -> list[str]:
+        """For people, as `fit` ends: what is promised, and how often the guard against other pictures is wrong."""
+        lines = [self.calibration.text if self.calibration is not None else "no thresholds yet"]
+        if self.guard is not None and self.guard.count:
+            flagged, count = self.guard.flagged, self.guard.count
+            lines.append(
+                f"a picture like no good picture is NG too: so judged were {flagged} of {count} good pictures that the "
+                f"limits had not seen ({flagged / count:.1%}, 95 % interval up to {highest_share(flagged, count):.1%})"
+            )
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """Facts on the model, its thresholds and its guard, JSON-able."""
+        return {
+            "model": dict(self.about),
+            "canvas": list(self.canvas),
+            "tile": self.tile,
+            "depth": self.depth,
+            "calibration": self.calibration.as_dict() if self.calibration is not None else None,
+            "guard": {"count": self.guard.count, "flagged": self.guard.flagged} if self.guard is not None else None,
+        }
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what it is, and what it promises."""
+        return f"<p><b>{escaped(repr(self))}</b><br>{'<br>'.join(escaped(line) for line in self.lines())}</p>"
 
     def __repr__(self) -> str:
         product = repr(Path(self.origin.folder).name) if self.origin else "not opened from a folder"

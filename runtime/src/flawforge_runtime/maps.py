@@ -1,12 +1,17 @@
-"""A network's map and what is read from it: the picture's score, the strangest place, marked regions."""
+"""A picture on the canvas, and what is read from the network's map of it: score, strangest place, marked regions."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge_runtime.images import Placement
+from flawforge_runtime import poses
+from flawforge_runtime.images import Placement, inner_of, mask_on_canvas, pad, restore, valid_mask
 from flawforge_runtime.types import Image, ImageError, Map, Mask, Region, ScoreRule
 
 SMALLER, OBLONG = 8, 4  # a picture so many times smaller or more oblong than all that were trained on is refused
@@ -29,6 +34,110 @@ def refuse_size(
             f"The picture is {h} x {w} pixels (h x w), {why} than the good ones ({low_h} x {low_w} to "
             f"{high_h} x {high_w}); give whole pictures of the product."
         )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The raw judgement of one picture, before any threshold: what calibration collects.
+
+    score        higher = stranger
+    peak         the highest value of `anomaly_map`, h w at the picture's own size
+    at           (row, column) in the picture's own pixels where the score's smoothed map is highest
+    notes        what people should know of how it was judged
+    unlike       why it is not like any good picture; "" for one that may be
+    """
+
+    score: float
+    peak: float
+    anomaly_map: Map
+    at: tuple[int, int]
+    notes: tuple[str, ...] = ()
+    unlike: str = ""
+
+
+Step = Callable[[str], AbstractContextManager[None]]
+
+
+def untimed(name: str) -> AbstractContextManager[None]:
+    """A `Step` that does nothing."""
+    return NO_CLOCK
+
+
+NO_CLOCK = nullcontext()
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A picture, or a tile of one, as it lies on the canvas H W.
+
+    pixels     H W 3, what the network is given
+    placement  where the picture lies
+    valid      H W bool, what counts for its score
+    inner      (first row, row after the last, first column, column after the last) that the picture covers
+    pose       how it was moved to lie like the others; None = it lies as it did
+    """
+
+    pixels: Image
+    placement: Placement
+    valid: Mask
+    inner: NDArray[np.float32]
+    pose: poses.Pose | None = None
+
+    def own_map(self, surface: Map) -> Map:
+        """A map of the canvas at the picture's own size."""
+        if self.pose:
+            surface = poses.back(np.where(self.valid, surface, surface[self.valid].min()), self.pose)
+        return restore(surface, self.placement)
+
+    def own_pixel(self, row: int, column: int) -> tuple[int, int]:
+        """The picture's own (row, column) under a canvas pixel."""
+        own = self.placement
+        if self.pose:
+            row, column = poses.back_at(row, column, self.pose, own.canvas)
+        own_row = int((row - own.top + 0.5) * own.own_height / own.height)
+        own_column = int((column - own.left + 0.5) * own.own_width / own.width)
+        return min(max(own_row, 0), own.own_height - 1), min(max(own_column, 0), own.own_width - 1)
+
+
+def lay(pixels: Image, placement: Placement, roi: Mask | None = None, template: poses.Template | None = None) -> Laid:
+    """What the network is given, from what `letterbox` gave.
+
+    roi       h w bool at the picture's own proportions, True = judged; None = all of it
+    template  what the part is laid like; None = it is judged as it lies
+    """
+    pose = poses.find(pixels, valid_mask(placement), template) if template is not None else None
+    valid = shown(placement, pose)
+    inner = inner_of(valid)
+    if roi is not None:
+        valid &= mask_on_canvas(roi, placement)
+    return Laid(posed(pixels, placement, pose), placement, valid, inner, pose)
+
+
+def posed(pixels: Image, placement: Placement, pose: poses.Pose | None) -> Image:
+    """A canvas picture H W 3, moved so that its part lies like the others; the border round it is its own edge again."""
+    return pixels if pose is None else pad(np.ascontiguousarray(poses.lay(pixels, pose)[placement.inner]), placement)
+
+
+def shown(placement: Placement, pose: poses.Pose | None) -> Mask:
+    """H W bool: where the canvas shows the picture, once it is moved."""
+    valid = valid_mask(placement)
+    return valid if pose is None else valid & poses.lay_mask(valid, pose)
+
+
+def of_another_size(
+    size: tuple[int, ...], sizes: tuple[tuple[int, int], tuple[int, int]] | None, canvas: tuple[int, int]
+) -> tuple[str, ...]:
+    """What is to be said of a picture (h, w) of a size that training never saw."""
+    if sizes is None:
+        return ()
+    ranges = list(zip(*sizes, strict=True))
+    if all(low <= own <= high for own, (low, high) in zip(size, ranges, strict=True)):
+        return ()
+    trained = " x ".join(str(low) if low == high else f"{low} to {high}" for low, high in ranges)
+    return (
+        f"{size[0]} x {size[1]} pixels (h x w), trained on {trained}: resized onto the canvas "
+        f"{canvas[0]} x {canvas[1]}, proportions kept",
+    )
 
 
 def picture_score(surface: Map, score: float, valid: Mask, rule: ScoreRule) -> tuple[float, tuple[int, int]]:
@@ -70,13 +179,6 @@ def find_regions(anomaly_map: Map, mask: Mask) -> tuple[Region, ...]:
         peak = float(anomaly_map[part][window][labels[window] == label].max())
         found.append(Region(left + x, top + y, w, h, area, peak))
     return tuple(sorted(found, key=lambda region: -region.peak))
-
-
-def own_pixel(row: int, column: int, placement: Placement) -> tuple[int, int]:
-    """The picture's own (row, column) under a canvas pixel."""
-    own_row = int((row - placement.top + 0.5) * placement.own_height / placement.height)
-    own_column = int((column - placement.left + 0.5) * placement.own_width / placement.width)
-    return min(max(own_row, 0), placement.own_height - 1), min(max(own_column, 0), placement.own_width - 1)
 
 
 def to_network(pixels: Image) -> NDArray[np.float32]:

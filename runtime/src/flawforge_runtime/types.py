@@ -1,4 +1,4 @@
-"""The nouns that training and judging share. Imports nothing of ours, and no torch.
+"""The nouns that training and judging share. Imports nothing of ours, but for drawing a Decision, and no torch.
 
 Errors, all one sentence that says what was given, what is allowed and what to do:
 
@@ -13,11 +13,14 @@ Errors, all one sentence that says what was given, what is allowed and what to d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from flawforge_runtime.drawing import Scale
 
 Image = NDArray[Any]  # h w c, c in {1, 3}; uint8 in [0, 255] or float32 in [0, 1]
 Mask = NDArray[np.bool_]  # h w
@@ -89,6 +92,9 @@ class Decision:
     verdict      "OK" | "REVIEW" | "NG"; pred_label is True for NG
     threshold    the score above which the verdict is NG
     valid        False: not like any good picture, so the verdict is NG whatever the network says; a note says why
+    picture      h w 3, what was judged, for a notebook to show; of another size where it was judged strip by strip; None =
+                 not kept
+    scale        of the heat map's colours, one for all pictures of a model; None = the map's own range
     """
 
     image_path: str
@@ -103,6 +109,21 @@ class Decision:
     seconds: float
     notes: tuple[str, ...] = ()
     valid: bool = True
+    picture: Image | None = field(default=None, repr=False, compare=False)
+    scale: Scale | None = field(default=None, repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the verdict, and picture and heat map side by side."""
+        from flawforge_runtime import drawing
+
+        own = self.anomaly_map
+        scale = self.scale or drawing.Scale(float(own.min()), float(own.max()) + 1e-6)
+        picture = (
+            np.full((*own.shape, 3), 128, np.uint8) if self.picture is None else drawing.fit_to(self.picture, own.shape)
+        )
+        drawn = drawing.side_by_side(picture, scale.ramp(own), self.pred_mask, max_side=360)
+        score = f"score {self.pred_score:.4g}, NG above {self.threshold:.4g}, p-value {self.p_value:.3g}"
+        return drawing.figure(drawn, self.verdict, [f"{self.image_path or 'picture'}: {score}", *self.notes])
 
     def __repr__(self) -> str:
         unlike = "" if self.valid else ", not like any good picture"

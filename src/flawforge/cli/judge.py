@@ -16,6 +16,7 @@ from flawforge.cli.options import (
     rules_of,
     say,
     say_aside,
+    tell,
     with_backend,
     with_device,
     with_max_pixels,
@@ -78,12 +79,17 @@ def inspect(
     from flawforge.judging.loading import load
     from flawforge_runtime.feed import Source
 
-    opened = load(model, device=device, backend=backend, threads=threads)
-    inspector = dataclasses.replace(opened, max_pixels=max_pixels)
-    moves: dict[str, Any] = {"false_alarm": false_alarm, "review": review, "confidence": confidence, "threshold": threshold}
-    moves["rules"] = rules_of(inspector.calibration, **rules)
-    if inspector.calibration is not None and any(value is not None for value in moves.values()):
-        inspector = inspector.with_calibration(inspector.calibration.moved(**moves))
+    loaded = load(model, device=device, backend=backend, threads=threads)
+    inspector = dataclasses.replace(loaded, max_pixels=max_pixels)
+    changes: dict[str, Any] = {
+        "false_alarm": false_alarm,
+        "review": review,
+        "confidence": confidence,
+        "threshold": threshold,
+    }
+    changes["rules"] = rules_of(inspector.calibration, **rules)
+    if inspector.calibration is not None and any(value is not None for value in changes.values()):
+        inspector = inspector.with_calibration(inspector.calibration.moved(**changes))
     source = Source(paths, watch, sys.stdin, say_aside)
     files = None if source.live else list(source)
     form = form or ("jsonl" if source.live else "csv")
@@ -93,9 +99,11 @@ def inspect(
     try:
         with rows.open_results(out, form) as (write, folder), progress_bar("inspecting", total, "picture") as bar:
             inspector = dataclasses.replace(inspector, progress=lambda row, of: bar.set_postfix_str(f"row {row} of {of}"))
-            drawn = folder if overlays else None
+            overlay_folder = folder if overlays else None
             try:
-                for _ in rows.judge_all(inspector, source if files is None else files, write, tally, drawn, say_aside):
+                for _ in rows.judge_all(
+                    inspector, source if files is None else files, write, tally, overlay_folder, say_aside
+                ):
                     bar.update()
             except KeyboardInterrupt:
                 if not source.watching:  # the way to end a watch
@@ -138,12 +146,8 @@ def export(model: Path, out: Path, to: str, **options: Any) -> None:
             bar.update()
             bar.set_postfix_str(name)
 
-        parity = write_export(model, out, to, progress=step, **options)
-    for line in parity.lines():
-        say(f"  {line}")
-    if options["int8"] and parity.flips:
-        say(f"  first flip: {parity.flips[0]}; `flawforge calibrate {out} GOOD` sets the thresholds anew for int8")
-    say(f"export: {out}")
+        result = write_export(model, out, to, progress=step, **options)
+    tell(result)
 
 
 @click.command()
@@ -158,12 +162,8 @@ def bench(
 ) -> None:
     """Measure; WHAT is speed: MODEL, a model or an export, on PATHS from file to verdict, memory, and the cold start."""
     from flawforge.judging import speed
-    from flawforge.reporting.overlays import write_json
 
     files = pictures(paths)
     with counter(what) as show:
         result = speed.measure(model, files, repeats=repeats, threads=threads, progress=show)
-    if json_file is not None:
-        write_json(json_file, result)
-    for line in speed.lines(result):
-        say(line)
+    tell(result, json_file)

@@ -15,6 +15,7 @@ from flawforge.cli.options import (
     progress_bar,
     rules_of,
     say,
+    tell,
     with_backend,
     with_device,
     with_group_by,
@@ -23,7 +24,6 @@ from flawforge.cli.options import (
     with_rules,
     with_seed,
 )
-from flawforge.cli.prove import drift_line, evaluate_model, pod_lines, pod_model, result_lines, watch_model
 from flawforge.types import ConfigError
 from flawforge_runtime.names import shown
 
@@ -161,8 +161,7 @@ def _fit_in_folds(request: Any, folds: int) -> None:
 
     with counter(f"{folds} fits and the last one") as count:
         inspector = run(request, folds, show=lambda line: say(f"  {line}"), on_fold=count)
-    _say_promise(inspector.calibration)
-    _say_guard(inspector.guard)
+    tell(inspector)
     say(f"model: {request.out}")
 
 
@@ -203,34 +202,9 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
             on_tick=on_tick,
             show=lambda line: bar.write(f"  {shown(line)}"),
         )
-    _say_promise(inspector.calibration)
-    _say_guard(inspector.guard)
+    tell(inspector)
     say(f"model: {request.out}")
     return inspector
-
-
-def _say_promise(calibration: Any) -> None:
-    of = "parts" if calibration.per_part else "pictures"
-    sure = "" if calibration.confidence is None else f" with {calibration.confidence:.4g} confidence"
-    if calibration.folds:
-        sure = f" in {calibration.folds} folds, which is weaker than a hold-out,"
-    say(
-        f"promised{sure} from {calibration.n} held-back good {of}: at most {calibration.false_alarm:.2%} of good parts NG "
-        f"(score above {calibration.threshold:.4g}), at most {calibration.review:.2%} NG or REVIEW "
-        f"(score above {calibration.review_threshold:.4g}); a higher score is stranger"
-    )
-
-
-def _say_guard(guard: Any) -> None:
-    if guard is None:
-        return
-    from flawforge.proving.intervals import rate
-
-    share = rate(guard.flagged, guard.count)
-    click.echo(
-        f"a picture like no good picture is NG too: so judged were {guard.flagged} of {guard.count} good pictures that the "
-        f"limits had not seen ({share.value:.1%}, 95 % interval up to {share.high:.1%})"
-    )
 
 
 def _share_or_pattern(text: str) -> float | str:
@@ -281,7 +255,7 @@ def calibrate(
     )
     for note in notes:
         say(f"  {note}")
-    _say_promise(calibration)
+    say(calibration.text)
 
 
 @click.command()
@@ -305,19 +279,21 @@ def calibrate(
 @with_seed
 def demo(out: Path, good: int, method: str, minutes: float, count: int, seed: int) -> None:
     """Render sample parts, fit, calibrate, evaluate, prove, watch and report; no network, no data needed."""
+    from flawforge import api
     from flawforge.demo.washers import write_demo_parts
     from flawforge.fitting import Request, check_output
-    from flawforge.pictures.listing import pictures_in
-    from flawforge.reporting.report import write_report
+    from flawforge.reporting.report import report
 
     check_output(out, resume=False)
     with counter("rendering washers") as show:
         write_demo_parts(out / "parts", good=good, seed=seed, progress=show)
     model = out / "model"
-    inspector = _fit(Request(out / "parts", model, method=method, minutes=minutes, seed=seed))
-    result = evaluate_model(inspector, model, out / "parts", seed)
-    for line in (*result_lines(result), *pod_lines(pod_model(inspector, model, out / "parts", seed, count=count))):
-        say(line)
-    in_use = pictures_in(out / "parts" / "test" / "good")
-    say(drift_line(watch_model(inspector, model, in_use, seed=seed)))
-    say(f"open {write_report(model, out / 'report.html').resolve()}")
+    _fit(Request(out / "parts", model, method=method, minutes=minutes, seed=seed))
+    with counter("evaluating") as show:
+        tell(api.evaluate(model, out / "parts", seed=seed, progress=show))
+    with counter("proving") as show:
+        tell(api.pod(model, out / "parts", count=count, seed=seed, progress=show))
+    with counter("watching") as show:
+        tell(api.drift(model, out / "parts" / "test" / "good", seed=seed, progress=show))
+    report(model, out / "report.html")
+    say(f"open {(out / 'report.html').resolve()}")

@@ -53,6 +53,18 @@ def say_aside(line: str) -> None:
     tqdm.write(shown(line), file=sys.stderr)
 
 
+def tell(result: Any, json_file: Path | None = None) -> None:
+    """Print a result of the library, and write it where --json names a file."""
+    if unsaved := getattr(result, "unsaved", ""):
+        say(f"  {unsaved}", err=True)
+    if json_file is not None:
+        from flawforge.reporting.overlays import write_json
+
+        write_json(json_file, result.as_dict())
+    for line in result.lines():
+        say(line)
+
+
 def fail(sentence: str) -> None:
     say(f"flawforge: {sentence}", err=True)
     sys.exit(1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from flawforge.cli.options import counter, pictures, say, with_backend, with_device, with_seed
+from flawforge.cli.options import counter, pictures, tell, with_backend, with_device, with_seed
 
 
 @click.command()
@@ -29,53 +29,11 @@ def evaluate(model: Path, data: Path, json_file: Path | None, large_masks: bool,
     Nothing is fitted on them; the thresholds are the model's own. Masks may be pictures of any format that is read (several
     in a folder count as one), LabelMe or COCO files; what is missing or odd about them is named.
     """
-    from flawforge.judging.loading import load
-    from flawforge.reporting.overlays import write_json
+    from flawforge import api
 
-    inspector = load(model, **how)
-    result = evaluate_model(inspector, model, data, seed, large_masks=large_masks)
-    if json_file is not None:
-        write_json(json_file, result)
-    for line in result_lines(result):
-        say(line)
-
-
-def evaluate_model(inspector: Any, model: Path, data: Path, seed: int, *, large_masks: bool = False) -> dict[str, Any]:
-    from flawforge.pictures.dataset import read_listing
-    from flawforge.proving.evaluate import draw_telling, save_evaluation
-    from flawforge.proving.evaluate import evaluate as judge_all
-
-    listing = read_listing(data)
-    entries = listing.entries
     with counter("evaluating") as show:
-        result = judge_all(inspector, entries, seed=seed, large_masks=large_masks, progress=show)
-    result["notes"] += listing.mask_notes
-    try:
-        save_evaluation(model, result, draw_telling(inspector, entries, result))
-    except (PermissionError, BlockingIOError):
-        say(f"  {model} cannot be written to, so the report will not show this evaluation", err=True)
-    return result
-
-
-def estimate_text(estimate: dict[str, float | None] | None) -> str:
-    if not estimate or estimate["value"] is None:
-        return "n/a"
-    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
-
-
-def result_lines(result: dict[str, Any]) -> list[str]:
-    lines = [f"{result['counts']['good']} good and {result['counts']['defective']} defective pictures"]
-    for group in ("image", "pixel"):
-        for name, estimate in (result[group] or {}).items():
-            if isinstance(estimate, dict) and "value" in estimate:
-                lines.append(f"  {group + ' ' + name:<22}{estimate_text(estimate)}")
-    point = result["operating_point"]
-    lines.append(f"  {'false-alarm rate':<22}{estimate_text(point['false_alarm_rate'])}")
-    lines.append(f"  {'escape rate':<22}{estimate_text(point['escape_rate'])}")
-    if result["skipped"]:
-        first = result["skipped"][0]["reason"]
-        lines.append(f"  note: {len(result['skipped'])} pictures cannot be read and were not judged; the first: {first}")
-    return [*lines, *(f"  note: {note}" for note in result["notes"])]
+        result = api.evaluate(model, data, large_masks=large_masks, seed=seed, progress=show, **how)
+    tell(result, json_file)
 
 
 @click.command()
@@ -124,76 +82,11 @@ def pod(model: Path, good: Path, json_file: Path | None, seed: int, device: str,
     Pictures that MODEL was trained on are left out, so the folder that `fit` was given will do: its held-back pictures are
     used. The result is forged-defect POD with 95 % bounds; "not reached" is said instead of a number.
     """
-    from flawforge.judging.loading import load
-    from flawforge.reporting.overlays import write_json
+    from flawforge import api
 
-    result = pod_model(load(model, device=device), model, good, seed, **wanted)
-    if json_file is not None:
-        write_json(json_file, result)
-    for line in pod_lines(result):
-        say(line)
-
-
-def pod_model(
-    inspector: Any,
-    model: Path,
-    good: Path,
-    seed: int,
-    kinds: tuple[str, ...] = (),
-    contrasts: tuple[float, ...] = (),
-    sizes: tuple[float, float] | None = None,
-    count: int = 48,
-    scale: float | None = None,
-    group_by: str | None = None,
-) -> dict[str, Any]:
-    from flawforge.pictures.dataset import good_entries, read_entries
-    from flawforge.pictures.listing import part_of
-    from flawforge.proving.pod import forgers_of, prove, save_proof, unseen
-    from flawforge.proving.specimens import CONTRASTS, Recipe, held_out_kinds
-
-    config = inspector.content.config
-    entries = read_entries(good)
-    good_ones = good_entries(entries) or [entry for entry in entries if entry.label == 0]
-    parts = part_of(good_ones, group_by)
-    if inspector.calibration is not None and inspector.calibration.per_part and parts is None:
-        say("  the promise is on parts, and --group-by does not say which these show: each picture counts as one")
-    paths = [entry.path for entry in good_ones]
-    paths, seen = unseen(paths, config)
-    if seen:
-        say(f"  {seen} pictures that the model was trained on are left out, {len(paths)} remain")
-    trained_on = forgers_of(config)
-    if sizes is not None:
-        sizes = (sizes[0] / (scale or 1.0), sizes[1] / (scale or 1.0))
-    recipe = Recipe(kinds or held_out_kinds(trained_on), contrasts or CONTRASTS, sizes, count, seed)
     with counter("proving") as show:
-        result, shown = prove(inspector, paths, recipe, trained_on=trained_on, scale=scale, parts=parts, progress=show)
-    result["trained_pictures_left_out"] = seen
-    try:
-        save_proof(model, result, shown)
-    except (PermissionError, BlockingIOError):
-        say(f"  {model} cannot be written to, so the report will not show this proof", err=True)
-    return result
-
-
-def pod_lines(result: dict[str, Any]) -> list[str]:
-    alarm = result["false_alarm"]
-    lines = [f"forged-defect POD at a promised false-alarm rate of {alarm['promised']:.2%}, {result['goods']} good pictures"]
-    if alarm["n"]:
-        what = f"{alarm['n']} {alarm['of']} not calibrated on"
-        lines.append(f"  false alarms on the {what}: {estimate_text(alarm['measured'])}")
-    head = f"  {'kind':<12}{'contrast':>9}{'found':>9}{'95 %':>14}"
-    lines.append(f"{head}{'a50':>12}{'a50/95':>12}{'a90':>12}{'a90/95':>12}")
-
-    def size(value: float | None) -> str:
-        return "not reached" if value is None else f"{value:.3g} {result['unit']}"
-
-    for row in result["curves"]:
-        found = f"{row['hits']}/{row['n']}"
-        recall = row["recall"]
-        share = "n/a" if recall["low"] is None else f"{recall['low']:.2f} to {recall['high']:.2f}"
-        reached = "".join(f"{size(row[key]):>12}" for key in ("a50", "a50_95", "a90", "a90_95"))
-        lines.append(f"  {row['kind']:<12}{row['contrast']:>9g}{found:>9}{share:>14}{reached}")
-    return lines
+        result = api.pod(model, good, seed=seed, device=device, progress=show, **wanted)
+    tell(result, json_file)
 
 
 @click.command()
@@ -205,47 +98,17 @@ def pod_lines(result: dict[str, Any]) -> list[str]:
 @click.option("--group-by", metavar="REGEX", help="Pictures of one part share what this finds in FOLDER/NAME.")
 @with_seed
 @with_device
-def drift(
-    model: Path,
-    paths: tuple[Path, ...],
-    json_file: Path | None,
-    alarm: float,
-    defects: float,
-    group_by: str | None,
-    seed: int,
-    device: str,
-) -> None:
+def drift(model: Path, paths: tuple[Path, ...], json_file: Path | None, **how: Any) -> None:
     """Are PATHS (parts in use, in their order) still like the good parts that MODEL was calibrated on?
 
     Folders are taken in the order of their file names. The report of MODEL shows the last check.
     """
-    from flawforge.judging.loading import load
-    from flawforge.pictures.listing import Entry, part_of
-    from flawforge.reporting.overlays import write_json
+    from flawforge import api
 
     files = pictures(paths)
-    parts = part_of([Entry(path) for path in files], group_by) if group_by is not None else None
-    result = watch_model(load(model, device=device), model, files, alarm=alarm, defects=defects, parts=parts, seed=seed)
-    if json_file is not None:
-        write_json(json_file, result)
-    say(drift_line(result))
-
-
-def watch_model(inspector: Any, model: Path, files: list[Path], **how: Any) -> dict[str, Any]:
-    from flawforge.proving.drift import watch
-    from flawforge.reporting.overlays import save_album
-
     with counter("watching") as show:
-        result = watch(inspector, files, progress=show, **how)
-    try:
-        save_album(model, "drift", result)
-    except (PermissionError, BlockingIOError):
-        say(f"  {model} cannot be written to, so the report will not show this check", err=True)
-    return result
-
-
-def drift_line(result: dict[str, Any]) -> str:
-    return ("DRIFT: " if result["alarm"] else "") + str(result["text"])
+        result = api.drift(model, files, progress=show, **how)
+    tell(result, json_file)
 
 
 @click.command()
@@ -255,6 +118,6 @@ def drift_line(result: dict[str, Any]) -> str:
 )
 def report(model: Path, out: Path) -> None:
     """Write MODEL's report: one self-contained HTML page, with pictures where `evaluate` was run."""
-    from flawforge.reporting.report import write_report
+    from flawforge.reporting.report import report as write
 
-    say(f"report: {write_report(model, out)}")
+    tell(write(model, out))

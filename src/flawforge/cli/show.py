@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from flawforge.cli.options import progress_bar, say, with_seed
+from flawforge.cli.options import progress_bar, say, tell, with_seed
 
 
 @click.command()
@@ -20,9 +20,7 @@ from flawforge.cli.options import progress_bar, say, with_seed
 def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, textures: Path | None, seed: int) -> None:
     """Forge defects into DATA's good pictures: pictures, masks and a contact sheet per forger."""
     from flawforge.forge import FORGERS
-    from flawforge.pictures.dataset import good_entries, read_entries
-    from flawforge.pictures.listing import textures_in
-    from flawforge.reporting.contact_sheets import forge_preview
+    from flawforge.reporting.contact_sheets import forge as write
 
     with progress_bar("forging", len(forgers) or len(FORGERS), "forger") as bar:
 
@@ -30,16 +28,8 @@ def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, textures:
             bar.set_postfix_str(name)
             bar.update()
 
-        forge_preview(
-            good_entries(read_entries(data)),
-            out,
-            forgers or None,
-            count=count,
-            seed=seed,
-            textures=textures_in(textures),
-            progress=turn,
-        )
-    say(f"forgeries: {out}")
+        result = write(data, out, forgers or None, count=count, seed=seed, textures=textures, progress=turn)
+    tell(result)
 
 
 @click.command()

@@ -30,14 +30,15 @@ import numpy as np
 from flawforge.demo.washers import render_good
 from flawforge.forge import FORGERS
 from flawforge.judging import loading
-from flawforge.pictures.listing import pictures_in
+from flawforge.pictures.listing import evenly, pictures_in
 from flawforge.reporting import card
 from flawforge.types import ConfigError, DataError, Image, ImageError, ModelError, Sample
 from flawforge_runtime import backends, bundle
 from flawforge_runtime.calibrate import Calibration
-from flawforge_runtime.images import Picture, inner_of, letterbox, read_picture, valid_mask
+from flawforge_runtime.files import free
+from flawforge_runtime.images import Picture, letterbox, read_picture
 from flawforge_runtime.inspector import Inspector, from_content
-from flawforge_runtime.maps import to_network
+from flawforge_runtime.maps import lay, to_network
 
 OPSET = 18
 PICTURES = 64  # least number compared: half good, half forged
@@ -84,18 +85,42 @@ class Parity:
         ]
 
 
+@dataclass(frozen=True)
+class Export:
+    """An export that was written to `folder`, and how alike it judges."""
+
+    folder: Path
+    to: str
+    int8: bool
+    parity: Parity
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"  {line}" for line in self.parity.lines()]
+        if self.int8 and self.parity.flips:
+            again = f"`flawforge calibrate {self.folder} GOOD` sets the thresholds anew for int8"
+            lines.append(f"  first flip: {self.parity.flips[0]}; {again}")
+        return [*lines, f"export: {self.folder}"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        parity = dataclasses.asdict(self.parity)
+        parity |= {"flips": list(self.parity.flips), "close_calls": list(self.parity.close_calls)}
+        return {"folder": str(self.folder), "to": self.to, "int8": self.int8, "parity": parity}
+
+
 def export(
-    model: Path,
-    out: Path,
+    model: str | Path,
+    out: str | Path,
     to: str,
     *,
     int8: bool = False,
-    good: Path | None = None,
+    good: str | Path | None = None,
     pictures: int = PICTURES,
     max_flips: float = MAX_FLIPS,
     seed: int = 0,
     progress: Callable[[str], None] = lambda step: None,
-) -> Parity:
+) -> Export:
     """Write `out`, a model folder that needs no torch; all of it, or nothing.
 
     to         "onnx" or "openvino"
@@ -106,6 +131,7 @@ def export(
 
     Raises ConfigError (an option, a package that is missing), ModelError (no model, `out` exists, no parity), DataError.
     """
+    model, out, good = Path(model), Path(out), None if good is None else Path(good)
     _check(out, to, int8, pictures, max_flips)
     content = bundle.read(model)
     if content.backend != "torch":
@@ -124,18 +150,18 @@ def export(
         exported = to_int8(exported, tuning_batches(goods, reference, seed), layers)
     facts: dict[str, Any] = {"from": content.model_id, "to": to, "precision": "int8" if int8 else "float32", "opset": OPSET}
     config = {key: value for key, value in content.config.items() if key != "held_back"} | {"export": facts}
-    made = dataclasses.replace(content, config=config, tensors=b"", exported=exported)
-    network = backends.network(made, out, backend=to, threads=None)
+    result = dataclasses.replace(content, config=config, tensors=b"", exported=exported)
+    network = backends.network(result, out, backend=to, threads=None)
     compared = list(to_compare(goods, reference.canvas, max(pictures, PICTURES), seed))
     progress("verdicts")
-    raised, parity = compare(reference, from_content(made, network), compared, source, raise_calibration=not int8)
+    raised, parity = compare(reference, from_content(result, network), compared, source, raise_calibration=not int8)
     prove(parity, int8, max_flips)
     facts["parity"] = dataclasses.asdict(parity)
-    made = dataclasses.replace(made, calibration=raised)
-    made = dataclasses.replace(made, card=card.model_card(made))
+    result = dataclasses.replace(result, calibration=raised)
+    result = dataclasses.replace(result, card=card.model_card(result))
     with bundle.hold(out):
-        bundle.write(out, made)
-    return parity
+        bundle.write(out, result)
+    return Export(out, to, int8, parity)
 
 
 def _check(out: Path, to: str, int8: bool, pictures: int, max_flips: float) -> None:
@@ -146,8 +172,8 @@ def _check(out: Path, to: str, int8: bool, pictures: int, max_flips: float) -> N
         raise ConfigError(f"{pictures} pictures were asked for to compare on; allowed are {PICTURES} or more.")
     if not 0.0 <= max_flips <= 1.0:
         raise ConfigError(f"--max-flips was given as {max_flips:g}; allowed is a share from 0 to 1.")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ModelError(f"{out} exists already; give another -o, or remove it first.")
+    if not free(out):
+        raise ModelError(bundle.TAKEN.format(folder=out))
     missing = []
     for package in (*NEEDED[to], *(("nncf",) if int8 else ())):
         try:
@@ -173,23 +199,23 @@ def to_onnx(net: Any, canvas: tuple[int, int]) -> bytes:
             super().__init__()
             self.net = net
 
-        def forward(self, *given: Any) -> tuple[Any, ...]:
-            return tuple(each for each in self.net(*given) if each is not None)
+        def forward(self, *inputs: Any) -> tuple[Any, ...]:
+            return tuple(output for output in self.net(*inputs) if output is not None)
 
     pair = torch.rand(2, 3, *canvas, generator=torch.Generator().manual_seed(0))
     placed = torch.tensor([[0, canvas[0], 0, canvas[1]]] * 2, dtype=torch.float32)
-    given = (pair, placed) if getattr(net, "placed", False) else (pair,)
+    example = (pair, placed) if getattr(net, "placed", False) else (pair,)
     with torch.inference_mode():
-        names = backends.OUTPUTS[: len(Outputs().eval()(*given))]
+        names = backends.OUTPUTS[: len(Outputs().eval()(*example))]
     some = torch.export.Dim("n", max=4096)
     file = BytesIO()
     with _quiet():
         # Apart from the conversion, which would write a graph for two pictures alone where a network hides n (`len(x)`).
-        traced = torch.export.export(Outputs().eval(), given, dynamic_shapes=(tuple({0: some} for _ in given),))
+        traced = torch.export.export(Outputs().eval(), example, dynamic_shapes=(tuple({0: some} for _ in example),))
         program = torch.onnx.export(
             traced,
-            given,
-            input_names=list(backends.INPUTS[: len(given)]),
+            example,
+            input_names=list(backends.INPUTS[: len(example)]),
             output_names=list(names),
             opset_version=OPSET,
             dynamo=True,
@@ -242,10 +268,10 @@ def trained_layers(graph: bytes, net: Any) -> set[str]:
     trained = {f"net.{name}" for name, _ in net.named_parameters()}
     layers = ("Conv", "ConvTranspose", "Gemm", "MatMul")
     nodes = onnx.load_from_string(graph).graph.node
-    found = {node.name for node in nodes if node.op_type in layers and trained & set(node.input)}
-    if not found:
+    names = {node.name for node in nodes if node.op_type in layers and trained & set(node.input)}
+    if not names:
         raise ConfigError("No layer of this model was trained, and statistics stay in float32; leave out --int8.")
-    return found
+    return names
 
 
 def to_int8(exported: Mapping[str, bytes], batches: Sequence[Any], layers: Set[str]) -> dict[str, bytes]:
@@ -264,14 +290,14 @@ def to_int8(exported: Mapping[str, bytes], batches: Sequence[Any], layers: Set[s
 
             graph = onnx.load_from_string(exported["model.onnx"])
             names = [each.name for each in graph.graph.input]
-            data = nncf.Dataset([dict(zip(names, given, strict=False)) for given in batches])
+            data = nncf.Dataset([dict(zip(names, batch, strict=False)) for batch in batches])
             return {"model.onnx": quantised(graph, data, [node.name for node in graph.graph.node]).SerializeToString()}
         import openvino
 
         model = openvino.Core().read_model(exported["model.xml"], exported["model.bin"])
         names = [each.get_friendly_name() for each in model.get_ops()]
         single = len(model.inputs) == 1
-        data = nncf.Dataset([given[0] if single else given for given in batches])
+        data = nncf.Dataset([batch[0] if single else batch for batch in batches])
         return _openvino_files(quantised(model, data, names), folder)
 
 
@@ -285,12 +311,12 @@ def good_pictures(content: bundle.Content, good: Path | None, most: int) -> tupl
     else:
         paths = [path for path in map(Path, content.config.get("held_back") or ()) if path.is_file()]
         source = "good ones held back by fit"
-    found = []
-    for path in paths[:: max(1, len(paths) // most)][:most]:
+    readable = []
+    for path in evenly(paths, most):
         with contextlib.suppress(ImageError):
-            found.append(read_picture(path, depth=content.config.get("depth")))
-    if found:
-        return found, source
+            readable.append(read_picture(path, depth=content.config.get("depth")))
+    if readable:
+        return readable, source
     side = max(64, round((content.config["canvas"][0] * content.config["canvas"][1]) ** 0.5))
     drawn = [Picture(render_good(index, size=side), "8-bit RGB") for index in range(most)]
     return drawn, "drawn washers, as the good pictures of fit are gone: another product; give --good FOLDER for a real proof"
@@ -298,10 +324,10 @@ def good_pictures(content: bundle.Content, good: Path | None, most: int) -> tupl
 
 def to_compare(goods: Sequence[Picture], canvas: tuple[int, int], count: int, seed: int) -> Iterator[tuple[str, Picture]]:
     """("good" or the forger's name, picture): half good and half forged; forged ones fill up where there are few good."""
-    some = list(goods[: count // 2])
-    for picture in some:
+    good_ones = list(goods[: count // 2])
+    for picture in good_ones:
         yield "good", picture
-    yield from forged(some, canvas, count - len(some), seed)
+    yield from forged(good_ones, canvas, count - len(good_ones), seed)
 
 
 def forged(goods: Sequence[Picture], canvas: tuple[int, int], count: int, seed: int) -> Iterator[tuple[str, Picture]]:
@@ -326,11 +352,11 @@ def tuning_batches(goods: Sequence[Picture], inspector: Inspector, seed: int) ->
 
     Each as the network is given it: images 1 3 h w, inner 1 4.
     """
-    own = list(goods[PICTURES // 2 :]) or list(goods)
-    half = own[: TUNED_ON // 2]
-    kept = [*half, *(picture for _, picture in forged(own, inspector.canvas, TUNED_ON - len(half), seed + 1))]
-    laid = [letterbox(picture.pixels, inspector.canvas) for picture in kept]
-    return [(to_network(pixels), inner_of(valid_mask(placement))[None]) for pixels, placement in laid]
+    spare = list(goods[PICTURES // 2 :]) or list(goods)
+    half = spare[: TUNED_ON // 2]
+    chosen = [*half, *(picture for _, picture in forged(spare, inspector.canvas, TUNED_ON - len(half), seed + 1))]
+    laid = [lay(*letterbox(picture.pixels, inspector.canvas), None, inspector.template) for picture in chosen]
+    return [(to_network(each.pixels), each.inner[None]) for each in laid]
 
 
 def compare(
@@ -357,16 +383,16 @@ def compare(
     if calibration is not None:
         if raise_calibration:
             raised = dataclasses.replace(_moved(calibration, score_difference, map_difference), fixed=calibration.fixed)
-        given = dataclasses.replace(other, calibration=raised)
-        own, *moved = (
+        adjusted = dataclasses.replace(other, calibration=raised)
+        unmoved, *moved = (
             dataclasses.replace(model, calibration=_moved(calibration, *(sign * LEAST_ROUNDING * size for size in sizes)))
             for sign in (0, 1, -1)
         )
         for number, (kind, one, two) in enumerate(judged):
-            before, after = own.decide(one).verdict, given.decide(two).verdict
+            before, after = unmoved.decide(one).verdict, adjusted.decide(two).verdict
             if before != after:
                 line = f"picture {number} ({kind}): {before} at {one.score:.6g}, {after} at {two.score:.6g}"
-                close = any(each.decide(one).verdict != before for each in moved)
+                close = any(nudged.decide(one).verdict != before for nudged in moved)
                 (close_calls if close else flips).append(line)
     good = sum(kind == "good" for kind, _, _ in judged)
     differences = score_difference, map_difference
@@ -378,8 +404,8 @@ def _moved(calibration: Calibration, score: float, peak: float) -> Calibration:
     return dataclasses.replace(
         calibration,
         fixed=None if calibration.fixed is None else calibration.fixed + score,
-        scores=tuple(each + score for each in calibration.scores),
-        peaks=tuple(each + peak for each in calibration.peaks),
+        scores=tuple(value + score for value in calibration.scores),
+        peaks=tuple(value + peak for value in calibration.peaks),
     )
 
 

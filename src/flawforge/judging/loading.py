@@ -85,29 +85,29 @@ def choose_trunk(
     own = asked in efficientnet_lite.SHAPES or asked in resnet.VARIANTS
     if own and values.get("backbone", asked) != asked:
         raise ConfigError(f"--trunk {asked} and backbone={values['backbone']} were both given; leave out one of them.")
-    given = None
+    weights = None
     if own:
         values = {**values, "backbone": asked}
     elif asked and asked != "none":
-        given = read_init(Path(asked), "--trunk", f"{', '.join(efficientnet_lite.SHAPES)}, none, a ResNet's name, ")
-        form = values.get("backbone") or trunks.backbone_of(given)
+        weights = read_init(Path(asked), "--trunk", f"{', '.join(efficientnet_lite.SHAPES)}, none, a ResNet's name, ")
+        form = values.get("backbone") or trunks.backbone_of(weights)
         if form is None:
             raise ModelError(
                 f"--trunk was given as {asked}, which is of no form that is known here; name it with --set backbone=NAME."
             )
         values = {**values, "backbone": form}
     form = values.get("backbone", "" if asked == "none" else profile.backbone)
-    outside = asked != "none" and (given is not None or form in efficientnet_lite.SHAPES)
+    outside = asked != "none" and (weights is not None or form in efficientnet_lite.SHAPES)
     if not outside and profile.backbone in efficientnet_lite.SHAPES:
         profile = method.scratch
-    if form and given is None and not outside and not method.scratch.backbone:
+    if form and weights is None and not outside and not method.scratch.backbone:
         raise ConfigError(
             f"--trunk {form} was given, but method {method.name} trains no trunk of its own; give "
             f"{', '.join(efficientnet_lite.SHAPES)}, none, a model folder or a file of weights."
         )
-    if given is None and outside:
-        given = efficientnet_lite.packaged(form)
-    return profile, values, given
+    if weights is None and outside:
+        weights = efficientnet_lite.packaged(form)
+    return profile, values, weights
 
 
 def read_init(path: Path, option: str = "--init", names: str = "") -> Init:
@@ -226,14 +226,16 @@ class TorchNetwork:
         import torch
 
         _mind_fork(self.device)
-        given = [torch.from_numpy(np.ascontiguousarray(each)).to(self.device) for each in (batch, inner) if each is not None]
+        inputs = [
+            torch.from_numpy(np.ascontiguousarray(array)).to(self.device) for array in (batch, inner) if array is not None
+        ]
         try:
             with torch.inference_mode():
-                evidence = self.net(*given)
+                evidence = self.net(*inputs)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:  # weights of other shapes
             reason = " ".join(str(error).split())[:200]
             raise ImageError(f"The network could not judge this picture ({reason}); check the model.") from error
-        return tuple(each.float().cpu().numpy() for each in evidence if each is not None)
+        return tuple(array.float().cpu().numpy() for array in evidence if array is not None)
 
 
 def numpy_network(net: Any, device: Any) -> Callable[[Any], tuple[Any, ...]]:

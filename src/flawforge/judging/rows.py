@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flawforge.reporting.overlays import overlay, scale_of
+from flawforge.reporting.overlays import overlay
 from flawforge.types import DataError, Decision, ModelError
-from flawforge_runtime import feed
+from flawforge_runtime import bundle, feed
+from flawforge_runtime.files import free
 from flawforge_runtime.images import write_image
 from flawforge_runtime.inspector import Inspector
 from flawforge_runtime.names import cell, part_of_name
@@ -64,8 +65,8 @@ def open_results(out: Path | None, form: str) -> Iterator[tuple[Write, Path | No
                     _append(file, line)
                 except OSError as error:
                     reason = error.strerror or type(error).__name__
-                    kept = f"its {lines - header} rows so far are whole; " if lines > header else ""
-                    raise DataError(f"{out / name} could not be written ({reason}); {kept}free some space.") from error
+                    saved = f"its {lines - header} rows so far are whole; " if lines > header else ""
+                    raise DataError(f"{out / name} could not be written ({reason}); {saved}free some space.") from error
                 lines += 1
 
             yield _row_writer(put, form), out
@@ -121,7 +122,7 @@ def write_overlay(folder: Path, decision: Decision, inspector: Inspector, max_pi
     path = Path(decision.image_path)
     pixels = picture_like(path, decision.anomaly_map.shape, max_pixels)
     assert inspector.calibration is not None  # it gave a Decision
-    drawn = overlay(pixels, decision, scale_of(inspector.calibration))
+    drawn = overlay(pixels, decision, inspector.calibration.scale)
     (folder / "overlays").mkdir(exist_ok=True)
     target = folder / "overlays" / f"{decision.verdict}-{part_of_name(path.stem)}-{number:06d}.jpg"
     write_image(target, drawn)
@@ -130,14 +131,14 @@ def write_overlay(folder: Path, decision: Decision, inspector: Inspector, max_pi
 
 def _take(out: Path, name: str) -> bool:
     """Make `out`, or take an empty one, so that no other run can: (whether it was made here)."""
-    taken = f"{out} exists already; give another -o, or remove it first."
+    taken = bundle.TAKEN.format(folder=out)
     if (out / UNFINISHED).exists():
         taken = (
             f"{out} exists already, with the rows of a run that has not come to its end ({UNFINISHED} says more); "
             "give another -o, or remove it first."
         )
     made_here = not out.exists()
-    if not made_here and not (out.is_dir() and not any(out.iterdir())):
+    if not free(out):
         raise ModelError(taken)
     out.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")

@@ -10,7 +10,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ import numpy as np
 import psutil
 
 from flawforge.judging import loading
-from flawforge.types import CalibrationError, ConfigError, Image, Mask
-from flawforge_runtime import bundle, poses
+from flawforge.types import ConfigError
+from flawforge_runtime import bundle
 from flawforge_runtime.backends import cores
-from flawforge_runtime.images import inner_of, letterbox, read_picture, restore, valid_mask
-from flawforge_runtime.inspector import UNCALIBRATED, Inspector
-from flawforge_runtime.maps import find_regions, picture_score, to_network
+from flawforge_runtime.calibrate import calibrated
+from flawforge_runtime.images import letterbox, read_picture
+from flawforge_runtime.inspector import Inspector
+from flawforge_runtime.maps import lay, to_network
 
 WARM = 5  # pictures judged before the clock starts
 BATCH = 8
@@ -34,6 +37,51 @@ COLD = {
 }
 
 
+@dataclass(frozen=True)
+class Speed:
+    """From a file to a verdict, in milliseconds per picture, over `repeats` judgements of `pictures` pictures.
+
+    p50, p95, p99, mean  of one picture at a time
+    batch                with the network in batches of BATCH; of a model with tiles, which judges in batches anyway, p50
+    stages               the median of each step
+    cold_start_seconds   from the start of a process to its first verdict; None = not measured
+    resident_mb          memory of this process, imports and model included
+    """
+
+    backend: str
+    threads: int
+    processor: str
+    cores: int
+    pictures: int
+    repeats: int
+    p50: float
+    p95: float
+    p99: float
+    mean: float
+    batch: float
+    stages: Mapping[str, float]
+    cold_start_seconds: float | None
+    resident_mb: float
+
+    def lines(self) -> list[str]:
+        """For people."""
+        rows = [
+            f"{self.backend}, {self.threads} threads of {self.cores} cores, {self.processor}",
+            f"file to verdict: p50 {self.p50:.1f} ms, p95 {self.p95:.1f} ms, p99 {self.p99:.1f} ms "
+            f"({self.repeats} judgements of {self.pictures} pictures)",
+            f"network in batches of {BATCH}: {self.batch:.1f} ms a picture",
+            "where: " + ", ".join(f"{name} {value:.1f}" for name, value in self.stages.items()) + " ms",
+            f"memory: {self.resident_mb:.0f} MB resident",
+        ]
+        if self.cold_start_seconds is not None:
+            rows.append(f"first verdict {self.cold_start_seconds:.2f} s after the start of a process")
+        return rows
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `flawforge bench speed --json` writes."""
+        return asdict(self)
+
+
 def measure(
     model: Path,
     paths: Sequence[Path],
@@ -42,23 +90,19 @@ def measure(
     threads: int | None = None,
     cold: bool = True,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> dict[str, Any]:
-    """JSON-able figures of a model folder or an export, in milliseconds per picture.
+) -> Speed:
+    """Time a model folder or an export.
 
     paths    pictures, judged in turn
     repeats  judgements, at least 20: fewer have no 95th percentile
     cold     also start STARTS new processes
-
-    Keys: backend, threads, processor, cores, pictures, repeats, p50, p95, p99, mean, batch (with batches of BATCH),
-    stages {name: median}, cold_start_seconds (None = not measured), resident_mb, import and model included.
     Raises ConfigError, CalibrationError for a model without thresholds, ModelError, ImageError.
     """
     if repeats < 20 or not paths:
         raise ConfigError(f"{repeats} repeats on {len(paths)} pictures were given; give 20 or more on at least one picture.")
     threads = cores() if threads is None else threads
     inspector = loading.load(model, device="cpu", threads=threads)
-    if inspector.calibration is None:
-        raise CalibrationError(UNCALIBRATED)
+    calibrated(inspector.calibration)
     for index in range(WARM):
         inspector(paths[index % len(paths)])
     seconds = []
@@ -70,61 +114,52 @@ def measure(
     stages = where(inspector, paths, min(repeats, 50))
     p50, p95, p99 = (float(value) for value in np.percentile(seconds, (50, 95, 99)) * 1000)
     backend = bundle.read(model).backend
-    return {
-        "backend": backend,
-        "threads": threads,
-        "processor": processor(),
-        "cores": cores(),
-        "pictures": len(paths),
-        "repeats": repeats,
-        "p50": p50,
-        "p95": p95,
-        "p99": p99,
-        "mean": float(np.mean(seconds)) * 1000,
-        "batch": p50 - stages["network"] + batched(inspector, paths[0]),
-        "stages": stages,
-        "cold_start_seconds": first_verdict(model, paths[0], threads, backend != "torch") if cold else None,
-        "resident_mb": psutil.Process().memory_info().rss / 2**20,
-    }
+    return Speed(
+        backend=backend,
+        threads=threads,
+        processor=processor(),
+        cores=cores(),
+        pictures=len(paths),
+        repeats=repeats,
+        p50=p50,
+        p95=p95,
+        p99=p99,
+        mean=float(np.mean(seconds)) * 1000,
+        batch=p50 if inspector.tile is not None else p50 - stages["network"] + batched(inspector, paths[0]),
+        stages=stages,
+        cold_start_seconds=first_verdict(model, paths[0], threads, backend != "torch") if cold else None,
+        resident_mb=psutil.Process().memory_info().rss / 2**20,
+    )
 
 
 def where(inspector: Inspector, paths: Sequence[Path], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each step of a judgement of pictures that are looked at whole."""
+    """Median milliseconds of each step of a judgement; of a picture in tiles, of all its tiles together."""
     taken: dict[str, list[float]] = {}
-
-    def timed(name: str, work: Callable[..., Any], *values: Any) -> Any:
-        start = time.perf_counter()
-        result = work(*values)
-        taken.setdefault(name, []).append(time.perf_counter() - start)
-        return result
-
-    assert inspector.calibration is not None
-    threshold = inspector.calibration.pixel_threshold
     for index in range(repeats):
-        picture = timed("decode", read_picture, paths[index % len(paths)])
-        pixels, placement = timed("resize", letterbox, picture.pixels, inspector.canvas)
-        timed("guard", inspector.describe, picture)
-        if inspector.template is not None:
-            pixels = timed("pose", _laid, pixels, valid_mask(placement), inspector.template)
-        batch = timed("to network", to_network, pixels)
-        maps, scores, *others = timed("network", inspector.look, batch, inner_of(valid_mask(placement))[None])
-        ground = others[0] if others else maps
-        timed("score", picture_score, ground[0], float(scores[0]), valid_mask(placement), inspector.rule)
-        own = timed("map to own size", restore, maps[0], placement)
-        timed("regions", lambda own: find_regions(own, own > threshold), own)
-    return {name: float(np.median(each)) * 1000 for name, each in taken.items()}
+        this: dict[str, float] = {}
 
+        @contextmanager
+        def step(name: str, this: dict[str, float] = this) -> Iterator[None]:
+            start = time.perf_counter()
+            yield
+            this[name] = this.get(name, 0.0) + time.perf_counter() - start
 
-def _laid(pixels: Image, valid: Mask, template: poses.Template) -> Image:
-    pose = poses.find(pixels, valid, template)
-    return pixels if pose is None else poses.lay(pixels, pose)
+        with step("decode"):
+            picture = read_picture(paths[index % len(paths)], max_pixels=inspector.max_pixels, depth=inspector.depth)
+        judged = inspector.judge(picture, step)
+        with step("regions"):
+            inspector.decide(judged)
+        for name, seconds in this.items():
+            taken.setdefault(name, []).append(seconds)
+    return {name: float(np.median(seconds)) * 1000 for name, seconds in taken.items()}
 
 
 def batched(inspector: Inspector, path: Path, repeats: int = 10) -> float:
-    """Milliseconds per picture of the network in batches of BATCH."""
-    pixels, placement = letterbox(read_picture(path, depth=inspector.depth).pixels, inspector.canvas)
-    batch = np.repeat(to_network(pixels), BATCH, axis=0)
-    inner = np.repeat(inner_of(valid_mask(placement))[None], BATCH, axis=0)
+    """Milliseconds per picture of the network in batches of BATCH, of pictures that are looked at whole."""
+    picture = read_picture(path, max_pixels=inspector.max_pixels, depth=inspector.depth)
+    laid = lay(*letterbox(picture.pixels, inspector.canvas), None, inspector.template)
+    batch = np.repeat(to_network(laid.pixels), BATCH, axis=0)
+    inner = np.repeat(laid.inner[None], BATCH, axis=0)
     inspector.look(batch, inner)
     taken = []
     for _ in range(repeats):
@@ -158,18 +193,3 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def lines(result: dict[str, Any]) -> list[str]:
-    """For people."""
-    rows = [
-        f"{result['backend']}, {result['threads']} threads of {result['cores']} cores, {result['processor']}",
-        f"file to verdict: p50 {result['p50']:.1f} ms, p95 {result['p95']:.1f} ms, p99 {result['p99']:.1f} ms "
-        f"({result['repeats']} judgements of {result['pictures']} pictures)",
-        f"network in batches of {BATCH}: {result['batch']:.1f} ms a picture",
-        "where: " + ", ".join(f"{name} {value:.1f}" for name, value in result["stages"].items()) + " ms",
-        f"memory: {result['resident_mb']:.0f} MB resident",
-    ]
-    if result["cold_start_seconds"] is not None:
-        rows.append(f"first verdict {result['cold_start_seconds']:.2f} s after the start of a process")
-    return rows

@@ -22,6 +22,7 @@ from flawforge.types import Batch, ConfigError, DataError, Forger, Image, ImageE
 from flawforge_runtime import poses
 from flawforge_runtime.decode import MAX_PIXELS, as_picture, read_picture
 from flawforge_runtime.images import Placement, inner_of, letterbox, mask_on_canvas, pad, to_planes, valid_mask
+from flawforge_runtime.maps import posed, shown
 from flawforge_runtime.poses import Pose, Template
 
 __all__ = [
@@ -185,9 +186,9 @@ class GoodPictures:
             self._placements.append(placement)
             self._poses.append(pose)
             if (placement, pose) not in self._valid:
-                shown = _shown(placement, pose)
-                self._inner[placement, pose] = inner_of(shown)
-                self._valid[placement, pose] = _look_here(roi, placement, shown)
+                visible = shown(placement, pose)
+                self._inner[placement, pose] = inner_of(visible)
+                self._valid[placement, pose] = _look_here(roi, placement, visible)
         self.entries, self.skipped = tuple(kept), tuple(skipped)
         if not kept:
             raise DataError(
@@ -208,7 +209,7 @@ class GoodPictures:
         pixels = self._cache[index]
         if pixels is None:
             pixels, placement = self._letterboxed(self.entries[index].path)
-            pixels = _laid(pixels, placement, self._poses[index])
+            pixels = posed(pixels, placement, self._poses[index])
         pixels = _held(pixels, self.deep)
         if not copy:
             return pixels
@@ -274,7 +275,7 @@ class GoodPictures:
         except (ImageError, OSError) as error:
             return str(error)
         pose = poses.find(pixels, valid_mask(placement), self._template) if self._template else None
-        return _laid(pixels, placement, pose), placement, pose
+        return posed(pixels, placement, pose), placement, pose
 
     def _forge(
         self,
@@ -390,17 +391,6 @@ class GoodPictures:
 
 def _held(pixels: Image, deep: bool) -> Image:
     return pixels.astype(np.float32) / np.float32(255.0) if deep and pixels.dtype == np.uint8 else pixels
-
-
-def _laid(pixels: Image, placement: Placement, pose: Pose | None) -> Image:
-    """As `Inspector.judge` lays them."""
-    return pixels if pose is None else pad(np.ascontiguousarray(poses.lay(pixels, pose)[placement.inner]), placement)
-
-
-def _shown(placement: Placement, pose: Pose | None) -> Mask:
-    """Where the canvas shows the picture, as `Inspector.judge` sees it."""
-    valid = valid_mask(placement)
-    return valid if pose is None else valid & poses.lay_mask(valid, pose)
 
 
 def _look_here(roi: Mask | None, placement: Placement, valid: Mask) -> Mask:

@@ -17,11 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 from flawforge.pictures import masks
 from flawforge.types import DataError
 from flawforge_runtime.feed import search
 from flawforge_runtime.images import FORMATS, SUFFIXES
+
+Item = TypeVar("Item")
 
 GOOD_FOLDERS = ("good", "ok")
 LABELS = {"0": 0, "good": 0, "ok": 0, "normal": 0, "1": 1, "defect": 1, "defective": 1, "ng": 1, "anomalous": 1}
@@ -176,6 +179,11 @@ def _files(folder: Path) -> list[Path]:
 def pictures_in(folder: Path) -> list[Path]:
     """Every picture file in a folder and below it, sorted; hidden files and linked folders are left aside."""
     return list(search(folder).pictures)
+
+
+def evenly(items: Sequence[Item], most: int) -> Sequence[Item]:
+    """Up to `most` of the items, evenly spread over them."""
+    return items[:: max(1, len(items) // most)][:most]
 
 
 def textures_in(folder: Path | None) -> tuple[Path, ...]:

@@ -59,31 +59,31 @@ class Doubts:
 
     def notes(self, defective: int) -> list[str]:
         """What people must know of the masks of so many defective pictures."""
-        found = []
+        notes = []
         if missing := defective - self._marking:
             rest = "there are no pixel figures" if missing == defective else "the pixel figures are of the others"
             so = "" if self.inverted else f", so {rest}"
-            found.append(f"{missing} of {defective} defective pictures have no mask{so}")
+            notes.append(f"{missing} of {defective} defective pictures have no mask{so}")
         if self.empty:
-            found.append(f"Masks that mark nothing count as none: {_listed(self.empty)}")
+            notes.append(f"Masks that mark nothing count as none: {_listed(self.empty)}")
         if self.unread:
-            found.append(f"Label files that cannot be read count as none: {len(self.unread)}; the first: {self.unread[0]}")
+            notes.append(f"Label files that cannot be read count as none: {len(self.unread)}; the first: {self.unread[0]}")
         large = self.large + self.whole
         if self.inverted:
             count = f"{len(large)} of {self._marking} masks mark more than half of their pictures"
-            found.append(f"No pixel figures are given, because {count}, as inverted ones do: {_listed(large)}; {REMEDY}")
+            notes.append(f"No pixel figures are given, because {count}, as inverted ones do: {_listed(large)}; {REMEDY}")
         elif self.large_masks and large:
-            found.append(f"Masks that mark more than half of their pictures, taken as they are: {_listed(large)}")
+            notes.append(f"Masks that mark more than half of their pictures, taken as they are: {_listed(large)}")
         else:
             what = "Masks that mark more than half of their pictures"
             if self.whole:
-                found.append(
+                notes.append(
                     f"{what} and their edge, as inverted and white ones do, are left out of the pixel figures: "
                     f"{_listed(self.whole)}; {REMEDY}"
                 )
             if self.large:
-                found.append(f"{what} are taken as they are, so look whether they are inverted: {_listed(self.large)}")
-        return found
+                notes.append(f"{what} are taken as they are, so look whether they are inverted: {_listed(self.large)}")
+        return notes
 
 
 def _listed(paths: list[Path]) -> str:

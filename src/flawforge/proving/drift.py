@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from scipy.special import betaincinv
 from scipy.stats import binom
 
 from flawforge.proving import intervals
-from flawforge.types import CalibrationError, ConfigError, DataError, ImageError
-from flawforge_runtime.calibrate import Calibration
-from flawforge_runtime.images import read_picture
+from flawforge.proving.intervals import Estimate
+from flawforge.types import CalibrationError, ConfigError, DataError, Image, ImageError
+from flawforge_runtime.calibrate import Calibration, calibrated
+from flawforge_runtime.images import as_picture
 from flawforge_runtime.looks import LOOKS, looks_of
 
 Floats = NDArray[np.float64]
@@ -44,13 +46,13 @@ MOVED = 2.0  # robust standard deviations between medians from which a statistic
 def online_p_values(known: Sequence[float], stream: Sequence[float], rng: np.random.Generator) -> Floats:
     """Smoothed conformal p-values (m,) of a stream's scores, each among the known and all before it; high score, low p."""
     seen = sorted(map(float, known))
-    found = np.empty(len(stream))
+    p_values = np.empty(len(stream))
     for i, score in enumerate(stream):
         low, high = (int(np.searchsorted(seen, score, side)) for side in ("left", "right"))
         above, equal = len(seen) - high, high - low + 1
-        found[i] = (above + rng.random() * equal) / (len(seen) + 1)
+        p_values[i] = (above + rng.random() * equal) / (len(seen) + 1)
         seen.insert(low, float(score))
-    return found
+    return p_values
 
 
 def jumper(p_values: Sequence[float] | Floats) -> Floats:
@@ -69,10 +71,10 @@ def rejects(rejected: Sequence[bool], share: float) -> Floats:
     """Wealth (m + 1,) of bets that more than `share` in (0, 1) are rejected; no martingale below that rises on average."""
     stakes, jump = np.array(STAKES), np.array(JUMPS)[:, None]
     wealth, path = np.full((len(JUMPS), len(STAKES)), 1.0 / len(STAKES)), [1.0]
-    for each in rejected:
+    for was_rejected in rejected:
         total = wealth.sum(axis=1, keepdims=True)
         wealth = (1.0 - jump) * wealth + jump * total / len(STAKES)
-        wealth = wealth * (1.0 - stakes + (stakes / share if each else 0.0))
+        wealth = wealth * (1.0 - stakes + (stakes / share if was_rejected else 0.0))
         path.append(float(wealth.sum(axis=1).mean()))
     return np.array(path)
 
@@ -105,70 +107,142 @@ def level(alarm: float) -> float:
     return 1.0 / (0.9 * alarm)
 
 
+@dataclass(frozen=True)
+class Drift:
+    """Whether parts in use are still like those that the model was calibrated on.
+
+    alarm           they are not; `at`: the part, from 1, at which that was seen; None = it was not
+    n, rejected     parts, and those of them above the threshold, with `rejected_share`
+    alarm_rate      probability of a false alarm, however long one watches
+    defects         share of defective parts that is normal on this line
+    level           of the evidence, at which the alarm goes off; `evidence`: the highest that was reached
+    looks           what the pictures look like then and now, those furthest off first, see `compare_looks`
+    wealth          the evidence before and after each part
+    parts           {"part", "score"} each; a part's score is its strangest picture's
+    skipped         {"path", "reason"} of the pictures that cannot be read
+    invalid         pictures that were like no good picture
+    notes           what was left aside
+    unsaved         why the result was not kept in the model folder; "" where it was, or was not to be
+    """
+
+    alarm: bool
+    at: int | None
+    n: int
+    rejected: int
+    rejected_share: Estimate
+    alarm_rate: float
+    defects: float
+    level: float
+    evidence: float
+    looks: tuple[Mapping[str, Any], ...]
+    skipped: tuple[Mapping[str, str], ...]
+    seed: int
+    model: Mapping[str, Any]
+    wealth: tuple[float, ...]
+    invalid: int
+    parts: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...] = ()
+    unsaved: str = ""
+
+    @property
+    def text(self) -> str:
+        """The finding in a sentence or two."""
+        rate = 100 * self.alarm_rate
+        named = [f"{row['name']} from {row['then']:.4g} to {row['now']:.4g}" for row in self.looks if row["moved"]]
+        what = f" What moved: {', '.join(named)}." if named else ""
+        _, low, high = self.rejected_share
+        assert low is not None
+        assert high is not None
+        seen = f" {self.rejected} of {self.n} were rejected ({100 * low:.1f} to {100 * high:.1f} %)."
+        if self.invalid:
+            seen += f" {self.invalid} pictures were not like any good picture: check camera, light and product."
+        if self.alarm:
+            return (
+                f"parts in use are no longer like the good parts it was calibrated on (seen after {self.at} of {self.n}; "
+                f"such an alarm is false in {rate:g} % of cases at most).{seen}{what} Calibrate again with good parts as "
+                "they are now."
+            )
+        strength = math.log(self.evidence) / math.log(self.level) if self.evidence > 1 else 0.0
+        way = f"the evidence came {100 * strength:.0f} % of the way to an alarm"
+        return f"No drift in {self.n} parts in use; {way}.{seen}{what}"
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [("DRIFT: " if self.alarm else "") + self.text, *(f"  note: {note}" for note in self.notes)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `flawforge drift --json` writes."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("notes", "unsaved")}
+        return values | {
+            "rejected_share": self.rejected_share._asdict(),
+            "looks": [dict(row) for row in self.looks],
+            "skipped": [dict(item) for item in self.skipped],
+            "model": dict(self.model),
+            "wealth": list(self.wealth),
+            "parts": [dict(row) for row in self.parts],
+            "text": self.text,
+        }
+
+
 def watch(
     inspector: Any,
-    paths: Sequence[Path],
+    pictures: Sequence[Path | Image],
     *,
     alarm: float = 0.01,
     defects: float = DEFECTS,
     parts: Mapping[Path, str] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """The JSON-able result of `flawforge drift --json` on pictures in the order of their use.
+) -> Drift:
+    """Look for drift in pictures, paths or h w 3 arrays, in the order of their use.
 
-    parts  which part each picture shows, where the model was calibrated per part; a part counts when it is first seen
+    parts  which part each path shows, where the model was calibrated per part; a part counts when it is first seen
     Raises CalibrationError for a model without thresholds or one that needs `parts`, DataError where nothing can be read.
     """
-    calibration = inspector.calibration
-    if calibration is None:
-        raise CalibrationError("The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first.")
+    calibration = calibrated(inspector.calibration)
     if calibration.per_part and parts is None:
         raise CalibrationError("The model was calibrated on parts, not pictures; say with --group-by which show one part.")
-    highest: dict[Any, float] = {}
+    highest: dict[str, float] = {}
     looks, skipped, invalid = [], [], 0
-    for done, path in enumerate(paths, 1):
+    for done, source in enumerate(pictures, 1):
+        name = str(source) if isinstance(source, Path) else f"picture {done - 1}"
         try:
-            picture = read_picture(path, max_pixels=inspector.max_pixels, depth=inspector.depth)
+            picture = as_picture(source, max_pixels=inspector.max_pixels, depth=inspector.depth)
             decision = inspector.decide(inspector.judge(picture))  # a picture like no good one scores beyond all
         except ImageError as error:
-            skipped.append({"path": str(path), "reason": str(error)})
+            skipped.append({"path": name, "reason": str(error)})
             continue
-        key = path if parts is None else parts[path]
+        part = parts[source] if parts is not None and isinstance(source, Path) else name
         score = decision.pred_score
-        highest[key] = max(score, highest.get(key, score))
+        highest[part] = max(score, highest.get(part, score))
         invalid += not decision.valid
         looks.append(looks_of(picture.pixels))
         if progress is not None:
-            progress(done, len(paths))
+            progress(done, len(pictures))
     if not looks:
-        raise DataError(f"None of the {len(paths)} pictures can be read; give pictures of parts in use, in their order.")
+        raise DataError(f"None of the {len(pictures)} pictures can be read; give pictures of parts in use, in their order.")
     scores = list(highest.values())
     path_of_wealth = evidence(calibration, scores, alarm=alarm, defects=defects, seed=seed)
-    over = np.flatnonzero(path_of_wealth >= level(alarm))
-    at = int(over[0]) if over.size else None
-    moved = compare_looks(calibration.looks, looks[-RECENT:])
+    alarms = np.flatnonzero(path_of_wealth >= level(alarm))
     rejected = sum(score > calibration.threshold for score in scores)
-    share = intervals.rate(rejected, len(scores))._asdict()
-    result = {
-        "alarm": at is not None,
-        "at": at,
-        "n": len(scores),
-        "rejected": rejected,
-        "rejected_share": share,
-        "alarm_rate": alarm,
-        "defects": defects,
-        "level": level(alarm),
-        "evidence": float(path_of_wealth.max()),
-        "looks": moved,
-        "skipped": skipped,
-        "seed": seed,
-        "model": dict(inspector.about),
-        "wealth": path_of_wealth.tolist(),
-        "invalid": invalid,
-        "parts": [{"part": str(key), "score": score} for key, score in highest.items()],
-    }
-    return result | {"text": words(result)}
+    return Drift(
+        alarm=bool(alarms.size),
+        at=int(alarms[0]) if alarms.size else None,
+        n=len(scores),
+        rejected=rejected,
+        rejected_share=intervals.rate(rejected, len(scores)),
+        alarm_rate=alarm,
+        defects=defects,
+        level=level(alarm),
+        evidence=float(path_of_wealth.max()),
+        looks=tuple(compare_looks(calibration.looks, looks[-RECENT:])),
+        skipped=tuple(skipped),
+        seed=seed,
+        model=dict(inspector.about),
+        wealth=tuple(path_of_wealth.tolist()),
+        invalid=invalid,
+        parts=tuple({"part": part, "score": score} for part, score in highest.items()),
+    )
 
 
 def compare_looks(reference: Mapping[str, Sequence[float]], now: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -179,7 +253,7 @@ def compare_looks(reference: Mapping[str, Sequence[float]], now: Sequence[Mappin
     rows = []
     for name in LOOKS:
         before = np.asarray(reference.get(name, ()), float)
-        after = np.array([each[name] for each in now])
+        after = np.array([look[name] for look in now])
         if before.size == 0:
             continue
         middle = float(np.median(before))
@@ -208,22 +282,3 @@ def median_interval(values: Floats) -> tuple[float | None, float | None]:
         return None, None
     ordered = np.sort(values)
     return float(ordered[below - 1]), float(ordered[-below])
-
-
-def words(result: Mapping[str, Any]) -> str:
-    """The finding in a sentence or two."""
-    n, rate = result["n"], 100 * result["alarm_rate"]
-    named = [f"{row['name']} from {row['then']:.4g} to {row['now']:.4g}" for row in result["looks"] if row["moved"]]
-    what = f" What moved: {', '.join(named)}." if named else ""
-    share = result["rejected_share"]
-    seen = f" {result['rejected']} of {n} were rejected ({100 * share['low']:.1f} to {100 * share['high']:.1f} %)."
-    if result["invalid"]:
-        seen += f" {result['invalid']} pictures were not like any good picture: check camera, light and product."
-    if result["alarm"]:
-        return (
-            f"parts in use are no longer like the good parts it was calibrated on (seen after {result['at']} of {n}; such "
-            f"an alarm is false in {rate:g} % of cases at most).{seen}{what} Calibrate again with good parts as they are "
-            "now."
-        )
-    strength = math.log(result["evidence"]) / math.log(result["level"]) if result["evidence"] > 1 else 0.0
-    return f"No drift in {n} parts in use; the evidence came {100 * strength:.0f} % of the way to an alarm.{seen}{what}"

@@ -18,19 +18,22 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge.pictures import masks
 from flawforge.pictures.listing import Entry
 from flawforge.proving import intervals, metrics
 from flawforge.proving.doubts import Doubts
 from flawforge.proving.intervals import Estimate
-from flawforge.reporting.overlays import Drawn, overlay, save_album, scale_of
-from flawforge.types import CalibrationError, DataError, Decision, ImageError, Map, Mask
+from flawforge.proving.labelled import Labelled, choose, mask_of
+from flawforge.reporting.overlays import overlay, save_album
+from flawforge.types import DataError, Decision, ImageError, Map, Mask
 from flawforge_runtime import tiles
-from flawforge_runtime.calibrate import Calibration
+from flawforge_runtime.calibrate import Calibration, calibrated
+from flawforge_runtime.drawing import Drawn
+from flawforge_runtime.images import as_picture
 
 POOLED = 400_000_000  # pixels; above it every second row and column is pooled, so that memory stays below about 6 GB
 OWN_GRID = "the picture's own size"
 SIDE = 360  # longest side in pixels of a picture in an overlay
+PRINTED = ("false_alarm_rate", "escape_rate")  # of the rates; the others stand in the JSON
 
 
 class Judge(Protocol):
@@ -51,9 +54,96 @@ class Judge(Protocol):
     def __call__(self, picture: Any, image_path: str = "") -> Decision: ...
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a model is worth on one kind of defect; `count` pictures of it were judged."""
+
+    count: int
+    image_auroc: Estimate
+    escape_rate: Estimate
+    peak_on_defect: Estimate
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model is worth on labelled pictures. Every estimate has a 95 % interval; it is None where it has no meaning.
+
+    image        auroc, ap, f1_max over pictures
+    pixel        auroc, ap, f1_max, aupro_0.3, aupro_0.05, iou, peak_on_defect; None where no mask counts
+    rates        false_alarm_rate (good judged NG), escape_rate (defective not judged NG), passed_rate (defective judged OK),
+                 review_rate_good, review_rate_defective
+    calibration  the thresholds in use
+    kinds        by the defect's name
+    counts       pictures: good, defective, unreadable, without_mask, invalid (like no good picture)
+    grid         of the pixel figures
+    pooled       pictures that the pixel figures are of
+    notes        what a reader must know
+    skipped      {"path", "reason"} of the pictures that cannot be read
+    pictures     one row each: path, kind, label, score, p_value, verdict, peak_on_defect, seconds, valid
+    unsaved      why the result was not kept in the model folder; "" where it was, or was not to be
+    """
+
+    image: Mapping[str, Estimate]
+    pixel: Mapping[str, Estimate] | None
+    rates: Mapping[str, Estimate]
+    calibration: Calibration
+    kinds: Mapping[str, Kind]
+    counts: Mapping[str, int]
+    model: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    seed: int
+    bootstrap: int
+    grid: str
+    pooled: int
+    notes: tuple[str, ...]
+    skipped: tuple[Mapping[str, str], ...]
+    pictures: tuple[Mapping[str, Any], ...]
+    unsaved: str = ""
+
+    def lines(self) -> list[str]:
+        """For people."""
+        rows = [("image", self.image), ("pixel", self.pixel or {})]
+        named = [(f"{group} {name}", estimate) for group, estimates in rows for name, estimate in estimates.items()]
+        named += [(name.replace("_rate", " rate").replace("_", "-"), self.rates[name]) for name in PRINTED]
+        lines = [f"{self.counts['good']} good and {self.counts['defective']} defective pictures"]
+        lines += [f"  {name:<22}{estimate.text}" for name, estimate in named]
+        if self.skipped:
+            first = self.skipped[0]["reason"]
+            lines.append(f"  note: {len(self.skipped)} pictures cannot be read and were not judged; the first: {first}")
+        return [*lines, *(f"  note: {note}" for note in self.notes)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `flawforge evaluate --json` writes."""
+        pixel: dict[str, Any] | None = None
+        if self.pixel is not None:
+            pixel = {**_plain(self.pixel), "grid": self.grid, "pictures": self.pooled}
+        return {
+            "image": _plain(self.image),
+            "pixel": pixel,
+            "operating_point": {
+                "threshold": self.calibration.threshold,
+                "review_threshold": self.calibration.review_threshold,
+                "pixel_threshold": self.calibration.pixel_threshold,
+                "promised_false_alarm": self.calibration.false_alarm,
+                "promised_review": self.calibration.review,
+                "calibration_pictures": self.calibration.n,
+                **_plain(self.rates),
+            },
+            "kinds": {name: _kind_as_dict(kind) for name, kind in self.kinds.items()},
+            "counts": dict(self.counts),
+            "model": dict(self.model),
+            "seconds": dict(self.seconds),
+            "seed": self.seed,
+            "bootstrap": self.bootstrap,
+            "notes": list(self.notes),
+            "skipped": [dict(skip) for skip in self.skipped],
+            "pictures": [dict(row) for row in self.pictures],
+        }
+
+
 @dataclass
-class _Seen:
-    """What is kept of the judged pictures. maps, masks, overlaps, marked: of those that count for pixel metrics."""
+class _Judgements:
+    """What was judged so far. maps, masks, overlaps, marked: of those that count for pixel metrics."""
 
     has_masks: bool
     doubts: Doubts
@@ -73,124 +163,103 @@ class _Seen:
         self.pixels += self.maps[-1].size
         while self.pixels > POOLED:
             self.stride *= 2
-            self.maps = [each[::2, ::2].copy() for each in self.maps]
-            self.masks = [each[::2, ::2].copy() for each in self.masks]
-            self.pixels = sum(each.size for each in self.maps)
+            self.maps = [array[::2, ::2].copy() for array in self.maps]
+            self.masks = [array[::2, ::2].copy() for array in self.masks]
+            self.pixels = sum(array.size for array in self.maps)
 
 
 def evaluate(
     inspector: Judge,
-    entries: Sequence[Entry],
+    pictures: Sequence[Entry] | Sequence[Labelled],
     *,
     seed: int = 0,
     bootstrap: int = 500,
     large_masks: bool = False,
+    notes: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Judge the labelled test pictures and give the JSON-able result of `flawforge evaluate --json`.
+) -> Evaluation:
+    """Judge labelled pictures and say what the model is worth.
 
-    entries      the test pictures among them are judged; where there is none, all labelled ones are, with a note
+    pictures     of entries the test pictures are judged; where there is none, all labelled ones are, with a note.
+                 Of `labelled` pictures all are
     seed         of the bootstrap; the same seed gives the same bits
     bootstrap    replicates; 0 leaves the intervals at [0, 1], except those of rates, which are exact
     large_masks  masks that mark more than half of their pictures are right; else they are taken for inverted or white
-                 where most do so (`pixel` is then null), or where one marks the picture's edge too (it is left out)
+                 where most do so (`pixel` is then None), or where one marks the picture's edge too (it is left out)
+    notes        to be told with the result's own
     progress     called with (done, all)
 
-    In the result, `image` and `pixel` hold {"value", "low", "high"} each; a metric that needs both classes is null
-    without them, and `pixel` is null where no defective picture has a mask that counts; `notes` then say why, and name
-    masks that are missing, empty or large. `false_alarm_rate` is the share of good pictures judged NG, `escape_rate` the
-    share of defective ones not judged NG, and of these `passed_rate` counts those judged OK, which no reviewer would see.
-    `counts.invalid` are those that are like no good picture.
-    `pictures` has one row each, `skipped` the unreadable ones and why.
+    A metric that needs both classes is None without them, and `pixel` is None where no defective picture has a mask that
+    counts; `notes` then say why, and name masks that are missing, empty or large.
 
     Raises DataError where no picture is labelled or none can be read, ImageError for a mask of another size,
     CalibrationError for a model without thresholds.
     """
     start = time.perf_counter()
-    calibration = inspector.calibration
-    if calibration is None:
-        raise CalibrationError("The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first.")
-    chosen, notes = choose(entries)
+    calibration = calibrated(inspector.calibration)
+    chosen, choice_notes = choose(pictures)
     if calibration.per_part:
-        notes = [*notes, "The promise is on parts; the rates here count pictures, which are rejected no more often"]
-    seen = _Seen(any(entry.label and entry.mask_path for entry in chosen), Doubts(large_masks))
-    for done, entry in enumerate(chosen, 1):
-        _judge(inspector, entry, seen)
+        choice_notes.append("The promise is on parts; the rates here count pictures, which are rejected no more often")
+    judgements = _Judgements(any(case.label and case.mask is not None for case in chosen), Doubts(large_masks))
+    for done, case in enumerate(chosen, 1):
+        _judge(inspector, case, judgements)
         if progress is not None:
             progress(done, len(chosen))
-    if not seen.rows:
-        raise DataError(f"None of the {len(chosen)} pictures can be read; the first: {seen.skipped[0]['reason']}")
+    if not judgements.rows:
+        raise DataError(f"None of the {len(chosen)} pictures can be read; the first: {judgements.skipped[0]['reason']}")
     rng = np.random.default_rng(seed)
-    good, defective = ([row for row in seen.rows if row["label"] == label] for label in (0, 1))
-    without = sum(row["peak_on_defect"] is None for row in defective)
-    if seen.doubts.inverted:
+    good, defective = ([row for row in judgements.rows if row["label"] == label] for label in (0, 1))
+    without_mask = sum(row["peak_on_defect"] is None for row in defective)
+    if judgements.doubts.inverted:
         for row in defective:
             row["peak_on_defect"] = None
-    pixel = _pixel(seen, defective, bootstrap, rng) if without < len(defective) and not seen.doubts.inverted else None
-    notes = [*notes, *seen.doubts.notes(len(defective))]
-    return {
-        "image": _plain(_image(good, defective, bootstrap, rng)),
-        "pixel": pixel,
-        "operating_point": _operating_point(calibration, good, defective),
-        "kinds": _kinds(good, defective, bootstrap, rng),
-        "counts": {
+    has_pixels = without_mask < len(defective) and not judgements.doubts.inverted
+    pixel = _pixel(judgements, defective, bootstrap, rng) if has_pixels else None
+    return Evaluation(
+        image=_image(good, defective, bootstrap, rng),
+        pixel=pixel,
+        rates=_rates(good, defective),
+        calibration=calibration,
+        kinds=_kinds(good, defective, bootstrap, rng),
+        counts={
             "good": len(good),
             "defective": len(defective),
-            "unreadable": len(seen.skipped),
-            "without_mask": without,
-            "invalid": sum(not row["valid"] for row in seen.rows),
+            "unreadable": len(judgements.skipped),
+            "without_mask": without_mask,
+            "invalid": sum(not row["valid"] for row in judgements.rows),
         },
-        "model": dict(inspector.about),
-        "seconds": {
-            "per_picture": statistics.median(row["seconds"] for row in seen.rows),
+        model=dict(inspector.about),
+        seconds={
+            "per_picture": statistics.median(row["seconds"] for row in judgements.rows),
             "total": time.perf_counter() - start,
         },
-        "seed": seed,
-        "bootstrap": bootstrap,
-        "notes": list(notes),
-        "skipped": seen.skipped,
-        "pictures": seen.rows,
-    }
+        seed=seed,
+        bootstrap=bootstrap,
+        grid=OWN_GRID if judgements.stride == 1 else f"one pixel in {judgements.stride} x {judgements.stride} of {OWN_GRID}",
+        pooled=len(judgements.maps),
+        notes=(*choice_notes, *judgements.doubts.notes(len(defective)), *notes),
+        skipped=tuple(judgements.skipped),
+        pictures=tuple(judgements.rows),
+    )
 
 
-def choose(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    """The entries to judge, and what a reader must know about the choice. Raises DataError where none is labelled."""
-    labelled = [entry for entry in entries if entry.label is not None]
-    if not labelled:
-        raise DataError(
-            "None of the pictures is labelled good or defective; give a folder in MVTec layout or a CSV with labels."
-        )
-    notes = []
-    if len(labelled) < len(entries):
-        notes.append(f"{len(entries) - len(labelled)} pictures without a label were left out")
-    test = [entry for entry in labelled if entry.split == "test"]
-    if not test:
-        notes.append(
-            "No picture is marked as a test picture, so all were judged; if `fit` saw some of them, the rates flatter"
-        )
-        return labelled, notes
-    if not any(entry.label == 0 for entry in test):
-        notes.append("There is no good test picture, so the false-alarm rate is not known; mark some with split test")
-    return test, notes
-
-
-def _judge(inspector: Judge, entry: Entry, seen: _Seen) -> None:
+def _judge(inspector: Judge, case: Labelled, judgements: _Judgements) -> None:
     try:
-        decision = inspector(entry.path)
+        decision = inspector(case.picture)
     except ImageError as error:
-        seen.skipped.append({"path": str(entry.path), "reason": str(error)})
+        judgements.skipped.append({"path": case.name, "reason": str(error)})
         return
-    mask: Mask | None = np.zeros(decision.anomaly_map.shape, bool) if entry.label == 0 else None
-    if entry.label == 1:
-        mask = _trusted(inspector, entry, decision, seen.doubts)
-    if mask is not None and seen.has_masks:
-        seen.pool(decision, mask)
-    on_defect = metrics.peak_on_defect(decision.anomaly_map, mask) if mask is not None and entry.label else None
-    seen.rows.append(
+    mask: Mask | None = np.zeros(decision.anomaly_map.shape, bool) if case.label == 0 else None
+    if case.label == 1:
+        mask = _trusted(inspector, case, decision, judgements.doubts)
+    if mask is not None and judgements.has_masks:
+        judgements.pool(decision, mask)
+    on_defect = metrics.peak_on_defect(decision.anomaly_map, mask) if mask is not None and case.label else None
+    judgements.rows.append(
         {
-            "path": str(entry.path),
-            "kind": entry.kind,
-            "label": entry.label,
+            "path": case.name,
+            "kind": case.kind,
+            "label": case.label,
             "score": decision.pred_score,
             "p_value": decision.p_value,
             "verdict": decision.verdict,
@@ -201,24 +270,23 @@ def _judge(inspector: Judge, entry: Entry, seen: _Seen) -> None:
     )
 
 
-def _trusted(inspector: Judge, entry: Entry, decision: Decision, doubts: Doubts) -> Mask | None:
+def _trusted(inspector: Judge, case: Labelled, decision: Decision, doubts: Doubts) -> Mask | None:
     """The mask of a defective picture, None where it has none that counts; label files that cannot be read are noted."""
     try:
-        mask = mask_of(inspector, entry, decision)
+        mask = _mask(inspector, case, decision)
     except ImageError as error:
-        if entry.mask_path is None or entry.mask_path.suffix.lower() != ".json":
+        if not isinstance(case.mask, Path) or case.mask.suffix.lower() != ".json":
             raise
         doubts.unread.append(str(error))
         return None
-    return doubts.sift(entry.mask_path, mask) if entry.mask_path is not None and mask is not None else None
-
-
-def mask_of(inspector: Judge, entry: Entry, decision: Decision) -> Mask | None:
-    """The labelled defect at the size of the decision's map, which is shrunk where a picture was judged strip by strip."""
-    if entry.mask_path is None:
+    if mask is None:
         return None
-    shape = decision.anomaly_map.shape
-    return masks.read(entry.mask_path, entry.path, shape, inspector.max_pixels, shrunk=inspector.tile is not None)
+    return doubts.sift(case.mask if isinstance(case.mask, Path) else Path(case.name), mask)
+
+
+def _mask(inspector: Judge, case: Labelled, decision: Decision) -> Mask | None:
+    """The labelled defect at the size of the decision's map."""
+    return mask_of(case, decision.anomaly_map.shape, inspector.max_pixels, shrunk=inspector.tile is not None)
 
 
 def _image(
@@ -230,54 +298,49 @@ def _image(
     )
 
 
-def _pixel(seen: _Seen, defective: Sequence[Mapping[str, Any]], bootstrap: int, rng: np.random.Generator) -> dict[str, Any]:
-    labels = [bool(mask.any()) for mask in seen.masks]
-    found = intervals.pixel_metrics(seen.maps, seen.masks, bootstrap=bootstrap, rng=rng)
-    found["iou"] = intervals.overlap(np.array(seen.overlaps), labels, bootstrap=bootstrap, rng=rng)
+def _pixel(
+    judgements: _Judgements, defective: Sequence[Mapping[str, Any]], bootstrap: int, rng: np.random.Generator
+) -> dict[str, Estimate]:
+    labels = [bool(mask.any()) for mask in judgements.masks]
+    estimates = intervals.pixel_metrics(judgements.maps, judgements.masks, bootstrap=bootstrap, rng=rng)
+    estimates["iou"] = intervals.overlap(np.array(judgements.overlaps), labels, bootstrap=bootstrap, rng=rng)
+    estimates["peak_on_defect"] = _peak_on_defect(defective)
+    return estimates
+
+
+def _peak_on_defect(defective: Sequence[Mapping[str, Any]]) -> Estimate:
     peaks = [row["peak_on_defect"] for row in defective if row["peak_on_defect"] is not None]
-    found["peak_on_defect"] = intervals.rate(sum(peaks), len(peaks))
-    grid = OWN_GRID if seen.stride == 1 else f"one pixel in {seen.stride} x {seen.stride} of {OWN_GRID}"
-    return {**_plain(found), "grid": grid, "pictures": len(seen.maps)}
+    return intervals.rate(sum(peaks), len(peaks))
 
 
-def _operating_point(
-    calibration: Calibration, good: Sequence[Mapping[str, Any]], defective: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    def share(rows: Sequence[Mapping[str, Any]], *verdicts: str) -> Estimate:
-        return intervals.rate(sum(row["verdict"] in verdicts for row in rows), len(rows))
+def _share(rows: Sequence[Mapping[str, Any]], *verdicts: str) -> Estimate:
+    return intervals.rate(sum(row["verdict"] in verdicts for row in rows), len(rows))
 
-    rates = {
-        "false_alarm_rate": share(good, "NG"),
-        "escape_rate": share(defective, "OK", "REVIEW"),
-        "passed_rate": share(defective, "OK"),
-        "review_rate_good": share(good, "REVIEW"),
-        "review_rate_defective": share(defective, "REVIEW"),
-    }
+
+def _rates(good: Sequence[Mapping[str, Any]], defective: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
     return {
-        "threshold": calibration.threshold,
-        "review_threshold": calibration.review_threshold,
-        "pixel_threshold": calibration.pixel_threshold,
-        "promised_false_alarm": calibration.false_alarm,
-        "promised_review": calibration.review,
-        "calibration_pictures": calibration.n,
-        **_plain(rates),
+        "false_alarm_rate": _share(good, "NG"),
+        "escape_rate": _share(defective, "OK", "REVIEW"),
+        "passed_rate": _share(defective, "OK"),
+        "review_rate_good": _share(good, "REVIEW"),
+        "review_rate_defective": _share(defective, "REVIEW"),
     }
 
 
 def _kinds(
     good: Sequence[Mapping[str, Any]], defective: Sequence[Mapping[str, Any]], bootstrap: int, rng: np.random.Generator
-) -> dict[str, Any]:
+) -> dict[str, Kind]:
     kinds = {}
-    for kind in sorted({row["kind"] for row in defective}):
-        rows = [row for row in defective if row["kind"] == kind]
-        peaks = [row["peak_on_defect"] for row in rows if row["peak_on_defect"] is not None]
-        estimates = {
-            "image_auroc": _image(good, rows, bootstrap, rng)["auroc"],
-            "escape_rate": intervals.rate(sum(row["verdict"] != "NG" for row in rows), len(rows)),
-            "peak_on_defect": intervals.rate(sum(peaks), len(peaks)),
-        }
-        kinds[kind] = {"count": len(rows), **_plain(estimates)}
+    for name in sorted({row["kind"] for row in defective}):
+        rows = [row for row in defective if row["kind"] == name]
+        auroc = _image(good, rows, bootstrap, rng)["auroc"]
+        kinds[name] = Kind(len(rows), auroc, _share(rows, "OK", "REVIEW"), _peak_on_defect(rows))
     return kinds
+
+
+def _kind_as_dict(kind: Kind) -> dict[str, Any]:
+    estimates = {name: getattr(kind, name) for name in ("image_auroc", "escape_rate", "peak_on_defect")}
+    return {"count": kind.count, **_plain(estimates)}
 
 
 def _plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
@@ -293,52 +356,54 @@ class Shown:
     image: Drawn
 
 
-def telling(pictures: Sequence[Mapping[str, Any]], each: int = 4) -> dict[str, list[Mapping[str, Any]]]:
-    """The rows to look at, up to `each` per group.
+def telling(pictures: Sequence[Mapping[str, Any]], per_group: int = 4) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows to look at, up to `per_group` in each group.
 
     escape       defective, not NG, the least strange first       false_alarm  good, NG, the strangest first
     detection    defective, NG, the strangest of each kind first   good         good, OK, the most typical score first
     """
     escapes = sorted((r for r in pictures if r["label"] and r["verdict"] != "NG"), key=lambda r: r["score"])
     alarms = sorted((r for r in pictures if not r["label"] and r["verdict"] == "NG"), key=lambda r: -r["score"])
-    found = sorted((r for r in pictures if r["label"] and r["verdict"] == "NG"), key=lambda r: -r["score"])
-    calm = [r for r in pictures if not r["label"] and r["verdict"] == "OK"]
-    middle = statistics.median(r["score"] for r in calm) if calm else 0.0
-    calm.sort(key=lambda r: abs(r["score"] - middle))
-    kinds = [[r for r in found if r["kind"] == kind] for kind in sorted({r["kind"] for r in found})]
+    detected = sorted((r for r in pictures if r["label"] and r["verdict"] == "NG"), key=lambda r: -r["score"])
+    accepted = [r for r in pictures if not r["label"] and r["verdict"] == "OK"]
+    middle = statistics.median(r["score"] for r in accepted) if accepted else 0.0
+    accepted.sort(key=lambda r: abs(r["score"] - middle))
+    kinds = [[r for r in detected if r["kind"] == kind] for kind in sorted({r["kind"] for r in detected})]
     in_turn = [r for rank in itertools.zip_longest(*kinds) for r in rank if r is not None]
-    groups = {"escape": escapes, "false_alarm": alarms, "detection": in_turn, "good": calm}
-    return {name: rows[:each] for name, rows in groups.items()}
+    groups = {"escape": escapes, "false_alarm": alarms, "detection": in_turn, "good": accepted}
+    return {name: rows[:per_group] for name, rows in groups.items()}
 
 
-def draw_telling(inspector: Judge, entries: Sequence[Entry], result: Mapping[str, Any], *, each: int = 4) -> list[Shown]:
+def draw_telling(
+    inspector: Judge, pictures: Sequence[Entry] | Sequence[Labelled], result: Evaluation, *, per_group: int = 4
+) -> list[Shown]:
     """Judge the telling pictures of `result` once more and draw them, on the model's one colour scale.
 
-    entries  those that `evaluate` was given (for the masks). Raises as `evaluate`.
+    pictures  those that `evaluate` was given. Raises as `evaluate`.
     """
-    calibration = inspector.calibration
-    if calibration is None:
-        raise CalibrationError("The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first.")
-    labelled = {str(entry.path): entry for entry in entries if entry.label == 1}
-    scale, shown = scale_of(calibration), []
-    for group, rows in telling(result["pictures"], each).items():
+    by_name = {case.name: case for case in choose(pictures)[0]}
+    scale, shown = calibrated(inspector.calibration).scale, []
+    for group, rows in telling(result.pictures, per_group).items():
         for row in rows:
-            decision = inspector(Path(row["path"]))
-            pixels = tiles.picture_like(Path(row["path"]), decision.anomaly_map.shape, inspector.max_pixels)
-            entry, mask = labelled.get(row["path"]), None
-            if entry is not None:
-                with contextlib.suppress(ImageError):  # a label file that `evaluate` has named
-                    mask = mask_of(inspector, entry, decision)
+            case, mask = by_name[row["path"]], None
+            decision = inspector(case.picture)
+            shape = decision.anomaly_map.shape
+            if isinstance(case.picture, Path):
+                pixels = tiles.picture_like(case.picture, shape, inspector.max_pixels)
+            else:
+                pixels = as_picture(case.picture).pixels
+            with contextlib.suppress(ImageError):  # a label file that `evaluate` has named
+                mask = _mask(inspector, case, decision) if case.label else None
             shown.append(Shown(group, row, overlay(pixels, decision, scale, mask, max_side=SIDE)))
     return shown
 
 
-def save_evaluation(folder: Path, result: Mapping[str, Any], overlays: Sequence[Shown] = ()) -> Path:
+def save_evaluation(folder: Path, result: Evaluation, overlays: Sequence[Shown] = ()) -> Path:
     """Write `folder`/evaluation: evaluation.json and the overlays as WebP; all of it or, where it fails, nothing new.
 
-    The JSON is `result` with one more key, "overlays": {"file", "group", "path", "kind", "score", "p_value",
+    The JSON is the result's with one more key, "overlays": {"file", "group", "path", "kind", "score", "p_value",
     "verdict"} each. An older evaluation is replaced. OSError (a full disk) passes through. Returns the new folder.
     """
     keys = ("path", "kind", "score", "p_value", "verdict")
-    pictures = [(one.group, {key: one.row[key] for key in keys}, one.image) for one in overlays]
-    return save_album(Path(folder), "evaluation", result, pictures)
+    pictures = [(drawn.group, {key: drawn.row[key] for key in keys}, drawn.image) for drawn in overlays]
+    return save_album(Path(folder), "evaluation", result.as_dict(), pictures)

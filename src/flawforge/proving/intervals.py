@@ -43,6 +43,11 @@ class Estimate(NamedTuple):
     low: float | None
     high: float | None
 
+    @property
+    def text(self) -> str:
+        """For people: 0.950 (0.900 to 1.000)."""
+        return "n/a" if self.value is None else f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
 
 class Binned(NamedTuple):
     """Histograms of n pictures over b bins, bins descending.
@@ -90,11 +95,11 @@ def image_metrics(scores: ArrayLike, labels: ArrayLike, *, bootstrap: int, rng: 
     first = np.flatnonzero(np.concatenate(([True], np.diff(values[order]) != 0)))
     weights, labels = weights[:, order], labels[order]
     drawn = _curve(*(np.add.reduceat(weights * one, first, axis=1) for one in (~labels, labels)))
-    found = {name: _estimate(of(curve), of(drawn)) for name, of in IMAGE_METRICS.items()}
+    estimates = {name: _estimate(of(curve), of(drawn)) for name, of in IMAGE_METRICS.items()}
     pairs = int(min(labels.sum(), (~labels).sum()))
-    if found["auroc"].value in (0.0, 1.0) and found["auroc"].low is not None and len(weights) > 1:
-        found["auroc"] = rate(round(found["auroc"].value) * pairs, pairs)
-    return found
+    if estimates["auroc"].value in (0.0, 1.0) and estimates["auroc"].low is not None and len(weights) > 1:
+        estimates["auroc"] = rate(round(estimates["auroc"].value) * pairs, pairs)
+    return estimates
 
 
 def pixel_metrics(

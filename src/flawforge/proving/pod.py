@@ -16,28 +16,28 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from flawforge.forge import FORGERS
-from flawforge.proving import hitmiss, intervals
-from flawforge.proving.specimens import Forgery, Recipe, families_of, held_out_kinds, proof_pictures
-from flawforge.reporting.overlays import Drawn, overlay, save_album, scale_of
-from flawforge.types import CalibrationError, ConfigError, DataError, Decision, Image, ImageError, Mask
-from flawforge_runtime.calibrate import Calibration
-from flawforge_runtime.images import MAX_PIXELS, read_picture
+from flawforge.proving import intervals
+from flawforge.proving.curves import HEAD, KindCurve, Trial, kind_curve, unit_of
+from flawforge.proving.intervals import Estimate
+from flawforge.proving.specimens import CONTRASTS, COUNT, Forgery, Recipe, families_of, held_out_kinds, proof_pictures
+from flawforge.reporting.overlays import overlay, save_album
+from flawforge.types import ConfigError, DataError, Decision, Image, ImageError, Mask
+from flawforge_runtime.calibrate import Calibration, calibrated
+from flawforge_runtime.drawing import Drawn
+from flawforge_runtime.images import MAX_PIXELS, as_picture
 
-BOOTSTRAP = 400  # replicates, where good pictures carry more than one forgery of a curve
-POINTS = 25  # sizes at which a curve is written down
-BINS = 6  # of sizes, for the counts beside a curve
 SIDE = 200  # longest side in pixels of a picture in an overlay; two stand side by side in a narrow column
 HIT = "verdict NG and a marked region touches the defect (within 1/64 of the picture's shorter side)"
 SIZE = "largest extent (maximum Feret diameter) of the forged mask"
@@ -59,33 +59,106 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One forgery judged. size in px of the picture; good is the index of its good picture; pointed: see `touches`."""
-
-    kind: str
-    contrast: float
-    size: float
-    good: int
-    score: float
-    verdict: str
-    pointed: bool
-
-    @property
-    def rejected(self) -> bool:
-        return self.verdict == "NG"
-
-    @property
-    def hit(self) -> bool:
-        return self.rejected and self.pointed
-
-
-@dataclass(frozen=True)
 class Shown:
     """One drawn picture. group: "hardest_good" | "missed" | "found"; caption: facts for people."""
 
     group: str
     caption: Mapping[str, Any]
     image: Drawn
+
+
+@dataclass(frozen=True)
+class FalseAlarm:
+    """Good pictures, or parts where pictures show one part several times, against what is promised of them.
+
+    measured              the share of those judged NG that were not calibrated on; `n` of them, `of` "parts" or "pictures"
+    calibrated_on         how many prove nothing, for the thresholds were set with them
+    calibration_pictures  that the thresholds were set with
+    """
+
+    promised: float
+    measured: Estimate
+    n: int
+    of: str
+    threshold: float
+    calibrated_on: int
+    calibration_pictures: int
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a model finds of forged defects, by kind, contrast and size: forged-defect POD.
+
+    false_alarm    promised and measured
+    trained_on     the forgers that the model was trained on
+    curves         what it finds, for each kind and contrast
+    elsewhere      share of the rejects that do not point at the defect: `elsewhere_count` of `rejected`
+    recipe         what was forged, into `goods` good pictures
+    left_out       pictures that the model was trained on, and that were therefore not used
+    skipped        {"path", "reason"} of the pictures that cannot be read
+    mm_per_pixel   sizes are in mm; None = in px
+    trials         each forgery: kind, contrast, size, good, score, verdict, pointed, hit
+    good_scores    {"path", "score", "verdict"} of the good pictures
+    shown          drawn pictures: the hardest good ones, the largest missed, the smallest found
+    notes          what a reader must know
+    unsaved        why the result was not kept in the model folder; "" where it was, or was not to be
+    """
+
+    false_alarm: FalseAlarm
+    trained_on: tuple[str, ...]
+    curves: tuple[KindCurve, ...]
+    elsewhere: Estimate
+    elsewhere_count: int
+    rejected: int
+    recipe: Recipe
+    goods: int
+    left_out: int
+    skipped: tuple[Mapping[str, str], ...]
+    mm_per_pixel: float | None
+    model: Mapping[str, Any]
+    seconds: float
+    trials: tuple[Mapping[str, Any], ...]
+    good_scores: tuple[Mapping[str, Any], ...]
+    shown: tuple[Shown, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
+    unsaved: str = ""
+
+    def lines(self) -> list[str]:
+        """For people."""
+        alarm = self.false_alarm
+        of = f"{self.goods} good pictures"
+        lines = [*(f"  {note}" for note in self.notes)]
+        lines.append(f"forged-defect POD at a promised false-alarm rate of {alarm.promised:.2%}, {of}")
+        if alarm.n:
+            lines.append(f"  false alarms on the {alarm.n} {alarm.of} not calibrated on: {alarm.measured.text}")
+        return [*lines, HEAD, *(curve.line for curve in self.curves)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `flawforge pod --json` writes."""
+        alarm = {item.name: getattr(self.false_alarm, item.name) for item in dataclasses.fields(FalseAlarm)}
+        return {
+            "false_alarm": alarm | {"measured": self.false_alarm.measured._asdict()},
+            "forgers": {
+                "trained_on": list(self.trained_on),
+                "proved_with": list(self.recipe.kinds),
+                "families_trained_on": list(families_of(self.trained_on)),
+                "families_proved_with": list(families_of(self.recipe.kinds)),
+            },
+            "curves": [curve.as_dict() for curve in self.curves],
+            "rejected_elsewhere": {"count": self.elsewhere_count, "of": self.rejected, **self.elsewhere._asdict()},
+            "size": SIZE,
+            "hit": HIT,
+            "unit": unit_of(self.mm_per_pixel),
+            "mm_per_pixel": self.mm_per_pixel,
+            "recipe": dataclasses.asdict(self.recipe),
+            "goods": self.goods,
+            "skipped": [dict(item) for item in self.skipped],
+            "model": dict(self.model),
+            "seconds": {"total": self.seconds},
+            "trials": [dict(row) for row in self.trials],
+            "good_scores": [dict(row) for row in self.good_scores],
+            "trained_pictures_left_out": self.left_out,
+        }
 
 
 def touches(decision: Decision, mask: Mask) -> bool:
@@ -100,20 +173,48 @@ def touches(decision: Decision, mask: Mask) -> bool:
 
 def judge_forgeries(inspector: Judge, forgeries: Iterable[Forgery]) -> Iterator[tuple[Trial, Forgery, Decision]]:
     """Judge proof pictures one after another. Raises CalibrationError for a model without thresholds."""
-    for each in _one_ahead(iter(forgeries)):
-        decision = inspector(each.image)
-        pointed = touches(decision, each.mask)
-        trial = Trial(each.kind, each.contrast, each.size, each.good, decision.pred_score, decision.verdict, pointed)
-        yield trial, each, decision
+    for forgery in _one_ahead(iter(forgeries)):
+        decision = inspector(forgery.image)
+        pointed = touches(decision, forgery.mask)
+        trial = Trial(
+            forgery.kind, forgery.contrast, forgery.size, forgery.good, decision.pred_score, decision.verdict, pointed
+        )
+        yield trial, forgery, decision
 
 
 def _one_ahead(forgeries: Iterator[Forgery]) -> Iterator[Forgery]:
     """The same, the next one being forged in a thread while this one is judged."""
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(next, forgeries, None)
-        while (made := waiting.result()) is not None:
+        while (forgery := waiting.result()) is not None:
             waiting = pool.submit(next, forgeries, None)
-            yield made
+            yield forgery
+
+
+def recipe_for(
+    trained_on: Sequence[str],
+    kinds: Sequence[str] = (),
+    contrasts: Sequence[float] = (),
+    sizes: tuple[float, float] | None = None,
+    count: int = COUNT,
+    scale: float | None = None,
+    seed: int = 0,
+) -> Recipe:
+    """What to forge for a model that was trained on these forgers.
+
+    kinds   () = those of no family that it was trained on
+    sizes   smallest and largest, in px, or mm where `scale` says how many a pixel is
+    Raises ConfigError for a scale that is none, and as `Recipe` and `held_out_kinds`.
+    """
+    _check_scale(scale)
+    if sizes is not None:
+        sizes = (sizes[0] / (scale or 1.0), sizes[1] / (scale or 1.0))
+    return Recipe(tuple(kinds) or held_out_kinds(trained_on), tuple(contrasts) or CONTRASTS, sizes, count, seed)
+
+
+def _check_scale(scale: float | None) -> None:
+    if scale is not None and not 0.0 < scale < 1e3:
+        raise ConfigError(f"--scale was given as {scale:g}; give the millimetres of one pixel, for example 0.05.")
 
 
 def prove(
@@ -121,71 +222,86 @@ def prove(
     goods: Sequence[Image | Path],
     recipe: Recipe | None = None,
     *,
-    trained_on: Sequence[str] = (),
     scale: float | None = None,
     parts: Mapping[Path, str] | None = None,
-    max_pixels: int = MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict[str, Any], list[Shown]]:
-    """The JSON-able result of `flawforge pod --json`, and pictures to look at.
+) -> Proof:
+    """Forge defects into good pictures, judge them, and say how small a one the model finds.
 
-    goods       good pictures that training never saw: h w 3 arrays or paths; their order does not matter
-    recipe      what to forge; None = the default, without the families of `trained_on`
-    trained_on  names of the forgers that the model was trained on
-    scale       mm per pixel of the pictures; sizes are then in mm, else in px
-    parts       which part each path shows: parts are then counted and drawn whole; None = each picture is a part
+    goods   good pictures, h w 3 arrays or paths; their order does not matter. Files that the model was trained on are left
+            out, as far as it knows them. An array cannot be told from what it was trained on: give pictures new to it
+    recipe  what to forge; None = the default, without the families that the model was trained on
+    scale   mm per pixel of the pictures; sizes are then in mm, else in px
+    parts   which part each path shows: parts are then counted and drawn whole; None = each picture is a part
 
-    Raises CalibrationError for a model without thresholds, DataError where no good picture can be read.
+    Raises CalibrationError for a model without thresholds, DataError where no good picture can be read or all were trained
+    on, ConfigError.
     """
     start = time.perf_counter()
-    if inspector.calibration is None:
-        raise CalibrationError("The model has no thresholds yet; run `flawforge calibrate MODEL GOOD` first.")
-    if scale is not None and not 0.0 < scale < 1e3:
-        raise ConfigError(f"--scale was given as {scale:g}; give the millimetres of one pixel, for example 0.05.")
-    recipe = recipe or Recipe(held_out_kinds(trained_on))
+    calibration, config = calibrated(inspector.calibration), config_of(inspector)
+    trained_on = forgers_of(config)
+    recipe = recipe or recipe_for(trained_on)
+    _check_scale(scale)
+    goods, left_out = unseen([good if isinstance(good, Path) else as_picture(good).pixels for good in goods], config)
+    notes = []
+    if calibration.per_part and parts is None:
+        notes.append("the promise is on parts, and --group-by does not say which these show: each picture counts as one")
+    if left_out:
+        notes.append(f"{left_out} pictures that the model was trained on are left out, {len(goods)} remain")
+    if config.get("training") and (arrays := sum(not isinstance(good, Path) for good in goods)):
+        notes.append(f"{arrays} pictures were given as arrays; whether the model was trained on them cannot be told")
     total = len(goods) + len(recipe.kinds) * len(recipe.contrasts) * recipe.count
     show = progress or (lambda done, of: None)
     album = _Album()
-    judged, kept, skipped = _judge_goods(inspector, goods, album, lambda done: show(done, total))
+    judged, readable, skipped = _judge_goods(inspector, goods, album, lambda done: show(done, total))
     trials = []
-    made = proof_pictures(kept, recipe, roi=inspector.roi, max_pixels=max_pixels, depth=getattr(inspector, "depth", None))
-    for trial, forgery, decision in judge_forgeries(inspector, made):
+    limits: dict[str, Any] = {
+        "max_pixels": getattr(inspector, "max_pixels", MAX_PIXELS),
+        "depth": getattr(inspector, "depth", None),
+    }
+    for trial, forgery, decision in judge_forgeries(
+        inspector, proof_pictures(readable, recipe, roi=inspector.roi, **limits)
+    ):
         trials.append(trial)
         album.add(trial, forgery, decision)
         show(len(goods) + len(trials), total)
     show(total, total)
-    keys = [(kind, contrast) for kind in recipe.kinds for contrast in recipe.contrasts]
-    by_curve = [[each for each in trials if (each.kind, each.contrast) == key] for key in keys]
-    of = _parts_of(kept, parts)
-    curves = [_curve(rows, *key, scale, recipe.seed, of) for key, rows in zip(keys, by_curve, strict=True)]
-    found = [each for each in trials if each.rejected]
-    elsewhere = sum(not each.pointed for each in found)
-    names = [str(good) if isinstance(good, Path) else f"picture {index}" for index, good in enumerate(kept)]
-    result = {
-        "false_alarm": _false_alarm(inspector.calibration, judged, kept, of),
-        "forgers": {
-            "trained_on": list(trained_on),
-            "proved_with": list(recipe.kinds),
-            "families_trained_on": list(families_of(trained_on)),
-            "families_proved_with": list(families_of(recipe.kinds)),
-        },
-        "curves": curves,
-        "rejected_elsewhere": {"count": elsewhere, "of": len(found), **intervals.rate(elsewhere, len(found))._asdict()},
-        "size": SIZE,
-        "hit": HIT,
-        "unit": _unit(scale),
-        "mm_per_pixel": scale,
-        "recipe": dataclasses.asdict(recipe),
-        "goods": len(kept),
-        "skipped": skipped,
-        "model": dict(inspector.about),
-        "seconds": {"total": time.perf_counter() - start},
-        "trials": [_row(each, scale, names) for each in trials],
-        "good_scores": [
-            {"path": name, "score": score, "verdict": verdict} for name, (score, verdict) in zip(names, judged, strict=True)
-        ],
-    }
-    return result, album.drawn(inspector.calibration, names, scale)
+    part_numbers = _parts_of(readable, parts)
+    curves = []
+    for kind, contrast in itertools.product(recipe.kinds, recipe.contrasts):
+        rows = [trial for trial in trials if (trial.kind, trial.contrast) == (kind, contrast)]
+        curves.append(kind_curve(rows, kind, contrast, scale, recipe.seed, part_numbers))
+    rejects = [trial for trial in trials if trial.rejected]
+    elsewhere = sum(not trial.pointed for trial in rejects)
+    names = [str(good) if isinstance(good, Path) else f"picture {index}" for index, good in enumerate(readable)]
+    good_scores = [
+        {"path": name, "score": score, "verdict": verdict} for name, (score, verdict) in zip(names, judged, strict=True)
+    ]
+    return Proof(
+        false_alarm=_false_alarm(calibration, judged, readable, part_numbers),
+        trained_on=trained_on,
+        curves=tuple(curves),
+        elsewhere=intervals.rate(elsewhere, len(rejects)),
+        elsewhere_count=elsewhere,
+        rejected=len(rejects),
+        recipe=recipe,
+        goods=len(readable),
+        left_out=left_out,
+        skipped=tuple(skipped),
+        mm_per_pixel=scale,
+        model=dict(inspector.about),
+        seconds=time.perf_counter() - start,
+        trials=tuple(_row(trial, scale, names) for trial in trials),
+        good_scores=tuple(good_scores),
+        shown=tuple(album.drawn(calibration, names, scale)),
+        notes=tuple(notes),
+    )
+
+
+def config_of(inspector: Any) -> Mapping[str, Any]:
+    """The config.json of what is judged by; empty for what was not made by `fit`."""
+    content = getattr(inspector, "content", None)
+    return {} if content is None else content.config
 
 
 def _parts_of(goods: Sequence[Image | Path], parts: Mapping[Path, str] | None) -> list[int]:
@@ -200,23 +316,24 @@ def _row(trial: Trial, scale: float | None, names: Sequence[str]) -> dict[str, A
     return {**dataclasses.asdict(trial), "hit": trial.hit, "size": size, "good": names[trial.good]}
 
 
-def save_proof(folder: Path, result: Mapping[str, Any], shown: Sequence[Shown] = ()) -> Path:
+def save_proof(folder: Path, result: Proof) -> Path:
     """Write `folder`/proof for the report: proof.json and the pictures; returns it. OSError passes through."""
-    return save_album(Path(folder), "proof", result, [(one.group, one.caption, one.image) for one in shown])
+    pictures = [(drawn.group, drawn.caption, drawn.image) for drawn in result.shown]
+    return save_album(Path(folder), "proof", result.as_dict(), pictures)
 
 
-def unseen(paths: Sequence[Path], config: Mapping[str, Any]) -> tuple[list[Path], int]:
+def unseen(goods: Sequence[Path | Image], config: Mapping[str, Any]) -> tuple[list[Path | Image], int]:
     """(the pictures that training did not see, how many it did), by the fingerprints in the model's config.
 
-    A model that has none tells nothing: then all are taken for unseen. DataError where none is left.
+    A model that has none tells nothing: then all are taken for unseen, as are arrays. DataError where none is left.
     """
     seen = set((config.get("training") or {}).get("fingerprints") or [])
-    left = [path for path in paths if not seen or fingerprint(path) not in seen]
-    if paths and not left:
+    left = [good for good in goods if not (seen and isinstance(good, Path) and fingerprint(good) in seen)]
+    if len(goods) and not left:
         raise DataError(
-            f"All {len(paths)} pictures were trained on, so they prove nothing; give good pictures that are new to it."
+            f"All {len(goods)} pictures were trained on, so they prove nothing; give good pictures that are new to it."
         )
-    return left, len(paths) - len(left)
+    return left, len(goods) - len(left)
 
 
 def fingerprint(path: Path) -> str:
@@ -237,7 +354,7 @@ def _judge_goods(
     inspector: Judge, goods: Sequence[Image | Path], album: _Album, tell: Callable[[int], None]
 ) -> tuple[list[tuple[float, str]], list[Image | Path], list[dict[str, str]]]:
     judged: list[tuple[float, str]] = []
-    kept: list[Image | Path] = []
+    readable: list[Image | Path] = []
     skipped: list[dict[str, str]] = []
     for index, good in enumerate(goods):
         try:
@@ -245,18 +362,18 @@ def _judge_goods(
         except ImageError as error:
             skipped.append({"path": str(good) if isinstance(good, Path) else f"picture {index}", "reason": str(error)})
             continue
-        album.add_good(decision, good, len(kept))
+        album.add_good(decision, good, len(readable))
         judged.append((decision.pred_score, decision.verdict))
-        kept.append(good)
+        readable.append(good)
         tell(index + 1)
-    if not kept:
+    if not readable:
         raise DataError("None of the good pictures can be read, so there is nothing to forge on; give readable ones.")
-    return judged, kept, skipped
+    return judged, readable, skipped
 
 
 def _false_alarm(
     calibration: Calibration, judged: Sequence[tuple[float, str]], goods: Sequence[Image | Path], parts: Sequence[int]
-) -> dict[str, Any]:
+) -> FalseAlarm:
     """Promised and measured rates. What was calibrated on proves no rate, nor does a part of which any picture was.
 
     parts  a number for each picture; pictures of one part have the same. A part is rejected where any picture of it is.
@@ -268,15 +385,15 @@ def _false_alarm(
         if _calibrated_on(calibration, good, score):
             known.add(part)
     fresh = [alarm for part, alarm in rejected.items() if part not in known]
-    return {
-        "promised": calibration.false_alarm,
-        "measured": intervals.rate(sum(fresh), len(fresh))._asdict(),
-        "n": len(fresh),
-        "of": "parts" if len(rejected) < len(judged) else "pictures",
-        "threshold": calibration.threshold,
-        "calibrated_on": len(known),
-        "calibration_pictures": calibration.n,
-    }
+    return FalseAlarm(
+        promised=calibration.false_alarm,
+        measured=intervals.rate(sum(fresh), len(fresh)),
+        n=len(fresh),
+        of="parts" if len(rejected) < len(judged) else "pictures",
+        threshold=calibration.threshold,
+        calibrated_on=len(known),
+        calibration_pictures=calibration.n,
+    )
 
 
 def _calibrated_on(calibration: Calibration, good: Image | Path, score: float) -> bool:
@@ -284,89 +401,6 @@ def _calibrated_on(calibration: Calibration, good: Image | Path, score: float) -
     if calibration.pictures and isinstance(good, Path):
         return fingerprint(good) in calibration.pictures
     return score in calibration.scores
-
-
-def _curve(
-    trials: Sequence[Trial], kind: str, contrast: float, scale: float | None, seed: int, parts: Sequence[int]
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"kind": kind, "contrast": contrast, "unit": _unit(scale), "n": len(trials)}
-    if not trials:
-        nothing = dict.fromkeys(("a50", "a50_95", "a90", "a90_95", "a90_95_by", "smallest", "largest"))
-        return (
-            row
-            | nothing
-            | {
-                "hits": 0,
-                "recall": intervals.rate(0, 0)._asdict(),
-                "rejected": 0,
-                "points": [],
-                "bins": [],
-                "falls": False,
-                "separated": False,
-                "contradicted": False,
-                "why": "none could be forged",
-            }
-        )
-    sizes = np.array([each.size for each in trials]) * (scale or 1.0)
-    hits = np.array([each.hit for each in trials], int)
-    numbered: dict[int, int] = {}  # in the order of the trials, which that of the pictures does not change
-    goods = np.array([numbered.setdefault(parts[each.good], len(numbered)) for each in trials])
-    curve = hitmiss.fit_curve(sizes, hits)
-    bound, by = curve.a90_95, "profile likelihood"
-    if bound is not None and len(set(goods.tolist())) < goods.size:
-        # Forgeries on one picture are not independent: the wider of the two bounds holds.
-        drawn = hitmiss.bootstrap_a90(sizes, hits, goods, replicates=BOOTSTRAP, rng=np.random.default_rng(seed))
-        if drawn is None or drawn > bound:
-            bound, by = drawn, "bootstrap by picture"
-    grid = np.geomspace(curve.low, curve.high, POINTS) if curve.high > curve.low else np.array([curve.low])
-    low, high = curve.bounds(grid)
-    table = np.stack([grid, curve.pod(grid), low, high], axis=1)
-    return row | {
-        "a50": curve.a50,
-        "a50_95": curve.a50_95,
-        "a90": curve.a90,
-        "a90_95": bound,
-        "a90_95_by": by,
-        "hits": curve.hits,
-        "recall": intervals.rate(curve.hits, curve.n)._asdict(),
-        "rejected": sum(each.rejected for each in trials),
-        "smallest": curve.low,
-        "largest": curve.high,
-        "falls": curve.falls,
-        "separated": curve.firth,
-        "contradicted": curve.contradicted,
-        "why": _why(curve, bound),
-        "points": table.tolist(),
-        "bins": _bins(sizes, hits),
-    }
-
-
-def _why(curve: hitmiss.Curve, bound: float | None) -> str:
-    """Why there is no a90/95, in words; "" where there is one."""
-    if bound is not None:
-        return ""
-    if curve.falls:
-        return "larger ones are found less often"
-    if curve.contradicted:
-        return "too many are missed among the largest"
-    return "the sizes and the number tried do not show 90 %"
-
-
-def _bins(sizes: NDArray[np.float64], hits: NDArray[np.int_]) -> list[list[float | None]]:
-    """[[from, to, hits, of, low, high]]: counts by size, evenly in the logarithm, with exact 95 % intervals."""
-    edges = np.geomspace(sizes.min(), sizes.max(), BINS + 1)
-    place = np.clip(np.searchsorted(edges, sizes, "right") - 1, 0, BINS - 1)
-    rows: list[list[float | None]] = []
-    for one in range(BINS):
-        inside = hits[place == one]
-        if inside.size:
-            rate = intervals.rate(int(inside.sum()), inside.size)
-            rows.append([float(edges[one]), float(edges[one + 1]), int(inside.sum()), inside.size, rate.low, rate.high])
-    return rows
-
-
-def _unit(scale: float | None) -> str:
-    return "px" if scale is None else "mm"
 
 
 class _Album:
@@ -394,9 +428,9 @@ class _Album:
             self.missed[key] = trial, forgery, decision
 
     def drawn(self, calibration: Calibration, names: Sequence[str], scale: float | None) -> list[Shown]:
-        colours, shown = scale_of(calibration), []
+        colours, shown = calibration.scale, []
         for _, decision, good, index in self.goods:
-            pixels = read_picture(good).pixels if isinstance(good, Path) else good
+            pixels = as_picture(good).pixels
             score, p_value = decision.pred_score, decision.p_value
             caption = {"path": names[index], "verdict": decision.verdict, "score": score, "p_value": p_value}
             shown.append(Shown("hardest_good", caption, overlay(pixels, decision, colours, max_side=SIDE)))
@@ -412,7 +446,7 @@ class _Album:
                     "p_value": decision.p_value,
                     "contrast": trial.contrast,
                     "size": trial.size * (scale or 1.0),
-                    "unit": _unit(scale),
+                    "unit": unit_of(scale),
                     "rejected": trial.rejected,
                 }
                 drawn = overlay(forgery.image, decision, colours, forgery.mask, max_side=SIDE)

@@ -146,9 +146,9 @@ def proof_pictures(
         raise DataError("No good picture was given to forge on; give at least one.")
     stock = _Stock(goods, roi, max_pixels, depth)
     for case in _cases(recipe, len(goods)):
-        made = _forge(stock, case, recipe.sizes)
-        if made is not None:
-            yield made
+        forgery = _forge(stock, case, recipe.sizes)
+        if forgery is not None:
+            yield forgery
 
 
 def defect_size(mask: Mask) -> float:

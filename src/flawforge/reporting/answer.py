@@ -61,23 +61,23 @@ def answer(
 
     proof, drift  the dicts of `flawforge pod --json` and `flawforge drift --json`; None = there is none
     """
-    said = _answer(calibration, evaluation)
+    sentences = _answer(calibration, evaluation)
     if calibration is None:
-        return said
-    seen = pod_words.sentences(proof["curves"]) if proof and proof.get("curves") else []
-    if seen and not evaluation:
+        return sentences
+    pod_sentences = pod_words.sentences(proof["curves"]) if proof and proof.get("curves") else []
+    if pod_sentences and not evaluation:
         text = "Its false alarms are promised, and what it sees is shown on forged defects; real ones have not been tried."
-        said = [{"tone": "open", "text": text}]
+        sentences = [{"tone": "open", "text": text}]
         if proof and not pod_words.best(proof["curves"])["of"]:
             text = (
                 "Not on this evidence: it was not shown to find 9 of 10 forged defects of any kind, and real ones have "
                 "not been tried."
             )
-            said = [{"tone": "warn", "text": text}]
-    said = [said[0], *({"tone": "open", "text": text} for text in seen), *said[1:]]
+            sentences = [{"tone": "warn", "text": text}]
+    sentences = [sentences[0], *({"tone": "open", "text": text} for text in pod_sentences), *sentences[1:]]
     if drift and drift.get("alarm"):
-        said = [{"tone": "warn", "text": f"Not now: {drift['text']}"}, *said[1:]]
-    return said
+        sentences = [{"tone": "warn", "text": f"Not now: {drift['text']}"}, *sentences[1:]]
+    return sentences
 
 
 def _answer(calibration: Calibration | None, evaluation: Facts | None) -> list[dict[str, str]]:

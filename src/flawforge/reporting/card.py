@@ -88,16 +88,16 @@ def model_card(content: Content) -> str:
     if content.guard is not None:
         guard = GUARD.format(count=content.guard.count, flagged=content.guard.flagged)
     notes = "\n".join(f"- {shown(note)}" for note in (*config["notes"], *config["data_report"]["notes"]))
-    made = config.get("export")
+    export = config.get("export")
     exported = ""
-    if made:
-        parity = made["parity"]
+    if export:
+        parity = export["parity"]
         exported = EXPORT.format(
-            **made,
+            **export,
             **{f"p_{key}": value for key, value in {**parity, "source": shown(parity["source"])}.items()},
             count=parity["good"] + parity["forged"],
             flipped=len(parity["flips"]),
-            model=made["from"],
+            model=export["from"],
         )
     trunk = config.get("trunk")
     features = ""

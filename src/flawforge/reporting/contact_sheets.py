@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ import numpy as np
 
 from flawforge import __version__
 from flawforge.forge import FORGERS, forger_from
-from flawforge.pictures.dataset import Entry
+from flawforge.pictures.dataset import Entry, good_entries, read_entries
+from flawforge.pictures.listing import evenly, textures_in
 from flawforge.pictures.saliency import Background, Saliency, background_of, saliency
 from flawforge.reporting.realism import Realism, realism
 from flawforge.types import ConfigError, DataError, Forged, Forger, Image, Mask, Sample
-from flawforge_runtime.files import new_folder
+from flawforge_runtime.files import free, new_folder
 from flawforge_runtime.images import read_picture
+
+Forgers = Sequence[str] | Mapping[str, Forger]
 
 CELL = 176  # px, the longer side of one picture on a contact sheet
 ON_SHEET = 12  # forgeries shown per sheet
@@ -26,10 +29,56 @@ PRIORS = ("spectral", "foreground", "ones", "none")
 BACKGROUND_FROM = 16  # good pictures that "foreground" learns the background from
 
 
+@dataclass(frozen=True)
+class Forgeries:
+    """Forged pictures that were written to `folder`: pictures, masks and a contact sheet for each forger.
+
+    contents  of forgeries.json: {"made_by", "seed", "realism": {forger: Realism}, "forgeries": [one row each]}
+    """
+
+    folder: Path
+    contents: Mapping[str, Any] = field(repr=False)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [f"forgeries: {self.folder}"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What forgeries.json holds."""
+        return dict(self.contents)
+
+
+def forge(
+    data: str | Path | Iterable[str | Path],
+    out: str | Path,
+    forgers: Forgers | None = None,
+    *,
+    count: int = 16,
+    seed: int = 0,
+    prior: str = "foreground",
+    textures: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Forgeries:
+    """Forge defects into good pictures and write them to the new folder `out`, with a contact sheet for each forger.
+
+    data      a folder or CSV, whose good pictures are taken, or paths of good pictures
+    textures  folder of pictures to forge textures from
+    The rest and the errors: see `forge_preview`.
+    """
+    pictures: Sequence[Path | Entry]
+    pictures = good_entries(read_entries(data)) if isinstance(data, str | Path) else [Path(path) for path in data]
+    texture_files = textures_in(None if textures is None else Path(textures))
+    out = Path(out)
+    contents = forge_preview(
+        pictures, out, forgers, count=count, seed=seed, prior=prior, textures=texture_files, progress=progress
+    )
+    return Forgeries(out, contents)
+
+
 def forge_preview(
     pictures: Sequence[Path | Entry],
     out: Path,
-    forgers: Sequence[str] | Mapping[str, Forger] | None = None,
+    forgers: Forgers | None = None,
     *,
     count: int = 16,
     seed: int = 0,
@@ -57,10 +106,10 @@ def forge_preview(
     paths = [p.path if isinstance(p, Entry) else Path(p) for p in pictures]
     if not paths:
         raise DataError("no good picture was given to forge on; give a folder with at least one.")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if not free(out):
         raise ConfigError(f"{out} exists already; give the name of a new folder.")
     background = _background(paths) if prior == "foreground" else None
-    read, found = reader(), dict[tuple[str, str], Saliency]()
+    read, saliencies = reader(), dict[tuple[str, str], Saliency]()
     rows: list[dict[str, Any]] = []
     table: dict[str, Any] = {}
     with new_folder(out) as draft:
@@ -69,16 +118,16 @@ def forge_preview(
         for place, (name, forger) in enumerate(chosen.items()):
             if progress is not None:
                 progress(name)
-            made = []
+            pairs = []
             for i in range(count):
                 row = _plan(name, forger, paths, textures, prior, background, (seed, place, i))
-                good, forged = _forge(row, read, found)
+                good, forged = _forge(row, read, saliencies)
                 row.update(_written(draft, f"{name}_{i:03d}", forged))
                 rows.append(row)
-                made.append((good, forged))
-            row_of_table = realism(made, seed)
-            table[name] = row_of_table._asdict()
-            sheet = contact_sheet(name, made[:ON_SHEET], row_of_table)
+                pairs.append((good, forged))
+            figures = realism(pairs, seed)
+            table[name] = figures._asdict()
+            sheet = contact_sheet(name, pairs[:ON_SHEET], figures)
             _save(draft / f"{name}.jpg", sheet)
         written = {"made_by": f"flawforge {__version__}", "seed": seed, "realism": table, "forgeries": rows}
         (draft / "forgeries.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
@@ -108,15 +157,14 @@ def rebuild(described: Mapping[str, Any]) -> Forger:
     return forger_from(described["name"], **values)
 
 
-def _chosen(forgers: Sequence[str] | Mapping[str, Forger] | None) -> dict[str, Forger]:
+def _chosen(forgers: Forgers | None) -> dict[str, Forger]:
     if isinstance(forgers, Mapping):
         return dict(forgers)
     return {name: forger_from(name) for name in (forgers or FORGERS)}
 
 
 def _background(paths: Sequence[Path]) -> Background:
-    step = max(1, len(paths) // BACKGROUND_FROM)
-    return background_of(read_picture(p).pixels for p in paths[::step][:BACKGROUND_FROM])
+    return background_of(read_picture(path).pixels for path in evenly(paths, BACKGROUND_FROM))
 
 
 def _plan(
@@ -144,14 +192,14 @@ def _plan(
 
 def reader(budget: int = 256 << 20) -> Callable[[str], Image]:
     """A function path -> pixels that keeps pictures up to `budget` bytes, so that one is not decoded once per forger."""
-    kept: dict[str, Image] = {}
+    cache: dict[str, Image] = {}
 
     def read(path: str) -> Image:
-        if path in kept:
-            return kept[path]
+        if path in cache:
+            return cache[path]
         pixels = read_picture(Path(path)).pixels
-        if pixels.nbytes + sum(p.nbytes for p in kept.values()) <= budget:
-            kept[path] = pixels
+        if pixels.nbytes + sum(p.nbytes for p in cache.values()) <= budget:
+            cache[path] = pixels
         return pixels
 
     return read
@@ -203,9 +251,9 @@ def _save(path: Path, array: Image) -> None:
     path.write_bytes(encoded.tobytes())
 
 
-def contact_sheet(name: str, made: Sequence[tuple[Image, Forged]], row: Realism | None = None, columns: int = 2) -> Image:
+def contact_sheet(name: str, pairs: Sequence[tuple[Image, Forged]], row: Realism | None = None, columns: int = 2) -> Image:
     """good | forged | close-up | mask | difference for each pair, two forgeries a row, with captions; h w 3 uint8."""
-    tiles = [_tile(good, forged, i) for i, (good, forged) in enumerate(made)]
+    tiles = [_tile(good, forged, i) for i, (good, forged) in enumerate(pairs)]
     height = max(tile.shape[0] for tile in tiles)
     width = max(tile.shape[1] for tile in tiles)
     columns = min(columns, len(tiles))

@@ -56,20 +56,20 @@ def view(proof: Mapping[str, Any] | None) -> Facts | None:
 
 def sentences(curves: Sequence[Mapping[str, Any]]) -> list[str]:
     """One sentence for each contrast, the plainest first: from which size on 9 of 10 of a kind are found, and what not."""
-    said = []
+    lines = []
     for contrast in sorted({curve["contrast"] for curve in curves}, reverse=True):
         some = [curve for curve in curves if curve["contrast"] == contrast]
-        found = sorted((curve for curve in some if curve["a90_95"] is not None), key=lambda curve: curve["a90_95"])
+        reached = sorted((curve for curve in some if curve["a90_95"] is not None), key=lambda curve: curve["a90_95"])
         lost = [curve["kind"] for curve in some if curve["a90_95"] is None]
         words = f"Forged defects that change the tone by {percent(contrast)} of its range: "
-        if found:
-            each = ", ".join(f"{curve['kind']} {size(curve['a90_95'], curve['unit'])}" for curve in found)
-            words += f"it finds 9 of 10 from these sizes on: {each}"
+        if reached:
+            sizes = ", ".join(f"{curve['kind']} {size(curve['a90_95'], curve['unit'])}" for curve in reached)
+            words += f"it finds 9 of 10 from these sizes on: {sizes}"
             words += f"; not shown for {', '.join(lost)}." if lost else "."
         else:
             words += f"it was not shown to find 9 of 10 of any kind up to {_largest(some)}."
-        said.append(words)
-    return said
+        lines.append(words)
+    return lines
 
 
 def best(curves: Sequence[Mapping[str, Any]]) -> Facts:

@@ -58,14 +58,14 @@ def realism(pictures: Sequence[tuple[Image, Forged]], seed: int = 0) -> Realism:
     return Realism(_auroc(forged, other, group, seed), _auroc(forged, same, group, seed), ratio, len(group))
 
 
-def border_ratio(good: Image, made: Forged) -> float | None:
+def border_ratio(good: Image, forged: Forged) -> float | None:
     """Median gradient on the mask's border in the forged picture over the good one's 90th percentile; None = no border."""
-    mask = made.mask.astype(np.uint8)
+    mask = forged.mask.astype(np.uint8)
     border = (cv2.dilate(mask, np.ones((3, 3), np.uint8)) - cv2.erode(mask, np.ones((3, 3), np.uint8))).astype(bool)
     if not border.any():
         return None
     natural = float(np.quantile(_gradient(good), 0.9))
-    return float(np.median(_gradient(made.image)[border])) / max(natural, 1.0 / 255.0)
+    return float(np.median(_gradient(forged.image)[border])) / max(natural, 1.0 / 255.0)
 
 
 def _gradient(picture: Image) -> NDArray[np.float32]:
@@ -114,5 +114,5 @@ def _auroc(forged: list[Any], good: list[Any], group: list[int], seed: int) -> f
     y = np.repeat([1, 0], len(forged))
     model = HistGradientBoostingClassifier(max_iter=60, max_depth=3, random_state=seed)
     groups = np.concatenate([group, group])
-    told = cross_val_predict(model, x, y, groups=groups, cv=GroupKFold(FOLDS), method="predict_proba")[:, 1]
-    return float(roc_auc_score(y, told))
+    probability = cross_val_predict(model, x, y, groups=groups, cv=GroupKFold(FOLDS), method="predict_proba")[:, 1]
+    return float(roc_auc_score(y, probability))

@@ -7,11 +7,14 @@ kinds come from outside and are escaped. What the folder does not hold is named,
 from __future__ import annotations
 
 import base64
+import html
 import json
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,27 +54,67 @@ PICTURES_PER_GROUP = 8
 MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 
-def write_report(model_folder: Path, out: Path) -> Path:
-    """Write the report on a model folder to `out`: .html (one self-contained page), .md or .json; returns `out`.
+@dataclass(frozen=True)
+class Report:
+    """All that is known of a model. A notebook shows it as its page.
+
+    facts   what it says, JSON-able
+    folder  of the model
+    path    where it was written; None = nowhere
+    """
+
+    facts: Facts = field(repr=False)
+    folder: Path
+    path: Path | None = None
+
+    def lines(self) -> list[str]:
+        """For people: where it lies, or, where it was not written, its first screen."""
+        return [entry["text"] for entry in self.facts["answer"]] if self.path is None else [f"report: {self.path}"]
+
+    def as_dict(self) -> Facts:
+        """What a report with the ending .json holds."""
+        plain: Facts = _plain(self.facts)
+        return plain
+
+    def text(self, ending: str = ".html") -> str:
+        """The report as .html, .md or .json. Raises ModelError where the model folder holds a result that is damaged."""
+        with _stated(self.folder):
+            return MAKERS[ending](self.facts)
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, so that its style stays there."""
+        page = html.escape(self.text().encode(errors="backslashreplace").decode())
+        return f'<iframe sandbox="allow-downloads" srcdoc="{page}" width="100%" height="640" title="report"></iframe>'
+
+
+def report(model: str | Path, out: str | Path | None = None) -> Report:
+    """The report on a model folder; written to `out` where it is given: .html (one self-contained page), .md or .json.
 
     Raises ModelError where the folder is no whole model, ConfigError for another ending or a folder that is not there.
     """
-    out = Path(out)
-    makers = {".html": report_html, ".htm": report_html, ".md": report_markdown, ".json": report_json}
-    if out.suffix.lower() not in makers:
-        raise ConfigError(f"A report named {out.name} was asked for; end the name in .html, .md or .json.")
-    if out.is_dir() or not out.parent.is_dir():
-        raise ConfigError(f"The report cannot be written to {out}; give a file name in a folder that exists.")
+    folder, path = Path(model), None if out is None else Path(out)
+    if path is not None:
+        if path.suffix.lower() not in MAKERS:
+            raise ConfigError(f"A report named {path.name} was asked for; end the name in .html, .md or .json.")
+        if path.is_dir() or not path.parent.is_dir():
+            raise ConfigError(f"The report cannot be written to {path}; give a file name in a folder that exists.")
+    with _stated(folder):
+        result = Report(report_facts(folder), folder, path)
+    if path is not None:
+        write_atomically(path, result.text(path.suffix.lower()).encode(errors="backslashreplace"))
+    return result
+
+
+@contextmanager
+def _stated(folder: Path) -> Iterator[None]:
+    """The models in `recorded` name what is wrong with a result where they can; what is left must be a sentence too."""
     try:
-        text = makers[out.suffix.lower()](report_facts(Path(model_folder)))
+        yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, jinja2.TemplateError) as error:
-        # The models in `recorded` name what is wrong where they can; what is left must be a sentence too.
         raise ModelError(
-            f"The results in {model_folder} hold a value that the report cannot show ({type(error).__name__}: "
+            f"The results in {folder} hold a value that the report cannot show ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}); run evaluate, pod and drift again to replace them."
         ) from error
-    write_atomically(out, text.encode(errors="backslashreplace"))
-    return out
 
 
 def report_facts(model_folder: Path) -> Facts:
@@ -184,8 +227,11 @@ def report_markdown(facts: Facts) -> str:
     return "\n".join(lines)
 
 
+MAKERS = {".html": report_html, ".htm": report_html, ".md": report_markdown, ".json": report_json}
+
+
 def _metric_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
-    found = []
+    rows = []
     point = {"operating_point": evaluation.get("operating_point") or {}}
     rates = {
         "operating_point.false_alarm_rate": ("Good parts rejected", "false alarms at the threshold in use"),
@@ -197,16 +243,16 @@ def _metric_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
         estimate = ({**evaluation, **point}.get(group) or {}).get(key)
         if isinstance(estimate, Mapping) and estimate.get("value") is not None:
             words = percent if group == "operating_point" or key == "peak_on_defect" else _three
-            found.append({"name": name, "meaning": meaning, **_estimate(estimate, words), "path": path})
-    return found
+            rows.append({"name": name, "meaning": meaning, **_estimate(estimate, words), "path": path})
+    return rows
 
 
 def _kind_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
-    found = []
+    rows = []
     for kind, values in (evaluation.get("kinds") or {}).items():
         escape = _estimate(values.get("escape_rate") or {}, percent)
         auroc = _estimate(values.get("image_auroc") or {}, _three)
-        found.append(
+        rows.append(
             {
                 "kind": kind,
                 "count": values.get("count", ""),
@@ -216,7 +262,7 @@ def _kind_rows(evaluation: Mapping[str, Any]) -> list[Facts]:
                 "whisker": escape["whisker"],
             }
         )
-    return found
+    return rows
 
 
 def _estimate(estimate: Mapping[str, Any], words: Any) -> Facts:
@@ -330,9 +376,9 @@ def _md(text: str) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
