@@ -1,4 +1,4 @@
-"""Fill docs/guard.md's tables from results/guard.csv. Run by `make docs`; a test compares the two."""
+"""Fill docs/how-to/other-products.md's tables from results/guard.csv. Run by `make docs`; a test compares the two."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from readme_table import NAMES, ROOT
 from record import read
 
 RESULTS = ROOT / "benchmarks" / "results" / "guard.csv"
-PAGE = ROOT / "docs" / "guard.md"
+PAGE = ROOT / "docs" / "how-to" / "other-products.md"
 START, END = "<!-- guard: written by make docs -->\n", "<!-- end of guard -->\n"
 SHARES = ("0.05", "0.1", "0.25", "0.5", "0.9", "1")
 
@@ -40,7 +40,7 @@ def filled(text: str, results: Path = RESULTS) -> str:
     before, _, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f"docs/guard.md needs the lines {START.strip()} and {END.strip()}")
+        raise ValueError(f"docs/how-to/other-products.md needs the lines {START.strip()} and {END.strip()}")
     return f"{before}{START}\n{table(results)}\n{END}{after}"
 
 

@@ -1,4 +1,4 @@
-"""Copy results/speed.csv into docs/from-camera-to-verdict.md between its markers, as it came. Run by `make docs`.
+"""Copy results/speed.csv into docs/speed.md between its markers, as it came. Run by `make docs`.
 
 One row per data set, model, backend and precision: the last that was measured. Beside each p50 stands its ratio to
 anomalib's on the same pictures. A test compares page and CSV.
@@ -13,7 +13,7 @@ from record import read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed.csv"
-PAGE = ROOT / "docs" / "from-camera-to-verdict.md"
+PAGE = ROOT / "docs" / "speed.md"
 START, END = "<!-- speed: written by make docs -->\n", "<!-- end of speed -->\n"
 STAGES = ("decode", "resize", "to network", "network", "score", "map to own size", "regions")
 KEY = ("data", "who", "method", "backend", "precision", "threads")

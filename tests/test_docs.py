@@ -39,6 +39,10 @@ def test_cli_page_is_what_the_commands_say() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == script("docs/make_cli.py")["page"](), f"docs/cli.md {STALE}"
 
 
+def test_api_page_lists_the_public_names() -> None:
+    assert (ROOT / "docs" / "api.md").read_text() == script("docs/make_api.py")["page"](), f"docs/api.md {STALE}"
+
+
 def test_every_command_and_option_stands_on_its_page() -> None:
     """Not by way of the generator, which could forget one."""
     text = (ROOT / "docs" / "cli.md").read_text()
@@ -122,8 +126,8 @@ def test_readme_figures_are_the_recorded_ones() -> None:
 
 
 def test_guard_page_is_the_csv() -> None:
-    text = (ROOT / "docs" / "guard.md").read_text(encoding="utf-8")
-    assert script("benchmarks/guard_page.py")["filled"](text) == text, f"docs/guard.md {STALE}"
+    text = (ROOT / "docs" / "how-to" / "other-products.md").read_text(encoding="utf-8")
+    assert script("benchmarks/guard_page.py")["filled"](text) == text, f"docs/how-to/other-products.md {STALE}"
 
 
 def test_readme_table_counts_each_row_once(tmp_path: Path) -> None:
