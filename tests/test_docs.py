@@ -1,4 +1,4 @@
-"""What the pages say is what the code does: options, settings, links, figures, and the tour as a reader would type it."""
+"""What the pages say is what the code does: options, settings, links, figures, and the quick start as printed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from flawforge.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+QUICK_START = ROOT / "docs" / "quick-start.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 STALE = "is not what the code says; run: make docs"
 
@@ -365,21 +366,35 @@ def test_picture_is_there_and_small() -> None:
     assert 10_000 < (ROOT / "docs" / "tour.jpg").stat().st_size < 150_000
 
 
-def fenced(language: str) -> str:
-    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 1, f"README.md has {len(blocks)} blocks of {language}"
-    return str(blocks[0])
+def fenced(page: Path, language: str) -> str:
+    """All blocks of one language on a page, one after another."""
+    return "".join(re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL))
 
 
-def test_tour_as_printed(tmp_path: Path) -> None:
-    """Every line of the README's tour, typed into an empty folder, and then its Python."""
+def commands(page: Path) -> list[list[str]]:
+    return [words for line in fenced(page, "sh").splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def test_the_readme_shows_steps_of_the_quick_start() -> None:
+    """The quick start is run below, so what the README shows is run too."""
+    steps = commands(QUICK_START)
+    assert len(commands(README)) == 5
+    assert all(command in steps for command in commands(README))
+    assert fenced(README, "python") == fenced(QUICK_START, "python") != ""
+    assert commands(README) == [command for command in steps if command in commands(README)]
+
+
+def test_quick_start_as_printed(tmp_path: Path) -> None:
+    """Every command of the quick start, typed into an empty folder, and then its Python."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for program in (["bash", "-euc", fenced("sh")], [sys.executable, "-W", "error", "-c", fenced("python")]):
+    code = fenced(QUICK_START, "python")
+    for program in (["bash", "-euc", fenced(QUICK_START, "sh")], [sys.executable, "-W", "error", "-c", code]):
         done = subprocess.run(
             program, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
     assert re.search(r"^(OK|REVIEW|NG) ", done.stdout)
     assert "<html" in (tmp_path / "tour" / "report.html").read_text()
+    assert "<html" in (tmp_path / "washer.html").read_text()
     assert len((tmp_path / "judged" / "results.csv").read_text().splitlines()) == 11
     assert len(list((tmp_path / "judged" / "overlays").iterdir())) == 10
