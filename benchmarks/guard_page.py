@@ -1,4 +1,4 @@
-"""Fill docs/how-to/other-products.md's tables from results/guard.csv. Run by `make docs`; a test compares the two."""
+"""Fill the tables of docs/how-to/other-products.md from results/guard.csv. Run by `make docs`; a test compares them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def table(results: Path = RESULTS) -> str:
     """Two Markdown tables: pictures as they are, and pictures with a share of their rows or columns replaced."""
     latest = {(row["data"], row["kind"], row["share"]): row for row in read(results)[1]}
     names = [name for name in NAMES if any(key[0] == name for key in latest)]
-    lines = ["| judged by the model of | pictures | judged OK | rejected by the guard | of |", "|---|---|---|---|---|"]
+    lines = ["| model | pictures | judged OK | rejected by the guard | total |", "|---|---|---|---|---|"]
     for name in names:
         for (data, kind, share), row in latest.items():
             if data == name and (share == "0" or kind.startswith("good ")):
@@ -36,7 +36,7 @@ def table(results: Path = RESULTS) -> str:
 
 
 def filled(text: str, results: Path = RESULTS) -> str:
-    """The page with its tables as the CSV has them. Raises ValueError where the markers are missing."""
+    """The page with its tables filled from the CSV. Raises ValueError if the markers are missing."""
     before, _, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not end:

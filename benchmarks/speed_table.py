@@ -1,7 +1,7 @@
-"""Copy results/speed.csv into docs/speed.md between its markers, as it came. Run by `make docs`.
+"""Fill the tables of docs/speed.md from results/speed.csv. Run by `make docs`.
 
-One row per data set, model, backend and precision: the last that was measured. Beside each p50 stands its ratio to
-anomalib's on the same pictures. A test compares page and CSV.
+One row per data set, model, backend and precision: the last one measured. Each p50 is also given relative to anomalib's on
+the same pictures. A test compares page and CSV.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Row = dict[str, str]
 
 
 def table(results: Path = RESULTS) -> str:
-    """Two Markdown tables, times and stages, or one line that says that nothing was measured yet."""
+    """Two Markdown tables, times and steps, or "not measured yet"."""
     rows = list({tuple(row[key] for key in KEY): row for row in read(results)[1]}.values())
     rows.sort(key=lambda row: (row["data"], row["who"], row["method"], ORDER.index(row["backend"]), row["precision"]))
     if not rows:
@@ -40,7 +40,7 @@ def table(results: Path = RESULTS) -> str:
             _rounded(row["resident_mb"], 0),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Where it goes, in milliseconds (medians):", ""]
+    lines += ["", "Time of each step, median in milliseconds:", ""]
     lines += [f"| data set | model | {' | '.join(STAGES)} |", "|---" * (2 + len(STAGES)) + "|"]
     for row in rows:
         if row["who"] == "flawforge":
@@ -61,7 +61,7 @@ def _rounded(cell: str, digits: int) -> str:
 
 
 def filled(text: str, results: Path = RESULTS) -> str:
-    """The page with its tables as the CSV has them. Raises ValueError where the markers are missing."""
+    """The page with its tables filled from the CSV. Raises ValueError if the markers are missing."""
     before, _, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not end:

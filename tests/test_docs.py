@@ -224,7 +224,7 @@ def test_an_ablation_is_paired_by_seed(tmp_path: Path) -> None:
     text += "dies,mvtec_bottle,1,128,0,,,it has collapsed\ndies,mvtec_bottle,1,128,1,0.7,0.9,\n"
     (tmp_path / "x.csv").write_text("variant,data,minutes,size,seed,ap,own_ap,stopped\n" + text)
     lines = tables["lines"](table, tmp_path).splitlines()
-    assert lines[0].startswith("1 minute of processor time a fit, canvas of 128 x 128 pixels' area, 3 seeds;")
+    assert lines[0].startswith("1 minute of processor time per fit, a canvas of 128 x 128 pixels, 3 seeds;")
     assert lines[4:] == [
         "| base | 0.600 (0.500 to 0.700) |",
         "| up | **+0.133 (+0.100 to +0.200)** |",
@@ -318,9 +318,9 @@ def test_what_auto_is_worth_is_the_recorded(tmp_path: Path) -> None:
     ]
     half = "0.500 (0.500 to 0.500)"
     assert page["worth"](tmp_path).splitlines()[2:] == [
-        "| Magnetic tile | asked | 0.880 | 0.300 | 0.750 | 0.750 |  |  |  |",
-        f"| Magnetic tile | `auto` | {half} | 0.750 (0.700 to 0.800)" + 5 * f" | {half}" + " |",
-        "| Magnetic tile | `patchstats` |" + 7 * "  |",
+        "| Magnetic tile | target | 0.880 | 0.300 | 0.750 | 0.750 |  |  |  | |",
+        f"| Magnetic tile | `auto` | {half} | 0.750 (0.700 to 0.800)" + 5 * f" | {half}" + " | pixel AP |",
+        "| Magnetic tile | `patchstats` |" + 8 * "  |",
     ]
     assert page["few"](tmp_path).splitlines()[2:] == [
         "| 2 | 0.600 (0.500 to 0.700) | 0.250 (0.250 to 0.250) | 0.500 (0.500 to 0.500) |",
