@@ -18,8 +18,8 @@ def pages() -> dict[str, str]:
     index = [
         "# Forgers\n",
         "*Written by `make docs` from the code.*\n",
-        "A forger draws one kind of synthetic defect into a good picture. Methods train on forgers, and `flawforge pod` measures",
-        "with them. The [gallery](../gallery/README.md) shows each one.\n",
+        "A forger draws one kind of synthetic defect into a good picture. Methods train on forgers, and",
+        "`flawforge pod` measures with them. The [gallery](../gallery/README.md) shows each one.\n",
     ]
     index += ["| forger | family | what it draws |\n|---|---|---|"]
     made = {}
