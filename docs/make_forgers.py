@@ -39,7 +39,7 @@ def _page(name: str, kind: type, first: str, body: list[str]) -> str:
     prose, words = _settings(body, [field.name for field in fields(kind)])  # type: ignore[arg-type]
     parts = [f"# {name}\n", "*Written by `make docs` from the code.*\n", f"{first}\n", *prose]
     instance = kind()
-    parts.append("| setting | default | |\n|---|---|---|")
+    parts.append("| setting | default | meaning |\n|---|---|---|")
     for field in fields(kind):  # type: ignore[arg-type]
         parts.append(f"| `{field.name}` | `{getattr(instance, field.name)!r}` | {words.get(field.name, '')} |")
     parts.append(f"\n```sh\nflawforge forge DATA -o forged --forger {name}\n```\n")
