@@ -15,6 +15,7 @@ import click
 import pytest
 
 from flawforge.cli import main
+from flawforge_runtime.calibrate import pictures_needed
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -68,6 +69,17 @@ def test_a_command_on_a_page_has_options_that_exist(page: str, line: str) -> Non
     assert name in main.commands, page
     context = main.commands[name].make_context(name, arguments)
     assert isinstance(context, click.Context)
+
+
+def test_the_pages_state_how_many_pictures_a_rate_needs() -> None:
+    text = (DOCS / "how-to" / "good-pictures.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) % \| (\d+) \| (\d+) \|$", text, re.MULTILINE)
+    assert len(rows) == 3
+    for rate, held, total in rows:
+        assert pictures_needed(int(rate) / 100) == int(held) == int(total) // 5
+    assert f"{pictures_needed(0.05, 0.95)} instead of {pictures_needed(0.05)} for 5 %" in (
+        DOCS / "how-to" / "thresholds.md"
+    ).read_text(encoding="utf-8")
 
 
 class Loaded(HTMLParser):
