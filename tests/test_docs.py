@@ -384,6 +384,7 @@ def test_the_readme_shows_steps_of_the_quick_start() -> None:
     assert commands(README) == [command for command in steps if command in commands(README)]
 
 
+@pytest.mark.timeout(900)  # six programs, each with its own start; a busy machine is slow at that
 def test_quick_start_as_printed(tmp_path: Path) -> None:
     """Every command of the quick start, typed into an empty folder, and then its Python."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
