@@ -6,6 +6,7 @@ The page names each object where it is defined. mkdocstrings adds its signature 
 from __future__ import annotations
 
 import inspect
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ TABLES = {
     "FORGERS": "Dictionary of all [forgers](forgers/README.md): name to class.",
     "METHODS": "Dictionary of all [methods](methods/README.md): name to `Method`.",
 }
+CALLED_PACKAGES = {"forge": "flawforge.reporting.contact_sheets"}  # packages that can be called, and where the function is
 TOP = """# Python
 
 *Written by `make docs` from the code.*
@@ -42,16 +44,21 @@ def page() -> str:
     names = [name for name in flawforge.__all__ if not name.startswith("__")]
     shared = [f"`{name}`" for name in flawforge_runtime.__all__ if not name.startswith("__")]
     rows = [f"| `{name}` | {_summary(name)} |" for name in names]
-    parts = [TOP.format(runtime=f"{', '.join(shared[:-1])} and {shared[-1]}"), "| name | |\n|---|---|", *rows]
+    parts = [TOP.format(runtime=f"{', '.join(shared[:-1])} and {shared[-1]}"), "| name | what it is |\n|---|---|", *rows]
     kinds = {"Functions": inspect.isfunction, "Classes": inspect.isclass}
     for title, fits in kinds.items():
         parts += ["", f"## {title}"]
-        parts += [f"\n::: {_home(value)}" for value in (getattr(flawforge, name) for name in names) if fits(value)]
+        parts += [f"\n::: {_home(value)}" for value in map(_object, names) if fits(value)]
     return "\n".join(parts) + "\n"
 
 
+def _object(name: str) -> Any:
+    value = getattr(flawforge, name)
+    return getattr(import_module(CALLED_PACKAGES[name]), name) if inspect.ismodule(value) else value
+
+
 def _summary(name: str) -> str:
-    return TABLES.get(name) or (inspect.getdoc(getattr(flawforge, name)) or "").splitlines()[0].replace("|", "\\|")
+    return TABLES.get(name) or (inspect.getdoc(_object(name)) or "").splitlines()[0].replace("|", "\\|")
 
 
 def _home(value: Any) -> str:
