@@ -81,7 +81,7 @@ def _mean(rows: list[dict[str, str]], column: str) -> str:
 
 
 def filled(text: str, results: Path = RESULTS, methods: tuple[str, ...] = ()) -> str:
-    """A page with its table filled from the CSV. Raises ValueError if the markers are missing."""
+    """A page with its table as the CSV has it. Raises ValueError where the markers are missing."""
     before, _, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not end:

@@ -82,7 +82,7 @@ def table(results: Path = RESULTS) -> str:
 
 
 def filled(text: str, results: Path = RESULTS) -> str:
-    """The page with its tables filled from the CSV. Raises ValueError if the markers are missing."""
+    """docs/methods/auto.md with its tables as the CSV has them. Raises ValueError where the markers are missing."""
     before, _, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not end:

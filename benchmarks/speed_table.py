@@ -61,7 +61,7 @@ def _rounded(cell: str, digits: int) -> str:
 
 
 def filled(text: str, results: Path = RESULTS) -> str:
-    """The page with its tables filled from the CSV. Raises ValueError if the markers are missing."""
+    """The page with its tables as the CSV has them. Raises ValueError where the markers are missing."""
     before, _, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not end:
