@@ -7,13 +7,15 @@ BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fuzz attack bench docs wheels clean
+.PHONY: help venv demo test check fuzz attack bench docs site galleries wheels clean
 
 help:
 	@echo "make demo    render sample parts, fit, judge, report: open flawforge-demo/report.html"
 	@echo "make test    run all tests"
 	@echo "make check   lint, types, and the direction of the imports"
 	@echo "make docs    write the generated pages of docs/ and the table of README.md"
+	@echo "make site    build the documentation as a site: open site/index.html"
+	@echo "make galleries  render example reports into galleries/ (a quarter of an hour)"
 	@echo "make bench   measure on real pictures: FLAWFORGE_DATA=folder make bench (hours)"
 	@echo "make fuzz    ten thousand harmed pictures and model folders"
 	@echo "make attack  mutate pictures and models, kill, fill the disk: benchmarks/results/attack.csv (half an hour)"
@@ -50,6 +52,7 @@ check: venv
 
 docs: venv
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_api.py
 	$(BIN)/python docs/make_forgers.py
 	$(BIN)/python docs/make_methods.py
 	$(BIN)/python docs/make_architecture.py
@@ -61,6 +64,26 @@ docs: venv
 	$(BIN)/python benchmarks/comparison_page.py
 	$(BIN)/python benchmarks/guard_page.py
 	$(BIN)/python benchmarks/ablation_tables.py
+
+# An environment of its own, without torch. It is built once and needs pip's index for that; the site itself needs no network.
+SITE := .venv-docs/bin
+SITE_PACKAGES = $$($(SITE)/python -c "import tomllib; \
+  print('\n'.join(tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs']))")
+
+site:
+	@test -x $(SITE)/python || $(PYTHON) -m venv .venv-docs
+	@echo "$(SITE_PACKAGES)" | cmp -s - .venv-docs/.ready || { \
+	  set -e; \
+	  echo "$(SITE_PACKAGES)" > .venv-docs/.wanted; \
+	  PIP_DISABLE_PIP_VERSION_CHECK=1 $(SITE)/python -m pip install --quiet --requirement .venv-docs/.wanted; \
+	  mv .venv-docs/.wanted .venv-docs/.ready; \
+	}
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(SITE)/python -m mkdocs build
+
+galleries: venv
+	rm -rf galleries
+	OMP_NUM_THREADS=1 $(BIN)/flawforge demo -o galleries/demo
+	OMP_NUM_THREADS=1 $(BIN)/python docs/make_reports.py
 
 fuzz: venv
 	FLAWFORGE_FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 7200 tests/test_fuzz.py tests/test_intact.py
@@ -77,4 +100,4 @@ wheels: venv
 	FLAWFORGE_RELEASE=1 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ./runtime
 
 clean:
-	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache flawforge-demo
+	rm -rf .venv .venv-docs site galleries dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache flawforge-demo

@@ -1,9 +1,9 @@
-"""What each part of a method buys: results/*_ablation.csv -> a table on the method's page in docs/methods. By `make docs`.
+"""Fill the ablation table of each page in docs/methods from results/*_ablation.csv. Run by `make docs`.
 
-The first line of a table is the method as it ships; every other line differs from it in the one thing that names it and
-shows the difference to the line above it all, paired by seed: mean, and lowest and highest over the seeds. A difference
-is bold where all seeds, three or more, agree on its sign; where a change does nothing at all, three seeds agree in one
-cell of four. Fits that the method's own watch stopped have no figures and are counted. A test compares pages and CSV.
+The first row is the method as shipped. Every other row changes the one thing that names it, and shows the difference to the
+first row, paired by seed: mean, lowest and highest. A difference is bold if three or more seeds, and all of them, agree on
+its sign. If a change has no effect, three seeds still agree in one cell of four. Fits that the method stopped have no
+figures; their number is given. A test compares pages and CSV.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ TABLES = (
 
 
 def measured(table: Table, folder: Path = RESULTS) -> dict[tuple[str, str], dict[str, dict[str, str]]]:
-    """{(variant, data set): {seed: row}}, in the CSV's order; measured again, the last row stands."""
+    """{(variant, data set): {seed: row}}, in the CSV's order; if a seed was measured again, its last row counts."""
     found: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     for row in read(folder / table.results)[1]:
         if all(row.get(key, "") == value for key, value in table.cells.items()):
@@ -87,7 +87,7 @@ def measured(table: Table, folder: Path = RESULTS) -> dict[tuple[str, str], dict
 
 
 def lines(table: Table, folder: Path = RESULTS) -> str:
-    """The Markdown table, or one line that says that nothing was measured yet."""
+    """The Markdown table, or "not measured yet"."""
     found = measured(table, folder)
     sets = [name for name in NAMES if (table.base, name) in found]
     if not sets:
@@ -97,7 +97,7 @@ def lines(table: Table, folder: Path = RESULTS) -> str:
     minutes, size = (table.cells.get("minutes") or table.cells["budget"].split()[0]), table.cells.get("size", "256")
     seeds = max(len(rows) for rows in found.values())
     text = [
-        f"{counted(minutes, 'minute')} of processor time a fit, canvas of {size} x {size} pixels' area, "
+        f"{counted(minutes, 'minute')} of processor time per fit, a canvas of {size} x {size} pixels, "
         f"{counted(seeds, 'seed')}; [`{table.results}`](../../benchmarks/results/{table.results}).",
         "",
     ]
@@ -136,7 +136,7 @@ def spread(values: Sequence[float], sign: str) -> str:
 
 
 def filled(text: str, table: Table, folder: Path = RESULTS) -> str:
-    """The page with its table between its markers. Raises ValueError where the markers are missing."""
+    """The page with its table between its markers. Raises ValueError if the markers are missing."""
     first, last = START.format(table.name), END.format(table.name)
     return between(text, first, last, f"\n{lines(table, folder)}\n")
 

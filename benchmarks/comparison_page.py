@@ -1,9 +1,8 @@
-"""Every method beside every other, at equal minutes: results/accuracy.csv -> docs/comparison.md. Run by `make docs`.
+"""Write docs/comparison.md, all methods at equal training time, from results/accuracy.csv. Run by `make docs`.
 
-The runs counted are those at the protocol below: two minutes of processor time, working size 256, profile `cpu`, no
-changed settings. A cell holds the mean over seeds and, in brackets, the lowest and highest: the spread of the fit, not
-the interval of the test pictures, which every row of the CSV has. Where one seed was run, the cell says so. A test
-compares page and CSV.
+Only runs with the protocol below count: two minutes of processor time, working size 256, profile `cpu`, no
+changed settings. A cell holds the mean over seeds and, in brackets, the lowest and highest seed. That is the spread of
+the fit, not the interval of the test pictures, which every row of the CSV has. A test compares page and CSV.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ FIGURES = {
     "image_auroc": "Image AUROC",
     "pixel_ap": "Pixel AP",
     "aupro_0.3": "AUPRO 0.3",
-    "peak_on_defect": "Peak of the map on the defect, share of the defective pictures",
-    "false_alarm_rate": "False alarms among good test pictures, at the rate that the model promises by default",
-    "escape_rate": "Escapes at that rate: defective pictures that are not judged NG",
+    "peak_on_defect": "Share of defective pictures whose map peaks on the defect",
+    "false_alarm_rate": "False-alarm rate on good test pictures, at the default threshold",
+    "escape_rate": "Escape rate at that threshold: share of defective pictures not judged NG",
 }
 
 Row = dict[str, str]
 
 
 def runs(results: Path = RESULTS) -> dict[tuple[str, str], list[Row]]:
-    """{(method, data set): one row a seed}; measured again, the last row of a seed stands."""
+    """{(method, data set): one row per seed}; if a seed was measured again, its last row counts."""
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in read(results)[1]:
         if not row.get("error") and all(row.get(key, "") == value for key, value in PROTOCOL.items()):
@@ -51,7 +50,7 @@ def cell(rows: Sequence[Row], column: str) -> str:
 
 
 def table(found: dict[tuple[str, str], list[Row]], column: str) -> str:
-    """Markdown: a row per method, a column per data set."""
+    """Markdown: one row per method, one column per data set."""
     methods = sorted({method for method, _ in found})
     sets = [name for name in NAMES if any(data == name for _, data in found)]
     lines = [f"| | {' | '.join(NAMES[name] for name in sets)} |", "|---" * (len(sets) + 1) + "|"]
@@ -66,14 +65,14 @@ def page(results: Path = RESULTS) -> str:
     found = runs(results)
     most = max((len(rows) for rows in found.values()), default=0)
     text = [
-        "# All methods at equal minutes\n",
-        "Two minutes of processor time on one core, profile `cpu`, a canvas of 256, good pictures only, last weights,",
-        f"the same settings for every product, up to {most} seeds: mean, and in brackets the lowest and highest seed.",
-        "`patchstats` needs no minutes and takes none. Two minutes are little for what learns by gradients, and that is",
-        "the question here: what does a method give soon? Ten minutes: [results](results.md). An empty cell",
-        "was not measured at two.\n",
-        "Written by `benchmarks/comparison_page.py` from [every row and its origin](../benchmarks/results/accuracy.csv),",
-        "which `benchmarks/accuracy.py --minutes 2` measures. Nothing was chosen by these figures.\n",
+        "# Accuracy after two minutes\n",
+        "Each method trained for two minutes of processor time on one core, on good pictures only: profile `cpu`, a canvas",
+        f"of 256, last weights, the same settings for every product, up to {most} seeds. A cell holds the mean and, in",
+        "brackets, the lowest and highest seed. An empty cell was not measured. `patchstats` takes seconds.\n",
+        "Two minutes are short for methods that train by gradient descent. This page shows what a method achieves early;",
+        "the [results](results.md) are after ten minutes. These figures were not used to choose anything.\n",
+        "`benchmarks/accuracy.py --minutes 2` measures [every row](../benchmarks/results/accuracy.csv), and",
+        "`benchmarks/comparison_page.py` writes this page.\n",
     ]
     for column, title in FIGURES.items():
         text += [f"## {title}\n", table(found, column)]

@@ -1,4 +1,4 @@
-"""Fill docs/guard.md's tables from results/guard.csv. Run by `make docs`; a test compares the two."""
+"""Fill the tables of docs/how-to/other-products.md from results/guard.csv. Run by `make docs`; a test compares them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from readme_table import NAMES, ROOT
 from record import between, read
 
 RESULTS = ROOT / "benchmarks" / "results" / "guard.csv"
-PAGE = ROOT / "docs" / "guard.md"
+PAGE = ROOT / "docs" / "how-to" / "other-products.md"
 START, END = "<!-- guard: written by make docs -->\n", "<!-- end of guard -->\n"
 SHARES = ("0.05", "0.1", "0.25", "0.5", "0.9", "1")
 
@@ -17,7 +17,7 @@ def table(results: Path = RESULTS) -> str:
     """Two Markdown tables: pictures as they are, and pictures with a share of their rows or columns replaced."""
     latest = {(row["data"], row["kind"], row["share"]): row for row in read(results)[1]}
     names = [name for name in NAMES if any(key[0] == name for key in latest)]
-    lines = ["| judged by the model of | pictures | judged OK | rejected by the guard | of |", "|---|---|---|---|---|"]
+    lines = ["| model | pictures | judged OK | rejected by the guard | total |", "|---|---|---|---|---|"]
     for name in names:
         for (data, kind, share), row in latest.items():
             if data == name and (share == "0" or kind.startswith("good ")):

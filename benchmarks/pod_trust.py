@@ -15,7 +15,7 @@ results/pod_trust.csv, one row each, with the minutes that the model was fitted 
     faint, plain      the same prediction by the curves of the lowest and of the highest contrast alone
     spearman          rank correlation over size bins of predicted and real recall
     concordance       chance that a real defect that was found has a higher predicted POD than one that was missed; 0.5 =
-                      sizes foretell nothing; 95 % interval by bootstrap
+                      size carries no information; 95 % interval by bootstrap
     brier             of that prediction, beside `brier_rate`, that of the real recall itself, which knows more than any
                       forgery can
     n_beyond          real defects larger than the largest forged one, where the curves are held level
@@ -220,12 +220,12 @@ INKS = {True: "#2b6cb0", False: "#d4571a"}  # forged as large as these were trie
 
 
 def drawing(rows: list[dict[str, str]]) -> str:
-    """A standalone SVG: foretold against real recall, a panel per data set, a dot per size bin of each model and rate."""
+    """A standalone SVG, predicted against actual recall: a panel per data set, a dot per size bin of each model and rate."""
     latest = {tuple(row[name] for name in (*KEY, "from")): row for row in rows}
     names = sorted({row["data"] for row in latest.values()})
     step = PANEL + EDGE + 26
     width, height = EDGE + ACROSS * step, -(-len(names) // ACROSS) * step + 66
-    about = 'role="img" aria-label="Recall of real defects against recall foretold by forged ones"'
+    about = 'role="img" aria-label="Actual recall on real defects against recall predicted from synthetic ones"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
         f'font-size="12" {about}>',
@@ -239,7 +239,7 @@ def drawing(rows: list[dict[str, str]]) -> str:
     for x, ink, words in notes:
         parts.append(f'<circle cx="{EDGE + 6 + x}" cy="{foot}" r="5" fill="{ink}"/>')
         parts.append(f'<text x="{EDGE + 18 + x}" y="{foot + 4}">{words}</text>')
-    more = "larger dot: larger defects; full: the model's own rate, hollow: 5 %; bar: 95 %; dashed: foretold = real"
+    more = "larger dot: larger defects; full: the model's own rate, hollow: 5 %; bar: 95 %; dashed: predicted = actual"
     parts.append(f'<text x="{EDGE}" y="{foot + 28}" fill="#555">{more}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
@@ -255,7 +255,7 @@ def _panel(name: str, rows: list[dict[str, str]], left: int, top: int) -> list[s
         parts.append(f'<text x="{x(tick)}" y="{y(0) + 15}" text-anchor="middle" fill="#555">{tick:g}</text>')
         parts.append(f'<text x="{x(0) - 5}" y="{y(tick) + 4}" text-anchor="end" fill="#555">{tick:g}</text>')
     parts.append(f'<path d="M{x(0)} {y(0)}L{x(1)} {y(1)}" stroke="#999" stroke-dasharray="4 3"/>')
-    parts.append(f'<text x="{x(0.5)}" y="{y(0) + 30}" text-anchor="middle">foretold by forged defects</text>')
+    parts.append(f'<text x="{x(0.5)}" y="{y(0) + 30}" text-anchor="middle">predicted from synthetic defects</text>')
     parts.append(f'<text transform="translate({left - 33} {y(0.5)}) rotate(-90)" text-anchor="middle">real recall</text>')
     place: dict[tuple[str, ...], int] = {}
     for row in sorted(rows, key=lambda row: float(row["from"])):

@@ -1,10 +1,9 @@
-"""Copy the figures of results/accuracy.csv between the markers of README.md (the default method) and docs/results.md (all).
+"""Fill the tables of README.md (the default method) and docs/results.md (all methods) from results/accuracy.csv.
 Run by `make docs`.
 
-One row per data set and method. The runs counted are those that the pages speak of: ten minutes of one core (or less,
-where a method ends sooner; none by the clock of two), working size 256, no changed settings, no error. Several seeds give
-the mean and, for the image AUROC, the lowest and highest; one seed gives the 95 % interval of the test pictures. A test
-compares pages and CSV.
+One row per data set and method. Only runs of ten minutes on one core count (or less, if the method ends earlier), at
+working size 256, with no changed settings and no error. Several seeds give the mean and, for image AUROC, the lowest and
+highest seed. A single seed gives the 95 % interval of the test pictures. A test compares pages and CSV.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ DEFAULT = ("auto",)
 START, END = "<!-- accuracy: written by make docs -->\n", "<!-- end of accuracy -->\n"
 PROTOCOL = {"minutes": "10", "size": "256", "settings": ""}
 HEADER = (
-    "| data set | good / defective | method | image AUROC | pixel AP | AUPRO 0.3 | peak on defect | false alarms (promised) "
-    "| escapes |\n|---|---|---|---|---|---|---|---|---|\n"
+    "| data set | good / defective | method | image AUROC | pixel AP | AUPRO 0.3 | map peaks on defect "
+    "| false alarms (stated) | escapes |\n|---|---|---|---|---|---|---|---|---|\n"
 )
 NAMES = {
     "mvtec_bottle": "MVTec AD bottle",
@@ -33,7 +32,7 @@ NAMES = {
 
 
 def table(results: Path = RESULTS, methods: tuple[str, ...] = ()) -> str:
-    """The Markdown table of these methods (none named: all), or one line that says that nothing was measured yet."""
+    """The Markdown table of these methods (none given: all), or "not measured yet"."""
     rows = [row for row in read(results)[1] if _counts(row) and (not methods or row["method"] in methods)]
     if not rows:
         return "not measured yet\n"
@@ -53,7 +52,7 @@ def _place(data: str) -> int:
 
 def _line(data: str, method: str, profile: str, rows: list[dict[str, str]]) -> str:
     mine = [row for row in rows if (row["data"], method_of(row), row["profile"]) == (data, method, profile)]
-    latest = list({row["seed"]: row for row in mine}.values())  # measured again: the last row of a seed stands
+    latest = list({row["seed"]: row for row in mine}.values())  # if a seed was measured again, its last row counts
     first = latest[0]
     cells = [
         NAMES.get(data, data),

@@ -1,9 +1,8 @@
-"""What the gate of `auto` loses for want of labels: results/guided_ablation.csv -> docs/methods/auto.md. Run by `make docs`.
+"""Fill the regret of `auto`'s gate into docs/methods/auto.md from results/guided_ablation.csv. Run by `make docs`.
 
-For each fit of the variant as shipped, the three candidates (statistics, segmenter, their sum) were judged on labelled test
-pictures. Regret is what the candidate that the gate chose, without a label, falls short of the best of the three: in image
-AUROC for the picture, in average precision of pixels for the map. Beside it stands the regret of a fixed rule, which needs
-no gate. A test compares page and CSV.
+For each fit of the variant as shipped, the three candidates (statistics, segmenter, their sum) were evaluated on labelled
+test pictures. Regret is the difference between the best of the three and the one that the gate chose without labels. The
+regret of fixed rules, which need no gate, stands beside it. A test compares page and CSV.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Row = dict[str, str]
 
 
 def fits(results: Path = RESULTS) -> list[dict[str, Row]]:
-    """{candidate: row} of each fit as shipped; measured again, the last rows of a fit stand."""
+    """{candidate: row} of each fit as shipped; if a fit was measured again, its last rows count."""
     found: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in read(results)[1]:
         if row["variant"] == VARIANT:
@@ -35,7 +34,7 @@ def fits(results: Path = RESULTS) -> list[dict[str, Row]]:
 
 
 def chosen(fit: dict[str, Row], aim: str) -> str:
-    """The candidate that the gate took for "picture" or "map"."""
+    """The candidate that the gate chose for "picture" or "map"."""
     return next(name for name, row in fit.items() if aim in row["chosen"].split(" and "))
 
 
@@ -49,7 +48,7 @@ def table(results: Path = RESULTS) -> str:
     measured = fits(results)
     if not measured:
         return "not measured yet\n"
-    lines = ["| data set | minutes, seed | aim | measure | the gate took | it has | best | it has | regret |"]
+    lines = ["| data set | minutes, seed | for | figure | gate chose | value | best candidate | value | regret |"]
     lines += ["|---" * 9 + "|"]
     for fit in measured:
         one = fit["sum"]
@@ -69,9 +68,9 @@ def table(results: Path = RESULTS) -> str:
             lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        f"Regret over {len(measured)} fits, mean (largest):",
+        f"Mean regret over {len(measured)} fits (largest in brackets):",
         "",
-        "| aim | measure | the gate | " + " | ".join(f"always {name}" for name in CANDIDATES) + " |",
+        "| for | figure | gate | " + " | ".join(f"always {name}" for name in CANDIDATES) + " |",
         "|---" * 6 + "|",
     ]
     for aim, column, words in MEASURES:

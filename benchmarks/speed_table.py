@@ -1,7 +1,7 @@
-"""Copy results/speed.csv into docs/from-camera-to-verdict.md between its markers, as it came. Run by `make docs`.
+"""Fill the tables of docs/speed.md from results/speed.csv. Run by `make docs`.
 
-One row per data set, model, backend and precision: the last that was measured. Beside each p50 stands its ratio to
-anomalib's on the same pictures. A test compares page and CSV.
+One row per data set, model, backend and precision: the last one measured. Each p50 is also given relative to anomalib's on
+the same pictures. A test compares page and CSV.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from record import between, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed.csv"
-PAGE = ROOT / "docs" / "from-camera-to-verdict.md"
+PAGE = ROOT / "docs" / "speed.md"
 START, END = "<!-- speed: written by make docs -->\n", "<!-- end of speed -->\n"
 STAGES = ("decode", "resize", "to network", "network", "score", "map to own size", "regions")
 KEY = ("data", "who", "method", "backend", "precision", "threads")
@@ -23,7 +23,7 @@ Row = dict[str, str]
 
 
 def table(results: Path = RESULTS) -> str:
-    """Two Markdown tables, times and stages, or one line that says that nothing was measured yet."""
+    """Two Markdown tables, times and steps, or "not measured yet"."""
     rows = list({tuple(row[key] for key in KEY): row for row in read(results)[1]}.values())
     rows.sort(key=lambda row: (row["data"], row["who"], row["method"], ORDER.index(row["backend"]), row["precision"]))
     if not rows:
@@ -40,7 +40,7 @@ def table(results: Path = RESULTS) -> str:
             _rounded(row["resident_mb"], 0),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Where it goes, in milliseconds (medians):", ""]
+    lines += ["", "Time of each step, median in milliseconds:", ""]
     lines += [f"| data set | model | {' | '.join(STAGES)} |", "|---" * (2 + len(STAGES)) + "|"]
     for row in rows:
         if row["who"] == "flawforge":

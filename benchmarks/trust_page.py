@@ -1,6 +1,6 @@
-"""What the rows of pod_trust.py say together: results/pod_trust*.csv -> docs/forged-and-real.md. Run by `make docs`.
+"""Fill the tables of docs/forged-and-real.md from results/pod_trust*.csv. Run by `make docs`.
 
-The tables are written between the page's markers; its words are a person's. A test compares page and CSV.
+Only the tables between the markers are generated. A test compares page and CSV.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "pod_trust.csv"
 PAGE = ROOT / "docs" / "forged-and-real.md"
 START, END = "<!-- trust: written by make docs -->\n", "<!-- end of trust -->\n"
-STEPS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # of the foretold recall, for the calibration
+STEPS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # of the predicted recall, for the calibration
 
 Row = dict[str, str]
 
 
 def models(results: Path = RESULTS) -> list[Row]:
-    """The rows at the models' own promised rates; measured again, the last row of a model stands."""
+    """The rows at the models' own promised rates; if a model was measured again, its last row counts."""
     latest = {tuple(row[name] for name in KEY): row for row in read(results)[1]}
     order = list(NAMES)
     own = [row for row in latest.values() if float(row["rate"]) == 0]
@@ -43,7 +43,7 @@ def bins(results: Path = RESULTS) -> list[Row]:
 
 
 def tables(results: Path = RESULTS) -> str:
-    """All tables of the page, or one line that says that nothing was measured yet."""
+    """All tables of the page, or "not measured yet"."""
     rows = models(results)
     if not rows:
         return "not measured yet\n"
@@ -55,12 +55,12 @@ def _each(rows: list[Row]) -> list[str]:
     heads = (
         "data set",
         "method (minutes)",
-        "false alarms promised",
-        "found: real",
-        "found: foretold, faint to plain",
-        "foretold less real",
-        "size foretells (0.5 = not)",
-        "larger than forged",
+        "stated false-alarm rate",
+        "actual recall",
+        "predicted recall, faint to clear",
+        "predicted minus actual",
+        "AUC of predicted recall",
+        "larger than any synthetic",
     )
     lines = ["### Every model", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
@@ -80,16 +80,21 @@ def _each(rows: list[Row]) -> list[str]:
 
 def _together(rows: list[Row]) -> list[str]:
     heads = (
-        "among",
+        "data set",
         "models",
-        "rank correlation of foretold and real",
-        "mean gap, without sign",
-        "real lies between faint and plain",
+        "rank correlation of predicted and actual",
+        "mean absolute difference",
+        "actual lies between faint and clear",
     )
-    lines = ["### Does more forged recall mean more real recall?", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = [
+        "### Does a higher predicted recall mean a higher actual recall?",
+        "",
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
+    ]
     names = dict.fromkeys(row["data"] for row in rows)
     groups = {NAMES.get(name, name): [row for row in rows if row["data"] == name] for name in names}
-    for name, some in {**groups, "all of them": rows}.items():
+    for name, some in {**groups, "all": rows}.items():
         between = sum(float(row["faint"]) <= float(row["real"]) <= float(row["plain"]) for row in some)
         gap = statistics.mean(abs(float(row["gap"])) for row in some)
         lines.append(f"| {name} | {len(some)} | {_rank(some, 'forged', 'real')} | {gap:.2f} | {between} of {len(some)} |")
@@ -100,8 +105,8 @@ def _by_size(rows: list[Row]) -> list[str]:
     lines = [
         "### By size",
         "",
-        "Foretold / real recall, the mean over the methods, from the smallest fifth of the real "
-        "defects to the largest; in brackets where no forged defect was as large.",
+        "Predicted / actual recall, averaged over the methods, from the smallest fifth of the real "
+        "defects to the largest. Brackets: no synthetic defect was as large.",
         "",
     ]
     lines += ["| data set | " + " | ".join(f"fifth {i}" for i in range(1, 6)) + " |", "|---" * 6 + "|"]
@@ -120,9 +125,9 @@ def _calibration(rows: list[Row]) -> list[str]:
     lines = [
         "### Calibration",
         "",
-        "All size bins of all models, by what was foretold. The same real defects count once for each method.",
+        "All size bins of all models, grouped by predicted recall. Each real defect counts once per method.",
         "",
-        "| foretold | bins | foretold, mean | real, mean | real, lowest to highest bin |",
+        "| predicted | bins | mean predicted | mean actual | actual, lowest to highest bin |",
         "|---" * 5 + "|",
     ]
     for low, high in itertools.pairwise(STEPS):

@@ -13,7 +13,7 @@ from flawforge.cli import main
 
 PAGE = Path(__file__).resolve().parent / "cli.md"
 
-# One command line as a person would type it; a test parses each.
+# Examples for each command; a test parses every line.
 EXAMPLES = {
     "demo": ["flawforge demo", "flawforge demo -o tour --minutes 0.5"],
     "fit": [
@@ -56,25 +56,30 @@ TOP = """# Command line
 
 *Written by `make docs` from the commands themselves; do not edit by hand.*
 
-A higher score is stranger. No command needs a network. `-h` or `--help` explains each one.
+A higher score is more anomalous. No command needs a network. `-h` or `--help` explains each command.
 
-Exit codes: 0 done; 1 a stated error, one sentence on standard error; 2 an option or argument that is not allowed.
+| exit code | meaning |
+|---|---|
+| 0 | success |
+| 1 | an error, stated in one sentence on standard error |
+| 2 | an invalid option or argument |
 
 DATA is one of these:
 
-- a folder in MVTec layout: `train/good`, `test/<kind>`, `ground_truth/<kind>`; `fit` reads `train/good` alone;
-  the mask of `test/<kind>/7.png` is `7_mask.png`, `7.png`, `7_gt.png`, `7_label.png` or `7_seg.png` there, in any format
-  that is read, a folder `7` of several masks, `7.json` (LabelMe), or a COCO file for all; or it lies beside the picture;
-- a plain folder of good pictures: `good`, `ok` or the folder itself;
-- a CSV with the column `image_path` and, if you like, `label` (0 good, 1 defective), `split` (train, calibration, test) and
-  `mask_path`; relative paths start at the CSV's own folder.
+- A folder in MVTec layout: `train/good`, `test/<kind>`, `ground_truth/<kind>`. `fit` reads `train/good` only. The mask of
+  `test/<kind>/7.png` is in `ground_truth/<kind>` or beside the picture. It is one of `7_mask.png`, `7.png`, `7_gt.png`,
+  `7_label.png` or `7_seg.png`, in any supported format, a folder `7` with several masks, or `7.json` (LabelMe). A COCO file
+  can hold the masks of all pictures.
+- A plain folder of good pictures: `good`, `ok` or the folder itself.
+- A CSV with the column `image_path` and optionally `label` (0 good, 1 defective), `split` (train, calibration, test) and
+  `mask_path`. Relative paths start at the folder of the CSV.
 """
 
 
 def page() -> str:
     """The whole page as Markdown."""
     context = click.Context(main, info_name="flawforge")
-    parts = [TOP, "| command | |\n|---|---|\n" + "".join(_contents(context))]
+    parts = [TOP, "| command | what it does |\n|---|---|\n" + "".join(_contents(context))]
     parts += ["\n".join(_command(context, name)) for name in main.list_commands(context)]
     return "\n".join(parts)
 
@@ -92,7 +97,7 @@ def _command(parent: click.Context, name: str) -> Iterator[str]:
     yield f"{_text(command.help or '')}\n"
     options = [each for each in command.params if isinstance(each, click.Option)]
     if options:
-        yield "| option | | default |\n|---|---|---|"
+        yield "| option | meaning | default |\n|---|---|---|"
     for option in options:
         yield _option(option, context)
     yield "\n```sh\n" + "\n".join(EXAMPLES[name]) + "\n```\n"
@@ -108,7 +113,7 @@ def _option(option: click.Option, context: click.Context) -> str:
     words, _, stated = (option.help or "").partition(" [default: ")
     default = stated.rstrip("]") or _default(option)
     if option.multiple:
-        words += " (may be given several times)" if "several times" not in words else ""
+        words += " (can be given several times)" if "several times" not in words else ""
     return f"| {names}{_cell(value)} | {_cell(words)} | {_cell(default)} |"
 
 

@@ -1,4 +1,4 @@
-"""Write docs/forgers/<name>.md from the forgers' own docstrings and defaults. Run by `make docs`; a test compares."""
+"""Write docs/forgers/<name>.md from the docstrings and defaults of the forgers. Run by `make docs`; a test compares."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ FOLDER = Path(__file__).resolve().parent / "forgers"
 def pages() -> dict[str, str]:
     """{file name: Markdown}, one page per forger and an index."""
     family = {name: group for group, names in FAMILIES.items() for name in names}
-    index = ["# Forgers\n", "*Written by `make docs` from the code.* What each one draws and where it comes from.\n"]
-    index += ["| forger | family | |\n|---|---|---|"]
+    index = [
+        "# Forgers\n",
+        "*Written by `make docs` from the code.*\n",
+        "A forger draws one kind of synthetic defect into a good picture. Methods train on forgers, and",
+        "`flawforge pod` measures with them. The [gallery](../gallery/README.md) shows each one.\n",
+    ]
+    index += ["| forger | family | what it draws |\n|---|---|---|"]
     made = {}
     for name, kind in FORGERS.items():
         first, body = _docstring(kind)
@@ -34,7 +39,7 @@ def _page(name: str, kind: type, first: str, body: list[str]) -> str:
     prose, words = _settings(body, [field.name for field in fields(kind)])  # type: ignore[arg-type]
     parts = [f"# {name}\n", "*Written by `make docs` from the code.*\n", f"{first}\n", *prose]
     instance = kind()
-    parts.append("| setting | default | |\n|---|---|---|")
+    parts.append("| setting | default | meaning |\n|---|---|---|")
     for field in fields(kind):  # type: ignore[arg-type]
         parts.append(f"| `{field.name}` | `{getattr(instance, field.name)!r}` | {words.get(field.name, '')} |")
     parts.append(f"\n```sh\nflawforge forge DATA -o forged --forger {name}\n```\n")
@@ -42,7 +47,7 @@ def _page(name: str, kind: type, first: str, body: list[str]) -> str:
 
 
 def _settings(body: list[str], names: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Paragraphs, and each setting's words: a line "name[, name]  words" opens one, deeper lines go on with it."""
+    """Paragraphs, and the text of each setting: a line "name[, name]  text" starts one, indented lines continue it."""
     paragraphs: list[str] = [""]
     words: dict[str, str] = {}
     open_for: list[str] = []

@@ -13,7 +13,7 @@ START, END = "<!-- settings: written by make docs -->\n", "<!-- end of settings 
 
 
 def filled(text: str, method: Method) -> str:
-    """The page with its table as the code has it. Raises ValueError where the page has no markers."""
+    """The page with its table filled from the code. Raises ValueError if the markers are missing."""
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
     if not rest or END not in rest:
@@ -22,7 +22,7 @@ def filled(text: str, method: Method) -> str:
 
 
 def table(method: Method) -> str:
-    """One row per setting, one column per profile; the first profile is the default. And one for --trunk none."""
+    """One row per setting, one column per profile and one for --trunk none. The first profile is the default."""
     kinds = dict(method.profiles) | ({"--trunk none": method.scratch} if method.scratch else {})
     rows = ["| setting | " + " | ".join(f"`{name}`" for name in kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
     for field in dataclasses.fields(method.tiny):

@@ -1,11 +1,11 @@
-"""Write docs/gallery/reports: what `fit`, `pod`, `drift` and `report` say of three drawn products by two methods. By hand.
+"""Write galleries/: the reports of two methods on three rendered products. Run by `make galleries`; nothing is committed.
 
     OMP_NUM_THREADS=1 python docs/make_reports.py [--product washer ...] [--method auto ...] [--models FOLDER]
 
-The products are drawn by our code, no photograph is in them: the demo's washers, which have rendered damage too and so are
-evaluated on it, and two of tools/procedural.py, of which there are good pictures only, as before a plant's first defect.
-Training is counted in steps, so that figures and pictures come out the same on every run; dates and durations do not. Ten
-minutes of one core.
+Our own code renders the products; they contain no photograph. The demo's washers come with rendered damage and are evaluated
+on it. The two products of tools/procedural.py have good pictures only, as before the first defect in a plant. Training is
+counted in steps, so that figures and pictures are the same on every run; dates and durations are not. All six reports take
+ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from flawforge.reporting.report import report
 from flawforge_runtime.images import write_image
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "docs" / "gallery" / "reports"
-SIDE, GOOD, FRESH, STEPS, SEED = 160, 245, 40, 120, 0  # 49 of 245 are held back: they carry 2 %
+FOLDER = ROOT / "galleries"
+SIDE, GOOD, FRESH, STEPS, SEED = 160, 245, 40, 120, 0  # 49 of 245 are held back, enough for a rate of 2 %
 METHODS = ("auto", "patchstats")
 
 
 def drawn(number: int) -> Callable[[Path], None]:
-    """Writes good pictures of one procedural product in MVTec layout; its number lies beyond those of the head start."""
+    """A function that writes good pictures of a procedural product. The shipped weights were trained on lower numbers."""
     sys.path.insert(0, str(ROOT / "tools"))
     from procedural import product
 
@@ -52,7 +52,7 @@ PRODUCTS = {"washer": washers, "badge": drawn(900027), "spotted": drawn(900016)}
 
 
 def make(name: str, method: str, parts: Path, models: Path) -> Path:
-    """Fit, prove, watch, and evaluate where there is damage to evaluate on; the page."""
+    """Fit, evaluate if there is rendered damage, prove, check for drift, and write the report; its path."""
     model = models / f"{name}-{method}"
     if (model / "drift").is_dir():
         return written(model)
@@ -74,7 +74,9 @@ def written(model: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--product", nargs="+", choices=PRODUCTS, default=list(PRODUCTS))
-    parser.add_argument("--models", type=Path, help="keep models there; where they are there, write the pages alone")
+    parser.add_argument(
+        "--models", type=Path, help="keep the models in this folder; for models that exist there, only write the reports"
+    )
     parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)

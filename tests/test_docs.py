@@ -1,4 +1,4 @@
-"""What the pages say is what the code does: options, settings, links, figures, and the tour as a reader would type it."""
+"""What the pages say is what the code does: options, settings, links, figures, and the quick start as printed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from flawforge.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+QUICK_START = ROOT / "docs" / "quick-start.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 STALE = "is not what the code says; run: make docs"
 
@@ -37,6 +38,10 @@ def script(name: str) -> dict[str, Any]:
 
 def test_cli_page_is_what_the_commands_say() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == script("docs/make_cli.py")["page"](), f"docs/cli.md {STALE}"
+
+
+def test_api_page_lists_the_public_names() -> None:
+    assert (ROOT / "docs" / "api.md").read_text() == script("docs/make_api.py")["page"](), f"docs/api.md {STALE}"
 
 
 def test_every_command_and_option_stands_on_its_page() -> None:
@@ -122,8 +127,8 @@ def test_readme_figures_are_the_recorded_ones() -> None:
 
 
 def test_guard_page_is_the_csv() -> None:
-    text = (ROOT / "docs" / "guard.md").read_text(encoding="utf-8")
-    assert script("benchmarks/guard_page.py")["filled"](text) == text, f"docs/guard.md {STALE}"
+    text = (ROOT / "docs" / "how-to" / "other-products.md").read_text(encoding="utf-8")
+    assert script("benchmarks/guard_page.py")["filled"](text) == text, f"docs/how-to/other-products.md {STALE}"
 
 
 def test_readme_table_counts_each_row_once(tmp_path: Path) -> None:
@@ -219,7 +224,7 @@ def test_an_ablation_is_paired_by_seed(tmp_path: Path) -> None:
     text += "dies,mvtec_bottle,1,128,0,,,it has collapsed\ndies,mvtec_bottle,1,128,1,0.7,0.9,\n"
     (tmp_path / "x.csv").write_text("variant,data,minutes,size,seed,ap,own_ap,stopped\n" + text)
     lines = tables["lines"](table, tmp_path).splitlines()
-    assert lines[0].startswith("1 minute of processor time a fit, canvas of 128 x 128 pixels' area, 3 seeds;")
+    assert lines[0].startswith("1 minute of processor time per fit, a canvas of 128 x 128 pixels, 3 seeds;")
     assert lines[4:] == [
         "| base | 0.600 (0.500 to 0.700) |",
         "| up | **+0.133 (+0.100 to +0.200)** |",
@@ -313,9 +318,9 @@ def test_what_auto_is_worth_is_the_recorded(tmp_path: Path) -> None:
     ]
     half = "0.500 (0.500 to 0.500)"
     assert page["worth"](tmp_path).splitlines()[2:] == [
-        "| Magnetic tile | asked | 0.880 | 0.300 | 0.750 | 0.750 |  |  |  |",
-        f"| Magnetic tile | `auto` | {half} | 0.750 (0.700 to 0.800)" + 5 * f" | {half}" + " |",
-        "| Magnetic tile | `patchstats` |" + 7 * "  |",
+        "| Magnetic tile | target | 0.880 | 0.300 | 0.750 | 0.750 |  |  |  | |",
+        f"| Magnetic tile | `auto` | {half} | 0.750 (0.700 to 0.800)" + 5 * f" | {half}" + " | pixel AP |",
+        "| Magnetic tile | `patchstats` |" + 8 * "  |",
     ]
     assert page["few"](tmp_path).splitlines()[2:] == [
         "| 2 | 0.600 (0.500 to 0.700) | 0.250 (0.250 to 0.250) | 0.500 (0.500 to 0.500) |",
@@ -361,21 +366,36 @@ def test_picture_is_there_and_small() -> None:
     assert 10_000 < (ROOT / "docs" / "tour.jpg").stat().st_size < 150_000
 
 
-def fenced(language: str) -> str:
-    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 1, f"README.md has {len(blocks)} blocks of {language}"
-    return str(blocks[0])
+def fenced(page: Path, language: str) -> str:
+    """All blocks of one language on a page, one after another."""
+    return "".join(re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL))
 
 
-def test_tour_as_printed(tmp_path: Path) -> None:
-    """Every line of the README's tour, typed into an empty folder, and then its Python."""
+def commands(page: Path) -> list[list[str]]:
+    return [words for line in fenced(page, "sh").splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def test_the_readme_shows_steps_of_the_quick_start() -> None:
+    """The quick start is run below, so what the README shows is run too."""
+    steps = commands(QUICK_START)
+    assert len(commands(README)) == 5
+    assert all(command in steps for command in commands(README))
+    assert fenced(README, "python") == fenced(QUICK_START, "python") != ""
+    assert commands(README) == [command for command in steps if command in commands(README)]
+
+
+@pytest.mark.timeout(900)  # six programs, each with its own start; a busy machine is slow at that
+def test_quick_start_as_printed(tmp_path: Path) -> None:
+    """Every command of the quick start, typed into an empty folder, and then its Python."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for program in (["bash", "-euc", fenced("sh")], [sys.executable, "-W", "error", "-c", fenced("python")]):
+    code = fenced(QUICK_START, "python")
+    for program in (["bash", "-euc", fenced(QUICK_START, "sh")], [sys.executable, "-W", "error", "-c", code]):
         done = subprocess.run(
             program, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
     assert re.search(r"^(OK|REVIEW|NG) ", done.stdout)
     assert "<html" in (tmp_path / "tour" / "report.html").read_text()
+    assert "<html" in (tmp_path / "washer.html").read_text()
     assert len((tmp_path / "judged" / "results.csv").read_text().splitlines()) == 11
     assert len(list((tmp_path / "judged" / "overlays").iterdir())) == 10

@@ -1,4 +1,4 @@
-"""The stopwatch, and the page that leads from camera to verdict, as a reader would type it."""
+"""The stopwatch, and the export page, as a reader would type it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flawforge_runtime.images import write_image
 from flawforge_runtime.inspector import Inspector
 from flawforge_runtime.types import ScoreRule
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "from-camera-to-verdict.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "export.md"
 
 
 def test_every_figure_is_there_and_adds_up(tiny_model: Path, washers: Path) -> None:
@@ -85,7 +85,7 @@ def test_too_few_judgements_are_refused(tiny_model: Path, washers: Path) -> None
 
 
 @pytest.mark.timeout(900)  # four programs, each with its own start; a busy machine is slow at that
-def test_from_camera_to_verdict_as_printed(tmp_path: Path) -> None:
+def test_export_page_as_printed(tmp_path: Path) -> None:
     """Every block of the page in its order, in an empty folder; no picture of the last calls may go unjudged."""
     blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert [language for language, _ in blocks].count("python") == 1

@@ -14,7 +14,7 @@ from flawforge.cli.options import Group
 def main() -> None:
     """Train on good parts. Forge the flaws. Find the real ones.
 
-    A higher score is stranger. Every command works without a network.
+    A higher score is more anomalous. No command needs a network.
     """
 
 

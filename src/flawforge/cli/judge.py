@@ -29,18 +29,20 @@ from flawforge.types import ConfigError
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for results and overlays. [default: print rows]")
 @click.option(
-    "--format", "form", type=click.Choice(["csv", "jsonl"]), help="Row format. [default: csv, and jsonl for - and --watch]"
+    "-o", "--out", type=click.Path(path_type=Path), help="Write results and overlays to this folder. [default: print rows]"
 )
-@click.option("--overlays", is_flag=True, help="Also write each picture with its heat map and marked regions; needs -o.")
-@click.option("--threshold", type=float, help="NG above this score, instead of MODEL's own threshold.")
-@click.option("--false-alarm", type=float, help="Another promised share of NG among good parts. [default: MODEL's own]")
-@click.option("--review", type=float, help="Another promised share of NG or REVIEW. [default: MODEL's own]")
-@click.option("--confidence", type=float, help="Keep the rates with this probability. [default: as MODEL does]")
+@click.option(
+    "--format", "form", type=click.Choice(["csv", "jsonl"]), help="Row format. [default: csv; jsonl for - and --watch]"
+)
+@click.option("--overlays", is_flag=True, help="Also save each picture with its heat map and marked regions; needs -o.")
+@click.option("--threshold", type=float, help="Judge NG above this score, instead of MODEL's threshold.")
+@click.option("--false-alarm", type=float, help="Share of good parts that may be judged NG. [default: MODEL's own]")
+@click.option("--review", type=float, help="Share of good parts that may be judged NG or REVIEW. [default: MODEL's own]")
+@click.option("--confidence", type=float, help="Keep the rates with this probability. [default: as in MODEL]")
 @with_rules
 @click.option(
-    "--watch", type=click.Path(path_type=Path), help="Judge pictures as they come to lie in this folder, until Ctrl-C."
+    "--watch", type=click.Path(path_type=Path), help="Watch this folder and judge pictures as they arrive, until Ctrl-C."
 )
 @with_device
 @with_backend
@@ -62,12 +64,12 @@ def inspect(
     confidence: float | None,
     **rules: Any,
 ) -> None:
-    """Judge PATHS (pictures or folders) with MODEL: OK, REVIEW or NG, one row each.
+    """Judge PATHS (pictures or folders) with MODEL: OK, REVIEW or NG, one row per picture.
 
-    A path of - reads paths from standard input, one a line, and gives a JSON line for each as it comes. Rates, threshold
-    and rules are MODEL's own unless given here; the raw score is in every row whatever they are. A file or folder that
-    cannot be read is named, a file has a row with an error, and the rest goes on; the exit code is then 1. With -o rows are
-    on the disk as they come; until the end FOLDER holds a file unfinished.txt.
+    The path - reads one path per line from standard input and prints a JSON line for each at once. Rates, threshold and
+    rules given here replace MODEL's own; every row contains the raw score. A file or folder that cannot be read is
+    reported, a file gets a row with an error, and judging continues; the exit code is then 1. With -o, each row is saved
+    at once, and the folder contains unfinished.txt until the run ends.
     """
     if overlays and out is None:
         raise ConfigError("--overlays was given without a folder to write to; add -o FOLDER.")
@@ -123,20 +125,22 @@ def inspect(
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
-@click.option("--to", required=True, type=click.Choice(["onnx", "openvino"]), help="What will judge.")
-@click.option("--int8", is_flag=True, help="Weights and activations in 8 bits: faster, and no longer the same scores.")
+@click.option("--to", required=True, type=click.Choice(["onnx", "openvino"]), help="Backend that will judge.")
+@click.option("--int8", is_flag=True, help="Use 8-bit weights and activations: faster, but scores change.")
 @click.option(
     "--good",
     type=click.Path(path_type=Path),
-    help="Good pictures to compare on. [default: those that fit held back, where they still are]",
+    help="Good pictures for the comparison. [default: those that fit held back, if they still exist]",
 )
-@click.option("--pictures", default=64, show_default=True, help="How many to compare, half of them forged; at least 64.")
+@click.option(
+    "--pictures", default=64, show_default=True, help="Number of pictures to compare, half of them forged; at least 64."
+)
 @click.option("--max-flips", default=0.02, show_default=True, help="With --int8: share of verdicts that may change.")
 @with_seed
 def export(model: Path, out: Path, to: str, **options: Any) -> None:
-    """Write MODEL as a folder that judges without torch, after proving that it judges alike.
+    """Write MODEL as a folder that judges without torch, after checking that it gives the same verdicts.
 
-    Good and forged pictures are judged by both. In float32 one changed verdict refuses the export, and nothing is written.
+    Both judge good and forged pictures. A float32 export is refused if one verdict changes; nothing is written then.
     """
     from flawforge.judging.export import export as write_export
 
@@ -154,13 +158,13 @@ def export(model: Path, out: Path, to: str, **options: Any) -> None:
 @click.argument("what", metavar="WHAT", type=click.Choice(["speed"]))
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--repeats", default=200, show_default=True, help="Judgements to time; at least 20.")
-@click.option("--threads", type=int, help="Threads of the network, at most the cores. [default: all]")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
+@click.option("--repeats", default=200, show_default=True, help="Number of judgements to time; at least 20.")
+@click.option("--threads", type=int, help="Threads of the network, at most the number of cores. [default: all]")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all figures to this file.")
 def bench(
     what: str, model: Path, paths: tuple[Path, ...], repeats: int, threads: int | None, json_file: Path | None
 ) -> None:
-    """Measure; WHAT is speed: MODEL, a model or an export, on PATHS from file to verdict, memory, and the cold start."""
+    """Measure the speed of a model or an export on PATHS: time from file to verdict, memory, cold start. WHAT is speed."""
     from flawforge.judging import speed
 
     files = pictures(paths)

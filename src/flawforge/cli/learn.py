@@ -34,48 +34,46 @@ METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports n
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model folder to write; must not exist.")
 @click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
-@click.option("--profile", default="", help="A method's settings by name, such as cpu or paper. [default: cpu]")
-@click.option("--minutes", type=float, help="Training time, where a method trains. [default: 10, or its schedule]")
+@click.option("--profile", default="", help="Named settings of the method, such as cpu or paper. [default: cpu]")
+@click.option("--minutes", type=float, help="Training time, for methods that train. [default: 10, or the method's schedule]")
 @click.option(
     "--clock",
     default="wall",
     show_default=True,
-    help="What --minutes counts: wall, or cpu = processor time, which a busy machine does not shorten.",
+    help="What --minutes counts: wall, or cpu = processor time, which other load does not shorten.",
 )
-@click.option("--steps", type=int, help="Training steps instead of minutes; repeatable to the bit.")
+@click.option("--steps", type=int, help="Training steps instead of minutes; the result is the same to the bit on every run.")
 @click.option("--size", default=256, show_default=True, help="Working size: a canvas of about SIZE x SIZE pixels.")
 @click.option(
     "--depth",
     type=click.IntRange(8, 16),
-    help="Bits of the camera behind 16-bit pictures, for example 12; kept with the model. [default: 16]",
+    help="Bit depth of the camera, if its pictures are stored with 16 bits: for example 12. [default: 16]",
 )
-@click.option("--tile", type=int, help="Cut large pictures into tiles of so many of their pixels; each becomes a canvas.")
+@click.option("--tile", type=int, help="Split large pictures into square tiles of this many pixels.")
 @click.option(
     "--roi",
     type=click.Path(path_type=Path),
-    help="Mask picture, white = judged; or auto: where the good pictures show a part on its background.",
+    help="Mask picture, white = judged; or auto: find the part on its background in the good pictures.",
 )
-@click.option(
-    "--ignore", type=click.Path(path_type=Path), help="Mask picture, white = not judged, and nothing is forged there."
-)
+@click.option("--ignore", type=click.Path(path_type=Path), help="Mask picture, white = not judged; nothing is forged there.")
 @click.option(
     "--align",
     default="auto",
     show_default=True,
-    help="Lay parts alike before they are judged: auto = where good pictures show that it pays, on, or off.",
+    help="Align parts before they are judged: on, off, or auto = if the good pictures show that it helps.",
 )
-@click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to forge textures from.")
+@click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to take textures for forgeries from.")
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
-    help="Start from a model folder, a .safetensors file of outside weights, or timm:NAME, for methods that can.",
+    help="Start from a model folder, a .safetensors file or timm:NAME, for methods that support it.",
 )
 @click.option(
     "--trunk",
     default="",
-    help="Network whose features a method looks at: lite0, lite1 or lite2 (ImageNet's, "
-    "from an installed package), a model folder, a .safetensors file or timm:NAME; none or a ResNet's name = "
-    "learnt from DATA alone. [default: the method's own]",
+    help="Network that computes the features: lite0, lite1 or lite2 (trained on ImageNet, "
+    "from an installed package), a model folder, a .safetensors file or timm:NAME; none or the name of a ResNet = "
+    "trained on DATA alone. [default: the method's own]",
 )
 @with_rates
 @click.option(
@@ -88,23 +86,25 @@ METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports n
 @click.option(
     "--folds",
     type=int,
-    help="For few pictures: learn from all and calibrate on all, by so many fits more, each "
-    "of the same length; a weaker promise than a hold-out's.",
+    help="For few pictures: use all of them for training and for calibration, by this many additional fits "
+    "of the same length. The stated false-alarm rate is weaker than with a hold-out.",
 )
 @click.option(
     "--tolerate",
     default="",
     metavar="KINDS",
-    help="Variation that good parts may show although the pictures do "
-    "not: all, or any of brightness,turn,shift,jpeg,blur. It is learnt, and costs sensitivity.",
+    help="Accept variation that the good pictures do not show: all, or any of "
+    "brightness,turn,shift,jpeg,blur. Costs sensitivity.",
 )
 @with_seed
-@click.option("--workers", default=1, show_default=True, help="Threads that forge ahead; changes speed, never results.")
+@click.option(
+    "--workers", default=1, show_default=True, help="Threads that forge in advance; they change speed, never results."
+)
 @with_device
-@click.option("--devices", default=1, show_default=True, help="Number of devices; only 1 is built so far.")
+@click.option("--devices", default=1, show_default=True, help="Number of devices; only 1 is supported.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with method settings; --set wins over it.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="One method setting; may be given several times.")
-@click.option("--resume", is_flag=True, help="Go on with a fit that was stopped; give the same options as before.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="One method setting; can be given several times.")
+@click.option("--resume", is_flag=True, help="Continue a fit that was stopped; give the same options as before.")
 @click.option("--checkpoint-every", default=60.0, show_default=True, help="Seconds between checkpoints.")
 @click.option("--dry-run", is_flag=True, help="Check the data, forecast time and memory, and stop.")
 @with_max_pixels
@@ -120,12 +120,12 @@ def fit(
     folds: int | None,
     **options: Any,
 ) -> None:
-    """Learn good parts from DATA and write a calibrated model.
+    """Learn from the good pictures in DATA and write a calibrated model.
 
     DATA is a folder in MVTec layout (only train/good is read), a plain folder of good pictures, or a CSV with image_path.
     """
     if devices != 1:
-        raise ConfigError(f"--devices was given as {devices}; only 1 is built so far.")
+        raise ConfigError(f"--devices was given as {devices}; only 1 is supported.")
     from flawforge.config import parse_pairs, read_toml
 
     settings = (read_toml(config) if config else {}) | parse_pairs(pairs)
@@ -145,21 +145,21 @@ def fit(
 
 @contextmanager
 def _resumable(out: Path) -> Iterator[None]:
-    """Ctrl-C in a fit promises --resume only where there is a checkpoint to resume from."""
+    """Ctrl-C in a fit offers --resume only if there is a checkpoint to resume from."""
     from flawforge.fitting import checkpoint_file
 
     try:
         yield
     except KeyboardInterrupt:
         if not checkpoint_file(out).is_file():
-            fail("Interrupted before the first checkpoint; nothing is left, and the same command begins anew.")
-        fail("Interrupted; the fit goes on with the same command and --resume.")
+            fail("Interrupted before the first checkpoint; nothing was saved, so run the same command again.")
+        fail("Interrupted; to continue, run the same command with --resume.")
 
 
 def _fit_in_folds(request: Any, folds: int) -> None:
     from flawforge.fitting.folds import run
 
-    with counter(f"{folds} fits and the last one") as count:
+    with counter(f"{folds} fits and the final one") as count:
         inspector = run(request, folds, show=lambda line: say(f"  {line}"), on_fold=count)
     tell(inspector)
     say(f"model: {request.out}")
@@ -180,7 +180,7 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
     if dry_run:
         return None
     with progress_bar(request.method, 100, "%") as bar:
-        bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"
+        bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
 
         stage = ""
 
@@ -234,9 +234,9 @@ def calibrate(
     threads: int | None,
     **rules: Any,
 ) -> None:
-    """Set MODEL's thresholds anew from GOOD pictures that it was not trained on.
+    """Set the thresholds of MODEL from GOOD pictures that it was not trained on.
 
-    Rules take a verdict back to OK where too few regions are marked; they never break the promise, and may raise escapes.
+    Rules turn a verdict into OK if few regions are marked. They never raise the false-alarm rate, but can raise escapes.
     """
     from flawforge import fitting
     from flawforge_runtime import bundle
@@ -271,11 +271,11 @@ def calibrate(
     "--good",
     default=495,
     show_default=True,
-    help="Good parts to learn from; a fifth is held back, and 99 of those promise 1 %.",
+    help="Good parts to render; a fifth is held back, and a false-alarm rate of 1 % needs 99 of those.",
 )
 @click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
 @click.option("--minutes", default=1.5, show_default=True, help="Training time, for methods that train.")
-@click.option("--count", default=32, show_default=True, help="Forgeries per kind and contrast to prove the model with.")
+@click.option("--count", default=32, show_default=True, help="Forgeries per kind and contrast for the POD.")
 @with_seed
 def demo(out: Path, good: int, method: str, minutes: float, count: int, seed: int) -> None:
     """Render sample parts, fit, calibrate, evaluate, prove, watch and report; no network, no data needed."""

@@ -81,11 +81,13 @@ def _disk_sentence(error: OSError) -> str:
     place = f" at {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"The disk is full{place}; nothing half-written was left: free some space and run the command again."
-    return f"{error.strerror or error}{place}; check that the path exists and that you may use it."
+    return f"{error.strerror or error}{place}; check that the path exists and that you have access to it."
 
 
 def with_max_pixels(command: Callable[..., Any]) -> Callable[..., Any]:
-    option = click.option("--max-pixels", default=MAX_PIXELS, show_default=True, help="Refuse larger pictures unread.")
+    option = click.option(
+        "--max-pixels", default=MAX_PIXELS, show_default=True, help="Refuse larger pictures without reading them."
+    )
     return option(command)
 
 
@@ -93,26 +95,26 @@ def with_rates(command: Callable[..., Any]) -> Callable[..., Any]:
     alarm = click.option(
         "--false-alarm",
         type=float,
-        help="Share of good parts that may be judged NG. [default: 0.01, or "
-        "the strictest rate that the held-back pictures can promise]",
+        help="False-alarm rate: share of good parts that may be judged NG. [default: 0.01, or "
+        "the lowest rate that the held-back pictures support]",
     )
     review = click.option(
         "--review",
         type=float,
-        help="Share of good parts that may be judged NG or REVIEW. [default: 0.05, or the strictest that can be promised]",
+        help="Share of good parts that may be judged NG or REVIEW. [default: 0.05, or the lowest that is supported]",
     )
     confidence = click.option(
         "--confidence",
         type=float,
-        help="Keep the rates with this probability, for example 0.95, and not only on average; it takes more pictures.",
+        help="Keep the rates with this probability, for example 0.95, instead of on average; needs more pictures.",
     )
     return alarm(review(confidence(command)))
 
 
 def with_rules(command: Callable[..., Any]) -> Callable[..., Any]:
-    area = click.option("--min-area", type=float, help="Marked regions of less are not counted: px, or mm2 with --scale.")
-    count = click.option("--max-count", type=int, help="A part with so many counted regions, or fewer, is OK. [default: 0]")
-    scale = click.option("--scale", type=float, help="Millimetres of one pixel.")
+    area = click.option("--min-area", type=float, help="Ignore marked regions smaller than this: px, or mm2 with --scale.")
+    count = click.option("--max-count", type=int, help="Judge a part OK up to this many counted regions. [default: 0]")
+    scale = click.option("--scale", type=float, help="Width of a pixel in millimetres.")
     return area(count(scale(command)))
 
 
@@ -132,9 +134,8 @@ def rules_of(calibration: Any, min_area: float | None, max_count: int | None, sc
 with_group_by = click.option(
     "--group-by",
     metavar="REGEX",
-    help="Pictures of one part share what this finds in "
-    "FOLDER/NAME; parts are then held back whole and counted once. [default: the CSV's column "
-    "group]",
+    help="Pictures with the same match in FOLDER/NAME show one part. Parts are held back whole and count once. "
+    "[default: the CSV's column group]",
 )
 
 
@@ -147,13 +148,13 @@ def with_backend(command: Callable[..., Any]) -> Callable[..., Any]:
     backend = click.option(
         "--backend",
         type=click.Choice(["torch", "onnx", "openvino"]),
-        help="Must be what MODEL was exported to. [default: what MODEL holds]",
+        help="Must be the backend that MODEL was exported to. [default: the one in MODEL]",
     )
-    threads = click.option("--threads", type=int, help="Threads of the network, at most the cores. [default: all]")
+    threads = click.option("--threads", type=int, help="Threads of the network, at most the number of cores. [default: all]")
     return backend(threads(command))
 
 
-with_seed = click.option("--seed", default=0, show_default=True, help="Every random draw follows from it.")
+with_seed = click.option("--seed", default=0, show_default=True, help="Seed of all random draws.")
 
 
 @contextmanager

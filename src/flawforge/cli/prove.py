@@ -1,4 +1,4 @@
-"""Commands that ask what a model is worth: evaluate, pod, drift, report, bench."""
+"""Commands that measure a model: evaluate, pod, drift, report."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from flawforge.cli.options import counter, pictures, tell, with_backend, with_de
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all figures to this file.")
 @click.option(
     "--large-masks",
     is_flag=True,
-    help="Masks that mark more than half of a picture are right. [default: they "
-    "are taken for inverted ones, and pixel figures are withheld where most do so]",
+    help="Accept masks that mark more than half of a picture. [default: they count as "
+    "inverted, and pixel figures are withheld if most masks do so]",
 )
 @with_seed
 @with_device
 @with_backend
 def evaluate(model: Path, data: Path, json_file: Path | None, large_masks: bool, seed: int, **how: Any) -> None:
-    """Judge DATA's labelled test pictures with MODEL and print what it is worth, with 95 % intervals.
+    """Judge the labelled test pictures in DATA with MODEL and print its accuracy, with 95 % intervals.
 
-    Nothing is fitted on them; the thresholds are the model's own. Masks may be pictures of any format that is read (several
-    in a folder count as one), LabelMe or COCO files; what is missing or odd about them is named.
+    Nothing is fitted on them; MODEL's own thresholds apply. Masks can be pictures in any supported format (several in a
+    folder count as one), LabelMe or COCO files. Missing or implausible masks are reported.
     """
     from flawforge import api
 
@@ -39,13 +39,13 @@ def evaluate(model: Path, data: Path, json_file: Path | None, large_masks: bool,
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("good", type=click.Path(path_type=Path))
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all figures to this file.")
 @click.option(
     "--kind",
     "kinds",
     multiple=True,
     metavar="NAME",
-    help="Forger of controlled size; several times if you like. "
+    help="Forger with controlled size; can be given several times. "
     "[default: six physical ones, without the families that MODEL was trained on]",
 )
 @click.option(
@@ -53,7 +53,7 @@ def evaluate(model: Path, data: Path, json_file: Path | None, large_masks: bool,
     "contrasts",
     multiple=True,
     type=float,
-    help="Tone change, share of the full range; several times if you like. [default: 0.1 and 0.3]",
+    help="Change in tone, as share of the full range; can be given several times. [default: 0.1 and 0.3]",
 )
 @click.option(
     "--sizes",
@@ -65,22 +65,23 @@ def evaluate(model: Path, data: Path, json_file: Path | None, large_masks: bool,
     "--count",
     default=48,
     show_default=True,
-    help="Forgeries per kind and contrast; 29 are the least that can show 90 % with 95 % confidence.",
+    help="Forgeries per kind and contrast; at least 29 are needed to show 90 % with 95 % confidence.",
 )
-@click.option("--scale", type=float, help="Millimetres of one pixel; sizes are then given and reported in mm.")
+@click.option("--scale", type=float, help="Width of a pixel in millimetres; sizes are then given and reported in mm.")
 @click.option(
     "--group-by",
     metavar="REGEX",
-    help="Pictures of one part share what this finds in FOLDER/NAME; false alarms "
-    "are then counted by part. [default: the CSV's column group]",
+    help="Pictures with the same match in FOLDER/NAME show one part. False alarms are then "
+    "counted per part. [default: the CSV's column group]",
 )
 @with_seed
 @with_device
 def pod(model: Path, good: Path, json_file: Path | None, seed: int, device: str, **wanted: Any) -> None:
-    """Forge defects of known size into GOOD pictures and say how small a one MODEL finds.
+    """Forge defects of known size into GOOD pictures and measure how small a defect MODEL finds.
 
-    Pictures that MODEL was trained on are left out, so the folder that `fit` was given will do: its held-back pictures are
-    used. The result is forged-defect POD with 95 % bounds; "not reached" is said instead of a number.
+    Pictures that MODEL was trained on are left out, so you can give the folder that `fit` used: its held-back pictures
+    remain. The result is the probability of detection (POD) of forged defects by size, with 95 % bounds. A size that the
+    model does not reach is "not reached".
     """
     from flawforge import api
 
@@ -92,10 +93,10 @@ def pod(model: Path, good: Path, json_file: Path | None, seed: int, device: str,
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every number to this file.")
-@click.option("--alarm", default=0.01, show_default=True, help="Probability of a false alarm, however long one watches.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all figures to this file.")
+@click.option("--alarm", default=0.01, show_default=True, help="Probability of a false alarm, however long you watch.")
 @click.option("--defects", default=0.1, show_default=True, help="Share of defective parts that is normal on this line.")
-@click.option("--group-by", metavar="REGEX", help="Pictures of one part share what this finds in FOLDER/NAME.")
+@click.option("--group-by", metavar="REGEX", help="Pictures with the same match in FOLDER/NAME show one part.")
 @with_seed
 @with_device
 def drift(model: Path, paths: tuple[Path, ...], json_file: Path | None, **how: Any) -> None:

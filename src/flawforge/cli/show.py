@@ -15,10 +15,10 @@ from flawforge.cli.options import progress_bar, say, tell, with_seed
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
 @click.option("--forger", "forgers", multiple=True, metavar="NAME", help="See `flawforge forgers`. [default: all]")
 @click.option("--count", default=16, show_default=True, help="Forgeries per forger.")
-@click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to forge textures from.")
+@click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to take textures for forgeries from.")
 @with_seed
 def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, textures: Path | None, seed: int) -> None:
-    """Forge defects into DATA's good pictures: pictures, masks and a contact sheet per forger."""
+    """Forge defects into the good pictures in DATA: pictures, masks and a contact sheet per forger."""
     from flawforge.forge import FORGERS
     from flawforge.reporting.contact_sheets import forge as write
 
@@ -53,7 +53,7 @@ def forgers() -> None:
 
 @click.command()
 def doctor() -> None:
-    """Say what this machine has, and whether flawforge can work on it."""
+    """Report what this machine has, and whether it can run flawforge."""
     from flawforge.cli.doctor import examine
 
     healthy, lines = examine()

@@ -162,9 +162,9 @@ def _fill_shape(mask: np.ndarray[Any, Any], box: tuple[int, int, int, int], unit
 
 @dataclass(frozen=True)
 class Nsa:
-    """NSA (Schlueter, Liu, Hou, Kainz, ECCV 2022): patches of another good picture, blended in without a seam (Perez 2003).
+    """NSA (Schlueter, Liu, Hou, Kainz, ECCV 2022): patches of another good picture, blended in seamlessly (Perez 2003).
 
-    count    most patches; the first always, each further one by a coin; source 3 to 4
+    count    most patches; the first always, each further one with probability 0.5; source 3 to 4
     size     (least, most) half side of a patch as share of the picture's side; the size is 0.03 + Gamma(2, 0.05) clipped
              to it; source: bounds per class, assumption 0.03 to 0.25
     scale    patches are resized by N(1, 0.5) clipped to this; source 0.7 to 1.3 for objects, 0.5 to 2 for textures

@@ -17,20 +17,20 @@ Points = NDArray[np.float64]  # n 2 (y, x)
 
 @dataclass(frozen=True)
 class Scratch:
-    """A thin, curved, tapered line, as a hard corner leaves it: a tone change along a groove, with one lit flank.
+    """A thin, curved, tapered line, as left by a hard corner: a tone change along a groove, with one lit flank.
 
     size       length in px (mm where mm_per_pixel is given), number or (low, high)
     contrast   tone change at full strength, as share of the full range
     sharpness  1: edges as thin as a pixel; towards 0: blurred by up to the line's own width
     width      px (mm), at most a twelfth of the size, tapered to nothing at both ends
     bend       total turn along the line in degrees at most
-    count      most lines; further ones run nearly parallel, shorter and fainter, as when something is dragged
+    count      most lines; further ones are nearly parallel, shorter and fainter, as if something was dragged
     rim        the far flank of the groove takes the opposite tone at this share of the contrast
     gaps       0: an even line; towards 1: contact comes and goes along it
     tone       "lighter", "darker" or "either"
     mm_per_pixel  None: sizes are px
 
-    All amounts are ASSUMPTION. The line goes where Sample.prior points, if there is one, and ends where that ends.
+    All amounts are assumptions. The line lies where Sample.prior is high, if there is one, and ends where the prior ends.
     """
 
     size: Range = (15.0, 120.0)
@@ -130,7 +130,7 @@ class Crack:
     tone       "darker", "lighter" or "either"
     mm_per_pixel  None: sizes are px
 
-    All amounts are ASSUMPTION. The crack goes where Sample.prior points, if there is one, and ends where that ends.
+    All amounts are assumptions. The crack lies where Sample.prior is high, if there is one, and ends where the prior ends.
     """
 
     size: Range = (20.0, 140.0)

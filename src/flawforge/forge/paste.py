@@ -19,9 +19,9 @@ Jitter = tuple[float, float, float, float]  # brightness, contrast, saturation, 
 class CutPaste:
     """CutPaste (Li, Sohn, Yoon, Pfister, CVPR 2021, appendix A.2): a patch or a scar of the picture is pasted elsewhere.
 
-    shape    "patch", "scar", or "both": one of the two by a coin
+    shape    "patch", "scar", or "both": one of the two at random
     area     patch: share of the picture's area; source 0.02 to 0.15
-    aspect   patch: height / width, even in its logarithm; source 0.3 to 3.3
+    aspect   patch: height / width, uniform in its logarithm; source 0.3 to 3.3
     width    scar: px on a side of 256, scaled with the picture's shorter side; source 2 to 16
     length   scar: likewise; source 10 to 25
     turn     scar: up to this many degrees either way; source 45
@@ -157,13 +157,13 @@ def jitter_colour(patch: Image, strength: Jitter, rng: np.random.Generator) -> I
 class HardAugment:
     """AnoSeg (Song et al., arXiv 2110.03396, figure 3): a patch of a strongly altered copy is pasted on the original.
 
-    The copy is rotated by a multiple of 90 degrees, its halves exchanged along either axis, its colours jittered, each
-    with `chance`; the patch comes from anywhere on it, is pasted anywhere, may be turned and may cross the border.
+    The copy is rotated by a multiple of 90 degrees, its halves swapped along either axis, its colours jittered, each
+    with `chance`; the patch comes from anywhere on it, is pasted anywhere, can be rotated and can cross the border.
 
     chance   probability of each of the three alterations; source 0.5
     area     share of the picture's area; assumption: CutPaste's 0.02 to 0.15 (the figures show 0.135 and about 0.16)
-    aspect   height / width, even in its logarithm; assumption: CutPaste's 0.3 to 3.3
-    turn     up to this many degrees, for half of the patches; assumption 45 (one of two figures shows a turned patch)
+    aspect   height / width, uniform in its logarithm; assumption: CutPaste's 0.3 to 3.3
+    turn     rotation in degrees at most, for half of the patches; assumption 45 (one of two figures shows a rotated patch)
     jitter   brightness, contrast, saturation, hue; assumption 0.4, 0.4, 0.4, 0.1, which fits the measured figure
     least_share  redrawn when less than this share of the outline changed; assumption 0.05
     """

@@ -17,9 +17,9 @@ Range = float | tuple[float, float]
 
 @dataclass(frozen=True)
 class Missing:
-    """Material is gone: an irregular piece is filled from what lies around it.
+    """Missing material: an irregular piece is filled from its surroundings.
 
-    Where the surroundings have two tones (Otsu), as at a part's edge, the fill comes from the one tone alone, so that the
+    Where the surroundings have two tones (Otsu), as at the edge of a part, the fill comes from one tone only, so that the
     background shows and the part looks chipped; else the hole is filled from all around, and its detail is missing.
 
     size       mean diameter in px (mm where mm_per_pixel is given), number or (low, high)
@@ -29,7 +29,7 @@ class Missing:
     tone       "darker", "lighter" or "either"
     mm_per_pixel  None: sizes are px
 
-    All amounts are ASSUMPTION. Sample.prior weighs the place, if there is one.
+    All amounts are assumptions. Sample.prior weighs the place, if there is one.
     """
 
     size: Range = (10.0, 50.0)
@@ -130,17 +130,17 @@ def _background(part: Image, hole: Mask, chip: bool, frame: float) -> tuple[Mask
 
 @dataclass(frozen=True)
 class Misplaced:
-    """A piece of the part sits in the wrong place: moved by a part of its size, its old place filled from around it.
+    """A piece of the part lies in the wrong place: moved by a fraction of its size, its old place filled from around it.
 
     size       mean diameter of the piece in px (mm where mm_per_pixel is given), number or (low, high)
     contrast   opacity of the moved piece in (0, 1]; 1 hides what is beneath
     sharpness  1: an edge of one pixel; 0: it fades over the whole radius
     shift      length of the move as share of the size
-    turn       the piece is turned by up to this many degrees either way
+    turn       the piece is rotated by up to this many degrees either way
     mm_per_pixel  None: sizes are px
 
-    The place is drawn where the picture has detail (a moved piece of nothing is nothing), times Sample.prior.
-    All amounts are ASSUMPTION.
+    The place is drawn where the picture has detail (elsewhere the move would be invisible), times Sample.prior.
+    All amounts are assumptions.
     """
 
     size: Range = (16.0, 70.0)
@@ -203,7 +203,7 @@ class Blur:
     smear      share of the patches that are smeared along a line instead
     mm_per_pixel  None: sizes are px
 
-    The place is drawn where the picture has detail, times Sample.prior. All amounts are ASSUMPTION.
+    The place is drawn where the picture has detail, times Sample.prior. All amounts are assumptions.
     """
 
     size: Range = (20.0, 90.0)
@@ -271,7 +271,7 @@ class Noise:
     mm_per_pixel  None: sizes are px
 
     Inside the patch every change is pushed to at least `least_change`, so that the mask has no pinholes where the noise
-    happens to be near zero. All amounts are ASSUMPTION. The patch goes where Sample.prior points, if there is one.
+    happens to be near zero. All amounts are assumptions. The patch lies where Sample.prior is high, if there is one.
     """
 
     size: Range = (12.0, 70.0)

@@ -18,9 +18,9 @@ Weights = NDArray[np.float32]  # h w in [0, 1]
 
 @dataclass(frozen=True)
 class SaliencyPerlin:
-    """SGSF's saliency augmentation (Xing et al., arXiv 2209.12440; its formulas were never found, so all is ASSUMPTION).
+    """SGSF's saliency augmentation (Xing et al., arXiv 2209.12440; we never found its formulas, so all is assumed).
 
-    Saliency S times Perlin noise stretched to [0, 1], cut by a threshold that adapts to the product's own statistics
+    Saliency S times Perlin noise scaled to [0, 1], with a threshold that adapts to the product's own statistics
     inside the salient region R = {S > region}; a texture shows through as in DRAEM's paper.
 
     rule      "mean_std": mean over R plus `spread` standard deviations; "otsu": Otsu's threshold inside R;
@@ -28,7 +28,7 @@ class SaliencyPerlin:
     spread    standard deviations, for "mean_std"
     area      share of R, number or (low, high), for "quantile"
     region    saliency above which a pixel is salient
-    guard     (low, high): where R's share of the picture lies outside, S means nothing (a texture) and is set to 1
+    guard     (low, high): if the share of R lies outside, S carries no information (a texture) and is set to 1
     cells, turn, opacity, operations, source   as in `perlin`; opacity None = 0.1 to 1.0
 
     Without Sample.prior the whole picture is salient, and drawn["prior"] is "none"; "guarded" where the guard struck.
@@ -100,19 +100,19 @@ class SaliencyPerlin:
 
 @dataclass(frozen=True)
 class CutSwap:
-    """CutSwap (Qin, Gu, Yu, Zhang, arXiv 2311.18332): two patches about pixels of the most salient cluster change places.
+    """CutSwap (Qin, Gu, Yu, Zhang, arXiv 2311.18332): two patches around pixels of the most salient cluster are swapped.
 
     Known from the abstract: saliency of several levels, clustering, a pixel pair from the cluster of the highest centroid
-    on each map, their patches exchanged. All amounts are ASSUMPTION.
+    on each map, their patches exchanged. All amounts are assumptions.
 
     levels    cells of the grid along the longer side on which the prior is clustered; one is drawn per picture (the reading
               "R1": stages 1 to 4 of a ResNet at 256 px); a prior of k levels needs k of them
     clusters  of the saliency value alone
     clustering  "kmeans" or "fuzzy" (c-means with exponent 2, hardened), in one dimension
     pick      the cluster to start from: "highest" (the paper), "lowest" or "random" (controls)
-    exchange  True: the patches change places; False: one is pasted over the other (control)
+    exchange  True: the patches are swapped; False: one is pasted over the other (control)
     area      share of the picture's area of each patch; CutPaste's 0.02 to 0.15
-    aspect    height / width, even in its logarithm; CutPaste's 0.3 to 3.3
+    aspect    height / width, uniform in its logarithm; CutPaste's 0.3 to 3.3
     tries     placements per size before the area is halved, then the next-best cluster is taken
     gate      redrawn while the mean change in both patches is below this share of the range; the best of `tries` is kept
 
@@ -172,7 +172,7 @@ class CutSwap:
 
 @dataclass(frozen=True)
 class RandomSwap:
-    """The control of `cutswap`: the same exchange of two patches, at uniform places, with no saliency.
+    """The control of `cutswap`: two patches are swapped at uniformly drawn places, without saliency.
 
     Fields as in `cutswap`. A public augmentation library's layer of the name CutSwap is this, with area 0.05 to 0.3,
     aspect 0.3 to 3.0 and overlap allowed; here patches never overlap, since an exchange would then be undefined.

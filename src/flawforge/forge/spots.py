@@ -27,7 +27,7 @@ class Stain:
     tone       "darker", "lighter" or "either"
     mm_per_pixel  None: sizes are px
 
-    All amounts are ASSUMPTION. The stain goes where Sample.prior points, if there is one, and ends where that ends.
+    All amounts are assumptions. The stain lies where Sample.prior is high, if there is one, and ends where the prior ends.
     """
 
     size: Range = (12.0, 80.0)
@@ -150,7 +150,7 @@ class Blob:
     tone       "darker", "lighter" or "either"
     mm_per_pixel  None: sizes are px
 
-    All amounts are ASSUMPTION. Particles go where Sample.prior points, if there is one.
+    All amounts are assumptions. Particles lie where Sample.prior is high, if there is one.
     """
 
     size: Range = (3.0, 24.0)

@@ -26,15 +26,15 @@ class Perlin:
     variant    "code": threshold 0.5 on the raw noise, opacity 0.2 to 1.0, ten texture operations;
                "paper": threshold uniform over the noise's range, opacity 0.1 to 1.0, seven operations
     cells      (low, high) exponents of 2: lattice cells per axis, drawn apart for y and x; source: code, 0 to 5
-    turn       the noise is turned by up to this many degrees; source: code, 90
+    turn       the noise is rotated by up to this many degrees; source: code, 90
     opacity    share of the texture in the mask, number or (low, high); None = as the variant says
     threshold  in [-1, 1] on the raw noise, number or (low, high); None = as the variant says
     operations how many texture operations are chained, 0 to 5; source: code, 3
     source     "given" (Sample.texture), "self" (the picture itself, turned and scaled), "noise", "stripes", or
-               "auto": the given texture where there is one, else one of the other three. Assumption: DRAEM has
-               its textures from DTD, which is not ours to ship.
+               "auto": the given texture if there is one, otherwise one of the other three. Assumption: DRAEM has
+               its textures from DTD, which we cannot ship.
 
-    A grey picture gets a grey texture (assumption: colour on grey would give every forgery away).
+    A grey picture gets a grey texture (assumption: colour on grey would reveal every forgery).
     `least_change` is a share of the full range.
     """
 
