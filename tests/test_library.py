@@ -19,7 +19,7 @@ from click.testing import CliRunner
 import flawforge as ff
 from flawforge.cli import main
 from flawforge.proving.pod import fingerprint
-from flawforge.types import ConfigError, DataError, ImageError
+from flawforge.types import ConfigError, DataError, ImageError, ModelError
 from flawforge_runtime.images import read_mask, read_picture
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "python.md"
@@ -166,6 +166,9 @@ def test_what_is_kept_in_the_model_folder_is_what_the_report_shows(tiny_model: P
     assert report.as_dict() == json.loads((tmp_path / "report.json").read_text())
     assert report.lines() == [f"report: {tmp_path / 'report.json'}"]
     assert ff.report(model).facts["evaluation"]["counts"] == evaluation.counts
+    assert ff.report(ff.load(model)).as_dict() == report.as_dict()
+    with pytest.raises(ModelError, match=r"inspector\.save"):
+        ff.report(dataclasses.replace(ff.load(model), origin=None))
     assert ff.report(model).lines()[0] == report.facts["answer"][0]["text"]
 
 
@@ -215,6 +218,10 @@ def test_export_says_what_its_command_prints(tiny_model: Path, tmp_path: Path) -
     assert [line.replace(str(result.folder), "HERE") for line in result.lines()] == [
         line.replace(str(tmp_path / "a"), "HERE") for line in done.stdout.splitlines()
     ]
+    loaded = ff.export(ff.load(tiny_model), tmp_path / "c", "onnx")
+    assert loaded.parity == result.parity
+    with pytest.raises(ModelError, match="no model to export"):
+        ff.export(dataclasses.replace(ff.load(tiny_model), content=None), tmp_path / "d", "onnx")
     told = json.loads(json.dumps(result.as_dict()))
     assert told["parity"] == json.loads((tmp_path / "b" / "config.json").read_text())["export"]["parity"]
 
