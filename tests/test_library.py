@@ -117,6 +117,21 @@ def test_pod_is_the_command_and_leaves_training_pictures_out(model: Path, washer
         ff.pod(model, trained, **FEW)
 
 
+def test_pictures_that_are_gone_are_named_and_the_rest_goes_on(model: Path, washers: Path, tmp_path: Path) -> None:
+    good, gone = washers / "test" / "good" / "000.png", str(tmp_path / "gone.png")
+    inspector = ff.load(model)
+    for skipped in (
+        ff.pod(inspector, [good, gone], **FEW).skipped,
+        ff.drift(inspector, [good, gone]).skipped,
+        ff.evaluate(inspector, [good, gone], [0, 1]).skipped,
+    ):
+        assert [each["path"] for each in skipped] == [gone]
+        assert "gone.png" in skipped[0]["reason"]
+    for ask in (ff.pod, ff.drift):
+        with pytest.raises(DataError):
+            ask(inspector, [gone])
+
+
 def test_pod_of_arrays_is_the_command_of_their_files(model: Path, washers: Path, tmp_path: Path) -> None:
     """One picture: several are taken in the order of their bytes, which an array does not share with its file."""
     (tmp_path / "good").mkdir()
