@@ -19,7 +19,7 @@ from click.testing import CliRunner
 import flawforge as ff
 from flawforge.cli import main
 from flawforge.proving.pod import fingerprint
-from flawforge.types import ConfigError, DataError, ImageError
+from flawforge.types import ConfigError, DataError, ImageError, ModelError
 from flawforge_runtime.images import read_mask, read_picture
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "python.md"
@@ -117,6 +117,21 @@ def test_pod_is_the_command_and_leaves_training_pictures_out(model: Path, washer
         ff.pod(model, trained, **FEW)
 
 
+def test_pictures_that_are_gone_are_named_and_the_rest_goes_on(model: Path, washers: Path, tmp_path: Path) -> None:
+    good, gone = washers / "test" / "good" / "000.png", str(tmp_path / "gone.png")
+    inspector = ff.load(model)
+    for skipped in (
+        ff.pod(inspector, [good, gone], **FEW).skipped,
+        ff.drift(inspector, [good, gone]).skipped,
+        ff.evaluate(inspector, [good, gone], [0, 1]).skipped,
+    ):
+        assert [each["path"] for each in skipped] == [gone]
+        assert "gone.png" in skipped[0]["reason"]
+    for ask in (ff.pod, ff.drift):
+        with pytest.raises(DataError):
+            ask(inspector, [gone])
+
+
 def test_pod_of_arrays_is_the_command_of_their_files(model: Path, washers: Path, tmp_path: Path) -> None:
     """One picture: several are taken in the order of their bytes, which an array does not share with its file."""
     (tmp_path / "good").mkdir()
@@ -166,6 +181,9 @@ def test_what_is_kept_in_the_model_folder_is_what_the_report_shows(tiny_model: P
     assert report.as_dict() == json.loads((tmp_path / "report.json").read_text())
     assert report.lines() == [f"report: {tmp_path / 'report.json'}"]
     assert ff.report(model).facts["evaluation"]["counts"] == evaluation.counts
+    assert ff.report(ff.load(model)).as_dict() == report.as_dict()
+    with pytest.raises(ModelError, match=r"inspector\.save"):
+        ff.report(dataclasses.replace(ff.load(model), origin=None))
     assert ff.report(model).lines()[0] == report.facts["answer"][0]["text"]
 
 
@@ -215,6 +233,10 @@ def test_export_says_what_its_command_prints(tiny_model: Path, tmp_path: Path) -
     assert [line.replace(str(result.folder), "HERE") for line in result.lines()] == [
         line.replace(str(tmp_path / "a"), "HERE") for line in done.stdout.splitlines()
     ]
+    loaded = ff.export(ff.load(tiny_model), tmp_path / "c", "onnx")
+    assert loaded.parity == result.parity
+    with pytest.raises(ModelError, match="no model to export"):
+        ff.export(dataclasses.replace(ff.load(tiny_model), content=None), tmp_path / "d", "onnx")
     told = json.loads(json.dumps(result.as_dict()))
     assert told["parity"] == json.loads((tmp_path / "b" / "config.json").read_text())["export"]["parity"]
 

@@ -53,7 +53,7 @@ def evaluate(
 
     data     a folder in MVTec layout or a CSV; or pictures, as paths or h w 3 arrays in RGB order, with `labels`
     labels   one for each picture: 0 or "good"; 1, or the name of the kind of defect
-    masks    one for each picture: None, a path, or h w at the picture's own size, not zero on the defect
+    masks    one for each picture: None, a path, or h w at the picture's own size, read as a mask picture is
     save     keep the result in the model folder, for the report; an Inspector has none
     device, backend, threads  as in `load`
     seed, bootstrap, large_masks, progress, and errors: see `proving.evaluate.evaluate`

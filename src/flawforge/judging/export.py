@@ -110,7 +110,7 @@ class Export:
 
 
 def export(
-    model: str | Path,
+    model: str | Path | Inspector,
     out: str | Path,
     to: str,
     *,
@@ -123,6 +123,7 @@ def export(
 ) -> Export:
     """Write `out`, a model folder that needs no torch; all of it, or nothing.
 
+    model      a model folder, or an Inspector that fit or load gave
     to         "onnx" or "openvino"
     good       folder of good pictures to compare on; None = those held back by `fit` where they still are, else drawn ones
     pictures   how many to compare, PICTURES or more; half of them forged, more where there are few good ones
@@ -131,9 +132,11 @@ def export(
 
     Raises ConfigError (an option, a package that is missing), ModelError (no model, `out` exists, no parity), DataError.
     """
-    model, out, good = Path(model), Path(out), None if good is None else Path(good)
+    out, good = Path(out), None if good is None else Path(good)
     _check(out, to, int8, pictures, max_flips)
-    content = bundle.read(model)
+    content = model.content if isinstance(model, Inspector) else bundle.read(Path(model))
+    if content is None:
+        raise ModelError("This inspector was not made by fit or load, so there is no model to export.")
     if content.backend != "torch":
         raise ModelError(f"{model} is an export already; give the model folder that it was exported from.")
     net = loading.torch_net(content)

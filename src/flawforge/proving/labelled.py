@@ -37,7 +37,7 @@ def labelled(pictures: Iterable[Any], labels: Iterable[Any], masks: Iterable[Any
     """Pictures, paths or h w 3 arrays, with their labels, as `evaluate` takes them.
 
     labels  0 or False = good, 1 or True = defective; or words, as in a CSV: "good", or the name of the defect's kind
-    masks   one for each picture: None, a path, or h w (h w c) at the picture's own size, not zero on the defect
+    masks   one for each picture: None, a path, or h w (h w c) at the picture's own size, read as a mask picture is
     Raises DataError where these are not of one length, or for another label.
     """
     pictures, labels = list(pictures), list(labels)

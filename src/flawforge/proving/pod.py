@@ -18,7 +18,7 @@ import dataclasses
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -328,12 +328,19 @@ def unseen(goods: Sequence[Path | Image], config: Mapping[str, Any]) -> tuple[li
     A model that has none tells nothing: then all are taken for unseen, as are arrays. DataError where none is left.
     """
     seen = set((config.get("training") or {}).get("fingerprints") or [])
-    left = [good for good in goods if not (seen and isinstance(good, Path) and fingerprint(good) in seen)]
+    left = [good for good in goods if not (seen and isinstance(good, Path) and _is_one_of(good, seen))]
     if len(goods) and not left:
         raise DataError(
             f"All {len(goods)} pictures were trained on, so they prove nothing; give good pictures that are new to it."
         )
     return left, len(goods) - len(left)
+
+
+def _is_one_of(path: Path, fingerprints: Set[str]) -> bool:
+    try:
+        return fingerprint(path) in fingerprints
+    except OSError:  # it is named as unreadable when it is judged
+        return False
 
 
 def fingerprint(path: Path) -> str:

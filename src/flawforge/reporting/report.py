@@ -29,6 +29,7 @@ from flawforge.reporting.recorded import COMMANDS, KINDS
 from flawforge.types import ConfigError, ModelError
 from flawforge_runtime import bundle
 from flawforge_runtime.files import write_atomically
+from flawforge_runtime.inspector import Inspector
 from flawforge_runtime.names import shown
 from flawforge_runtime.schema import checked
 
@@ -87,11 +88,16 @@ class Report:
         return f'<iframe sandbox="allow-downloads" srcdoc="{page}" width="100%" height="640" title="report"></iframe>'
 
 
-def report(model: str | Path, out: str | Path | None = None) -> Report:
-    """The report on a model folder; written to `out` where it is given: .html (one self-contained page), .md or .json.
+def report(model: str | Path | Inspector, out: str | Path | None = None) -> Report:
+    """The report on a model; written to `out` where it is given: .html (one self-contained page), .md or .json.
 
+    model  a model folder, or an Inspector that was loaded from one
     Raises ModelError where the folder is no whole model, ConfigError for another ending or a folder that is not there.
     """
+    if isinstance(model, Inspector):
+        if model.origin is None:
+            raise ModelError("This inspector was not loaded from a folder; give one that inspector.save(FOLDER) wrote.")
+        model = model.origin.folder
     folder, path = Path(model), None if out is None else Path(out)
     if path is not None:
         if path.suffix.lower() not in MAKERS:
