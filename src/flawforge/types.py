@@ -180,22 +180,26 @@ class Demand(NamedTuple):
 
 @dataclass(frozen=True)
 class Collect:
-    """A stage that looks once at every good picture, without gradients: visit(net, batch) each, then finish(net).
+    """A stage that looks once at every good picture, without gradients.
 
+    begin   net -> the state of this look, gone when it is finished; what later stages need is in the net
+    visit   (net, state, batch) for every batch
+    finish  (net, state)
     usable  the net judges once this stage is done, so `fit` calibrates and saves it before it goes on
     demand  (net, canvas (h, w), pictures) -> what it will need, for the forecast; None = nothing worth a word
     """
 
     name: str
-    visit: Callable[[Any, Batch], None]
-    finish: Callable[[Any], None]
+    begin: Callable[[Any], Any]
+    visit: Callable[[Any, Any, Batch], None]
+    finish: Callable[[Any, Any], None]
     usable: bool = False
     demand: Callable[[Any, tuple[int, int], int], Demand] | None = None
 
 
 @dataclass(frozen=True)
 class Prove:
-    """A stage that looks at forged pictures, without gradients: visit(net, batch) `batches` times, then finish(net).
+    """A stage that looks at `batches` batches of forged pictures, without gradients; begin, visit, finish as in Collect.
 
     forger  fakes every picture; of families that no Train stage has seen
     draw    as in Train: here the pictures that no Train stage has seen
@@ -205,8 +209,9 @@ class Prove:
     name: str
     forger: Forger
     batches: int
-    visit: Callable[[Any, Batch], None]
-    finish: Callable[[Any], None]
+    begin: Callable[[Any], Any]
+    visit: Callable[[Any, Any, Batch], None]
+    finish: Callable[[Any, Any], None]
     draw: Draw | None = None
     share: float = 0.1
 

@@ -238,7 +238,6 @@ class AnoSeg(nn.Module):
         self.detector = Generator(1, False, config) if with_detector else None
         self.detector_critic = Discriminator(config, 2 if config.class_head else 1) if with_detector else None
         self.watch, self.detector_watch = collapse.Watch(), collapse.Watch()
-        self.shares: list[tuple[Tensor, Tensor] | None] = []  # of `last_look`
         self.left: tuple[Tensor, ...] = ()  # from the maker's turn to the critic's; empty between steps
 
     def mark(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ from torch import Tensor
 from flawforge.forge.mixtures import Pipe
 from flawforge.forge.paste import CutPaste
 from flawforge.nn.density import PictureDensity
-from flawforge.nn.localise import Detector, Form, StageMap, WindowMap, fit_densities, look
+from flawforge.nn.localise import Detector, Form, StageMap, WindowMap, begin, fit_densities, look
 from flawforge.nn.pretext import Labelled, Pretext, classifying, crops, pair, shown, told_apart, varied
 from flawforge.nn.resnet import Variant, put_weights
 from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train
@@ -143,7 +143,7 @@ def stages(net: Detector, config: Config) -> Sequence[Stage]:
         turn = classifying("crops", lambda m: m.surface.crop, lambda m, batch: crop_loss(m, batch, config), **rates)
         share, crowd = config.crop_share / (1 - config.crop_share), Crowd(config.crop, config.patches)
         plan.append(Train("tell pasted crops from good ones", [turn], share=share, forger=crowd))
-    return [*plan, Collect("densities", look, fit_densities)]
+    return [*plan, Collect("densities", begin, look, fit_densities)]
 
 
 def start(net: Detector, config: Config, init: Init) -> list[str]:
