@@ -43,13 +43,13 @@ from flawforge.nn.layercam import layercam
 from flawforge.nn.localise import Detector, Form, Looked, StageMap, begin, fit_densities, look
 from flawforge.nn.pretext import Labelled, Pretext, classifying, either, pair, shown, told_apart, varied
 from flawforge.nn.resnet import ResNet, Variant, classifier, imagenet, pooled, put_weights
-from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train
+from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train, TrainingSettings
 
 SALIENT = ("salient1", "salient2", "salient3", "salient4")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of CutSwap. The paper's values are not known; a comment says where ours come from."""
 
     variant: Variant = "resnet18-quarter"  # resnet18 likely
@@ -75,10 +75,8 @@ class Config:
     surprise: Literal["density", "distance"] = "density"
     score: Literal["picture", "map"] = "picture"
     batch: Annotated[int, Ge(2)] = 12  # each good and forged
-    epochs: Annotated[float, Ge(0)] = 0.0  # 0 = the budget is given in minutes or steps
     learning_rate: Annotated[float, Gt(0)] = 0.03  # CutPaste's
     weight_decay: Annotated[float, Ge(0)] = 3e-5  # CutPaste's
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # 1: every forged picture has its good one beside it
 
 

@@ -36,14 +36,14 @@ from flawforge.nn.density import resized
 from flawforge.nn.gaussians import shrinkage, whitener
 from flawforge.nn.patches import CLASSES, PatchFeatures, blurred, learning, reach, start_from
 from flawforge.nn.pretext import Labelled
-from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Method, ScoreRule, Train
+from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Method, ScoreRule, Train, TrainingSettings
 
 CHUNK = 256  # places whose matrices are inverted at a time
 RIDGE = 0.01  # the paper's
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of PaDiM, here those of --trunk none; the comments give the paper's values."""
 
     backbone: str = "resnet18-quarter"  # "resnet18" or "wide_resnet50_2" with ImageNet's weights
@@ -57,8 +57,6 @@ class Config:
     jitter: Annotated[float, Interval(ge=0, le=1)] = 0.1  # no training; likewise for their colours
     batch: Annotated[int, Ge(2)] = 12  # no training; CutPaste 32, each also forged
     forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # no training; every forgery comes with its good picture
-    epochs: Annotated[float, Ge(0)] = 0.0  # no training; 0 = the budget is given in minutes or steps
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of the training
 
 
 CPU = Config(backbone="lite0", grid=8, numbers=100, shrink="even", batch=4, precision="32-true")

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt, Interval, Len
@@ -39,13 +39,13 @@ from flawforge.nn.density import resized
 from flawforge.nn.nearest import distances, nearest, reweighted
 from flawforge.nn.patches import CLASSES, PatchFeatures, blurred, learning, reach, start_from
 from flawforge.nn.pretext import Labelled
-from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Method, ScoreRule, Train
+from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Method, ScoreRule, Train, TrainingSettings
 
 LEAST = 1e-3
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of PatchCore, here those of --trunk none; the comments give the paper's (or its released code's) values."""
 
     backbone: str = "resnet18-quarter"  # "wide_resnet50_2" with ImageNet's weights
@@ -65,8 +65,6 @@ class Config:
     jitter: Annotated[float, Interval(ge=0, le=1)] = 0.1  # no training; likewise for their colours
     batch: Annotated[int, Ge(2)] = 12  # no training; CutPaste 32, each also forged
     forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # no training; every forgery comes with its good picture
-    epochs: Annotated[float, Ge(0)] = 0.0  # no training; 0 = the budget is given in minutes or steps
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of the training
 
 
 CPU = Config(

@@ -46,7 +46,7 @@ from flawforge.forge.texture import Perlin
 from flawforge.nn.losses import focal_map, masked_mean, reconstruction_losses
 from flawforge.nn.schedules import cosine_schedule, drops
 from flawforge.nn.unet import Autoencoder, UNet, conv_bn_relu, initialise
-from flawforge.types import Batch, Collect, Evidence, Forger, Method, ScoreRule, Train, Turn
+from flawforge.types import Batch, Collect, Evidence, Forger, Method, ScoreRule, Train, TrainingSettings, Turn
 
 CELL = 8  # canvas pixels per side that the retrieval features average over
 DIMENSIONS = 64  # of the retrieval features, at most
@@ -54,7 +54,7 @@ CANDIDATES = 1024  # good pictures, evenly spread, from which features are learn
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of SGSF; the comments give the journal form's values as the note reports them, or "assumed"."""
 
     guidance: Literal["reference", "denoise", "none"] = "reference"  # "reference"
@@ -75,7 +75,6 @@ class Config:
     learning_rate: Annotated[float, Gt(0)] = 2e-3  # 1e-4
     weight_decay: Annotated[float, Ge(0)] = 1e-4  # 0
     schedule: Literal["cosine", "steps"] = "cosine"  # "steps": x 0.1 at 50 %, 70 % and 90 %
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # "32-true"
     forge_share: Annotated[float, Interval(ge=0, le=1)] = 0.75  # 0.75
     ssim_stride: Literal[1, 2] = 2  # 1; 2 = SSIM on 2 x 2 means
     focal_gamma: Annotated[float, Ge(0)] = 2.0  # 2

@@ -23,7 +23,7 @@ from flawforge.nn.patchstats_fit import looks, spaced
 from flawforge.nn.patchstats_judge import cells
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.unet import UNet, initialise
-from flawforge.types import Batch, Collect, Demand, Evidence, Stage, Train, Turn
+from flawforge.types import Batch, Collect, Demand, Evidence, Stage, Train, TrainingSettings, Turn
 
 NATS = 24.0  # fused surprise at which the skip bends from a line to a logarithm
 LEAST = 3  # kept pictures that a gate needs; with fewer nothing is trained
@@ -49,7 +49,7 @@ AIMS, MEASURES = ("picture", "map"), ("AUROC", "average precision of pixels amon
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of statistics (see `patchstats`), segmenter and gate."""
 
     normalised: tuple[Scale, ...] = (1, 2, 4)
@@ -69,10 +69,7 @@ class Config:
     focal: Annotated[float, Ge(0)] = 5.0  # weight of the focal loss beside the dice loss
     proofs: Annotated[int, Ge(1)] = 20  # batches of forged pictures that the gate looks at
     top: Annotated[float, Interval(gt=0, le=1)] = 0.001
-    batch: Annotated[int, Ge(1)] = 8
     forge_share: Annotated[float, Interval(ge=0, le=1)] = 0.75
-    epochs: float = 0.0
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
 
 
 TINY = Config(
