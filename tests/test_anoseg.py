@@ -339,7 +339,6 @@ def test_a_fit_too_short_for_the_watch_is_examined_at_its_end(score: Any) -> Non
     learns = tiny(check_every=10, patience=500, learning_rate=1e-2)
     net = built(learns)
     assert [tick.stage for tick in train(net, learns, 60)][-1] == "last look"
-    assert net.shares == []
 
 
 def test_every_setting_of_the_losses_and_stages_reaches_them() -> None:

@@ -10,14 +10,15 @@ import torch
 from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 
-from flawforge.nn.density import BANK, JUDGES, PictureDensity, PlaceDensity, centred, spread
+from flawforge.nn.density import BANK, JUDGES, Moments, PictureDensity, PlaceDensity, centred, spread
 
 
 def looked(density: Any, features: torch.Tensor, *more: torch.Tensor, size: int = 7) -> Any:
     """Fitted in batches, as the engine shows the pictures."""
+    seen: Any = [] if isinstance(density, PictureDensity) else Moments()
     for start in range(0, len(features), size):
-        density.look(features[start : start + size], *(m[start : start + size] for m in more))
-    density.finish()
+        density.look(seen, features[start : start + size], *(m[start : start + size] for m in more))
+    density.finish(seen)
     return density.eval()
 
 
@@ -158,14 +159,13 @@ def test_a_picture_is_judged_alone_and_a_model_folder_keeps_it_all(keep: Any) ->
     again = reloaded(density, PlaceDensity(3, keep))
     torch.testing.assert_close(again(new), together)
     assert again.fact() == density.fact()
-    assert density.work == {}
 
 
 def test_the_judges_are_few_and_spread_over_all_pictures() -> None:
-    density = PlaceDensity(1)
+    density, seen = PlaceDensity(1), Moments()
     for i in range(200):
-        density.look(torch.full((1, 1, 1, 1), float(i)))
-    found = sorted(float(x[0, 0]) + float(density.work["shift"]) for x, _ in density.work["kept"])
+        density.look(seen, torch.full((1, 1, 1, 1), float(i)))
+    found = sorted(float(x[0, 0]) + float(seen.shift) for x, _ in seen.kept)
     assert JUDGES // 2 <= len(found) <= JUDGES
     assert np.ptp(np.diff(found)) == 0
     assert found[-1] - found[0] > 180

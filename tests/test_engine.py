@@ -230,19 +230,23 @@ def test_a_frozen_module_does_not_move() -> None:
 
 
 def test_collect_sees_every_picture_once_without_gradients() -> None:
-    seen: list[float] = []
-    done: list[bool] = []
+    """What `begin` gave goes to every `visit` and to `finish`; two looks do not share it."""
+    done: list[tuple[bool, list[float]]] = []
 
-    def visit(net: Any, one: Batch) -> None:
+    def visit(net: Any, seen: list[float], one: Batch) -> None:
         assert not torch.is_grad_enabled()
         seen.append(float(one.clean.sum()))
+
+    def finish(net: Any, seen: list[float]) -> None:
+        done.append((net.training, seen))
 
     def clean() -> Iterator[Batch]:
         return (batch(9, step) for step in range(3))
 
-    fit(Line(), [Collect("look", visit, lambda net: done.append(net.training))], batch, Budget(steps=1), Run(), clean=clean)
-    assert seen == [pytest.approx(float(one.clean.sum()), rel=1e-6) for one in clean()]
-    assert done == [False]
+    look = Collect("look", lambda net: [], visit, finish)
+    fit(Line(), [look, look], batch, Budget(steps=1), Run(), clean=clean)
+    expected = [pytest.approx(float(one.clean.sum()), rel=1e-6) for one in clean()]
+    assert done == [(False, expected), (False, expected)]
 
 
 def test_prefetch_keeps_the_order_and_passes_errors_on() -> None:

@@ -373,7 +373,8 @@ def test_a_stage_may_have_a_forger_of_its_own_and_maps_come_from_the_network(was
         def priors(self, index: int) -> list[Any]:
             return [np.full((8, 8), index / 100, np.float32)]
 
-    stages = [Train("one", []), Collect("look", lambda net, batch: None, lambda net: None), Train("two", [], forger=own)]
+    look = Collect("look", lambda net: None, lambda net, state, batch: None, lambda net, state: None)
+    stages = [Train("one", []), look, Train("two", [], forger=own)]
     pictures = fitting.load_pictures(plan)
     batch = fitting.batches(plan, pictures, Net(), stages)
     batch(0, 0)

@@ -97,9 +97,10 @@ def test_a_map_that_flares_on_good_pictures_loses_its_gain() -> None:
     def precision(flare: float) -> list[float]:
         spotted = clean.clone()
         spotted[1, 10:14, 10:14] = flare
-        net.work = {"good": [(clean, valid), (spotted, valid)]}
-        gate.prove(net, batch, 0.01)
-        return [float(each) for each in net.work["proof"][0][1][1]]
+        net.kept = [(clean, valid), (spotted, valid)]
+        proof = gate.begin(net, 0.01)
+        gate.prove(net, proof, batch, 0.01)
+        return [float(each) for each in proof.rows[0][1][1]]
 
     assert precision(0.0)[:2] == pytest.approx([1.0, 1.0])
     statistics, segmenter, _ = precision(9.0)
@@ -110,19 +111,19 @@ def test_a_map_that_flares_on_good_pictures_loses_its_gain() -> None:
 def test_the_gate_looks_at_a_bounded_even_share_of_the_kept_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guided, "KEPT", 3)
     x = pictures(24)
-    net = looked(x)
+    net, kept = looked(x), guided.Kept()
     for i, picture in enumerate(x):
         one = torch.ones(1, 1, 32, 32)
         good = torch.from_numpy(picture)[None]
-        guided.look_at_units(net, Batch(good, good, one * 0, one, torch.tensor([i])))
-    assert sorted(net.work["kept"]) == [0, 8, 16]  # of 0, 2 .. 22, the first of two folds
+        guided.look_at_units(net, kept, Batch(good, good, one * 0, one, torch.tensor([i])))
+    assert sorted(kept.places) == [0, 8, 16]  # of 0, 2 .. 22, the first of two folds
     resumed = guided.Guided(TINY)
     resumed.load_state_dict(net.state_dict())
     assert int(resumed.first) == 12  # a fit that is resumed takes the same share
     older = net.state_dict()
     del older["first"]
     guided.Guided(TINY).load_state_dict(older)
-    assert len(net.work["good"]) == 3
+    assert len(kept.maps) == 3
     few, many, more = (guided.units_demand(net, (32, 64), count).memory_bytes for count in (2, 6, 600))
     assert (3 * few, more) == (many, many)
 
@@ -163,8 +164,7 @@ def test_least_gain_is_the_lower_end_of_students_interval() -> None:
 def decided(rows: np.ndarray) -> list[list[float]]:
     """The weights that the gate gives for proof rows pictures 2 3 (picture and map by candidates)."""
     net = guided.Guided(TINY)
-    net.work["proof"] = [(index, torch.from_numpy(row)) for index, row in enumerate(rows)]
-    gate.decide(net, TINY)
+    gate.decide(net, [(index, torch.from_numpy(row)) for index, row in enumerate(rows)])
     return net.use.tolist()
 
 

@@ -29,11 +29,12 @@ def fitted(config: padim.Config, images: Tensor, size: int = 4, valid: Tensor | 
     net = fitting.seeded(padim.Padim, config, 0).eval()
     ones = torch.ones(len(images), 1, *images.shape[2:])
     valid = ones if valid is None else valid
+    sums = padim.Sums()
     with torch.no_grad():
         for i in range(0, len(images), size):
             each = images[i : i + size]
-            padim.gather(net, Batch(each, each, 0 * ones[i : i + size], valid[i : i + size]))
-        padim.settle(net)
+            padim.gather(net, sums, Batch(each, each, 0 * ones[i : i + size], valid[i : i + size]))
+        padim.settle(net, sums)
     return net
 
 

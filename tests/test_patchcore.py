@@ -35,11 +35,12 @@ def batch_of(images: Tensor, valid: Tensor | None = None) -> Batch:
 def filled(config: patchcore.Config, images: Tensor, valid: Tensor | None = None) -> patchcore.PatchCore:
     """A net with random features whose memory has seen `images`."""
     net = fitting.seeded(patchcore.PatchCore, config, 0).eval()
+    passing = patchcore.begin(net)
     with torch.no_grad():
         for start in range(0, len(images), 3):
             part = slice(start, start + 3)
-            patchcore.remember(net, batch_of(images[part], None if valid is None else valid[part]))
-        patchcore.settle(net)
+            patchcore.remember(net, passing, batch_of(images[part], None if valid is None else valid[part]))
+        patchcore.settle(net, passing)
     return net
 
 
@@ -87,7 +88,6 @@ def test_the_memory_has_its_size_and_says_what_it_holds() -> None:
     net = filled(dataclasses.replace(WHOLE, most=30), images)
     assert len(net.bank) == 30
     assert net.facts()[0].startswith(f"the memory holds 30 of {patches} good patches")
-    assert net.stream is None
     assert len(filled(WHOLE, torch.full((2, 3, 64, 64), 0.5)).bank) <= 16 * 16  # equal patches are kept once
 
 

@@ -146,18 +146,19 @@ def test_a_share_has_of_every_fold_as_many(among: int) -> None:
     pictures = torch.zeros(among, 1, 1, 1)
     parts = [Batch(*[pictures[i : i + 7]] * 4, torch.arange(i, min(i + 7, among))) for i in range(0, among, 7)]
     for part in parts:
-        patchstats_fit.count(net, part)
+        patchstats_fit.count(net, None, part)
     taken: list[int] = []
+    come = patchstats_fit.begin_pass(net)
     for part in parts:
-        batch, folds = patchstats_fit.fair_share(net, part, 192)
+        batch, folds = patchstats_fit.fair_share(net, come, part, 192)
         assert folds == [int(index) % 5 for index in batch.index]
         taken += [int(index) for index in batch.index]
     assert len(taken) == min(among, 192)
     each = [[index for index in taken if index % 5 == fold] for fold in range(5)]
     assert max(map(len, each)) - min(map(len, each)) <= 1
     assert max((max(np.diff(part), default=5) - min(np.diff(part), default=5) for part in each), default=0) <= 5
-    patchstats_fit.look_again(net)
-    tails = [int(index) for part in parts for index in patchstats_fit.tail_share(net, part).index]
+    come = patchstats_fit.begin_pass(net)
+    tails = [int(index) for part in parts for index in patchstats_fit.tail_share(net, come, part).index]
     assert len(tails) == min(among, 64)
     assert set(tails) <= set(taken)  # a picture that the Gaussians never saw cannot be left out of them
     each = [[index for index in tails if index % 5 == fold] for fold in range(5)]
@@ -170,12 +171,15 @@ def test_the_forecast_holds_the_moments(folds: int) -> None:
     collect = patchstats_fit.looks()
     x = torch.from_numpy(np.random.default_rng(0).random((pictures, 3, 64, 96), dtype=np.float32))
     one = torch.ones_like(x[:, :1])
+    batch = Batch(x, x, one * 0, one, torch.arange(pictures))
     for stage in collect[:2]:
-        stage.visit(net, Batch(x, x, one * 0, one, torch.arange(pictures)))
-        stage.finish(net)
-    collect[2].visit(net, Batch(x, x, one * 0, one, torch.arange(pictures)))
-    held = [each for branch in net.parts() for each in branch.work.values() if isinstance(each, Tensor)]
-    kept = [part for branch in net.parts() for sample in branch.work["samples"] for part in sample[:2]]
+        state = stage.begin(net)
+        stage.visit(net, state, batch)
+        stage.finish(net, state)
+    state = collect[2].begin(net)
+    collect[2].visit(net, state, batch)
+    held = [each for seen in state[1] for each in (seen.shift, seen.n, seen.total, seen.outer)]
+    kept = [part for seen in state[1] for sample in seen.samples for part in sample[:2]]
     size = sum(each.nbytes for each in held + kept)
     assert collect[2].demand is not None
     assert size < collect[2].demand(net, (64, 96), pictures).memory_bytes < 3 * size + 32 * 64 * 96 * 28

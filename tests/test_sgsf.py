@@ -21,7 +21,7 @@ from flawforge.forge.salient import SaliencyPerlin
 from flawforge.judging import loading
 from flawforge.methods import METHODS, sgsf
 from flawforge.methods.sgsf import METHOD, PAPER, TINY, Config, GuidedUNet, Sgsf, loss, score_rule
-from flawforge.types import Batch, ConfigError, ScoreRule
+from flawforge.types import Batch, Collect, ConfigError, ScoreRule
 
 
 def flat(*colours: tuple[float, float, float], side: int = 64) -> Tensor:
@@ -40,10 +40,12 @@ def with_references(pictures: Tensor, config: Config = TINY) -> Sgsf:
     """A net whose references were chosen from these good pictures, in batches of two."""
     torch.manual_seed(0)
     net = Sgsf(config)
-    for look, finish in ((sgsf.look, sgsf.learn_features), (sgsf.keep, sgsf.lay_in)):
+    for look in sgsf.stages(net, config)[:2]:
+        assert isinstance(look, Collect)
+        state = look.begin(net)
         for first, part in zip(range(0, len(pictures), 2), pictures.split(2), strict=True):
-            look(net, batch_of(part, first=first))
-        finish(net)
+            look.visit(net, state, batch_of(part, first=first))
+        look.finish(net, state)
     return net.eval()
 
 
@@ -105,11 +107,14 @@ def test_pictures_that_are_almost_equal_are_no_references_of_themselves_either()
 def test_a_varied_copy_of_a_picture_is_not_its_reference() -> None:
     """--tolerate gives several copies of each picture under one index."""
     goods = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(5))
-    net = Sgsf(dataclasses.replace(TINY, references=6))
-    for look, finish in ((sgsf.look, sgsf.learn_features), (sgsf.keep, sgsf.lay_in)):
-        look(net, batch_of(goods))
-        look(net, batch_of((goods + 0.02).clamp(0, 1)))
-        finish(net)
+    config = dataclasses.replace(TINY, references=6)
+    net = Sgsf(config)
+    for look in sgsf.stages(net, config)[:2]:
+        assert isinstance(look, Collect)
+        state = look.begin(net)
+        look.visit(net, state, batch_of(goods))
+        look.visit(net, state, batch_of((goods + 0.02).clamp(0, 1)))
+        look.finish(net, state)
     assert net.whose.tolist() == [0, 1, 2, 0, 1, 2]
     assert not (net.whose[net.retrieve(goods, 4, torch.arange(3))] == torch.arange(3)[:, None]).any()
     for seed in range(20):

@@ -284,12 +284,12 @@ def remembered(images: Tensor, size: int, **settings: Any) -> patchcore.PatchCor
     config = dataclasses.replace(METHODS["patchcore"].profiles["cpu"], sigma=0.0, **settings)
     net = patchcore.PatchCore(config).eval()
     net.features.trunk.fill(packaged("lite0"), "the package")
-    ones = torch.ones(len(images), 1, 64, 64)
+    ones, passing = torch.ones(len(images), 1, 64, 64), patchcore.begin(net)
     with torch.no_grad():
         for i in range(0, len(images), size):
             part = slice(i, i + size)
-            patchcore.remember(net, Batch(images[part], images[part], 0 * ones[part], ones[part]))
-        patchcore.settle(net)
+            patchcore.remember(net, passing, Batch(images[part], images[part], 0 * ones[part], ones[part]))
+        patchcore.settle(net, passing)
     return net
 
 

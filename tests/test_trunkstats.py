@@ -136,10 +136,8 @@ def test_a_sure_gain_makes_a_sum_count_and_no_other() -> None:
         ([0.5] * 6, 2, 0.0, SUMS[0]),  # two pictures prove nothing
     ):
         net.stats.counts.copy_(counts_of(SUMS[0]))
-        net.work = {"worth": worth(gains, pictures_, noise)}
-        evidence.decide(net)
+        evidence.decide(net, worth(gains, pictures_, noise))
         assert [name for name, counts in zip(FAMILIES, net.stats.counts.tolist(), strict=True) if counts] == list(expected)
-        assert net.work == {}
 
 
 def test_a_fit_takes_the_installed_trunk_into_its_folder(washers: Path, tmp_path: Path) -> None:

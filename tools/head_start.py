@@ -50,6 +50,7 @@ class Drawn:
         count = PICTURES[seed % len(PICTURES)]
         self.pictures = [made.picture(np.random.default_rng([seed, i])) for i in range(count)]
         self.net = guided.Guided(config)
+        self.fused: guided.Fused = {}
         clean = [to_network(picture)[0] for picture in self.pictures]
         looked = [stage for stage in stages(self.net, config) if isinstance(stage, Collect)][:5]
 
@@ -92,7 +93,8 @@ def lesson(drawn: Drawn, batch: Batch) -> Lesson:
     """What `nn.guided.loss` gives the segmenter and asks of it, with this product's statistics for a guide."""
     folds = [index % drawn.config.folds for index in batch.index.tolist()]
     picture, fused = drawn.net.look(batch.forged, folds)
-    weights = guided.seen(fused, guided.fused_clean(drawn.net, batch, folds), batch.mask, batch.valid, drawn.config.seen)
+    clean = guided.fused_clean(drawn.net, batch, folds, drawn.fused)
+    weights = guided.seen(fused, clean, batch.mask, batch.valid, drawn.config.seen)
     guide = guided.enlarge(guided.guide_of(fused), batch.forged)
     return picture.half(), guide.half(), batch.mask, weights
 

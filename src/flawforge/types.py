@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from annotated_types import Ge, Interval
 from numpy.typing import NDArray
 
 from flawforge_runtime.types import (
@@ -39,6 +40,8 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Decision",
+    "Demand",
+    "Draw",
     "Evidence",
     "FlawforgeError",
     "Forged",
@@ -50,11 +53,14 @@ __all__ = [
     "Mask",
     "Method",
     "ModelError",
+    "Prove",
     "Region",
     "Sample",
     "ScoreRule",
+    "Stage",
     "Train",
     "TrainingError",
+    "TrainingSettings",
     "Turn",
 ]
 
@@ -130,6 +136,22 @@ class Evidence(NamedTuple):
 
 
 @dataclass(frozen=True)
+class TrainingSettings:
+    """What the training loop asks of every method's settings; each method's `Config` is one of these, with its own defaults.
+
+    batch        pictures a step
+    forge_share  share of a step's pictures that are forged
+    epochs       passes over the good pictures where neither minutes nor steps are given; 0 = the default number of minutes
+    precision    "bf16-mixed" is faster where the processor has it, "32-true" is exact
+    """
+
+    batch: Annotated[int, Ge(1)] = 8
+    forge_share: Annotated[float, Interval(ge=0, le=1)] = 1.0
+    epochs: Annotated[float, Ge(0)] = 0.0
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+
+
+@dataclass(frozen=True)
 class Turn:
     """One optimiser's part in a training step (a GAN has two turns, most methods one).
 
@@ -180,22 +202,26 @@ class Demand(NamedTuple):
 
 @dataclass(frozen=True)
 class Collect:
-    """A stage that looks once at every good picture, without gradients: visit(net, batch) each, then finish(net).
+    """A stage that looks once at every good picture, without gradients.
 
+    begin   net -> the state of this look, gone when it is finished; what later stages need is in the net
+    visit   (net, state, batch) for every batch
+    finish  (net, state)
     usable  the net judges once this stage is done, so `fit` calibrates and saves it before it goes on
     demand  (net, canvas (h, w), pictures) -> what it will need, for the forecast; None = nothing worth a word
     """
 
     name: str
-    visit: Callable[[Any, Batch], None]
-    finish: Callable[[Any], None]
+    begin: Callable[[Any], Any]
+    visit: Callable[[Any, Any, Batch], None]
+    finish: Callable[[Any, Any], None]
     usable: bool = False
     demand: Callable[[Any, tuple[int, int], int], Demand] | None = None
 
 
 @dataclass(frozen=True)
 class Prove:
-    """A stage that looks at forged pictures, without gradients: visit(net, batch) `batches` times, then finish(net).
+    """A stage that looks at `batches` batches of forged pictures, without gradients; begin, visit, finish as in Collect.
 
     forger  fakes every picture; of families that no Train stage has seen
     draw    as in Train: here the pictures that no Train stage has seen
@@ -205,8 +231,9 @@ class Prove:
     name: str
     forger: Forger
     batches: int
-    visit: Callable[[Any, Batch], None]
-    finish: Callable[[Any], None]
+    begin: Callable[[Any], Any]
+    visit: Callable[[Any, Any, Batch], None]
+    finish: Callable[[Any, Any], None]
     draw: Draw | None = None
     share: float = 0.1
 
@@ -239,11 +266,11 @@ class Method:
     name      what --method takes
     title     one line for people
     paper     citation and where we deviate
-    profiles  {"cpu": config, "paper": config}; the first is the default
+    profiles  {"cpu": config, "paper": config}, each of a TrainingSettings class of its own; the first is the default
     tiny      the smallest config that still learns, for tests
     build     config -> module with forward(n 3 h w) -> Evidence; draws its weights from torch's generator
     stages    (net, config) -> how it trains
-    forger    config -> the forger it trains on
+    forger    config -> the forger it trains on; None = it trains on no forgeries
     score     config -> how its map becomes a score
     prior     kind of saliency that its forger looks at, as `saliency.saliency` names them; "" = none; "network" = maps that
               the network itself has made in a Collect stage: its method `priors(index)` gives those of one good picture, a
@@ -264,7 +291,7 @@ class Method:
     tiny: Any
     build: Callable[[Any], Any]
     stages: Callable[[Any, Any], Sequence[Stage]]
-    forger: Callable[[Any], Forger]
+    forger: Callable[[Any], Forger] | None
     score: Callable[[Any], ScoreRule]
     prior: str = ""
     start: Callable[[Any, Any, Init], Sequence[str]] | None = None

@@ -54,7 +54,7 @@ def content_of(
             "minutes": request.minutes,
             "clock": request.clock,
             "threads": torch.get_num_threads(),
-            "forger": str(plan.method.forger(plan.settings)),
+            "forger": str(plan.method.forger(plan.settings)) if plan.method.forger else "",
             "forgers": list(trained_on(plan, net)),
             "fingerprints": sorted(fingerprint(entry.path) for entry in plan.train),
             "torch": torch.__version__,
@@ -88,5 +88,5 @@ def _trunk(plan: Plan) -> dict[str, Any] | None:
 def trained_on(plan: Plan, net: Any) -> tuple[str, ...]:
     """The forgers that the training stages use, so that a proof can hold their families out; none without training."""
     stages = [each for each in plan.method.stages(net, plan.settings) if isinstance(each, Train)]
-    used = [each.forger or plan.method.forger(plan.settings) for each in stages]
-    return tuple(dict.fromkeys(name for forger in used for name in names_in(forger)))
+    own = plan.method.forger(plan.settings) if plan.method.forger else None
+    return tuple(dict.fromkeys(name for each in stages for name in names_in(each.forger or own)))

@@ -351,10 +351,11 @@ class _Loop:
         self.net.eval()
         start = time.monotonic()
         with torch.no_grad():
+            state = stage.begin(self.net)
             for done, each in enumerate(batches, start=1):
-                stage.visit(self.net, _to_tensors(each, self.fabric.device))
+                stage.visit(self.net, state, _to_tensors(each, self.fabric.device))
                 self.on_tick(Tick(stage.name, done, done / count if count else 0.0, time.monotonic() - start, {}))
-            stage.finish(self.net)
+            stage.finish(self.net, state)
 
     def train(self, stage: Train, batch: Callable[[int], Batch], budget: Budget) -> None:
         """Set up optimisers, learn until the budget is spent, and leave the frozen parts as they were."""

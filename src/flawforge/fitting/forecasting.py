@@ -105,7 +105,7 @@ def _looks(plan: Plan, pictures: dataset.GoodPictures, net: Any, stages: Sequenc
         start = time.monotonic()
         engine.fit(
             net,
-            [dataclasses.replace(stage, finish=lambda module: None)],
+            [dataclasses.replace(stage, finish=lambda module, state: None)],
             batches(plan, pictures),
             engine.Budget(steps=1),
             engine.Run(device=plan.request.device),

@@ -30,14 +30,17 @@ from flawforge.types import (
     Collect,
     ConfigError,
     DataError,
+    Forged,
     Image,
     ImageError,
     Init,
     Mask,
     Method,
     Prove,
+    Sample,
     Stage,
     TrainingError,
+    TrainingSettings,
 )
 from flawforge_runtime import calibrate, images, maps, tiles
 from flawforge_runtime.poses import Template
@@ -197,12 +200,11 @@ def _method(name: str) -> Method:
     return METHODS[name]
 
 
-def _budget(request: Request, settings: Any, pictures: int) -> engine.Budget:
+def _budget(request: Request, settings: TrainingSettings, pictures: int) -> engine.Budget:
     if request.steps is not None or request.minutes is not None:
         return engine.Budget(steps=request.steps, minutes=request.minutes, clock=request.clock)
-    epochs = getattr(settings, "epochs", 0)
-    if epochs:
-        return engine.Budget(steps=max(1, round(epochs * pictures / settings.batch)))
+    if settings.epochs:
+        return engine.Budget(steps=max(1, round(settings.epochs * pictures / settings.batch)))
     return engine.Budget(minutes=DEFAULT_MINUTES, clock=request.clock)
 
 
@@ -370,6 +372,11 @@ def stages_of(plan: Plan, net: Any, pictures: dataset.GoodPictures) -> list[Stag
     return [each for each in stages if isinstance(each, Collect) or each.draw is None or each.draw(len(pictures))]
 
 
+def left_good(sample: Sample, rng: np.random.Generator) -> Forged:
+    """The forger of a method that trains on no forgeries: the picture as it is."""
+    return Forged(sample.image, np.zeros(sample.image.shape[:2], bool), "")
+
+
 def batches(
     plan: Plan, pictures: dataset.GoodPictures, net: Any = None, stages: Sequence[Stage] = ()
 ) -> Callable[[int, int], Batch]:
@@ -378,7 +385,8 @@ def batches(
     net     where the method's forger looks at maps that the network has made
     stages  where some have a forger of their own, or may see some pictures only; a Prove stage's pictures are all forged
     """
-    forger, settings = plan.method.forger(plan.settings), plan.settings
+    settings = plan.settings
+    forger = plan.method.forger(settings) if plan.method.forger else left_good
     among = [each.draw(len(pictures)) if not isinstance(each, Collect) and each.draw else None for each in stages]
     if plan.method.prior == "network":
         pictures.follow(net.priors)

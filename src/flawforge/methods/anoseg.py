@@ -40,14 +40,14 @@ from flawforge.nn import collapse
 from flawforge.nn.losses import masked_mean
 from flawforge.nn.resnet import ResNet, imagenet, put_weights
 from flawforge.nn.schedules import cosine_schedule, drops
-from flawforge.types import Batch, Evidence, Forger, Init, Method, ScoreRule, Stage, Train, Turn
+from flawforge.types import Batch, Evidence, Forger, Init, Method, ScoreRule, Stage, Train, TrainingSettings, Turn
 
 Share = Annotated[float, Interval(ge=0, le=1)]
 Weight = Annotated[float, Ge(0)]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of AnoSeg; the comments give the paper's value, or "unknown" and what `paper` assumes."""
 
     encoder_width: Annotated[int, Ge(1)] = 32  # 64 (ResNet-18)
@@ -238,7 +238,6 @@ class AnoSeg(nn.Module):
         self.detector = Generator(1, False, config) if with_detector else None
         self.detector_critic = Discriminator(config, 2 if config.class_head else 1) if with_detector else None
         self.watch, self.detector_watch = collapse.Watch(), collapse.Watch()
-        self.shares: list[tuple[Tensor, Tensor] | None] = []  # of `last_look`
         self.left: tuple[Tensor, ...] = ()  # from the maker's turn to the critic's; empty between steps
 
     def mark(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,16 +36,16 @@ from torch import Tensor
 from flawforge.forge.mixtures import Pipe
 from flawforge.forge.paste import CutPaste
 from flawforge.nn.density import PictureDensity
-from flawforge.nn.localise import Detector, Form, StageMap, WindowMap, fit_densities, look
+from flawforge.nn.localise import Detector, Form, StageMap, WindowMap, begin, fit_densities, look
 from flawforge.nn.pretext import Labelled, Pretext, classifying, crops, pair, shown, told_apart, varied
 from flawforge.nn.resnet import Variant, put_weights
-from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train
+from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train, TrainingSettings
 
 SHAPES = {"patch": "patch", "scar": "scar", "union": "both", "3-way": "both"}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of CutPaste; the comments give the paper's values."""
 
     variant: Variant = "resnet18-quarter"  # resnet18
@@ -72,7 +72,6 @@ class Config:
     learning_rate: Annotated[float, Gt(0)] = 0.03  # 0.03
     weight_decay: Annotated[float, Ge(0)] = 3e-5  # 3e-5
     crop_share: Annotated[float, Interval(gt=0, lt=1)] = 0.3  # two models, 65,536 updates each
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # "32-true"
     forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # 1: every forged picture has its good one beside it
 
 
@@ -143,7 +142,7 @@ def stages(net: Detector, config: Config) -> Sequence[Stage]:
         turn = classifying("crops", lambda m: m.surface.crop, lambda m, batch: crop_loss(m, batch, config), **rates)
         share, crowd = config.crop_share / (1 - config.crop_share), Crowd(config.crop, config.patches)
         plan.append(Train("tell pasted crops from good ones", [turn], share=share, forger=crowd))
-    return [*plan, Collect("densities", look, fit_densities)]
+    return [*plan, Collect("densities", begin, look, fit_densities)]
 
 
 def start(net: Detector, config: Config, init: Init) -> list[str]:

@@ -40,16 +40,16 @@ from flawforge.forge import salient
 from flawforge.forge.mixtures import Pipe
 from flawforge.nn.density import PictureDensity, resized
 from flawforge.nn.layercam import layercam
-from flawforge.nn.localise import Detector, Form, StageMap, fit_densities, look
+from flawforge.nn.localise import Detector, Form, Looked, StageMap, begin, fit_densities, look
 from flawforge.nn.pretext import Labelled, Pretext, classifying, either, pair, shown, told_apart, varied
 from flawforge.nn.resnet import ResNet, Variant, classifier, imagenet, pooled, put_weights
-from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train
+from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train, TrainingSettings
 
 SALIENT = ("salient1", "salient2", "salient3", "salient4")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of CutSwap. The paper's values are not known; a comment says where ours come from."""
 
     variant: Variant = "resnet18-quarter"  # resnet18 likely
@@ -75,10 +75,8 @@ class Config:
     surprise: Literal["density", "distance"] = "density"
     score: Literal["picture", "map"] = "picture"
     batch: Annotated[int, Ge(2)] = 12  # each good and forged
-    epochs: Annotated[float, Ge(0)] = 0.0  # 0 = the budget is given in minutes or steps
     learning_rate: Annotated[float, Gt(0)] = 0.03  # CutPaste's
     weight_decay: Annotated[float, Ge(0)] = 3e-5  # CutPaste's
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # 1: every forged picture has its good one beside it
 
 
@@ -115,7 +113,6 @@ class CutSwap(Detector):
             self.register_buffer(name, torch.zeros(0, 1, 1, dtype=torch.uint8))
         resized(self, SALIENT)
         self.guide: tuple[Any, ...] = ()  # trunk, and weight and bias of the classifier, from --init; in no buffer
-        self.seen: list[list[Tensor]] = []
         self.maps: list[NDArray[np.uint8]] = []
 
     def named_class(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -142,24 +139,24 @@ class CutSwap(Detector):
 # ---- saliency
 
 
-def see(net: CutSwap, batch: Batch) -> None:
+def see(net: CutSwap, seen: list[list[Tensor]], batch: Batch) -> None:
     """LayerCAM of these good pictures at every stage."""
     with torch.enable_grad():
         levels, score = net.named_class(batch.clean)
         maps = layercam(levels, score)
-    net.seen.append([(255 * each).round().to(torch.uint8) for each in maps])
+    seen.append([(255 * each).round().to(torch.uint8) for each in maps])
 
 
-def remember(net: CutSwap) -> None:
+def remember(net: CutSwap, seen: list[list[Tensor]]) -> None:
     """Keep the maps of all good pictures for the forger."""
     for place, name in enumerate(SALIENT):
-        setattr(net, name, torch.cat([maps[place] for maps in net.seen]))
-    net.seen, net.maps = [], []
+        setattr(net, name, torch.cat([maps[place] for maps in seen]))
+    net.maps = []
 
 
-def finish(net: CutSwap) -> None:
+def finish(net: CutSwap, looked: Looked) -> None:
     """Fit the densities; the maps have done their work."""
-    fit_densities(net)
+    fit_densities(net, looked)
     for name in SALIENT:
         setattr(net, name, torch.zeros(0, 1, 1, dtype=torch.uint8, device=net.salient1.device))
     net.maps, net.guide = [], ()
@@ -189,10 +186,10 @@ def stages(net: CutSwap, config: Config) -> Sequence[Stage]:
         )
         return Train(name, [turn], share=share)
 
-    densities = Collect("densities", look, finish)
+    densities = Collect("densities", begin, look, finish)
     if config.saliency == "none":
         return [teach("tell swaps at random places", 1.0, True), densities]
-    saliency = Collect("saliency", see, remember)
+    saliency = Collect("saliency", lambda module: [], see, remember)
     salient = "tell swaps at salient places"
     if net.guide:
         return [saliency, teach(salient, 1.0, False), densities]

@@ -36,22 +36,20 @@ from flawforge.forge.texture import Perlin
 from flawforge.nn.losses import focal_map, masked_mean, reconstruction_losses
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.unet import Autoencoder, UNet, initialise
-from flawforge.types import Batch, Evidence, Forger, Method, ScoreRule, Train, Turn
+from flawforge.types import Batch, Evidence, Forger, Method, ScoreRule, Train, TrainingSettings, Turn
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of DRAEM; the comments give the paper's (or its released code's) values."""
 
     reconstruct_width: Annotated[int, Ge(1)] = 16  # 128
     segment_width: Annotated[int, Ge(1)] = 16  # 64
     stride: Literal[1, 2] = 2  # 1; 2 = both nets work at half resolution
     batch: Annotated[int, Ge(2)] = 8  # 8
-    epochs: Annotated[float, Ge(0)] = 0.0  # 700; 0 = the budget is given in minutes or steps
     learning_rate: Annotated[float, Gt(0)] = 2e-3  # 1e-4
     weight_decay: Annotated[float, Ge(0)] = 1e-4  # 0
     schedule: Literal["cosine", "steps"] = "cosine"  # "steps": x 0.2 at 80 % and at 90 %
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # "32-true"
     forge_share: Annotated[float, Interval(ge=0, le=1)] = 0.5  # 0.5
     ssim_stride: Literal[1, 2] = 2  # 1; 2 = SSIM on 2 x 2 means
     focal_gamma: Annotated[float, Ge(0)] = 2.0  # 2

@@ -37,14 +37,26 @@ from flawforge.forge.corrupt import PixelCorrupt
 from flawforge.nn.losses import masked_mean, reconstruction_losses
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.vit import Decoder, Encoder, draw_hidden, initialise, patchify, positions, unpatchify
-from flawforge.types import Batch, ConfigError, Evidence, Forger, Init, Method, ModelError, ScoreRule, Train, Turn
+from flawforge.types import (
+    Batch,
+    ConfigError,
+    Evidence,
+    Forger,
+    Init,
+    Method,
+    ModelError,
+    ScoreRule,
+    Train,
+    TrainingSettings,
+    Turn,
+)
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which public MAE weights were made with
 STAGE_ONE, STAGE_TWO = "hide and guess", "repair and point"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of ISSTAD; the comments give the released code's values."""
 
     patch: Annotated[int, Interval(ge=2, le=64)] = 16  # 16; a power of 2 for the convolutional stem
@@ -71,7 +83,6 @@ class Config:
     learning_rate: Annotated[float, Gt(0)] = 6e-4  # 1e-3
     weight_decay: Annotated[float, Ge(0)] = 0.05  # 0.05
     warm_up: Annotated[float, Interval(ge=0, lt=1)] = 0.05  # 40 / 305 in stage 1, none in stage 2
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # "32-true"
     forge_share: Annotated[float, Interval(ge=0, le=1)] = 2 / 3  # 2 / 3
     good_weight: Annotated[float, Gt(0)] = 3.0  # 3; a good pixel's weight in the cross-entropy, a corrupted one has 1
     ssim_stride: Literal[1, 2] = 2  # 1; 2 = SSIM on 2 x 2 means

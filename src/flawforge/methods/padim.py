@@ -23,8 +23,8 @@ to tell them from CutPaste forgeries, within --minutes; then it is frozen. What 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Interval, Len
@@ -36,14 +36,14 @@ from flawforge.nn.density import resized
 from flawforge.nn.gaussians import shrinkage, whitener
 from flawforge.nn.patches import CLASSES, PatchFeatures, blurred, learning, reach, start_from
 from flawforge.nn.pretext import Labelled
-from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Method, ScoreRule, Train
+from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Method, ScoreRule, Train, TrainingSettings
 
 CHUNK = 256  # places whose matrices are inverted at a time
 RIDGE = 0.01  # the paper's
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of PaDiM, here those of --trunk none; the comments give the paper's values."""
 
     backbone: str = "resnet18-quarter"  # "resnet18" or "wide_resnet50_2" with ImageNet's weights
@@ -57,8 +57,6 @@ class Config:
     jitter: Annotated[float, Interval(ge=0, le=1)] = 0.1  # no training; likewise for their colours
     batch: Annotated[int, Ge(2)] = 12  # no training; CutPaste 32, each also forged
     forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # no training; every forgery comes with its good picture
-    epochs: Annotated[float, Ge(0)] = 0.0  # no training; 0 = the budget is given in minutes or steps
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of the training
 
 
 CPU = Config(backbone="lite0", grid=8, numbers=100, shrink="even", batch=4, precision="32-true")
@@ -84,7 +82,6 @@ class Padim(nn.Module):
         self.register_buffer("centre", torch.zeros(len(kept), 1, 1))
         self.register_buffer("factor", torch.zeros(1, len(kept), len(kept)))
         resized(self, ("centre", "factor"))
-        self.work: dict[str, Any] = {}
         self.said: list[str] = []
 
     def embed(self, images: Tensor) -> Tensor:
@@ -109,36 +106,45 @@ class Padim(nn.Module):
         return self.said
 
 
-def gather(net: Padim, batch: Batch) -> None:
-    """Add the pictures to every place's count, sum and outer products (about the first batch's mean: small numbers)."""
+@dataclass
+class Sums:
+    """Of every place, about the first batch's mean, so that the numbers stay small; empty before that batch.
+
+    size   gh gw, the places
+    shift  places d 1, the first batch's mean
+    count  places; total  places d; outer  places d d
+    """
+
+    size: tuple[int, int] = (0, 0)
+    shift: Tensor = field(default_factory=lambda: torch.zeros(0))
+    count: Tensor = field(default_factory=lambda: torch.zeros(0))
+    total: Tensor = field(default_factory=lambda: torch.zeros(0))
+    outer: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+
+def gather(net: Padim, sums: Sums, batch: Batch) -> None:
+    """Add the pictures to every place's count, sum and outer products."""
     x = net.embed(batch.clean)
     size = (x.shape[-2], x.shape[-1])
     weight = reach(batch.valid, size, 4 * net.config.sigma).flatten(1).to(x.dtype)  # n places
     x = x.flatten(2).permute(2, 1, 0)  # places d n
-    work = net.work
-    if not work:
+    if not len(sums.count):
         places, d, _ = x.shape
-        work |= {
-            "size": size,
-            "shift": x.mean(dim=2, keepdim=True),
-            "count": x.new_zeros(places),
-            "sum": x.new_zeros(places, d),
-            "outer": x.new_zeros(places, d, d),
-        }
-    x = (x - work["shift"]) * weight.T[:, None]
-    work["count"] += weight.sum(dim=0)
-    work["sum"] += x.sum(dim=2)
-    work["outer"].baddbmm_(x, x.transpose(1, 2))
+        sums.size, sums.shift, sums.count = size, x.mean(dim=2, keepdim=True), x.new_zeros(places)
+        sums.total, sums.outer = x.new_zeros(places, d), x.new_zeros(places, d, d)
+    x = (x - sums.shift) * weight.T[:, None]
+    sums.count += weight.sum(dim=0)
+    sums.total += x.sum(dim=2)
+    sums.outer.baddbmm_(x, x.transpose(1, 2))
 
 
-def settle(net: Padim) -> None:
+def settle(net: Padim, sums: Sums) -> None:
     """Turn the sums into a mean and the root of an inverse covariance for every place, which is written over the sums."""
-    work, shrink = net.work, net.config.shrink
-    count, total, outer = work["count"], work["sum"], work["outer"]
-    d, (gh, gw) = total.shape[1], work["size"]
+    shrink, count, total, outer = net.config.shrink, sums.count, sums.total, sums.outer
+    d, (gh, gw) = total.shape[1], sums.size
     mean = total / count.clamp_min(1)[:, None]
     known = count > 0
-    centre = (work["shift"][..., 0] + mean).T
+    centre = (sums.shift[..., 0] + mean).T
     common = centre[:, known].mean(dim=1, keepdim=True)
     net.register_buffer("centre", torch.where(known, centre, common).reshape(d, gh, gw).contiguous())
     free = (count - 1).clamp_min(0)
@@ -165,7 +171,6 @@ def settle(net: Padim) -> None:
             f"{int(known.sum())} Gaussians of {d} numbers from {int(count.max())} good pictures; on average {pulled:.0%} of "
             "a covariance is the common one"
         ]
-    net.work = {}
 
 
 def _whitened(outer: Tensor, free: Tensor, white: Tensor) -> Tensor:
@@ -182,7 +187,7 @@ def demand(net: Padim, canvas: tuple[int, int], pictures: int) -> Demand:
 
 def stages(net: Padim, config: Config) -> Sequence[Train | Collect]:
     """The features are learnt, unless they came from --trunk; then one look at every good picture."""
-    look = Collect("Gaussians", gather, settle, demand=demand)
+    look = Collect("Gaussians", lambda module: Sums(), gather, settle, demand=demand)
     return [*learning(net.features, config.learning_rate, config.shift, config.jitter), look]
 
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt, Interval, Len
@@ -39,13 +39,13 @@ from flawforge.nn.density import resized
 from flawforge.nn.nearest import distances, nearest, reweighted
 from flawforge.nn.patches import CLASSES, PatchFeatures, blurred, learning, reach, start_from
 from flawforge.nn.pretext import Labelled
-from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Method, ScoreRule, Train
+from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Method, ScoreRule, Train, TrainingSettings
 
 LEAST = 1e-3
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of PatchCore, here those of --trunk none; the comments give the paper's (or its released code's) values."""
 
     backbone: str = "resnet18-quarter"  # "wide_resnet50_2" with ImageNet's weights
@@ -65,8 +65,6 @@ class Config:
     jitter: Annotated[float, Interval(ge=0, le=1)] = 0.1  # no training; likewise for their colours
     batch: Annotated[int, Ge(2)] = 12  # no training; CutPaste 32, each also forged
     forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # no training; every forgery comes with its good picture
-    epochs: Annotated[float, Ge(0)] = 0.0  # no training; 0 = the budget is given in minutes or steps
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of the training
 
 
 CPU = Config(
@@ -101,8 +99,6 @@ class PatchCore(nn.Module):
         self.register_buffer("scale", torch.ones(self.features.width) if config.standardise else None)
         self.register_buffer("projection", sketch(self.features.width, config.sketch), persistent=False)
         resized(self, ("bank",))
-        self.stream: Stream | None = None
-        self.spread = Spread()
         self.said: list[str] = []
 
     def embed(self, images: Tensor) -> Tensor:
@@ -156,33 +152,43 @@ class Spread:
         return deviation.clamp_min(max(LEAST * float(deviation.max()), 1e-12)).reciprocal().float()
 
 
-def remember(net: PatchCore, batch: Batch) -> None:
+class Passing(NamedTuple):
+    """The patches of the good pictures as they pass: those that are held, and how widely each feature is spread."""
+
+    stream: Stream
+    spread: Spread
+
+
+def begin(net: PatchCore) -> Passing:
+    """No patch has come."""
+    config = net.config
+    return Passing(Stream(config.most, config.store * config.most, net.get_buffer("projection")), Spread())
+
+
+def remember(net: PatchCore, passing: Passing, batch: Batch) -> None:
     """Send the patches that a judged pixel sees through the coreset."""
     config, projection = net.config, net.get_buffer("projection")
-    if net.stream is None:
-        net.stream = Stream(config.most, config.store * config.most, projection)
     x = net.embed(batch.clean)
     patches = x[reach(batch.valid, x.shape[1:3], 4 * config.sigma)]
     if config.standardise and len(patches):
-        net.spread.add(patches)
-        net.stream.projection = net.spread.scale()[:, None] * projection
-    net.stream.add(patches)
+        passing.spread.add(patches)
+        passing.stream.projection = passing.spread.scale()[:, None] * projection
+    passing.stream.add(patches)
 
 
-def settle(net: PatchCore) -> None:
+def settle(net: PatchCore, passing: Passing) -> None:
     """Choose the memory from what the stream holds."""
-    assert net.stream is not None
-    seen = net.stream.seen
+    stream, spread = passing
+    seen = stream.seen
     keep = min(max(round(net.config.share * seen), net.config.least), net.config.most)
-    bank, away = net.stream.finish(keep)
+    bank, away = stream.finish(keep)
     if net.config.standardise:
-        net.register_buffer("scale", net.spread.scale())
+        net.register_buffer("scale", spread.scale())
         bank = bank * net.get_buffer("scale")
     net.register_buffer("bank", bank.contiguous())
     # After several reductions the bound is many times the truth, and would only mislead.
-    how_far = f"; none of the others is farther than {away:.3g} from it" if net.stream.reductions == 1 else ""
+    how_far = f"; none of the others is farther than {away:.3g} from it" if stream.reductions == 1 else ""
     net.said = [f"the memory holds {len(bank)} of {seen} good patches{how_far}"]
-    net.stream, net.spread = None, Spread()
 
 
 def demand(net: PatchCore, canvas: tuple[int, int], pictures: int) -> Demand:
@@ -198,7 +204,7 @@ def demand(net: PatchCore, canvas: tuple[int, int], pictures: int) -> Demand:
 
 def stages(net: PatchCore, config: Config) -> Sequence[Train | Collect]:
     """The features are learnt, unless they came from --trunk; then one look at every good picture."""
-    look = Collect("memory", remember, settle, demand=demand)
+    look = Collect("memory", begin, remember, settle, demand=demand)
     return [*learning(net.features, config.learning_rate, config.shift, config.jitter), look]
 
 

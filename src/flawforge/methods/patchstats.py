@@ -13,14 +13,13 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
-from flawforge.forge.texture import Perlin
 from flawforge.nn.patchstats import PatchStats, Scale
 from flawforge.nn.patchstats_fit import looks
-from flawforge.types import Collect, Forger, Method, ScoreRule
+from flawforge.types import Collect, Method, ScoreRule, TrainingSettings
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of the statistics. Scales are powers of two; a scale of 2 sees the picture at half its size."""
 
     normalised: tuple[Scale, ...] = (1, 2, 4)
@@ -31,20 +30,14 @@ class Config:
     block: Literal[1, 2, 4] = 2  # block x block neighbours share one covariance
     light: Annotated[int, Ge(9)] = 33  # side of the window whose mean and deviation are "the illumination"
     top: float = 0.001
-    batch: int = 4
-    forge_share: float = 0.0
-    epochs: float = 0.0
-    precision: str = "32-true"
+    batch: Annotated[int, Ge(1)] = 4
+    forge_share: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
 
 def stages(net: PatchStats, config: Config) -> Sequence[Collect]:
     """Four looks at the good pictures; nothing is trained."""
     return looks()
-
-
-def forger(config: Config) -> Forger:
-    """None is needed; the table asks for one."""
-    return Perlin()
 
 
 def score_rule(config: Config) -> ScoreRule:
@@ -60,6 +53,6 @@ METHOD = Method(
     tiny=Config(filters=4, side=5),
     build=PatchStats,
     stages=stages,
-    forger=forger,
+    forger=None,
     score=score_rule,
 )

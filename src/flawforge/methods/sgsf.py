@@ -33,7 +33,7 @@ segmenter also sees the reference itself where references are alike in detail (`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -46,7 +46,7 @@ from flawforge.forge.texture import Perlin
 from flawforge.nn.losses import focal_map, masked_mean, reconstruction_losses
 from flawforge.nn.schedules import cosine_schedule, drops
 from flawforge.nn.unet import Autoencoder, UNet, conv_bn_relu, initialise
-from flawforge.types import Batch, Collect, Evidence, Forger, Method, ScoreRule, Train, Turn
+from flawforge.types import Batch, Collect, Evidence, Forger, Method, ScoreRule, Train, TrainingSettings, Turn
 
 CELL = 8  # canvas pixels per side that the retrieval features average over
 DIMENSIONS = 64  # of the retrieval features, at most
@@ -54,7 +54,7 @@ CANDIDATES = 1024  # good pictures, evenly spread, from which features are learn
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of SGSF; the comments give the journal form's values as the note reports them, or "assumed"."""
 
     guidance: Literal["reference", "denoise", "none"] = "reference"  # "reference"
@@ -75,7 +75,6 @@ class Config:
     learning_rate: Annotated[float, Gt(0)] = 2e-3  # 1e-4
     weight_decay: Annotated[float, Ge(0)] = 1e-4  # 0
     schedule: Literal["cosine", "steps"] = "cosine"  # "steps": x 0.1 at 50 %, 70 % and 90 %
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # "32-true"
     forge_share: Annotated[float, Interval(ge=0, le=1)] = 0.75  # 0.75
     ssim_stride: Literal[1, 2] = 2  # 1; 2 = SSIM on 2 x 2 means
     focal_gamma: Annotated[float, Ge(0)] = 2.0  # 2
@@ -166,10 +165,7 @@ class Sgsf(nn.Module):
             self.register_buffer("left", torch.zeros(1))  # of their detail, see `left_of_detail`
             self.register_load_state_dict_pre_hook(_resize_memory)
         self.always = config.show == "always"
-        self.seen: list[Tensor] = []  # small pictures of the first look, then the references of the second
-        self.kept: list[Tensor] = []  # whose these references are
-        self.chosen: list[int] = []
-        self.looked = 0
+        self.chosen: list[int] = []  # places of the references among the good pictures, from one stage to the next
 
     def encode(self, images: Tensor) -> Tensor:
         """n 3 h w on the memory's canvas -> retrieval features n d of length 1."""
@@ -261,21 +257,20 @@ def shrink(images: Tensor) -> Tensor:
     return F.avg_pool2d(images.float(), CELL).flatten(1)
 
 
-def look(net: Sgsf, batch: Batch) -> None:
+def look(net: Sgsf, small: list[Tensor], batch: Batch) -> None:
     """Keep every good picture at an eighth of its size."""
-    net.seen.append(shrink(batch.clean).cpu())
+    small.append(shrink(batch.clean).cpu())
 
 
-def learn_features(net: Sgsf) -> None:
+def learn_features(net: Sgsf, pictures: Sequence[Tensor]) -> None:
     """The linear autoencoder of the small pictures, and which pictures become references."""
-    small = torch.cat(net.seen).double()
+    small = torch.cat(list(pictures)).double()
     candidates = spread(len(small), CANDIDATES)
     _, values, vectors = torch.linalg.svd(small[candidates], full_matrices=False)
     kept = max(1, min(DIMENSIONS, int((values > 1e-6 * values[0]).sum())))
     net.encoder = vectors[:kept].float().to(net.keys.device)
     keys = F.normalize(small @ vectors[:kept].T, dim=1)
     net.chosen = sorted(candidates[i] for i in choose(keys[candidates], net.limit or len(candidates)))
-    net.seen, net.looked = [], 0
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -297,25 +292,38 @@ def choose(keys: Tensor, count: int) -> list[int]:
     return chosen
 
 
-def keep(net: Sgsf, batch: Batch) -> None:
+@dataclass
+class References:
+    """The chosen pictures as they come.
+
+    looked    good pictures so far
+    pictures  m 4 h w in batches, the last channel is `valid`; whose  m, the good picture's index
+    """
+
+    looked: int = 0
+    pictures: list[Tensor] = field(default_factory=list)
+    whose: list[Tensor] = field(default_factory=list)
+
+
+def keep(net: Sgsf, references: References, batch: Batch) -> None:
     """Keep the chosen pictures, their valid pixels and their features."""
-    places = range(net.looked, net.looked + len(batch.clean))
-    net.looked += len(batch.clean)
+    places = range(references.looked, references.looked + len(batch.clean))
+    references.looked += len(batch.clean)
     index = [place - places.start for place in net.chosen if place in places]
     if index:
-        net.seen.append(torch.cat([batch.clean[index], batch.valid[index]], dim=1).contiguous())
-        net.kept.append(batch.index[index])
+        references.pictures.append(torch.cat([batch.clean[index], batch.valid[index]], dim=1).contiguous())
+        references.whose.append(batch.index[index])
 
 
-def lay_in(net: Sgsf) -> None:
+def lay_in(net: Sgsf, references: References) -> None:
     """The kept pictures become the memory."""
-    kept = torch.cat(net.seen)
+    kept = torch.cat(references.pictures)
     net.memory, net.valid = kept[:, :3].half().contiguous(), (kept[:, 3:] > 0).to(torch.uint8).contiguous()
-    net.whose = torch.cat(net.kept).to(net.memory.device)
+    net.whose = torch.cat(references.whose).to(net.memory.device)
     net.keys = net.encode(net.memory.float())
     net.left.fill_(left_of_detail(net))
     net.alike.fill_(float(net.always or float(net.left) < 1))
-    net.seen, net.kept, net.chosen, net.looked = [], [], [], 0
+    net.chosen = []
 
 
 def left_of_detail(net: Sgsf) -> float:
@@ -368,7 +376,8 @@ def stages(net: Sgsf, config: Config) -> Sequence[Train | Collect]:
     train = Train("guide and segment", [turn])
     if config.guidance != "reference":
         return [train]
-    return [Collect("retrieval features", look, learn_features), Collect("references", keep, lay_in), train]
+    features = Collect("retrieval features", lambda module: [], look, learn_features)
+    return [features, Collect("references", lambda module: References(), keep, lay_in), train]
 
 
 def forger(config: Config) -> Forger:

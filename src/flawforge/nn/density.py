@@ -13,7 +13,8 @@ Both say in words what they found (`fact`). Letters in shapes: d features, k pla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -62,17 +63,16 @@ class PictureDensity(nn.Module):
         self.register_buffer("shrinkage", torch.zeros(1))  # by which the covariance was drawn to a multiple of 1
         self.register_buffer("bank", torch.zeros(0, dims))
         resized(self, ("bank",))
-        self.seen: list[Tensor] = []
 
-    def look(self, features: Tensor) -> None:
-        """n d of good pictures; called once for every batch."""
-        self.seen.append(self._scaled(features.float()).cpu())
+    def look(self, seen: list[Tensor], features: Tensor) -> None:
+        """Add n d of good pictures to what was seen; called once for every batch."""
+        seen.append(self._scaled(features.float()).cpu())
 
-    def finish(self) -> None:
+    def finish(self, seen: Sequence[Tensor]) -> None:
         """Fit to all that was seen."""
         from sklearn.covariance import ledoit_wolf
 
-        found = torch.cat(self.seen)
+        found = torch.cat(list(seen))
         if len(found) > BANK:
             found = found[torch.arange(BANK) * len(found) // BANK]
         exact = found.double()
@@ -87,7 +87,6 @@ class PictureDensity(nn.Module):
         self.centre.copy_(exact.mean(dim=0))
         self.shrinkage.fill_(float(shrinkage))
         self.bank = found.to(device) if self.how == "nearest" else found[:0].to(device)
-        self.seen = []
 
     def forward(self, features: Tensor) -> Tensor:
         """n d -> n, higher = stranger."""
@@ -106,6 +105,36 @@ class PictureDensity(nn.Module):
 
     def _scaled(self, features: Tensor) -> Tensor:
         return F.normalize(features, dim=1) if self.unit else features
+
+
+@dataclass
+class Moments:
+    """Of the features at every place of a grid, about the first batch's mean, so that the sums stay small.
+
+    size   gh gw; shift  places d; n  places; total  places d; outer  places d d; zero before the first batch
+    kept   some pictures' features places d, shifted, and their weights places: the priors are chosen by them
+    step, came  every `step`-th of the pictures that came was kept
+    """
+
+    size: tuple[int, int] = (0, 0)
+    shift: Tensor = field(default_factory=lambda: torch.zeros(()))
+    n: Tensor = field(default_factory=lambda: torch.zeros(()))
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))
+    outer: Tensor = field(default_factory=lambda: torch.zeros(()))
+    kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    step: int = 1
+    came: int = 0
+
+    def keep(self, sample: Tensor, weight: Tensor) -> None:
+        """At most JUDGES pictures, evenly spread over all, however many there will be: where there are too many, every
+        second goes and from then on every second that comes."""
+        self.came += 1
+        if (self.came - 1) % self.step:
+            return
+        self.kept.append((sample, weight))
+        if len(self.kept) > JUDGES:
+            del self.kept[1::2]
+            self.step *= 2
 
 
 class PlaceDensity(nn.Module):
@@ -140,42 +169,26 @@ class PlaceDensity(nn.Module):
         self.register_buffer("usual", torch.zeros(1))
         self.register_buffer("chosen", torch.zeros(3))  # shared?, tau, kappa
         resized(self, ("centre", "factor", "width", "known"))
-        self.work: dict[str, Any] = {}
 
-    def look(self, features: Tensor, valid: Tensor | None = None) -> None:
-        """n d gh gw of good pictures, and n gh gw, 1 = a place to learn from; called once for every batch."""
+    def look(self, moments: Moments, features: Tensor, valid: Tensor | None = None) -> None:
+        """Add n d gh gw of good pictures, and n gh gw, 1 = a place to learn from; called once for every batch."""
         n, _, gh, gw = features.shape
         flat = features.float().flatten(2).permute(2, 1, 0)  # k d n
         weight = features.new_ones(n, gh, gw) if valid is None else valid.to(features)
         weight = weight.flatten(1).T.float()  # k n
-        work = self.work
-        shift = work.setdefault("shift", flat.mean(dim=(0, 2)))  # near the mean, so that the sums stay small
-        flat = (flat - shift[:, None]) * weight[:, None]
+        if not moments.came:
+            moments.size, moments.shift = (gh, gw), flat.mean(dim=(0, 2))
+        flat = (flat - moments.shift[:, None]) * weight[:, None]
         exact = flat.double()
-        work["size"] = (gh, gw)
-        work["n"] = work.get("n", 0) + weight.double().sum(dim=1)
-        work["sum"] = work.get("sum", 0) + exact.sum(dim=2)
-        work["outer"] = work.get("outer", 0) + exact @ exact.transpose(1, 2)
+        moments.n = moments.n + weight.double().sum(dim=1)
+        moments.total = moments.total + exact.sum(dim=2)
+        moments.outer = moments.outer + exact @ exact.transpose(1, 2)
         for i in range(n):
-            self._keep(flat[..., i].clone(), weight[:, i].clone())
+            moments.keep(flat[..., i].clone(), weight[:, i].clone())
 
-    def _keep(self, sample: Tensor, weight: Tensor) -> None:
-        """At most JUDGES pictures, evenly spread over all, however many there will be: where there are too many, every
-        second goes and from then on every second that comes."""
-        work = self.work
-        kept, step, came = work.setdefault("kept", []), work.get("step", 1), work.get("came", 0)
-        work["came"] = came + 1
-        if came % step:
-            return
-        kept.append((sample, weight))
-        if len(kept) > JUDGES:
-            del kept[1::2]
-            work["step"] = 2 * step
-
-    def finish(self) -> None:
+    def finish(self, seen: Moments) -> None:
         """Choose and fit."""
-        work = self.work
-        n, total, outer, (gh, gw) = work["n"], work["sum"], work["outer"], work["size"]
+        n, total, outer, (gh, gw) = seen.n, seen.total, seen.outer, seen.size
         whole = n.sum(), total.sum(dim=0), outer.sum(dim=0)
         common = whole[1] / whole[0].clamp_min(1)
         means = total / n[:, None].clamp_min(1)
@@ -184,7 +197,7 @@ class PlaceDensity(nn.Module):
         middle = torch.einsum("kd,e->kde", total, common)
         about = outer - middle - middle.transpose(1, 2) + torch.outer(common, common) * n[:, None, None]
         moments = n[:, None], (white @ (total - common * n[:, None]).T).T[..., None], white @ about @ white.T
-        best = self._best(moments, whole, white, common)
+        best = self._best(seen.kept, moments, whole, white, common)
         shared = best == len(PRIORS) - 1
         if shared:
             moments = n.sum()[None, None], torch.zeros_like(moments[1][:1]), moments[2].sum(dim=0)[None]
@@ -197,7 +210,7 @@ class PlaceDensity(nn.Module):
         covariance = held / free[:, None, None]
         root = torch.linalg.cholesky(covariance)
         factor = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False)
-        centre = torch.linalg.solve(white, mean[..., 0].T).T + common + work["shift"].double()  # k d
+        centre = torch.linalg.solve(white, mean[..., 0].T).T + common + seen.shift.double()  # k d
         self.factor = factor.float().contiguous()
         self.width = (-2 * torch.linalg.slogdet(factor)[1]).float()
         self.centre = centre.T.float().reshape(-1, *((1, 1) if shared else (gh, gw))).contiguous()
@@ -205,10 +218,14 @@ class PlaceDensity(nn.Module):
         self.chosen.copy_(torch.tensor([float(shared), 0 if shared else PRIORS[best][0], 0 if shared else PRIORS[best][1]]))
         levels = len(white) + (self.width if self.surprise == "density" else 0 * self.width)
         self.usual.fill_(float((levels * self.known.flatten()).sum() / self.known.sum().clamp_min(1)))
-        self.work = {}
 
     def _best(
-        self, moments: tuple[Tensor, Tensor, Tensor], whole: tuple[Tensor, Tensor, Tensor], white: Tensor, common: Tensor
+        self,
+        kept: Sequence[tuple[Tensor, Tensor]],
+        moments: tuple[Tensor, Tensor, Tensor],
+        whole: tuple[Tensor, Tensor, Tensor],
+        white: Tensor,
+        common: Tensor,
     ) -> int:
         """Which of PRIORS makes left-out good pictures likeliest, all places together; the last is one Gaussian for all."""
         last = len(PRIORS) - 1
@@ -216,7 +233,6 @@ class PlaceDensity(nn.Module):
             return last
         count = len(moments[0])
         part = torch.arange(min(count, PLACES), device=white.device) * count // min(count, PLACES)
-        kept = self.work["kept"]
         about = common.float()
         samples = torch.stack([(white.float() @ (x[part] - about * w[part, None]).T).T[..., None] for x, w in kept])
         weights = torch.stack([w[part, None] for _, w in kept])

@@ -8,13 +8,14 @@ place of the memory alone only where its gain is surely above zero, picture by p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flawforge.nn.gate import average_precision, least_gains, top_mean
+from flawforge.nn.gate import Proof, average_precision, least_gains, top_mean
 from flawforge.nn.guided import LEAST, Config, inner_of, kept
 from flawforge.nn.normality import SUMS, counts_of
 from flawforge.nn.patchstats_fit import spaced
@@ -30,13 +31,21 @@ def sums_of(net: Any, images: Tensor, inner: Tensor | None) -> Tensor:
     return torch.einsum("nfhw,sf->nshw", families, weights)
 
 
-def look(net: Any, batch: Batch) -> None:
+Maps = list[tuple[Tensor, Tensor]]  # of good pictures: what each of SUMS says, sums gh gw, and where it counts, gh gw
+
+
+def look(net: Any, good: Maps, batch: Batch) -> None:
     """Keep the maps of the first fold's good pictures."""
     for i, index in enumerate(batch.index.tolist()):
         rank, other = divmod(index, net.stats.folds)
         if other == 0 and spaced(rank, int(net.first), JUDGES):
             maps = sums_of(net, batch.clean[i : i + 1], inner_of(batch, i))[0].cpu()
-            net.work.setdefault("evidence", []).append((maps, _coarse(batch.valid[i], maps)))
+            good.append((maps, _coarse(batch.valid[i], maps)))
+
+
+def keep(net: Any, good: Maps) -> None:
+    """For the forgeries that come next."""
+    net.kept = good
 
 
 def _coarse(mask: Tensor, maps: Tensor) -> Tensor:
@@ -44,29 +53,29 @@ def _coarse(mask: Tensor, maps: Tensor) -> Tensor:
     return F.adaptive_max_pool2d(mask[None].contiguous(), maps.shape[-2:])[0, 0].cpu() > 0
 
 
-def prove(net: Any, batch: Batch, top: float) -> None:
+def begin(net: Any, top: float) -> Proof:
+    """What the sums say of the kept good pictures."""
+    scores = torch.stack([top_mean(maps, valid, top) for maps, valid in net.kept])
+    quiet = torch.cat([maps[:, valid] for maps, valid in net.kept], dim=1).sort(dim=1).values
+    net.kept = []
+    return Proof(scores, quiet)
+
+
+def prove(net: Any, proof: Proof, batch: Batch, top: float) -> None:
     """For each forged picture: the worth of each of SUMS."""
-    work = net.work
-    if "scores" not in work:
-        good = work.get("evidence", [])
-        work["scores"] = torch.stack([top_mean(maps, valid, top) for maps, valid in good])
-        work["quiet"] = torch.cat([maps[:, valid] for maps, valid in good], dim=1).sort(dim=1).values
     found = sums_of(net, batch.forged, batch.inner).cpu()
     for i, index in enumerate(batch.index.tolist()):
         mask, valid = _coarse(batch.mask[i], found[i]), _coarse(batch.valid[i], found[i])
         if not mask.any():
             continue
-        score, others = top_mean(found[i], valid, top), work["scores"]
+        score, others = top_mean(found[i], valid, top), proof.scores
         placement = ((score > others).double() + 0.5 * (score == others)).mean(dim=0)
-        precision = average_precision(found[i][:, valid], mask[valid], work["quiet"])
-        work.setdefault("worth", []).append((index, (placement + precision) / 2))
+        precision = average_precision(found[i][:, valid], mask[valid], proof.quiet)
+        proof.rows.append((index, (placement + precision) / 2))
 
 
-def decide(net: Any) -> None:
-    """Take the sum whose gain over the memory is surest, where it is sure."""
-    rows = net.work.pop("worth", [])
-    for key in ("evidence", "scores", "quiet"):
-        net.work.pop(key, None)
+def decide(net: Any, rows: Sequence[tuple[int, Tensor]]) -> None:
+    """Take the sum whose gain over the memory is surest, where it is sure. rows: place of the picture, worth of each sum."""
     pictures = sorted({index for index, _ in rows})
     if len(pictures) < LEAST:
         return
@@ -86,15 +95,22 @@ def evidence(config: Config, forger: Forger) -> list[Stage]:
         return list(first) if len(first) >= LEAST else []
 
     return [
-        Collect("evidence", look, lambda net: None),
+        Collect("evidence", lambda net: [], look, keep),
         Prove(
             "evidence",
             forger,
             config.choices,
-            lambda net, batch: prove(net, batch, config.top),
-            decide,
+            lambda net: begin(net, config.top),
+            lambda net, proof, batch: prove(net, proof, batch, config.top),
+            lambda net, proof: decide(net, proof.rows),
             proved,
             share=0.02,
         ),
-        Collect("ready", lambda net, batch: None, lambda net: None, usable=config.use != "statistics"),
+        Collect(
+            "ready",
+            lambda net: None,
+            lambda net, state, batch: None,
+            lambda net, state: None,
+            usable=config.use != "statistics",
+        ),
     ]

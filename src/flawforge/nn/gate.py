@@ -9,7 +9,7 @@ candidate: forgeries flatter what has learnt from forgeries.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -53,34 +53,51 @@ def average_precision(maps: Tensor, mask: Tensor, quiet: Tensor | None = None, t
     return torch.stack(found)
 
 
-def prove(net: Guided, batch: Batch, top: float) -> None:
+@dataclass
+class Proof:
+    """What the gate goes by.
+
+    scores  k candidates, of the kept good pictures
+    quiet   candidates m, rising: their maps' values
+    rows    of each forged picture: the good picture's place, and 2 candidates, AUROC of the score and precision of the map
+    """
+
+    scores: Tensor
+    quiet: Tensor
+    rows: list[tuple[int, Tensor]] = field(default_factory=list)
+
+
+def begin(net: Guided, top: float) -> Proof:
+    """What the candidates say of the kept good pictures."""
+    thin, scores, quiet = np.s_[..., ::THIN, ::THIN], [], []
+    for good, valid in net.kept:
+        maps = candidates(net, good)
+        scores.append(top_mean(maps, valid, top))
+        quiet.append(maps[thin][:, valid[thin]])
+    net.kept = []
+    return Proof(torch.stack(scores), torch.cat(quiet, dim=1).sort(dim=1).values)
+
+
+def prove(net: Guided, proof: Proof, batch: Batch, top: float) -> None:
     """For each forged picture: how well each candidate tells it from the good pictures, and its pixels from all others."""
-    if "good scores" not in net.work:
-        thin, scores, quiet = np.s_[..., ::THIN, ::THIN], [], []
-        for good, valid in net.work.pop("good"):
-            maps = candidates(net, good)
-            scores.append(top_mean(maps, valid, top))
-            quiet.append(maps[thin][:, valid[thin]])
-        net.work |= {"good scores": torch.stack(scores), "quiet": torch.cat(quiet, dim=1).sort(dim=1).values}
     statistics, segmenter = net.both(batch.forged, [0] * len(batch.forged), batch.inner)
     for i, index in enumerate(batch.index.tolist()):
         mask, valid = batch.mask[i, 0].cpu() > 0, batch.valid[i, 0].cpu() > 0
         if not mask.any():
             continue
         maps = candidates(net, torch.stack([statistics[i], segmenter[i]]).cpu())
-        score, others = top_mean(maps, valid, top), net.work["good scores"]
+        score, others = top_mean(maps, valid, top), proof.scores
         placement = ((score > others).double() + 0.5 * (score == others)).mean(dim=0)
-        precision = average_precision(maps[:, valid], mask[valid], net.work["quiet"], THIN**2)
-        net.work.setdefault("proof", []).append((index, torch.stack([placement, precision])))
+        precision = average_precision(maps[:, valid], mask[valid], proof.quiet, THIN**2)
+        proof.rows.append((index, torch.stack([placement, precision])))
 
 
-def decide(net: Guided, config: Config) -> None:
-    """For picture and map: the sum, where it surely gains over the statistics."""
-    proof = net.work.pop("proof", [])
-    pictures = sorted({index for index, _ in proof})
+def decide(net: Guided, rows: Sequence[tuple[int, Tensor]]) -> None:
+    """For picture and map: the sum, where it surely gains over the statistics. rows: as in `Proof`."""
+    pictures = sorted({index for index, _ in rows})
     if len(pictures) < LEAST:
         return
-    means = torch.stack([torch.stack([row for index, row in proof if index == each]).mean(dim=0) for each in pictures])
+    means = torch.stack([torch.stack([row for index, row in rows if index == each]).mean(dim=0) for each in pictures])
     for place in range(len(AIMS)):
         values = means[:, place].numpy()
         net.evidence[place] = torch.from_numpy(np.stack([values.mean(axis=0), least_gains(values)], axis=1))
@@ -105,7 +122,14 @@ def gate(config: Config, forger: Forger) -> list[Stage]:
         first = kept(config, pictures)
         return first if len(first) >= LEAST else []
 
-    def visit(net: Any, batch: Batch) -> None:
-        prove(net, batch, config.top)
-
-    return [Prove("gate", forger, config.proofs, visit, lambda net: decide(net, config), proved)]
+    return [
+        Prove(
+            "gate",
+            forger,
+            config.proofs,
+            lambda net: begin(net, config.top),
+            lambda net, proof, batch: prove(net, proof, batch, config.top),
+            lambda net, proof: decide(net, proof.rows),
+            proved,
+        )
+    ]

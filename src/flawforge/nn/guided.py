@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -25,7 +25,7 @@ from flawforge.nn.patchstats_fit import spaced
 from flawforge.nn.patchstats_judge import cells
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.unet import UNet, initialise
-from flawforge.types import Batch, Collect, Demand, Evidence, Init, Stage, Train, Turn
+from flawforge.types import Batch, Collect, Demand, Evidence, Init, Stage, Train, TrainingSettings, Turn
 
 NATS = 24.0  # fused surprise at which the skip bends from a line to a logarithm
 LEAST = 3  # kept pictures that a gate needs; with fewer nothing is trained
@@ -51,7 +51,7 @@ AIMS, MEASURES = ("picture", "map"), ("AUROC", "average precision of pixels amon
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingSettings):
     """Settings of statistics (see `patchstats`), segmenter and gate."""
 
     normalised: tuple[Scale, ...] = (1, 2, 4)
@@ -75,10 +75,7 @@ class Config:
     focal: Annotated[float, Ge(0)] = 5.0  # weight of the focal loss beside the dice loss
     proofs: Annotated[int, Ge(1)] = 20  # batches of forged pictures that the gate looks at
     top: Annotated[float, Interval(gt=0, le=1)] = 0.001
-    batch: Annotated[int, Ge(1)] = 8
     forge_share: Annotated[float, Interval(ge=0, le=1)] = 0.75
-    epochs: float = 0.0
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
 
 
 TINY = Config(
@@ -148,7 +145,8 @@ class Guided(nn.Module):
         self.segmenting = self.apart = False
         self.register_load_state_dict_pre_hook(_resize)
         self.register_load_state_dict_post_hook(lambda module, _: module.settle())
-        self.work: dict[str, Any] = {}
+        self.kept: list[tuple[Tensor, Tensor]] = []  # both maps 2 h w of kept good pictures, and where they are valid h w
+        self.trained = False  # whether there were enough kept pictures for a gate, and so for training
 
     def settle(self) -> None:
         """Where the segmenter counts for nothing it is not run; where picture and map are alike there is one map."""
@@ -259,21 +257,32 @@ def _resize(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> N
 # ---- the pixel reference
 
 
-def look_at_pixels(net: Guided, batch: Batch) -> None:
+@dataclass
+class Pixels:
+    """Of the good pictures at half resolution, fold by fold: first: places of the first fold's; n folds 1 1 1; total and
+    squares folds 3 h/2 w/2. Empty before the first batch."""
+
+    first: set[int] = field(default_factory=set)
+    n: Tensor = field(default_factory=lambda: torch.zeros(0))
+    total: Tensor = field(default_factory=lambda: torch.zeros(0))
+    squares: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+
+def look_at_pixels(net: Guided, pixels: Pixels, batch: Batch) -> None:
     """Sum the good pictures and their squares at half resolution, fold by fold."""
     x = F.avg_pool2d(batch.clean.contiguous(), 2).double()
-    work, folds = net.work, net.stats.folds
-    if "n" not in work:
-        work["first"] = set()
-        work |= {"n": x.new_zeros(folds, 1, 1, 1)} | {each: x.new_zeros(folds, *x.shape[1:]) for each in ("sum", "squares")}
-    work["first"] |= {index for index in batch.index.tolist() if index % folds == 0}
+    folds = net.stats.folds
+    if not len(pixels.n):
+        pixels.n = x.new_zeros(folds, 1, 1, 1)
+        pixels.total, pixels.squares = (x.new_zeros(folds, *x.shape[1:]) for _ in range(2))
+    pixels.first |= {index for index in batch.index.tolist() if index % folds == 0}
     for index, picture in zip(batch.index.tolist(), x, strict=True):
-        work["n"][index % folds] += 1
-        work["sum"][index % folds] += picture
-        work["squares"][index % folds] += picture.square()
+        pixels.n[index % folds] += 1
+        pixels.total[index % folds] += picture
+        pixels.squares[index % folds] += picture.square()
 
 
-def fit_pixels(net: Guided) -> None:
+def fit_pixels(net: Guided, pixels: Pixels) -> None:
     """Mean and deviation of every pixel, the latter at least two grey levels; of all pictures, and without one fold each."""
 
     def fitted(n: Tensor, total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
@@ -281,11 +290,10 @@ def fit_pixels(net: Guided) -> None:
         variance = (squares / n.clamp_min(1) - mean.square()).clamp_min(0) * n / (n - 1).clamp_min(1)
         return mean.float(), (variance + (2 / 255) ** 2).sqrt().float()
 
-    net.first.fill_(len(net.work["first"]))
-    parts = [net.work[each] for each in ("n", "sum", "squares")]
+    net.first.fill_(len(pixels.first))
+    parts = pixels.n, pixels.total, pixels.squares
     net.mean, net.deviation = (each[0] for each in fitted(*(part.sum(dim=0, keepdim=True) for part in parts)))
     net.fold_mean, net.fold_deviation = fitted(*(part.sum(dim=0, keepdim=True) - part for part in parts))
-    net.work = {}
 
 
 def inner_of(batch: Batch, place: int) -> Tensor | None:
@@ -315,22 +323,26 @@ def seen(fused: Tensor, clean: Tensor, mask: Tensor, valid: Tensor, nats: float)
     return weights
 
 
-def fused_clean(net: Any, batch: Batch, folds: Sequence[int]) -> Tensor:
-    """The good pictures' fused surprise, computed once for each; varied copies differ in their sum."""
-    kept = net.work.setdefault("fused", {})
+Fused = dict[tuple[int, float], Tensor]  # place and sum of a good picture -> its fused surprise
+
+
+def fused_clean(net: Any, batch: Batch, folds: Sequence[int], known: Fused) -> Tensor:
+    """The good pictures' fused surprise, computed once for each and kept in `known`; varied copies differ in their sum."""
     keys = list(zip(batch.index.tolist(), batch.clean.double().sum(dim=(1, 2, 3)).tolist(), strict=True))
     for i, key in enumerate(keys):
-        if key not in kept:
+        if key not in known:
             with torch.no_grad(), torch.autocast(batch.clean.device.type, enabled=False):
-                kept[key] = net.stats.fuse(net.stats.surprises(batch.clean[i : i + 1], folds[i : i + 1], inner_of(batch, i)))
-    return torch.cat([kept[key] for key in keys])
+                known[key] = net.stats.fuse(
+                    net.stats.surprises(batch.clean[i : i + 1], folds[i : i + 1], inner_of(batch, i))
+                )
+    return torch.cat([known[key] for key in keys])
 
 
-def loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
+def loss(net: Any, batch: Batch, config: Config, known: Fused) -> dict[str, Tensor]:
     """Focal and dice loss over valid pixels whose label the statistics can tell."""
     folds = [index % config.folds for index in batch.index.tolist()]
     looked = net.look(batch.forged, folds, batch.inner)
-    weights = seen(looked.fused, fused_clean(net, batch, folds), batch.mask, batch.valid, config.seen)
+    weights = seen(looked.fused, fused_clean(net, batch, folds, known), batch.mask, batch.valid, config.seen)
     guide = enlarge(guide_of(looked.fused), batch.forged)
     picture = looked.picture.contiguous(memory_format=torch.channels_last)
     logit = net.segment(picture, guide, looked.maps, looked.features).float()
@@ -348,14 +360,22 @@ def losses(logit: Tensor, mask: Tensor, weights: Tensor, config: Config) -> dict
 # ---- one unit for both maps
 
 
-def look_at_units(net: Guided, batch: Batch) -> None:
+@dataclass
+class Kept:
+    """Kept good pictures: their places, and as in `Guided.kept` what was said of them and of their varied copies."""
+
+    places: set[int] = field(default_factory=set)
+    maps: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+
+def look_at_units(net: Guided, kept: Kept, batch: Batch) -> None:
     """Keep both maps of the first fold's good pictures, judged by Gaussians that never saw them."""
     for i, index in enumerate(batch.index.tolist()):
         rank, other = divmod(index, net.stats.folds)
         if other == 0 and spaced(rank, int(net.first), KEPT):
             maps = torch.stack(net.both(batch.clean[i : i + 1], [0], inner_of(batch, i)))[:, 0].cpu()
-            net.work.setdefault("kept", set()).add(index)
-            net.work.setdefault("good", []).append((maps, batch.valid[i, 0].cpu() > 0))
+            kept.places.add(index)
+            kept.maps.append((maps, batch.valid[i, 0].cpu() > 0))
 
 
 def units_demand(net: Guided, canvas: tuple[int, int], pictures: int) -> Demand:
@@ -364,10 +384,11 @@ def units_demand(net: Guided, canvas: tuple[int, int], pictures: int) -> Demand:
     return Demand(kept * canvas[0] * canvas[1] * 4 * (2 + 2 * len(CANDIDATES) // THIN**2), None)
 
 
-def fit_units(net: Guided) -> None:
+def fit_units(net: Guided, kept: Kept) -> None:
     """Each map's middle (median) and width (to the 99th percentile) on good pictures, so that the two can be added."""
+    net.kept, net.trained = kept.maps, len(kept.places) >= LEAST
     for place in range(2):
-        values = torch.cat([maps[place][valid] for maps, valid in net.work["good"]]).double().numpy()
+        values = torch.cat([maps[place][valid] for maps, valid in kept.maps]).double().numpy()
         middle, high = np.quantile(values, (0.5, 0.99)) if len(values) else (0.0, 1.0)
         net.unit[place, 0], net.unit[place, 1] = float(middle), float(max(high - middle, 1e-6))
 
@@ -375,14 +396,13 @@ def fit_units(net: Guided) -> None:
 def pack(net: Guided, config: Config) -> None:
     """Drop what only training and proof needed; without a gate, take what the settings say, if there was any training."""
     if config.use != "gate":
-        trained = len(net.work.get("kept", ())) >= LEAST  # as `stages` has it
         picture, _, surface = config.use.partition("/")
-        chosen = [picture, surface or picture] if trained else ["statistics"] * 2
+        chosen = [picture, surface or picture] if net.trained else ["statistics"] * 2
         net.use[:] = torch.tensor([USES[each] for each in chosen])
     net.stats.forget_folds()
     net.fold_mean, net.fold_deviation = net.fold_mean[:0].clone(), net.fold_deviation[:0].clone()
     net.settle()
-    net.work = {}
+    net.kept = []
 
 
 # ---- stages
@@ -397,7 +417,13 @@ def statistics(config: Config) -> list[Stage]:
     """Looks at the good pictures; without a trunk the net judges after them."""
     return [
         *looks(bool(config.backbone)),
-        Collect("pixels", look_at_pixels, fit_pixels, usable=config.use != "statistics" and not config.backbone),
+        Collect(
+            "pixels",
+            lambda module: Pixels(),
+            look_at_pixels,
+            fit_pixels,
+            usable=config.use != "statistics" and not config.backbone,
+        ),
     ]
 
 
@@ -412,19 +438,25 @@ def segmenter(config: Config) -> list[Stage]:
     def taught(pictures: int) -> Sequence[int]:
         return [i for i in range(pictures) if i % config.folds] if len(kept(config, pictures)) >= LEAST else []
 
+    known: Fused = {}
     turn = Turn(
         name="segmenter",
         parameters=lambda module: module.learning(),
         optimiser=optimiser,
-        loss=lambda module, batch: loss(module, batch, config),
+        loss=lambda module, batch: loss(module, batch, config, known),
         schedule=cosine_schedule,
     )
-    return [Train("segmenter", [turn], draw=taught), Collect("units", look_at_units, fit_units, demand=units_demand)]
+    units = Collect("units", lambda module: Kept(), look_at_units, fit_units, demand=units_demand)
+    return [Train("segmenter", [turn], draw=taught), units]
 
 
 def packed(config: Config) -> Collect:
     """The last stage: only what judging needs stays."""
-    return Collect("pack", lambda module, batch: None, lambda module: pack(module, config))
+
+    def finish(module: Guided, state: None) -> None:
+        pack(module, config)
+
+    return Collect("pack", lambda module: None, lambda module, state, batch: None, finish)
 
 
 def decided(net: Guided, config: Config) -> Config:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawforge.nn.density import PictureDensity, PlaceDensity, centred, spread
+from flawforge.nn.density import Moments, PictureDensity, PlaceDensity, centred, spread
 from flawforge.nn.pretext import Pretext, from_windows, on_one_grid, windows
 from flawforge.nn.resnet import pooled
 from flawforge.types import Batch, Evidence
@@ -55,10 +55,6 @@ class _Picked(nn.Module):
         self.register_buffer("picked", torch.randperm(features)[:dims].sort().values)
         self.places = PlaceDensity(dims, form.keep, form.surprise)
 
-    def finish(self) -> None:
-        """Fit to all that was looked at."""
-        self.places.finish()
-
     def fact(self) -> str:
         """What was chosen, in one sentence's words."""
         return self.places.fact()
@@ -75,11 +71,11 @@ class StageMap(_Picked):
         grid = (-(-size[0] // self.form.step), -(-size[1] // self.form.step))
         return on_one_grid(levels[: self.stages], grid).index_select(1, self.picked)
 
-    def look(self, images: Tensor, levels: Sequence[Tensor], valid: Tensor) -> None:
+    def look(self, moments: Moments, images: Tensor, levels: Sequence[Tensor], valid: Tensor) -> None:
         """Good pictures, their stage outputs, and valid n 1 h w; a place counts where at least half of it is judged."""
         features = self._features(levels, (valid.shape[-2], valid.shape[-1]))
         share = F.adaptive_avg_pool2d(valid.contiguous(), (features.shape[-2], features.shape[-1]))[:, 0]
-        self.places.look(features, (share >= 0.5).float())
+        self.places.look(moments, features, (share >= 0.5).float())
 
     def forward(self, images: Tensor, levels: Sequence[Tensor]) -> Tensor:
         """n 3 h w and the stage outputs -> n h w, higher = stranger."""
@@ -99,12 +95,12 @@ class WindowMap(_Picked):
         cut, grid = windows(images, self.window, self.form.step)
         return from_windows(self.crop.pooled(cut), grid).index_select(1, self.picked)
 
-    def look(self, images: Tensor, levels: Sequence[Tensor], valid: Tensor) -> None:
+    def look(self, moments: Moments, images: Tensor, levels: Sequence[Tensor], valid: Tensor) -> None:
         """Good pictures n 3 h w and valid n 1 h w; one picture at a time, for its windows are many."""
         for image, judged in zip(images, valid, strict=True):
             cut, grid = windows(judged[None], self.window, self.form.step)
             share = cut.mean(dim=(1, 2, 3)).reshape(1, *grid)
-            self.places.look(self._features(image[None]), (share >= 0.5).float())
+            self.places.look(moments, self._features(image[None]), (share >= 0.5).float())
 
     def forward(self, images: Tensor, levels: Sequence[Tensor]) -> Tensor:
         """n 3 h w -> n h w, higher = stranger; the stage outputs are not looked at."""
@@ -145,14 +141,26 @@ class Detector(nn.Module):
         return [self.whole.fact(), self.surface.fact()]
 
 
-def look(net: Detector, batch: Batch) -> None:
+class Looked(NamedTuple):
+    """What both densities have seen of the good pictures: pooled features, and sums over every place."""
+
+    pictures: list[Tensor]
+    places: Moments
+
+
+def begin(net: Detector) -> Looked:
+    """Nothing yet."""
+    return Looked([], Moments())
+
+
+def look(net: Detector, looked: Looked, batch: Batch) -> None:
     """Show good pictures to both densities."""
     levels = net.picture.levels(batch.clean)
-    net.whole.look(pooled(levels))
-    net.surface.look(batch.clean, levels, batch.valid)
+    net.whole.look(looked.pictures, pooled(levels))
+    net.surface.look(looked.places, batch.clean, levels, batch.valid)
 
 
-def fit_densities(net: Detector) -> None:
+def fit_densities(net: Detector, looked: Looked) -> None:
     """Fit both to all that was shown."""
-    net.whole.finish()
-    net.surface.finish()
+    net.whole.finish(looked.pictures)
+    net.surface.places.finish(looked.places)

@@ -139,19 +139,23 @@ def looks(trunk: bool) -> list[Collect]:
 
 
 def _both(own: Collect) -> Collect:
-    visit, finish = LOOKS.get(own.name, (count, lambda statistics: None))
+    begin, visit, finish = LOOKS.get(own.name, (lambda statistics: None, count, lambda statistics, state: None))
 
-    def visit_both(net: Any, batch: Batch) -> None:
-        own.visit(net, batch)
-        visit(net.stats.trunk, batch)
+    def begin_both(net: Any) -> tuple[Any, Any]:
+        return own.begin(net), begin(net.stats.trunk)
 
-    def finish_both(net: Any) -> None:
-        own.finish(net)
-        finish(net.stats.trunk)
+    def visit_both(net: Any, states: tuple[Any, Any], batch: Batch) -> None:
+        own.visit(net, states[0], batch)
+        visit(net.stats.trunk, states[1], batch)
+
+    def finish_both(net: Any, states: tuple[Any, Any]) -> None:
+        own.finish(net, states[0])
+        finish(net.stats.trunk, states[1])
 
     def needs(net: Any, canvas: tuple[int, int], pictures: int) -> Demand:
         ours, theirs = own.demand, demand(net.stats.trunk, canvas, pictures)
         first = ours(net, canvas, pictures) if ours else Demand(0, None)
         return Demand(first.memory_bytes + theirs.memory_bytes, theirs.operations)
 
-    return Collect(own.name, visit_both, finish_both, demand=needs if own.name == "filters" else own.demand)
+    demand_of = needs if own.name == "filters" else own.demand
+    return Collect(own.name, begin_both, visit_both, finish_both, demand=demand_of)

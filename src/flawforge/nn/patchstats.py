@@ -101,6 +101,17 @@ class Gaussians(NamedTuple):
     known: Tensor
 
 
+class LeftOut(NamedTuple):
+    """What it takes to leave a good picture out of its block's Gaussians: n k b, degrees of freedom free k, strengths of
+    the priors tau k and kappa k, and shared k, where one Gaussian stands for all."""
+
+    n: Tensor
+    free: Tensor
+    tau: Tensor
+    kappa: Tensor
+    shared: Tensor
+
+
 class Branch(nn.Module):
     """One scale of one input: filters, Gaussians on a grid, and the tail of good distances."""
 
@@ -148,7 +159,7 @@ class Branch(nn.Module):
             self.register_buffer("fold_width_of", torch.zeros(0, 0, 0))
             self.register_buffer("fold_known", torch.zeros(0, 0, 0))
         self.register_load_state_dict_pre_hook(_resize_buffers)
-        self.work: dict[str, Any] = {}
+        self.left_out: LeftOut | None = None  # from the Gaussians' fit to the tails'
 
     def features(self, images: Tensor) -> Tensor:
         """n 3 h w of this branch's input -> n d gh gw."""
@@ -262,8 +273,8 @@ class PatchStats(nn.Module):
 
     def start_looking(self) -> None:
         """No good picture has been seen."""
-        self.seen = self.looked = self.used = 0  # pictures in all, in this look, and of these looked at
-        self.dealt, self.ranks = ([0] * max(self.folds, 1) for _ in range(2))  # pictures of each fold: in all, in this look
+        self.seen = 0  # pictures in all
+        self.dealt = [0] * max(self.folds, 1)  # pictures of each fold
 
     def parts(self) -> list[Branch]:
         """The branches, typed."""

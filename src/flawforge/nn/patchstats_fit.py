@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from flawforge.nn.gaussians import (
     tail_of,
     whitener,
 )
-from flawforge.nn.patchstats import FOLDS, Branch, Gaussians, PatchStats, outside, smooth
+from flawforge.nn.patchstats import FOLDS, Branch, Gaussians, LeftOut, PatchStats, outside, smooth
 from flawforge.nn.patchstats_judge import pool
 from flawforge.types import Batch, Collect, Demand
 
@@ -31,10 +32,28 @@ MANY, FEW = 192, 64  # good pictures at most: for the Gaussians; for filters and
 AT_ONCE = 8  # copies of one branch's moments while its Gaussians are made: sums, whitened, posteriors, roots
 RESPONSES = 32  # bytes of a canvas pixel and feature while a batch of four is looked at
 
+
+@dataclass
+class Pass:
+    """How far one look has come through the good pictures.
+
+    looked  pictures that came; used: of these, those that the Gaussians are fitted to; ranks: that came of each fold
+    """
+
+    ranks: list[int]
+    looked: int = 0
+    used: int = 0
+
+
+def begin_pass(net: PatchStats) -> Pass:
+    """The first picture is still to come."""
+    return Pass([0] * len(net.dealt))
+
+
 # ---- 1: filters
 
 
-def count(net: PatchStats, batch: Batch) -> None:
+def count(net: PatchStats, state: None, batch: Batch) -> None:
     """Know how many good pictures there are, in all and in each fold, so that later looks can take an even share of them."""
     for fold in folds_of(net, batch, net.seen):
         net.dealt[fold] += 1
@@ -52,40 +71,34 @@ def spaced(place: int, among: int, most: int) -> bool:
     return among <= most or place * most % among < most
 
 
-def share(net: PatchStats, batch: Batch, most: int) -> Batch:
+def share(net: PatchStats, come: Pass, batch: Batch, most: int) -> Batch:
     """The pictures of this batch that are among at most `most`, evenly spread over all."""
-    kept = [i for i in range(len(batch.clean)) if spaced(net.looked + i, net.seen, most)]
-    net.looked += len(batch.clean)
+    kept = [i for i in range(len(batch.clean)) if spaced(come.looked + i, net.seen, most)]
+    come.looked += len(batch.clean)
     return picked(batch, kept)
 
 
-def fair_share(net: PatchStats, batch: Batch, most: int) -> tuple[Batch, list[int]]:
+def fair_share(net: PatchStats, come: Pass, batch: Batch, most: int) -> tuple[Batch, list[int]]:
     """The pictures of this batch that are among at most `most`, evenly spread over each fold; and their folds.
 
     Evenly over all would not do: every fifth of 960 pictures is of one and the same fold.
     """
-    folds = folds_of(net, batch, net.looked)
-    net.looked += len(batch.clean)
+    folds = folds_of(net, batch, come.looked)
+    come.looked += len(batch.clean)
     parts, kept = len(net.dealt), []
     for i, fold in enumerate(folds):
-        if net.seen <= most or spaced(net.ranks[fold], net.dealt[fold], most // parts + (fold < most % parts)):
+        if net.seen <= most or spaced(come.ranks[fold], net.dealt[fold], most // parts + (fold < most % parts)):
             kept.append(i)
-        net.ranks[fold] += 1
+        come.ranks[fold] += 1
     return picked(batch, kept), [folds[i] for i in kept]
 
 
-def tail_share(net: PatchStats, batch: Batch) -> Batch:
+def tail_share(net: PatchStats, come: Pass, batch: Batch) -> Batch:
     """The pictures of this batch that are among at most FEW, evenly spread over those that the Gaussians are fitted to."""
-    batch, _ = fair_share(net, batch, MANY)
-    kept = [i for i in range(len(batch.clean)) if spaced(net.used + i, min(net.seen, MANY), FEW)]
-    net.used += len(batch.clean)
+    batch, _ = fair_share(net, come, batch, MANY)
+    kept = [i for i in range(len(batch.clean)) if spaced(come.used + i, min(net.seen, MANY), FEW)]
+    come.used += len(batch.clean)
     return picked(batch, kept)
-
-
-def look_again(net: PatchStats) -> None:
-    """The next look begins with the first picture."""
-    net.looked = net.used = 0
-    net.ranks = [0] * len(net.dealt)
 
 
 def picked(batch: Batch, places: list[int]) -> Batch:
@@ -93,13 +106,31 @@ def picked(batch: Batch, places: list[int]) -> Batch:
     return Batch(*(None if each is None else each[places].contiguous() for each in batch))
 
 
-def look_at_patches(net: PatchStats, batch: Batch) -> None:
+@dataclass
+class Patches:
+    """Of one branch, p numbers each: how many, their sum p and the sum of their outer products p p; 0 before the first."""
+
+    n: int = 0
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))
+    outer: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+
+PatchLook = tuple[Pass, list[Patches]]  # of every branch
+
+
+def begin_patches(net: PatchStats) -> PatchLook:
+    """No patch yet."""
+    return begin_pass(net), [Patches() for _ in net.parts()]
+
+
+def look_at_patches(net: PatchStats, state: PatchLook, batch: Batch) -> None:
     """Sum patches and their outer products."""
-    batch = share(net, batch, FEW)
+    come, sums = state
+    batch = share(net, come, batch, FEW)
     if not len(batch.clean):
         return
     fill = outside(batch.inner, batch.clean)
-    for branch, x in net.inputs(batch.clean):
+    for (branch, x), own in zip(net.inputs(batch.clean), sums, strict=True):
         x = pool(x, branch.scale)
         valid = cell_valid(batch, fill, branch)
         step = branch.stride * (2 if branch.scale == 1 else 1)
@@ -107,24 +138,20 @@ def look_at_patches(net: PatchStats, batch: Batch) -> None:
         for picture, held in zip(x, valid, strict=True):
             patches = F.unfold(F.pad(picture[None], [branch.side // 2] * 4, mode="reflect"), branch.side, stride=step)[0]
             patches = patches[:, held.flatten() > 0]
-            work = branch.work
-            work["n"] = work.get("n", 0) + patches.shape[1]
-            work["sum"] = work.get("sum", 0) + patches.double().sum(dim=1)
-            work["outer"] = work.get("outer", 0) + (patches @ patches.T).double()
+            own.n += patches.shape[1]
+            own.total = own.total + patches.double().sum(dim=1)
+            own.outer = own.outer + (patches @ patches.T).double()
 
 
-def learn_filters(net: PatchStats) -> None:
+def learn_filters(net: PatchStats, state: PatchLook) -> None:
     """The leading principal components of each branch's patches."""
-    look_again(net)
-    for branch in net.parts():
-        work = branch.work
-        mean = work["sum"] / max(work["n"], 1)
-        covariance = work["outer"] / max(work["n"], 1) - torch.outer(mean, mean)
+    for branch, own in zip(net.parts(), state[1], strict=True):
+        mean = own.total / max(own.n, 1)
+        covariance = own.outer / max(own.n, 1) - torch.outer(mean, mean)
         _, vectors = torch.linalg.eigh(covariance)
         branch.filters.copy_(vectors.flip(1).T[: branch.width].reshape(branch.filters.shape))
         # The features are blind below a tenth of this; a constant picture has no contrast, so one grey level is the least.
         branch.floor.fill_(max(float(covariance.diagonal().mean().clamp_min(0).sqrt()), 1 / 255))
-        branch.work = {}
 
 
 # ---- 2: Gaussians
@@ -135,49 +162,70 @@ def cell_valid(batch: Batch, fill: tuple[Tensor, Tensor], branch: Branch) -> Ten
     return F.max_pool2d(batch.valid.contiguous(), branch.grid)[:, 0] * branch.told(fill)
 
 
-def look_at_features(net: PatchStats, batch: Batch) -> None:
+@dataclass
+class Features:
+    """Of one branch's features, fold by fold; empty before the first batch. Letters: k blocks of b positions.
+
+    size    gh gw
+    shift   d, a constant near the mean, which is taken away first so that the sums stay small
+    n       folds k b; total  folds k d b; outer  folds k d d; all double, for some directions hardly vary at all
+    samples some pictures' features k d b and weights k b, and of each picture alone: count, sum d, outer products d d
+    """
+
+    size: tuple[int, int] = (0, 0)
+    shift: Tensor = field(default_factory=lambda: torch.zeros(0))
+    n: Tensor = field(default_factory=lambda: torch.zeros(0))
+    total: Tensor = field(default_factory=lambda: torch.zeros(0))
+    outer: Tensor = field(default_factory=lambda: torch.zeros(0))
+    samples: list[tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]] = field(default_factory=list)
+
+
+FeatureLook = tuple[Pass, list[Features]]  # of every branch
+
+
+def begin_features(net: PatchStats) -> FeatureLook:
+    """No feature yet."""
+    return begin_pass(net), [Features() for _ in net.parts()]
+
+
+def look_at_features(net: PatchStats, state: FeatureLook, batch: Batch) -> None:
     """Sum features and outer products by block, and keep some pictures' features to choose the priors by."""
-    batch, folds = fair_share(net, batch, MANY)
+    come, sums = state
+    batch, folds = fair_share(net, come, batch, MANY)
     if not len(batch.clean):
         return
-    kept = [i for i in range(len(batch.clean)) if spaced(net.used + i, min(net.seen, MANY), FEW // 2)]
-    net.used += len(batch.clean)
+    kept = [i for i in range(len(batch.clean)) if spaced(come.used + i, min(net.seen, MANY), FEW // 2)]
+    come.used += len(batch.clean)
     fill = outside(batch.inner, batch.clean)
-    for branch, x in net.inputs(batch.clean):
-        features, work = branch.features(x), branch.work
-        # Any constant near the mean keeps the sums small; float64, for some directions hardly vary at all.
-        shift = work.setdefault("shift", features.mean(dim=(0, 2, 3)))
+    parts = len(net.dealt)
+    for (branch, x), seen in zip(net.inputs(batch.clean), sums, strict=True):
+        features = branch.features(x)
+        if not len(seen.shift):
+            seen.size, seen.shift = (features.shape[-2], features.shape[-1]), features.mean(dim=(0, 2, 3))
         weight = branch.to_blocks(cell_valid(batch, fill, branch)[:, None])[:, 0]  # k n b
-        held = branch.to_blocks(features - shift[:, None, None]) * weight[:, None]  # k d n b
+        held = branch.to_blocks(features - seen.shift[:, None, None]) * weight[:, None]  # k d n b
         exact = held.double()
-        work["size"] = features.shape[-2:]
-        parts = len(net.dealt)
-        if "n" not in work:
+        if not len(seen.n):
             k, d, _, b = exact.shape
-            work |= {
-                "n": exact.new_zeros(parts, k, b),
-                "sum": exact.new_zeros(parts, k, d, b),
-                "outer": exact.new_zeros(parts, k, d, d),
-            }
+            seen.n, seen.total = exact.new_zeros(parts, k, b), exact.new_zeros(parts, k, d, b)
+            seen.outer = exact.new_zeros(parts, k, d, d)
         for part in range(parts):
             own = [i for i, fold in enumerate(folds) if fold == part]
             if own:
                 flat = exact[:, :, own].flatten(2)
-                work["n"][part] += weight[:, own].sum(dim=1)
-                work["sum"][part] += exact[:, :, own].sum(dim=2)
-                work["outer"][part].baddbmm_(flat, flat.transpose(1, 2))
+                seen.n[part] += weight[:, own].sum(dim=1)
+                seen.total[part] += exact[:, :, own].sum(dim=2)
+                seen.outer[part].baddbmm_(flat, flat.transpose(1, 2))
         for i in kept:
             each = exact[:, :, i]
             alone = weight[:, i].double().sum(), each.sum(dim=(0, 2)), torch.einsum("kdb,keb->de", each, each)
-            work.setdefault("samples", []).append((held[:, :, i], weight[:, i], alone))
+            seen.samples.append((held[:, :, i], weight[:, i], alone))
 
 
-def fit_gaussians(net: PatchStats) -> None:
+def fit_gaussians(net: PatchStats, state: FeatureLook) -> None:
     """Whiten by the common covariance, choose the priors, and store every block's Gaussians."""
-    look_again(net)
-    for branch in net.parts():
-        work = branch.work
-        parts = work["n"], work["sum"], work["outer"]
+    for branch, seen in zip(net.parts(), state[1], strict=True):
+        parts = seen.n, seen.total, seen.outer
         n, total, outer = (each.sum(dim=0) for each in parts)
         whole = n.sum(), total.sum(dim=(0, 2)), outer.sum(dim=0)
         common = whole[1] / whole[0].clamp_min(1)
@@ -185,20 +233,19 @@ def fit_gaussians(net: PatchStats) -> None:
         within = (outer - torch.einsum("kdb,keb,kb->kde", means, means, n)).sum(dim=0)
         white = whitener(within / (n - 1).clamp_min(0).sum().clamp_min(1))
         moments = whiten_moments((n, total, outer), white, common)
-        best = best_priors(branch, moments, whole, white)
-        shift = common + work["shift"].double()
-        gaussians, kept = posterior_gaussians(branch, moments, best, white, shift)
+        best = best_priors(branch, seen, moments, whole, white)
+        shift = common + seen.shift.double()
+        gaussians, branch.left_out = posterior_gaussians(branch, seen.size, moments, best, white, shift)
         branch.centre, branch.factor, branch.width_of, branch.known = gaussians
         branch.spread = torch.ones_like(branch.known)
-        branch.chosen = best.reshape(branch.work["size"][0] // branch.block, -1)
+        branch.chosen = best.reshape(seen.size[0] // branch.block, -1)
         if net.folds:
             without = [
-                posterior_gaussians(branch, whiten_moments(left, white, common), best, white, shift)[0]
+                posterior_gaussians(branch, seen.size, whiten_moments(left, white, common), best, white, shift)[0]
                 for left in ((n - a, total - b, outer - c) for a, b, c in zip(*parts, strict=True))
             ]
             for name, each in zip(FOLDS, zip(*without, strict=True), strict=True):
                 setattr(branch, name, torch.stack(each))
-        branch.work = kept | {"maps": [], "held": []}
 
 
 def moments_demand(net: PatchStats, canvas: tuple[int, int], pictures: int) -> Demand:
@@ -226,10 +273,14 @@ def whiten_moments(moments: tuple[Tensor, Tensor, Tensor], white: Tensor, common
 
 
 def best_priors(
-    branch: Branch, moments: tuple[Tensor, Tensor, Tensor], whole: tuple[Tensor, Tensor, Tensor], white: Tensor
+    branch: Branch,
+    seen: Features,
+    moments: tuple[Tensor, Tensor, Tensor],
+    whole: tuple[Tensor, Tensor, Tensor],
+    white: Tensor,
 ) -> Tensor:
     """k: which of PRIORS makes the left-out good pictures likeliest, each block deciding together with its neighbours."""
-    kept, common = branch.work["samples"], (whole[1] / whole[0].clamp_min(1)).float()
+    kept, common = seen.samples, (whole[1] / whole[0].clamp_min(1)).float()
     pictures = [own for _, _, own in kept]
     rows = []
     for part in torch.arange(len(moments[0]), device=white.device).split(128):
@@ -237,17 +288,22 @@ def best_priors(
         weights = torch.stack([w[part] for _, w, _ in kept])
         own = likelihoods(samples, weights, *(each[part] for each in moments))
         rows.append(torch.cat([own, shared_likelihood(samples, weights, pictures, whole, white)[None]]))
-    gh, gw = (side // branch.block for side in branch.work["size"])
+    gh, gw = (side // branch.block for side in seen.size)
     # One block's few samples are a noisy judge.
     return smooth(torch.cat(rows, dim=1).reshape(1, -1, gh, gw))[0].flatten(1).argmax(dim=0)
 
 
 def posterior_gaussians(
-    branch: Branch, moments: tuple[Tensor, Tensor, Tensor], best: Tensor, white: Tensor, shift: Tensor
-) -> tuple[Gaussians, dict[str, Tensor]]:
+    branch: Branch,
+    size: tuple[int, int],
+    moments: tuple[Tensor, Tensor, Tensor],
+    best: Tensor,
+    white: Tensor,
+    shift: Tensor,
+) -> tuple[Gaussians, LeftOut]:
     """Whitened moments k .. and the index of each block's prior -> the Gaussians, and what `look_at_maps` needs besides."""
     n, _, outer = moments
-    d, b, (gh, gw) = len(white), branch.block, branch.work["size"]
+    d, b, (gh, gw) = len(white), branch.block, size
     shared = best == len(PRIORS) - 1
     table = torch.tensor(
         [(0, 0) if math.isinf(tau) else (tau, d * kappa) for tau, kappa in PRIORS], dtype=n.dtype, device=n.device
@@ -270,48 +326,66 @@ def posterior_gaussians(
         branch.from_blocks(widths[:, None, None].expand(-1, 1, b * b), (gh, gw))[0].float().contiguous(),
         (branch.from_blocks(n[:, None], (gh, gw))[0] > 0).float(),
     )
-    return gaussians, {"count": n, "free": free, "tau": tau, "kappa": kappa, "shared": shared}
+    return gaussians, LeftOut(n, free, tau, kappa, shared)
 
 
 # ---- 3: tails
 
 
-def look_at_maps(net: PatchStats, batch: Batch) -> None:
+@dataclass
+class Maps:
+    """Of one branch: left-out squared distances n gh gw of some good pictures, and where these count n gh gw, by batches."""
+
+    squared: list[Tensor] = field(default_factory=list)
+    held: list[Tensor] = field(default_factory=list)
+
+
+MapLook = tuple[Pass, list[Maps]]  # of every branch
+
+
+def begin_maps(net: PatchStats) -> MapLook:
+    """No map yet."""
+    return begin_pass(net), [Maps() for _ in net.parts()]
+
+
+def look_at_maps(net: PatchStats, state: MapLook, batch: Batch) -> None:
     """Keep some good pictures' left-out maps. Only a picture that the Gaussians were fitted to can be left out of them."""
-    batch = tail_share(net, batch)
+    come, kept = state
+    batch = tail_share(net, come, batch)
     if len(batch.clean):
-        keep_left_out(batch, net.inputs(batch.clean))
+        keep_left_out(batch, net.inputs(batch.clean), kept)
 
 
-def keep_left_out(batch: Batch, inputs: Sequence[tuple[Branch, Tensor]]) -> None:
+def keep_left_out(batch: Batch, inputs: Sequence[tuple[Branch, Tensor]], kept: Sequence[Maps]) -> None:
     """Each branch's left-out distances of these pictures, from its own input."""
     fill = outside(batch.inner, batch.clean)
-    for branch, x in inputs:
-        work = branch.work
+    for (branch, x), maps in zip(inputs, kept, strict=True):
+        left = branch.left_out
+        assert left is not None, "the Gaussians are fitted"
         features, valid = branch.features(x), cell_valid(batch, fill, branch)
         white = branch.whitened(features, branch.gaussians())
         weight = branch.to_blocks(valid[:, None])[:, 0]  # k n b
         held = white.permute(0, 2, 1, 3) * weight[:, :, None]
-        gram = (held.transpose(-1, -2) @ held) / work["free"][:, None, None, None].float()
-        tau, kappa = work["tau"][:, None, None].float(), work["kappa"][:, None].float()
-        distance, _, _ = leave_out(gram, weight, work["count"][:, None].float(), tau, kappa)
-        distance = torch.where(work["shared"][:, None, None], white.square().sum(dim=1), distance)
+        gram = (held.transpose(-1, -2) @ held) / left.free[:, None, None, None].float()
+        tau, kappa = left.tau[:, None, None].float(), left.kappa[:, None].float()
+        distance, _, _ = leave_out(gram, weight, left.n[:, None].float(), tau, kappa)
+        distance = torch.where(left.shared[:, None, None], white.square().sum(dim=1), distance)
         distance = branch.from_blocks(distance, (features.shape[-2], features.shape[-1]))
-        work["maps"].append(distance)
-        work["held"].append(valid)
+        maps.squared.append(distance)
+        maps.held.append(valid)
 
 
-def fit_tails(net: PatchStats) -> None:
+def fit_tails(net: PatchStats, state: MapLook) -> None:
     """The tail of each branch's left-out good strangeness, over all positions."""
-    for branch in net.parts():
-        squared, held = torch.cat(branch.work["maps"]), torch.cat(branch.work["held"])
+    for branch, kept in zip(net.parts(), state[1], strict=True):
+        squared, held = torch.cat(kept.squared), torch.cat(kept.held)
         widen(branch, squared, held)
         maps = branch.finished(squared, held, branch.gaussians())
         knots, slopes, tail = tail_of(maps[held > 0].double().cpu().sort().values)
         branch.knots.copy_(knots)
         branch.slopes.copy_(slopes)
         branch.tail.copy_(tail)
-        branch.work = {}
+        branch.left_out = None
     net.start_looking()
     net.settle()
 
@@ -336,16 +410,23 @@ def looks(of: Callable[[Any], PatchStats] = lambda net: net) -> list[Collect]:
 
     def look(
         name: str,
-        visit: Callable[[PatchStats, Batch], None],
-        finish: Callable[[PatchStats], None],
+        begin: Callable[[PatchStats], Any],
+        visit: Callable[[PatchStats, Any, Batch], None],
+        finish: Callable[[PatchStats, Any], None],
         needs: Callable[[PatchStats, tuple[int, int], int], Demand] | None = None,
     ) -> Collect:
         demand = needs and (lambda net, canvas, pictures: needs(of(net), canvas, pictures))
-        return Collect(name, lambda net, batch: visit(of(net), batch), lambda net: finish(of(net)), demand=demand)
+        return Collect(
+            name,
+            lambda net: begin(of(net)),
+            lambda net, state, batch: visit(of(net), state, batch),
+            lambda net, state: finish(of(net), state),
+            demand=demand,
+        )
 
     return [
-        look("count", count, lambda statistics: None),
-        look("filters", look_at_patches, learn_filters),
-        look("Gaussians", look_at_features, fit_gaussians, moments_demand),
-        look("tails", look_at_maps, fit_tails),
+        look("count", lambda statistics: None, count, lambda statistics, state: None),
+        look("filters", begin_patches, look_at_patches, learn_filters),
+        look("Gaussians", begin_features, look_at_features, fit_gaussians, moments_demand),
+        look("tails", begin_maps, look_at_maps, fit_tails),
     ]

@@ -14,7 +14,8 @@ are not trained, so they stay in float32 and out of reach of any optimiser.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -29,12 +30,16 @@ from flawforge.nn.patches import PatchFeatures
 from flawforge.nn.patchstats import FOLDS, Branch, PatchStats, outside, smooth
 from flawforge.nn.patchstats_fit import (
     MANY,
+    MapLook,
+    Pass,
+    begin_features,
+    begin_maps,
+    begin_pass,
     fair_share,
     fit_gaussians,
     fit_tails,
     folds_of,
     keep_left_out,
-    look_again,
     look_at_features,
     tail_share,
 )
@@ -149,9 +154,6 @@ class TrunkStats(PatchStats):
         self.register_buffer("sketch", sketch(d, SKETCH), persistent=False)
         resized(self, ("bank", "tags"))
         self.judge = None
-        self.stream: Stream | None = None
-        self.sums: list[Tensor] = []
-        self.left: list[Tensor] = []
         self.said: list[str] = []
         self.start_looking()
 
@@ -231,83 +233,125 @@ class TrunkStats(PatchStats):
         return [*self.said, f"the trunk's features: {shares}"]
 
 
-def remember(net: TrunkStats, batch: Batch) -> None:
+@dataclass
+class Moments:
+    """Of patches of d numbers, about a constant near their mean: how many, their sum d and the sum of outer products d d."""
+
+    shift: Tensor
+    count: int
+    total: Tensor
+    outer: Tensor
+
+    @classmethod
+    def about(cls, patches: Tensor) -> Moments:
+        """None yet; measured from the mean of these, n d."""
+        d = patches.shape[1]
+        return cls(patches.mean(dim=0), 0, patches.new_zeros(d), patches.new_zeros(d, d))
+
+    def add(self, patches: Tensor) -> None:
+        """Take n d, double."""
+        apart = patches - self.shift
+        self.count += len(apart)
+        self.total = self.total + apart.sum(dim=0)
+        self.outer = self.outer + apart.T @ apart
+
+    @property
+    def mean(self) -> Tensor:
+        """d."""
+        return self.shift + self.total / self.count
+
+    @property
+    def covariance(self) -> Tensor:
+        """d d."""
+        mean = self.total / self.count
+        return self.outer / self.count - torch.outer(mean, mean)
+
+    @property
+    def scale(self) -> Tensor:
+        """What makes each deviation 1, d float32."""
+        deviation = self.covariance.diagonal().clamp_min(0).sqrt()
+        return deviation.clamp_min(max(LEAST * float(deviation.max()), 1e-12)).reciprocal().float()
+
+
+@dataclass
+class MemoryLook:
+    """The patches so far: the coreset's stream and their moments; None before the first."""
+
+    come: Pass
+    stream: Stream | None = None
+    moments: Moments | None = None
+
+
+def remember(net: TrunkStats, state: MemoryLook, batch: Batch) -> None:
     """Send the patches that a judged pixel sees through the coreset, each with its fold; sum them for the components."""
-    batch, folds = fair_share(net, batch, MANY)
+    batch, folds = fair_share(net, state.come, batch, MANY)
     if not len(batch.clean):
         return
     x = net.features(batch.clean).float().permute(0, 2, 3, 1)
-    told = inside(outside(batch.inner, batch.clean), GRID)
-    held = F.max_pool2d(batch.valid.contiguous(), GRID)[:, 0] * told > 0
     tags = torch.tensor(folds, dtype=x.dtype, device=x.device)[:, None, None, None].expand(*x.shape[:3], 1)
-    patches = torch.cat([x, tags], dim=3)[held]
+    patches = torch.cat([x, tags], dim=3)[_held(batch)]
     if not len(patches):
         return
     exact = patches[:, :-1].double()
-    if not net.sums:
-        net.sums = [
-            exact.mean(dim=0),
-            exact.new_zeros(()),
-            exact.new_zeros(x.shape[3]),
-            exact.new_zeros(x.shape[3], x.shape[3]),
-        ]
-    apart = exact - net.sums[0]
-    net.sums = [net.sums[0], net.sums[1] + len(apart), net.sums[2] + apart.sum(dim=0), net.sums[3] + apart.T @ apart]
+    if state.moments is None:
+        state.moments = Moments.about(exact)
+    state.moments.add(exact)
     # The fold travels as one more number, to which the sketch is blind.
-    projection = F.pad(_scale_of(net.sums)[:, None] * net.get_buffer("sketch"), (0, 0, 0, 1))
-    if net.stream is None:
-        net.stream = Stream(net.most, STORE * net.most, projection)
-    net.stream.projection = projection
-    net.stream.add(patches)
+    projection = F.pad(state.moments.scale[:, None] * net.get_buffer("sketch"), (0, 0, 0, 1))
+    if state.stream is None:
+        state.stream = Stream(net.most, STORE * net.most, projection)
+    state.stream.projection = projection
+    state.stream.add(patches)
 
 
-def _covariance(sums: Sequence[Tensor]) -> Tensor:
-    _, count, total, outer = sums
-    mean = total / count
-    return outer / count - torch.outer(mean, mean)
+def _held(batch: Batch) -> Tensor:
+    """n gh gw bool: the patches in which a pixel is judged and no letterbox border is seen."""
+    told = inside(outside(batch.inner, batch.clean), GRID)
+    return F.max_pool2d(batch.valid.contiguous(), GRID)[:, 0] * told > 0
 
 
-def _scale_of(sums: Sequence[Tensor]) -> Tensor:
-    deviation = _covariance(sums).diagonal().clamp_min(0).sqrt()
-    return deviation.clamp_min(max(LEAST * float(deviation.max()), 1e-12)).reciprocal().float()
-
-
-def settle_memory(net: TrunkStats) -> None:
+def settle_memory(net: TrunkStats, state: MemoryLook) -> None:
     """Choose the memory, and the components."""
-    look_again(net)
-    if net.stream is None:
+    moments, stream = state.moments, state.stream
+    if moments is None or stream is None:
         return
-    bank, _ = net.stream.finish(net.most)
-    net.scale.copy_(_scale_of(net.sums))
-    net.middle.copy_(net.sums[0] + net.sums[2] / net.sums[1])
+    bank, _ = stream.finish(net.most)
+    net.scale.copy_(moments.scale)
+    net.middle.copy_(moments.mean)
     net.bank = ((bank[:, :-1] - net.middle) * net.scale).contiguous()
     net.tags = bank[:, -1].contiguous()
-    _, vectors = torch.linalg.eigh(_covariance(net.sums) * torch.outer(net.scale, net.scale).double())
+    _, vectors = torch.linalg.eigh(moments.covariance * torch.outer(net.scale, net.scale).double())
     net.projection.copy_(vectors.flip(1).T[: len(net.projection)])
-    net.said = [f"the memory holds {len(net.bank)} of {net.stream.seen} good patches of the trunk's features"]
-    net.stream, net.sums = None, []
+    net.said = [f"the memory holds {len(net.bank)} of {stream.seen} good patches of the trunk's features"]
 
 
-def keep_distances(net: TrunkStats, batch: Batch) -> None:
+TailLook = tuple[MapLook, list[Tensor]]  # left-out maps of the Gaussians, left-out distances to the memory
+
+
+def begin_tails(net: TrunkStats) -> TailLook:
+    """No distance yet."""
+    return begin_maps(net), []
+
+
+def keep_distances(net: TrunkStats, state: TailLook, batch: Batch) -> None:
     """Keep some good pictures' left-out distances, to the memory and under the Gaussians."""
-    batch = tail_share(net, batch)
+    (come, kept), distances_so_far = state
+    batch = tail_share(net, come, batch)
     if not len(batch.clean):
         return
     x = net.embed(batch.clean)
-    keep_left_out(batch, [(net.positions, net.components(x))])
+    keep_left_out(batch, [(net.positions, net.components(x))], kept)
     told = inside(outside(batch.inner, batch.clean), GRID)
-    held = F.max_pool2d(batch.valid.contiguous(), GRID)[:, 0] * told > 0
-    away = net.away(x, told, folds_of(net, batch, 0))
-    net.left.append(away[held])
+    distances_so_far.append(net.away(x, told, folds_of(net, batch, 0))[_held(batch)])
 
 
-def settle_tails(net: TrunkStats) -> None:
+def settle_tails(net: TrunkStats, state: TailLook) -> None:
     """The tails of both."""
-    values = torch.cat(net.left) if net.left else net.usual
+    maps, left = state
+    values = torch.cat(left) if left else net.usual
     net.tail.fit(values)
     net.usual.fill_(float(values.median()) if len(values) else 0.0)
-    net.left = []
-    fit_tails(net)
+    fit_tails(net, maps)
 
 
 def demand(net: TrunkStats, canvas: tuple[int, int], pictures: int) -> Demand:
@@ -320,9 +364,9 @@ def demand(net: TrunkStats, canvas: tuple[int, int], pictures: int) -> Demand:
     )
 
 
-# The looks at the good pictures, beside those of `nn.patchstats_fit.looks` and in their order: visit, finish.
-LOOKS: dict[str, tuple[Any, Any]] = {
-    "filters": (remember, settle_memory),
-    "Gaussians": (look_at_features, fit_gaussians),
-    "tails": (keep_distances, settle_tails),
+# The looks at the good pictures, beside those of `nn.patchstats_fit.looks` and under their names: begin, visit, finish.
+LOOKS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any, Batch], None], Callable[[Any, Any], None]]] = {
+    "filters": (lambda net: MemoryLook(begin_pass(net)), remember, settle_memory),
+    "Gaussians": (begin_features, look_at_features, fit_gaussians),
+    "tails": (begin_tails, keep_distances, settle_tails),
 }

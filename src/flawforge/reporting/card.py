@@ -116,7 +116,7 @@ def model_card(content: Content) -> str:
         steps=training["steps"],
         seconds=training["seconds"],
         seed=config["seed"],
-        forger=training["forger"],
+        forger=training["forger"] or "none",
         score=f"{rule['reduce']} of the map after a {rule['smooth']} x {rule['smooth']} mean",
         promise=promise,
         guard=guard,
