@@ -183,8 +183,8 @@ def test_outside_the_valid_part_nothing_gives_a_made_pair_away() -> None:
     x, normal = torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32)
     nothing = torch.zeros(1, 1, 32, 32)
     with torch.no_grad():
-        fake = net.made(x, normal, nothing)[2]
-        real, made = net.judged(x, normal)
+        fake = net.generate(x, normal, nothing)[2]
+        real, made = net.discriminate(x, normal)
     assert fake is not None
     torch.testing.assert_close(made, real)
     torch.testing.assert_close(fake, real)
@@ -271,7 +271,7 @@ def test_the_detector_leaves_the_first_net_as_it_was() -> None:
 
 def test_the_critics_accuracy_by_hand() -> None:
     real, fake = torch.tensor([[1.0], [-1.0]]), torch.tensor([[-2.0], [-3.0]])
-    assert anoseg._told(real, fake) == pytest.approx(0.75)
+    assert anoseg._accuracy(real, fake) == pytest.approx(0.75)
 
 
 def test_a_look_counts_outlines_and_catches() -> None:
@@ -283,7 +283,7 @@ def test_a_look_counts_outlines_and_catches() -> None:
 
     net = Bright(tiny(score="top"))
     batch = as_tensors(squares(0, 0))
-    seen = net.look(batch.clean, batch.forged, batch.mask, batch.valid)
+    seen = net.outlined_and_caught(batch.clean, batch.forged, batch.mask, batch.valid)
     assert seen is not None
     assert [float(share) for share in seen] == [1.0, 1.0]
     assert net.training
@@ -300,7 +300,7 @@ def test_a_constant_map_outlines_half_whatever_the_constant(value: float, eviden
 
     net = Constant(tiny(score="top", evidence=evidence))
     batch = as_tensors(squares(0, 0, n=8, side=64))
-    seen = net.look(batch.clean, batch.forged, batch.mask, batch.valid)
+    seen = net.outlined_and_caught(batch.clean, batch.forged, batch.mask, batch.valid)
     assert seen is not None
     assert [float(share) for share in seen] == [0.5, 0.5]
 
@@ -313,10 +313,10 @@ def test_a_look_leaves_out_what_was_not_forged() -> None:
     net, batch = Bright(tiny(score="top")), as_tensors(squares(0, 0))
     forged, mask = batch.forged.clone(), batch.mask.clone()
     forged[1:], mask[1:] = batch.clean[1:], 0
-    seen = net.look(batch.clean, forged, mask, batch.valid)
+    seen = net.outlined_and_caught(batch.clean, forged, mask, batch.valid)
     assert seen is not None
     assert [float(share) for share in seen] == [1.0, 1.0]
-    assert net.look(batch.clean, batch.clean, torch.zeros_like(mask), batch.valid) is None
+    assert net.outlined_and_caught(batch.clean, batch.clean, torch.zeros_like(mask), batch.valid) is None
 
 
 def test_a_running_mean_of_zero_is_not_taken_for_nothing_seen() -> None:

@@ -227,7 +227,7 @@ class AnoSeg(nn.Module):
     The submodules are `maker` and `critic`, as saved models name them.
     """
 
-    forward_methods = ("made", "judged", "detector_made", "detector_judged", "look")
+    forward_methods = ("generate", "discriminate", "detector_generate", "detector_discriminate", "outlined_and_caught")
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -258,7 +258,7 @@ class AnoSeg(nn.Module):
         _, found = self.detector_critic(picture, normal)
         return Evidence(surface, detector_score(good, found, images, picture, self.config))
 
-    def made(self, x: Tensor, normal: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def generate(self, x: Tensor, normal: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Rebuilt picture, map of what is normal, and the critic's logit of the two, without gradient for its weights."""
         picture, logit = self.mark(x)
         found = logit.sigmoid()
@@ -266,16 +266,16 @@ class AnoSeg(nn.Module):
             return picture, found, None
         pair = _inside(picture, found, x, normal, valid)
         self.left = (pair[0].detach(), pair[1].detach())
-        with _still(self.critic):
+        with _frozen(self.critic):
             return picture, found, self.critic(*pair)[0]
 
-    def judged(self, x: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+    def discriminate(self, x: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
         """The critic's logits of the real pairs (x, A), and of the pairs that the maker's turn of this step has left."""
         assert self.critic is not None
         fake, self.left = self.left, ()
         return self.critic(x, normal)[0], self.critic(*fake)[0]
 
-    def detector_made(self, good: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def detector_generate(self, good: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rebuilt x_Nor, the critic's logit of the made pair, and its features of the made and of the real pair."""
         assert self.detector is not None
         assert self.detector_critic is not None
@@ -285,12 +285,12 @@ class AnoSeg(nn.Module):
         picture, _ = self.detector(good, normal)
         pair = _inside(picture, normal, good, ones, valid)
         self.left = (pair[0].detach(), pair[1].detach())
-        with _still(self.detector_critic):
+        with _frozen(self.detector_critic):
             fake, found = self.detector_critic(*pair)
             _, wanted = self.detector_critic(good, ones)
         return picture, fake, found, wanted
 
-    def detector_judged(self, good: Tensor, forged: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def detector_discriminate(self, good: Tensor, forged: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The detector's critic on (x_Nor, ones), on the pair made of x_Nor, and on (x_Ano, A_Ano): n `outputs` each."""
         assert self.detector_critic is not None
         fake, self.left = self.left, ()
@@ -298,9 +298,9 @@ class AnoSeg(nn.Module):
         real, made, anomalous = (self.detector_critic(*pair)[0] for pair in pairs)
         return real, made, anomalous
 
-    def look(self, good: Tensor, forged: Tensor, mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor] | None:
-        """`collapse.shares` of this net; a method, so that the engine can let several processes go through it."""
-        return collapse.shares(self, good, forged, mask, valid)
+    def outlined_and_caught(self, good: Tensor, forged: Tensor, mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor] | None:
+        """As `collapse` has it, of this net; a method, so that several processes can go through it together."""
+        return collapse.outlined_and_caught(self, good, forged, mask, valid)
 
     def facts(self) -> list[str]:
         """What the fit found out about itself, for the model's notes."""
@@ -320,7 +320,7 @@ def _inside(picture: Tensor, normal: Tensor, x: Tensor, real: Tensor, valid: Ten
 
 
 @contextmanager
-def _still(module: nn.Module) -> Iterator[None]:
+def _frozen(module: nn.Module) -> Iterator[None]:
     """Gradients pass through the module and stay out of its weights, which saves a third of its work."""
     module.requires_grad_(False)
     try:
@@ -374,15 +374,15 @@ def pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat([batch.clean, batch.forged]), normal, torch.cat([batch.valid, batch.valid])
 
 
-def _told(real: Tensor, *fakes: Tensor) -> Tensor:
+def _accuracy(real: Tensor, *fakes: Tensor) -> Tensor:
     right = [(real > 0).float().mean(), *((fake < 0).float().mean() for fake in fakes)]
     return torch.stack(right).mean().detach()
 
 
 def discriminator_losses(net: Any, batch: Batch) -> dict[str, Tensor]:
     """max_D of L_Adv, and how often the critic is right."""
-    real, fake = net.judged(*pairs(batch)[:2])
-    accuracy = _told(real, fake)
+    real, fake = net.discriminate(*pairs(batch)[:2])
+    accuracy = _accuracy(real, fake)
     net.watch.see("critic", accuracy, 0.98)
     return {"critic": adversarial_loss(real, True) + adversarial_loss(fake, False), "critic accuracy": accuracy}
 
@@ -390,7 +390,7 @@ def discriminator_losses(net: Any, batch: Batch) -> dict[str, Tensor]:
 def generator_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
     """L_Seg, L_Re and min_G of L_Adv by their weights. Raises TrainingError where the map has collapsed."""
     x, normal, valid = pairs(batch)
-    picture, found, fake = net.made(x, normal, valid)
+    picture, found, fake = net.generate(x, normal, valid)
     losses = {"segment": config.segment * segmentation_loss(found, normal, valid, config.balance)}
     if config.rebuild:
         wanted = normal if config.masked else torch.ones_like(normal)
@@ -402,9 +402,9 @@ def generator_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor
 
 def detector_discriminator_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
     """max_D of L_Adv^AD on normal pictures, and L_cls. With `class_head`, the second output is the classifier's."""
-    real, fake, anomalous = net.detector_judged(batch.clean, batch.forged, batch.mask)
+    real, fake, anomalous = net.detector_discriminate(batch.clean, batch.forged, batch.mask)
     forged = batch.mask.flatten(1).amax(dim=1)
-    accuracy = _told(real[:, :1], fake[:, :1])
+    accuracy = _accuracy(real[:, :1], fake[:, :1])
     net.detector_watch.see("critic", accuracy, 0.98)
     return {
         "critic": adversarial_loss(real[:, :1], True) + adversarial_loss(fake[:, :1], False),
@@ -415,7 +415,7 @@ def detector_discriminator_losses(net: Any, batch: Batch, config: Config) -> dic
 
 def detector_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
     """min_G of L_Adv^AD, L_fea and the rebuild loss on normal pictures. Raises TrainingError where the score collapsed."""
-    picture, fake, found, wanted = net.detector_made(batch.clean, batch.valid)
+    picture, fake, found, wanted = net.detector_generate(batch.clean, batch.valid)
     ones = torch.ones_like(batch.mask)
     losses = {"rebuild": config.detector_rebuild * rebuild_loss(picture, batch.clean, ones, batch.valid)}
     if config.detector_adversarial:

@@ -46,7 +46,9 @@ class Watch(nn.Module):
         buffer.copy_(torch.where(buffer < 0, value, decay * buffer + (1 - decay) * value))
 
 
-def shares(net: nn.Module, good: Tensor, forged: Tensor, mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor] | None:
+def outlined_and_caught(
+    net: nn.Module, good: Tensor, forged: Tensor, mask: Tensor, valid: Tensor
+) -> tuple[Tensor, Tensor] | None:
     """(outlined, caught) as `Watch` has them, of good pictures and their forgeries n 3 h w, judged as by the finished model.
 
     mask, valid: n 1 h w. None where no picture of the batch is forged.
@@ -79,8 +81,8 @@ def _share_above(a: Tensor, b: Tensor) -> Tensor:
 def check(net: Any, watch: Watch, batch: Batch, name: str, every: int, patience: int) -> dict[str, Tensor]:
     """Look every `every` steps (0 = never) -> the share of `name`. TrainingError where, after `patience`, it is chance."""
     if every and int(watch.steps) % every == 0:
-        with torch.no_grad():  # here and not in `look`: several processes must not wait for gradients of it
-            seen = net.look(batch.clean, batch.forged, batch.mask, batch.valid)
+        with torch.no_grad():  # here and not in the net: several processes must not wait for gradients of it
+            seen = net.outlined_and_caught(batch.clean, batch.forged, batch.mask, batch.valid)
         if seen is not None:
             for each, value in zip(("outlined", "caught"), seen, strict=True):
                 watch.see(each, value, 0.9)
@@ -108,7 +110,7 @@ Shares = list[tuple[Tensor, Tensor]]
 
 def _last_look(net: Any, seen: Shares, batch: Batch) -> None:
     """Forgeries of its own kind, judged by the finished net."""
-    found = net.look(batch.clean, batch.forged, batch.mask, batch.valid)
+    found = net.outlined_and_caught(batch.clean, batch.forged, batch.mask, batch.valid)
     if found is not None:
         seen.append(found)
 
