@@ -92,7 +92,7 @@ Lesson = tuple[Tensor, Tensor, Tensor, Tensor]  # what the segmenter sees, guide
 def lesson(drawn: Drawn, batch: Batch) -> Lesson:
     """What `nn.guided.loss` gives the segmenter and asks of it, with this product's statistics for a guide."""
     folds = [index % drawn.config.folds for index in batch.index.tolist()]
-    picture, fused = drawn.net.look(batch.forged, folds)
+    picture, fused, *_ = drawn.net.look(batch.forged, folds)
     clean = guided.fused_clean(drawn.net, batch, folds, drawn.fused)
     weights = guided.seen(fused, clean, batch.mask, batch.valid, drawn.config.seen)
     guide = guided.enlarge(guided.guide_of(fused), batch.forged)
