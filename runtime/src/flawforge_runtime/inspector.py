@@ -364,7 +364,7 @@ class Inspector:
         if self.guard is not None and self.guard.count:
             flagged, count = self.guard.flagged, self.guard.count
             lines.append(
-                f"a picture like no good picture is NG too: so judged were {flagged} of {count} good pictures that the "
+                f"a picture unlike every good picture is NG too; this rejected {flagged} of {count} good pictures that the "
                 f"limits had not seen ({flagged / count:.1%}, 95 % interval up to {highest_share(flagged, count):.1%})"
             )
         return lines

@@ -40,7 +40,7 @@ METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports n
     "--clock",
     default="wall",
     show_default=True,
-    help="What --minutes counts: wall, or cpu = processor time, which other load does not shorten.",
+    help="What --minutes counts: wall, or cpu: processor time, so that other programs do not shorten training.",
 )
 @click.option("--steps", type=int, help="Training steps instead of minutes; the result is the same to the bit on every run.")
 @click.option("--size", default=256, show_default=True, help="Working size: a canvas of about SIZE x SIZE pixels.")
@@ -53,14 +53,14 @@ METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports n
 @click.option(
     "--roi",
     type=click.Path(path_type=Path),
-    help="Mask picture, white = judged; or auto: find the part on its background in the good pictures.",
+    help="Mask picture whose white area is judged; or auto, to locate the part in the good pictures.",
 )
 @click.option("--ignore", type=click.Path(path_type=Path), help="Mask picture, white = not judged; nothing is forged there.")
 @click.option(
     "--align",
     default="auto",
     show_default=True,
-    help="Align parts before they are judged: on, off, or auto = if the good pictures show that it helps.",
+    help="Align parts before they are judged: on, off, or auto: align only if the good pictures show that it helps.",
 )
 @click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to take textures for forgeries from.")
 @click.option(
@@ -86,7 +86,7 @@ METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports n
 @click.option(
     "--folds",
     type=int,
-    help="For few pictures: use all of them for training and for calibration, by this many additional fits "
+    help="For few pictures: use every picture for training and for calibration, at the cost of this many more fits "
     "of the same length. The stated false-alarm rate is weaker than with a hold-out.",
 )
 @click.option(
@@ -98,7 +98,10 @@ METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports n
 )
 @with_seed
 @click.option(
-    "--workers", default=1, show_default=True, help="Threads that forge in advance; they change speed, never results."
+    "--workers",
+    default=1,
+    show_default=True,
+    help="Threads that prepare synthetic defects ahead of training. They affect speed, not results.",
 )
 @with_device
 @click.option("--devices", default=1, show_default=True, help="Number of devices; only 1 is supported.")
@@ -278,7 +281,7 @@ def calibrate(
 @click.option("--count", default=32, show_default=True, help="Forgeries per kind and contrast for the POD.")
 @with_seed
 def demo(out: Path, good: int, method: str, minutes: float, count: int, seed: int) -> None:
-    """Render sample parts, fit, calibrate, evaluate, prove, watch and report; no network, no data needed."""
+    """Run every step on rendered sample parts; needs no data and no internet."""
     from flawforge import api
     from flawforge.demo.washers import write_demo_parts
     from flawforge.fitting import Request, check_output

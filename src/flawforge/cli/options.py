@@ -106,14 +106,18 @@ def with_rates(command: Callable[..., Any]) -> Callable[..., Any]:
     confidence = click.option(
         "--confidence",
         type=float,
-        help="Keep the rates with this probability, for example 0.95, instead of on average; needs more pictures.",
+        help="Probability with which the rates hold, for example 0.95; else on average. Needs more pictures.",
     )
     return alarm(review(confidence(command)))
 
 
 def with_rules(command: Callable[..., Any]) -> Callable[..., Any]:
     area = click.option("--min-area", type=float, help="Ignore marked regions smaller than this: px, or mm2 with --scale.")
-    count = click.option("--max-count", type=int, help="Judge a part OK up to this many counted regions. [default: 0]")
+    count = click.option(
+        "--max-count",
+        type=int,
+        help="Judge a part OK if it has at most this many regions of at least --min-area. [default: 0]",
+    )
     scale = click.option("--scale", type=float, help="Width of a pixel in millimetres.")
     return area(count(scale(command)))
 
@@ -134,7 +138,7 @@ def rules_of(calibration: Any, min_area: float | None, max_count: int | None, sc
 with_group_by = click.option(
     "--group-by",
     metavar="REGEX",
-    help="Pictures with the same match in FOLDER/NAME show one part. Parts are held back whole and count once. "
+    help="Pictures whose FOLDER/NAME gives the same match belong to one part: held back together, counted once. "
     "[default: the CSV's column group]",
 )
 

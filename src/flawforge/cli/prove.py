@@ -71,7 +71,7 @@ def evaluate(model: Path, data: Path, json_file: Path | None, large_masks: bool,
 @click.option(
     "--group-by",
     metavar="REGEX",
-    help="Pictures with the same match in FOLDER/NAME show one part. False alarms are then "
+    help="Pictures whose FOLDER/NAME gives the same match belong to one part. False alarms are then "
     "counted per part. [default: the CSV's column group]",
 )
 @with_seed
@@ -96,11 +96,11 @@ def pod(model: Path, good: Path, json_file: Path | None, seed: int, device: str,
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all figures to this file.")
 @click.option("--alarm", default=0.01, show_default=True, help="Probability of a false alarm, however long you watch.")
 @click.option("--defects", default=0.1, show_default=True, help="Share of defective parts that is normal on this line.")
-@click.option("--group-by", metavar="REGEX", help="Pictures with the same match in FOLDER/NAME show one part.")
+@click.option("--group-by", metavar="REGEX", help="Pictures whose FOLDER/NAME gives the same match belong to one part.")
 @with_seed
 @with_device
 def drift(model: Path, paths: tuple[Path, ...], json_file: Path | None, **how: Any) -> None:
-    """Are PATHS (parts in use, in their order) still like the good parts that MODEL was calibrated on?
+    """Check whether PATHS, pictures of production parts in order, still resemble the good parts MODEL was calibrated on.
 
     Folders are taken in the order of their file names. The report of MODEL shows the last check.
     """

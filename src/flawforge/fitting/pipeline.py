@@ -77,7 +77,9 @@ def check_output(out: Path, resume: bool) -> None:
     """Refuse, before any work, a model folder that exists, and a started fit unless it is to be resumed."""
     work = work_folder(out)
     if checkpoint_file(out).exists() and not resume:
-        raise ModelError(f"{work} holds a fit that was not finished; add --resume to go on, or remove it to start anew.")
+        raise ModelError(
+            f"{work} holds an unfinished fit; add --resume to continue it, or remove the folder to start again."
+        )
     early = resume and (out / "manifest.json").is_file()  # what a method saves before it trains
     if out.exists() and not early and not (out.is_dir() and not any(out.iterdir())):
         raise ModelError(f"{out} exists already; give another -o, or remove it first.")
@@ -158,7 +160,7 @@ def train(job: Job, resume: bool, on_tick: Callable[[engine.Tick], None] | None)
     def save_early(stage: Stage) -> None:
         note = f"saved after stage '{stage.name}', before training; training replaces it"
         save(calibrated(job, [], [note]), request.out)
-        job.show(f"{request.out} can be used already; training goes on and replaces it when it is done")
+        job.show(f"{request.out} can be used already; training continues and replaces it when it has finished")
 
     return engine.fit(
         job.net,

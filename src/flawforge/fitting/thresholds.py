@@ -53,7 +53,10 @@ def guard_of(model: inspector.Inspector, plan: Plan, show: Show) -> Guard:
     # Every picture was described as often as any other, but for those that cannot be read, which fit has left out before.
     alone = [str(paths[place * len(paths) // len(seen)]) for place in guard.apart]
     if alone:
-        show(f"good pictures unlike all others, so that parts like them will be NG (are they good?): {', '.join(alone)}")
+        show(
+            "good pictures that are unlike all others, so parts like them will be judged NG; check that they are good: "
+            + ", ".join(alone)
+        )
     return guard
 
 

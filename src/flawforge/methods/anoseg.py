@@ -473,7 +473,7 @@ def score_rule(config: Config) -> ScoreRule:
 METHOD = Method(
     name="anoseg",
     title="segmentation with an adversary and coordinates, then a detector that reuses the map",
-    paper="Song et al., arXiv 2110.03396, from a re-typing: docs/methods/anoseg.md says what is known; `cpu` is narrower",
+    paper="Song et al., arXiv 2110.03396, from a transcript (see docs/methods/anoseg.md); `cpu` has narrower layers",
     profiles={"cpu": Config(), "paper": PAPER},
     tiny=TINY,
     build=AnoSeg,

@@ -1,4 +1,4 @@
-"""The default: statistics in seconds, then the guided segmenter, used for picture and map only where it proves better.
+"""The default: fits statistics in seconds, then trains the guided segmenter, which counts only where it proves better.
 
 Ours. `methods.guided` tells where statistics and segmenter come from; what is added here is the gate.
 
@@ -45,8 +45,8 @@ def score_rule(config: Config) -> ScoreRule:
 
 METHOD = Method(
     name="auto",
-    title="statistics in seconds, then the guided segmenter, used for picture and map only where it proves better",
-    paper="ours, after the idea of SGSF, arXiv 2209.12440, with closed-form statistics for a guide",
+    title="fits statistics in seconds, then trains the guided segmenter, which counts only where it proves better",
+    paper="ours, based on the idea of SGSF, arXiv 2209.12440, guided by closed-form statistics",
     profiles={"cpu": Config(use="gate", backbone="lite0")},
     tiny=replace(TINY, use="gate", backbone="lite0", numbers=8, memory=16, choices=2),
     build=Guided,

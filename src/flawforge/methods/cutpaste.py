@@ -190,8 +190,8 @@ def score_rule(config: Config) -> ScoreRule:
 
 METHOD = Method(
     name="cutpaste",
-    title="features that tell pasted pieces from good pictures, and the density of the good ones",
-    paper="Li et al., CVPR 2021, arXiv 2104.04015; `cpu` is a reconstruction with a quarter of the width",
+    title="learns features that separate pasted pieces from good pictures, then the density of good ones",
+    paper="Li et al., CVPR 2021, arXiv 2104.04015; `cpu` is a reimplementation with a quarter of the width",
     profiles={"cpu": Config(), "paper": PAPER},
     tiny=TINY,
     build=build,

@@ -256,8 +256,8 @@ def score_rule(config: Config) -> ScoreRule:
 
 METHOD = Method(
     name="cutswap",
-    title="features that tell swapped salient patches from good pictures, and the density of the good ones",
-    paper="Qin et al., arXiv 2311.18332, of which only the abstract could be read; the rest is ours, on CutPaste's recipe",
+    title="learns features that separate swapped salient patches from good pictures, then the density of good ones",
+    paper="Qin et al., arXiv 2311.18332, only the abstract was available; the rest is our design, based on CutPaste",
     profiles={"cpu": Config(), "paper": PAPER},
     tiny=TINY,
     build=CutSwap,

@@ -153,8 +153,8 @@ def score_rule(config: Config) -> ScoreRule:
 
 METHOD = Method(
     name="draem",
-    title="reconstruction and segmentation, trained on Perlin forgeries",
-    paper="Zavrtanik et al., ICCV 2021, arXiv 2108.07610; `cpu` is a reconstruction at half resolution",
+    title="reconstruction and segmentation, trained on synthetic defects in the shape of Perlin noise",
+    paper="Zavrtanik et al., ICCV 2021, arXiv 2108.07610; `cpu` is a reimplementation at half resolution",
     profiles={"cpu": Config(), "paper": PAPER},
     tiny=TINY,
     build=Draem,

@@ -52,8 +52,8 @@ def score_rule(config: Config) -> ScoreRule:
 
 METHOD = Method(
     name="guided",
-    title="a segmenter of forged defects, guided by the statistics of the good pictures, and added to them",
-    paper="ours, after the idea of SGSF, arXiv 2209.12440, with closed-form statistics for a guide",
+    title="a segmenter trained on synthetic defects and guided by statistics of good pictures; both scores are added",
+    paper="ours, based on the idea of SGSF, arXiv 2209.12440, guided by closed-form statistics",
     profiles={"cpu": Config(backbone="lite0")},
     tiny=TINY,
     build=Guided,

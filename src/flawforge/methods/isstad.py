@@ -437,8 +437,8 @@ def score_rule(config: Config) -> ScoreRule:
 
 METHOD = Method(
     name="isstad",
-    title="a masked autoencoder that learns to repair corruptions and to point at them",
-    paper="Jin et al., arXiv 2303.17354; `cpu` is a small reconstruction, without the release's defects",
+    title="a masked autoencoder that learns to repair synthetic defects and to locate them",
+    paper="Jin et al., arXiv 2303.17354; `cpu` is a small reimplementation, without the bugs of the authors' code",
     profiles={"cpu": Config(), "paper": PAPER},
     tiny=TINY,
     build=Isstad,

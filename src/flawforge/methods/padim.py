@@ -208,7 +208,7 @@ def score_rule(config: Config) -> ScoreRule:
 
 METHOD = Method(
     name="padim",
-    title="a Gaussian for every place of the product; features of natural images, nothing to train",
+    title="one Gaussian for each position on the part; features of a pretrained network, no training",
     paper="Defard et al., ICPR 2021, arXiv 2011.08785; `cpu` has a smaller trunk and a coarser grid",
     profiles={"cpu": CPU, "paper": PAPER},
     tiny=TINY,

@@ -227,7 +227,7 @@ def score_rule(config: Config) -> ScoreRule:
 
 METHOD = Method(
     name="patchcore",
-    title="distance to a memory of good patches; features of natural images, nothing to train",
+    title="distance to a memory of good patches; features of a pretrained network, no training",
     paper="Roth et al., CVPR 2022, arXiv 2106.08265; `cpu` has a smaller trunk and memory",
     profiles={"cpu": CPU, "paper": PAPER},
     tiny=TINY,

@@ -406,8 +406,8 @@ def score_rule(config: Config) -> ScoreRule:
 
 METHOD = Method(
     name="sgsf",
-    title="segmentation guided by a similar good picture, trained on forgeries inside the salient region",
-    paper="after Xing et al., arXiv 2209.12440, and IEEE TCSVT 34(6), 2024; reconstructed from a reader's note",
+    title="segmentation guided by a similar good picture, trained on synthetic defects in the salient region",
+    paper="after Xing et al., arXiv 2209.12440, and IEEE TCSVT 34(6), 2024; reconstructed from a reader's notes",
     profiles={"cpu": Config(), "paper": PAPER},
     tiny=TINY,
     build=Sgsf,
