@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -248,12 +247,12 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, output
 
 
-def test_three_kills_and_resumes_end_in_the_weights_of_an_uninterrupted_run(washers: Path, tmp_path: Path) -> None:
-    fit = ("fit", washers, "--steps", 200, "--checkpoint-every", 0.1, *SMALL)
+def test_two_kills_and_resumes_end_in_the_weights_of_an_uninterrupted_run(washers: Path, tmp_path: Path) -> None:
+    fit = ("fit", washers, "--steps", 150, "--checkpoint-every", 0.1, *SMALL)
     finish(spawn(*fit, "-o", tmp_path / "whole"))
     checkpoint = tmp_path / "killed.fitting" / "checkpoint.safetensors"
     draw = random.Random()
-    moments = [draw.uniform(0.05, 0.8) for _ in range(3)]
+    moments = [draw.uniform(0.05, 0.8) for _ in range(2)]
     resume: list[str] = []
     for moment in moments:
         process = spawn(*fit, "-o", tmp_path / "killed", *resume)
@@ -311,13 +310,3 @@ def test_forge_writes_a_contact_sheet(washers: Path, tmp_path: Path) -> None:
     result = call("forge", washers, "-o", tmp_path / "f", "--forger", "perlin", "--count", 2)
     assert result.exit_code == 0, result.output
     assert any(path.suffix in (".jpg", ".png") and "perlin" in path.name for path in (tmp_path / "f").iterdir())
-
-
-def test_the_demo_runs_end_to_end(tmp_path: Path) -> None:
-    small = ("--good", 20, "--count", 3, "--minutes", 0.05)
-    process = spawn("demo", "-o", tmp_path / "d", *small, env={**os.environ, "HOME": str(tmp_path)})
-    output, _ = process.communicate(timeout=280)
-    assert process.returncode == 0, output
-    page = (tmp_path / "d" / "report.html").read_text()
-    assert all(words in page for words in ("What it can see: forged defects", "Hardest good parts", "a90/95", 'id="drift"'))
-    assert str(tmp_path / "d" / "report.html") in output.strip().splitlines()[-1]

@@ -18,6 +18,7 @@ import pytest
 from flawforge.cli import main
 from flawforge.forge import FORGERS
 from flawforge.methods import METHODS
+from test_no_network import ALONE, may_unshare
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -386,16 +387,28 @@ def test_the_readme_shows_steps_of_the_quick_start() -> None:
 
 @pytest.mark.timeout(900)  # six programs, each with its own start; a busy machine is slow at that
 def test_quick_start_as_printed(tmp_path: Path) -> None:
-    """Every command of the quick start, typed into an empty folder, and then its Python."""
+    """Every command of the quick start and then its Python, in an empty folder; without a network where that can be had."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    alone = ALONE if may_unshare() else []
     code = fenced(QUICK_START, "python")
+    said = ""
     for program in (["bash", "-euc", fenced(QUICK_START, "sh")], [sys.executable, "-W", "error", "-c", code]):
         done = subprocess.run(
-            program, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+            [*alone, *program],
+            cwd=tmp_path,
+            env=os.environ | {"PATH": path, "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
+        said += done.stdout
     assert re.search(r"^(OK|REVIEW|NG) ", done.stdout)
-    assert "<html" in (tmp_path / "tour" / "report.html").read_text()
+    assert "tour/report.html" in said
+    page = (tmp_path / "tour" / "report.html").read_text()
+    assert all(words in page for words in ("What it can see: forged defects", "Hardest good parts", "a90/95", 'id="drift"'))
+    assert "data:image/" in page
+    assert not any(outside in page for outside in ('src="http', 'href="http', "url(http", "@import"))
     assert "<html" in (tmp_path / "washer.html").read_text()
     assert len((tmp_path / "judged" / "results.csv").read_text().splitlines()) == 11
     assert len(list((tmp_path / "judged" / "overlays").iterdir())) == 10
