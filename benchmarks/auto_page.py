@@ -1,6 +1,7 @@
-"""Fill three tables of docs/methods/auto.md from results/*.csv. Run by `make docs`.
+"""Fill four tables of docs/methods/auto.md from results/*.csv. Run by `make docs`.
 
 - Accuracy after ten minutes of processor time, beside the statistics alone and the targets (accuracy.csv).
+- First figures with the trunk, one seed (auto_trunk.csv).
 - Accuracy after two minutes with few pictures, which the seed draws (few_shot.csv).
 - False alarms under variation, one model each (robustness.csv).
 
@@ -58,6 +59,20 @@ def worth(folder: Path = RESULTS) -> str:
     return "\n".join(lines) + "\n"
 
 
+def with_trunk(folder: Path = RESULTS) -> str:
+    """Markdown: one row per fit; of repeated ones the last counts."""
+    found = {(row["data"], row["settings"], float(row["minutes"])): row for row in read(folder / "auto_trunk.csv")[1]}
+    rows = {key: row for key, row in found.items() if row["image_auroc"]}
+    if not rows:
+        return "not measured yet\n"
+    lines = [f"| data set | fit | {' | '.join(WORTH.values())} |", "|---" * (len(WORTH) + 2) + "|"]
+    for name, settings, minutes in sorted(rows, key=lambda key: (list(NAMES).index(key[0]), key[1] == "", key[2])):
+        fit = f"after {minutes:g} minutes" if not settings else "statistics alone"
+        cells = [f"{float(value):.3f}" if (value := rows[name, settings, minutes][column]) else "" for column in WORTH]
+        lines.append(f"| {NAMES[name]} | {fit} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def met(rows: Sequence[dict[str, str]], name: str) -> str:
     """The targets of a data set that the mean over these rows reaches, by name; "" without rows."""
     if not rows:
@@ -108,7 +123,7 @@ def moved(folder: Path = RESULTS) -> str:
 
 def filled(text: str, folder: Path = RESULTS) -> str:
     """The page with its tables filled from the CSVs. Raises ValueError if the markers are missing."""
-    for name, table in (("ten minutes", worth), ("few-shot", few), ("robustness", moved)):
+    for name, table in (("ten minutes", worth), ("with the trunk", with_trunk), ("few-shot", few), ("robustness", moved)):
         first, last = (mark.format(name) for mark in MARKS)
         text = between(text, first, last, f"\n{table(folder)}\n")
     return text

@@ -283,7 +283,8 @@ def test_the_regret_on_its_page_is_the_recorded_one() -> None:
 def test_what_auto_is_worth_is_the_recorded(tmp_path: Path) -> None:
     page, record = script("benchmarks/auto_page.py"), script("benchmarks/record.py")["record"]
     assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"
-    assert page["few"](tmp_path) == page["worth"](tmp_path) == page["moved"](tmp_path) == "not measured yet\n"
+    tables = [page[name](tmp_path) for name in ("few", "worth", "moved", "with_trunk")]
+    assert tables == ["not measured yet\n"] * 4
     rows = [(10, 0, 0.9, 2.0), (2, 0, 0.5, 2.0), (2, 1, 0.7, 2.0), (2, 2, 0.0, 0.1), (10, 0, 0.8, 2.0)]
     for count, seed, auroc, minutes in rows:
         record(
@@ -316,6 +317,13 @@ def test_what_auto_is_worth_is_the_recorded(tmp_path: Path) -> None:
     assert page["moved"](tmp_path).splitlines()[2:] == [
         "| Magnetic tile | `auto --tolerate all` | 1.0% | 25.0% | 0.0% |",
         "| Magnetic tile | `auto --tolerate all --align on` | 1.0% | 12.5% | 0.0% |",
+    ]
+    for minutes, settings, auroc in ((1, "use=statistics", 0.5), (2, "", 0.25), (2, "", 0.75)):
+        row = {"data": "magnetic_tile", "minutes": minutes, "settings": settings, "image_auroc": auroc} | same
+        record(tmp_path / "auto_trunk.csv", row | {"pixel_ap": 1})
+    assert page["with_trunk"](tmp_path).splitlines()[2:] == [
+        "| Magnetic tile | statistics alone | 0.500 | 1.000" + 5 * " | 0.500" + " |",
+        "| Magnetic tile | after 2 minutes | 0.750 | 1.000" + 5 * " | 0.500" + " |",
     ]
     half = "0.500 (0.500 to 0.500)"
     assert page["worth"](tmp_path).splitlines()[2:] == [
