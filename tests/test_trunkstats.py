@@ -140,6 +140,17 @@ def test_a_sure_gain_makes_a_sum_count_and_no_other() -> None:
         assert [name for name, counts in zip(FAMILIES, net.stats.counts.tolist(), strict=True) if counts] == list(expected)
 
 
+def test_chance_among_six_sums_rarely_displaces_the_memory() -> None:
+    net = looked(pictures(6, size=64))
+    rng, displaced = np.random.default_rng(1), 0
+    for _ in range(200):
+        net.stats.counts.copy_(counts_of(SUMS[0]))
+        rows = 0.5 + 0.1 * rng.standard_normal((5, len(SUMS)))
+        evidence.decide(net, [(i, torch.tensor(row)) for i, row in enumerate(rows)])
+        displaced += net.stats.counts.tolist() != counts_of(SUMS[0]).tolist()
+    assert 0 < displaced < 20  # at most 5 %, give or take
+
+
 def test_a_fit_takes_the_installed_trunk_into_its_folder(washers: Path, tmp_path: Path) -> None:
     fitting.run(
         fitting.Request(

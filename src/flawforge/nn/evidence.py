@@ -3,7 +3,7 @@
 The good pictures of the first fold are judged by statistics that never saw them; on them the gate's forgers forge defects.
 Each sum of families is asked two things: does it tell the forged pictures from the good ones (AUROC), and does it find the
 forged places among all places of good pictures (average precision)? The mean of both is its worth. Another sum takes the
-place of the memory alone only where its gain is surely above zero, picture by picture (one-sided 95 %).
+place of the memory alone only where its gain is surely above zero, picture by picture (one-sided 95 %, all sums together).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flawforge.nn.gate import Proof, average_precision, least_gains, top_mean
+from flawforge.nn.gate import SURE, Proof, average_precision, least_gains, top_mean
 from flawforge.nn.guided import LEAST, Config, inner_of, kept
 from flawforge.nn.normality import SUMS, counts_of
 from flawforge.nn.patchstats_fit import spaced
@@ -80,7 +80,8 @@ def decide(net: Any, rows: Sequence[tuple[int, Tensor]]) -> None:
     if len(pictures) < LEAST:
         return
     values = torch.stack([torch.stack([row for index, row in rows if index == each]).mean(dim=0) for each in pictures])
-    gains = torch.from_numpy(least_gains(values.numpy()))
+    # Of many alternatives one will seem to gain by chance: Bonferroni's correction.
+    gains = torch.from_numpy(least_gains(values.numpy(), 1 - (1 - SURE) / (len(SUMS) - 1)))
     net.stats.counts.copy_(counts_of(SUMS[int(gains.argmax())]))  # the first gains zero over itself
     net.stats.settle()
 

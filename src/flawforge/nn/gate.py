@@ -106,11 +106,11 @@ def decide(net: Guided, rows: Sequence[tuple[int, Tensor]]) -> None:
     net.settle()
 
 
-def least_gains(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def least_gains(values: NDArray[np.float64], sure: float = SURE) -> NDArray[np.float64]:
     """pictures candidates -> candidates: lower bound of each one's mean gain over the first (Student's t, one-sided)."""
     gains = values - values[:, :1]
     error = gains.std(axis=0, ddof=1) / np.sqrt(len(gains))
-    return np.asarray(gains.mean(axis=0) - stats.t.ppf(SURE, len(gains) - 1) * error)
+    return np.asarray(gains.mean(axis=0) - stats.t.ppf(sure, len(gains) - 1) * error)
 
 
 def gate(config: Config, forger: Forger) -> list[Stage]:
