@@ -2,14 +2,15 @@
 
 Ours. `methods.guided` tells where statistics and segmenter come from; what is added here is the gate.
 
-    part          here                               source
-    statistics    `nn.guided.statistics`             `nn.patchstats`; the model can be used from here on
-    segmenter     `nn.guided.segmenter`              `methods.guided`
-    gate          `nn.gate`: `prove`, `decide`       ours: held-out forgers on held-back good pictures
+    part          in `nn`                     source
+    statistics    `guided.statistics`         `patchstats`; over a trunk PatchCore's memory and PaDiM's Gaussians
+    what counts   `evidence`                  ours: held-out forgers on reserved good pictures; then the model is usable
+    segmenter     `guided.segmenter`          `methods.guided`
+    gate          `gate`: `prove`, `decide`   ours: held-out forgers on reserved good pictures
 
-On the first fold of the good pictures, which the segmenter never saw, the gate forges defects of a family that training
-never used (the physical one) and asks whether the sum of both maps beats the statistics. No label and no test picture is
-involved, nor any picture that the thresholds come from.
+On the first fold of the good pictures, which the segmenter never saw, defects of a family are forged that training never
+used (the physical one). They decide which statistics count, and whether the sum of statistics and segmenter is better. No
+label and no test picture is involved, nor any picture that the thresholds come from.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """A forged-defect segmenter guided by the statistics of the good pictures, and added to them.
 
 Ours. The idea is SGSF's (arXiv 2209.12440): a segmenter sees, beside the picture, what normality says of it. Here normality
-is the closed form of `nn.patchstats`, so there is no guide to train, and what the segmenter learns is "this is stranger than
+is the closed form of `nn.normality`, so there is no guide to train, and what the segmenter learns is "this is stranger than
 good parts are", which carries over from product to product.
 
     part                          in `nn.guided`           source
-    guide                         `Guided.look`            -log p maps of `nn.patchstats`: SGSF's guide in closed form
+    guide                         `Guided.look`            -log p maps of the statistics: SGSF's guide in closed form
+    the same over a trunk         `nn.trunkstats`          PatchCore (arXiv 2106.08265), PaDiM (arXiv 2011.08785)
     pixel reference               `look_at_pixels`         mean and deviation of every pixel of the good pictures
     segmenter                     `nn.unet.UNet`           DRAEM's discriminative net (arXiv 2108.07610), half resolution
     guide as a logit skip         `Guided.segment`         ours: untrained, it says what the statistics say
