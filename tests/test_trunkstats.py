@@ -42,7 +42,7 @@ def test_a_fold_is_judged_by_a_memory_without_its_patches() -> None:
     told = torch.ones(6, 8, 8)
     features = trunk.embed(torch.from_numpy(x))
     own = [i % TINY.folds for i in range(6)]
-    unseen, known = trunk.away(features, told, own), trunk.away(features, told)
+    unseen, known = (trunk.away(trunk.distance(features, folds), told) for folds in (own, None))
     assert bool((unseen >= known - 1e-4).all())
     assert float(unseen.mean()) > float(known.mean())
     for fold in (0, 1):
@@ -112,7 +112,7 @@ def test_what_does_not_count_is_not_computed_and_changes_nothing(names: tuple[st
     net.stats.counts.copy_(counts_of(names))
     whole = net.stats.full(net.stats.fuse(net.stats.look(x)[0]))[:, 0]
     net.stats.settle()
-    assert net.stats.filtering == ("filters" in names)
+    assert net.stats.counted == names
     found = net.stats.judged(x)
     if "filters" in names:
         torch.testing.assert_close(found, whole)

@@ -168,8 +168,10 @@ class Guided(nn.Module):
             features = None
             if trunk is not None:
                 x = trunk.embed(images)
-                surprises = beside(surprises, trunk.of_features(x, images, folds, inner))
-                features = torch.cat([x, trunk.difference(x, folds)], dim=1).clamp(-8, 8) / 4
+                difference = trunk.difference(x, folds)
+                distance = difference.square().sum(dim=1).sqrt()
+                surprises = beside(surprises, trunk.of_features(x, distance, images, folds, inner))
+                features = torch.cat([x, difference], dim=1).clamp(-8, 8) / 4
             half = cells(images, 2) if torch.compiler.is_exporting() else F.avg_pool2d(images, 2)
             z = ((half - mean) / deviation).clamp(-8, 8) / 4
             maps = F.interpolate(surprises.clamp_min(0).log1p(), z.shape[-2:], mode="bilinear", align_corners=False)

@@ -56,12 +56,13 @@ class Normality(PatchStats):
         self.trunk = TrunkStats(form, folds) if form.backbone else None
         if self.trunk is not None:
             self.register_buffer("counts", counts_of(SUMS[0]))  # which of FAMILIES count
-        self.filtering = True
+        self.counted: tuple[str, ...] = SUMS[0]  # the same by name, for what is not to be computed
 
     def settle(self) -> None:
         """Arrange what was fitted for judging; filters that do not count are not run."""
         super().settle()
-        self.filtering = self.trunk is None or bool(self.counts[0])
+        if self.trunk is not None:
+            self.counted = tuple(name for name, counts in zip(FAMILIES, self.counts.tolist(), strict=True) if counts)
 
     @property
     def maps(self) -> int:
@@ -99,11 +100,9 @@ class Normality(PatchStats):
 
     def judged(self, images: Tensor, inner: Tensor | None = None) -> Tensor:
         """n 3 h w, inner n 4 -> the fused surprise n h w; families that do not count are not computed."""
-        if self.trunk is None or self.filtering:
+        if self.trunk is None or "filters" in self.counted:
             return self.full(self.fuse(self.look(images, inner)[0]))[:, 0]
-        maps = self.trunk.surprises(images, None, inner)
-        weights = len(self.branches) * self.counts[1:] / self.counts.sum()
-        fused = (maps * weights[:, None, None]).sum(dim=1, keepdim=True)
+        fused = self.trunk.sum_of(images, inner, self.counted) * (len(self.branches) / len(self.counted))
         return F.interpolate(fused, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
     def forget_folds(self) -> None:
@@ -116,8 +115,7 @@ class Normality(PatchStats):
         """What the good pictures decided."""
         if self.trunk is None:
             return super().facts()
-        named = [name for name, counts in zip(FAMILIES, self.counts.tolist(), strict=True) if counts]
-        return [f"the statistics are those of: {', '.join(named)}", *super().facts(), *self.trunk.facts()]
+        return [f"the statistics are those of: {', '.join(self.counted)}", *super().facts(), *self.trunk.facts()]
 
 
 def counts_of(families: Sequence[str]) -> Tensor:

@@ -14,7 +14,7 @@ are not trained, so they stay in float32 and out of reach of any optimiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -177,19 +177,21 @@ class TrunkStats(PatchStats):
         """The branch with its features."""
         return [(self.positions, self.components(self.embed(images)))]
 
-    def away(self, x: Tensor, told: Tensor, folds: Sequence[int] | None = None) -> Tensor:
-        """Standardised features n d gh gw, told n gh gw -> distance to the nearest good patch, n gh gw, smoothed."""
-        n, d, gh, gw = x.shape
-        queries = x.permute(0, 2, 3, 1).reshape(n, gh * gw, d)
+    def distance(self, x: Tensor, folds: Sequence[int] | None = None) -> Tensor:
+        """Standardised features n d gh gw -> distance to the nearest good patch, n gh gw."""
+        n, _, gh, gw = x.shape
+        queries = x.flatten(2).transpose(1, 2)
         if folds is None:
-            found = distances(queries, self.bank)
-        else:
-            found = torch.empty_like(queries[..., 0])
-            for fold in sorted(set(folds)):
-                own = [i for i, each in enumerate(folds) if each == fold]
-                found[own] = distances(queries[own], self.without(fold))
-        found = found.reshape(n, gh, gw) * told + self.usual * (1 - told)
-        return smooth(found[:, None])[:, 0]
+            return distances(queries, self.bank).reshape(n, gh, gw)
+        apart = torch.empty_like(queries[..., 0])
+        for fold in sorted(set(folds)):
+            own = [i for i, each in enumerate(folds) if each == fold]
+            apart[own] = distances(queries[own], self.without(fold))
+        return apart.reshape(n, gh, gw)
+
+    def away(self, distance: Tensor, told: Tensor) -> Tensor:
+        """Distances n gh gw, told n gh gw -> the same with the usual one where nothing is told, n gh gw, smoothed."""
+        return smooth((distance * told + self.usual * (1 - told))[:, None])[:, 0]
 
     def without(self, fold: int) -> Tensor:
         """The memory without the patches of one fold; all of it where there are no others."""
@@ -198,8 +200,7 @@ class TrunkStats(PatchStats):
 
     def difference(self, x: Tensor, folds: Sequence[int] | None = None) -> Tensor:
         """Standardised features n d gh gw -> their absolute difference to the nearest good patch, n d gh gw."""
-        n, d, gh, gw = x.shape
-        queries = x.permute(0, 2, 3, 1).reshape(n, gh * gw, d)
+        queries = x.flatten(2).transpose(1, 2)
         if folds is None:
             near = self.bank[nearest(queries, self.bank)[1]]
         else:
@@ -208,18 +209,37 @@ class TrunkStats(PatchStats):
                 own = [i for i, each in enumerate(folds) if each == fold]
                 bank = self.without(fold)
                 near[own] = bank[nearest(queries[own], bank)[1]]
-        return (queries - near).abs().reshape(n, gh, gw, d).permute(0, 3, 1, 2)
+        return (queries - near).abs().transpose(1, 2).reshape(x.shape)
 
-    def of_features(self, x: Tensor, images: Tensor, folds: Sequence[int] | None, inner: Tensor | None) -> Tensor:
-        """Standardised features -> -log p of KINDS, n 2 gh gw."""
+    def of_features(
+        self, x: Tensor, distance: Tensor, images: Tensor, folds: Sequence[int] | None, inner: Tensor | None
+    ) -> Tensor:
+        """Standardised features and their distances -> -log p of KINDS, n 2 gh gw."""
         fill = outside(inner, images)
-        away = self.tail(self.away(x, inside(fill, GRID), folds))
-        strange = self.positions.surprise(self.positions.strangeness(self.components(x), fill, folds))
-        return torch.stack([away, strange], dim=1)
+        return torch.stack([self.of_memory(distance, fill), self.of_positions(x, fill, folds)], dim=1)
+
+    def of_memory(self, distance: Tensor, fill: tuple[Tensor, Tensor]) -> Tensor:
+        """Distances n gh gw -> -log p, n gh gw."""
+        return self.tail(self.away(distance, inside(fill, GRID)))
+
+    def of_positions(self, x: Tensor, fill: tuple[Tensor, Tensor], folds: Sequence[int] | None) -> Tensor:
+        """Standardised features n d gh gw -> -log p under the Gaussians, n gh gw."""
+        return self.positions.surprise(self.positions.strangeness(self.components(x), fill, folds))
 
     def surprises(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> Tensor:
         """n 3 h w -> -log p of KINDS, n 2 gh gw; arguments as in `PatchStats.surprises`."""
-        return self.of_features(self.embed(images), images, folds, inner)
+        x = self.embed(images)
+        return self.of_features(x, self.distance(x, folds), images, folds, inner)
+
+    def sum_of(self, images: Tensor, inner: Tensor | None, kinds: Collection[str]) -> Tensor:
+        """n 3 h w -> the sum of the -log p of some of KINDS, n 1 gh gw; the others are not computed."""
+        x, fill = self.embed(images), outside(inner, images)
+        parts = []
+        if "memory" in kinds:
+            parts.append(self.of_memory(self.distance(x), fill))
+        if "positions" in kinds:
+            parts.append(self.of_positions(x, fill, None))
+        return torch.stack(parts, dim=1).sum(dim=1, keepdim=True)
 
     def forget_folds(self) -> None:
         """Drop what only training needs."""
@@ -342,7 +362,7 @@ def keep_distances(net: TrunkStats, state: TailLook, batch: Batch) -> None:
     x = net.embed(batch.clean)
     keep_left_out(batch, [(net.positions, net.components(x))], kept)
     told = inside(outside(batch.inner, batch.clean), GRID)
-    distances_so_far.append(net.away(x, told, folds_of(net, batch, 0))[_held(batch)])
+    distances_so_far.append(net.away(net.distance(x, folds_of(net, batch, 0)), told)[_held(batch)])
 
 
 def settle_tails(net: TrunkStats, state: TailLook) -> None:
