@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
 from flawforge.types import CalibrationError
-from flawforge_runtime.calibrate import Rules, calibrate, calibration_from_dict, pictures_needed, rank, strictest_rate
+from flawforge_runtime.calibrate import (
+    Rules,
+    calibrate,
+    calibration_from_dict,
+    expected_rate,
+    percent,
+    pictures_needed,
+    rank,
+    strictest_rate,
+)
 
 
 @pytest.mark.parametrize("n", range(1, 201))
@@ -107,7 +116,7 @@ def test_three_verdicts_and_pixel_threshold() -> None:
 @pytest.mark.parametrize(
     ("scores", "rate", "options", "words"),
     [
-        ([], 0.05, {}, "0 held-back good pictures cannot promise"),
+        ([], 0.05, {}, "0 calibration pictures do not support"),
         ([1.0] * 5, 0.05, {}, "hold back 19 pictures"),
         ([1.0] * 50, 0.0, {}, "between 0 and 1"),
         ([1.0] * 50, 1.0, {}, "between 0 and 1"),
@@ -182,6 +191,80 @@ def test_moving_the_threshold_keeps_the_scores_and_says_what_it_promises() -> No
         calibration.moved(threshold=float("inf"))
     with pytest.raises(CalibrationError, match="hold back 999 pictures"):
         calibration.moved(0.001)
+
+
+@pytest.mark.parametrize(("n", "average", "bound"), [(12, 0.0769, 0.221), (20, 0.0476, 0.139), (99, 0.0100, 0.0298)])
+def test_both_numbers_at_the_lowest_limit(n: int, average: float, bound: float) -> None:
+    rate = expected_rate(n, 1)
+    assert (rate.expected, rate.bound) == pytest.approx((average, bound), abs=5e-5 + 5e-4 * (n < 99))
+    assert rate.confidence == 0.95
+
+
+@given(st.integers(1, 400), st.data())
+@settings(max_examples=100, deadline=None)
+def test_the_two_numbers_are_mean_and_quantile_of_the_beta_law(n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, n))
+    sure = data.draw(st.sampled_from([None, 0.5, 0.8, 0.95, 0.999]))
+    rate = expected_rate(n, k, sure)
+    assert rate.expected == pytest.approx(beta.mean(k, n + 1 - k), rel=1e-12)
+    assert rate.bound == pytest.approx(beta.ppf(sure or 0.95, k, n + 1 - k), abs=1e-7)
+    assert (rate.rank, rate.n, rate.confidence) == (k, n, sure or 0.95)
+
+
+def test_the_bound_holds_in_95_of_100_calibrations_and_the_average_on_average() -> None:
+    """Scores are uniform, so the true rate behind a threshold t is 1 - t. No use of the law: drawn and counted."""
+    rng = np.random.default_rng(1)
+    rates = [(1 - each.threshold, each.rate_ng) for each in (calibrate(rng.random(20), 0.05) for _ in range(2000))]
+    truth = np.array([true for true, _ in rates])
+    (expected,) = {said.expected for _, said in rates}
+    (bound,) = {said.bound for _, said in rates}
+    assert abs(truth.mean() - expected) < 4 * truth.std() / math.sqrt(len(truth))
+    kept = int((truth <= bound).sum())
+    assert binom.ppf(1e-4, 2000, 0.95) <= kept <= binom.ppf(1 - 1e-4, 2000, 0.95)
+    assert 0.3 < (truth > expected).mean() < 0.45  # an average is exceeded often: never call it a limit
+
+
+def test_a_limit_below_all_scores_bounds_nothing() -> None:
+    calibration = calibrate(range(20), 0.05).moved(threshold=-1.0)
+    assert calibration.rate_ng.expected == calibration.rate_ng.bound == 1.0
+    assert calibration.rate_flagged == calibration.rate_ng
+
+
+def test_the_expected_rates_follow_threshold_confidence_and_parts() -> None:
+    plain = calibrate(range(99), 0.05, review=0.1)
+    assert (plain.rate_ng.rank, plain.rate_flagged.rank) == (5, 10)
+    assert plain.moved(threshold=95.5).rate_ng == expected_rate(99, 4)  # 96, 97 and 98 lie above it
+    assert plain.moved(threshold=95.5).rate_flagged == plain.rate_flagged
+    assert plain.moved(threshold=50.0).rate_flagged == expected_rate(99, 49)
+    sure = calibrate(range(99), 0.05, confidence=0.9)
+    assert (sure.rate_ng.confidence, sure.rate_ng.bound <= 0.05) == (0.9, True)
+    parts = calibrate(range(19), 0.05, per_part=True)
+    assert (parts.rate_ng.of, parts.rate_ng.n) == ("parts", 19)
+    assert parts.as_dict()["expected"]["ng"] == parts.rate_ng.as_dict()
+    old = {key: value for key, value in parts.as_dict().items() if key != "expected"}  # files written before
+    assert calibration_from_dict(old) == parts
+
+
+def test_the_limits_are_told_one_per_line_and_an_average_is_never_called_a_limit() -> None:
+    ng, review, basis = calibrate(range(99), 0.01, review=0.05).lines()
+    assert ng == "NG (rejected) above score 98: 1 % of good parts on average, up to 3 % for this model (95 % confidence)"
+    assert review == "REVIEW above score 94: 5 % of good parts NG or REVIEW on average, up to 9 % for this model"
+    assert "99 calibration pictures" in basis
+    assert "higher score = more anomalous" in basis
+    few = calibrate(range(12), 1 / 13, per_part=True)
+    assert few.lines()[1] == "no REVIEW band: with 12 calibration parts it takes a --review rate of 15.4 % or more"
+    for text in (few.text, calibrate(range(99), 0.01).text):
+        assert "at most" not in text
+        assert "≤" not in text
+        assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.0, "0 %"), (0.025, "2.5 %"), (0.1, "10 %"), (1.0, "100 %"), (0.0001, "< 0.1 %"), (0.9999, "> 99.9 %")],
+)
+def test_percent(share: float, words: str) -> None:
+    assert percent(share) == words
 
 
 @given(

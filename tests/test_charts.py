@@ -81,14 +81,6 @@ def test_nothing_to_draw_is_said_in_words() -> None:
         assert "Nothing to draw" in str(markup)
 
 
-@pytest.mark.parametrize(
-    ("share", "words"),
-    [(0.0, "0 %"), (0.025, "2.5 %"), (0.1, "10 %"), (1.0, "100 %"), (0.0001, "< 0.1 %"), (0.9999, "> 99.9 %")],
-)
-def test_percent(share: float, words: str) -> None:
-    assert charts.percent(share) == words
-
-
 def test_a_fit_of_a_single_step_is_drawn() -> None:
     drawn = charts.training_curves([{"stage": "both", "step": 1, "losses": {"l2": 0.5}}])
     assert "polyline" in drawn

@@ -48,7 +48,7 @@ def test_the_main_job_end_to_end(washers: Path, tmp_path: Path) -> None:
     model = tmp_path / "m"
     result = call("fit", washers, "-o", model, "--steps", 3, *SMALL)
     assert result.exit_code == 0, result.output
-    for words in ("24 good pictures", "forecast: 3 steps", "promised from", "higher score is stranger"):
+    for words in ("24 good pictures", "forecast: 3 steps", "NG (rejected) above score", "higher score = more anomalous"):
         assert words in result.output
     result = call("evaluate", model, washers, "--json", tmp_path / "r.json")
     assert result.exit_code == 0, result.output

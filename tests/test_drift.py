@@ -134,7 +134,7 @@ def test_a_lamp_that_dims_is_named(line: tuple[Inspector, list[Path]]) -> None:
     inspector, paths = line
     calm = drift.watch(inspector, paths[:30]).as_dict()
     assert not calm["alarm"]
-    assert calm["text"].startswith("No drift in 30 parts")
+    assert calm["text"].startswith("No drift alarm in 30 production parts")
     dim = drift.watch(inspector, paths).as_dict()
     assert dim["alarm"]
     assert 30 < dim["at"] <= 60

@@ -145,7 +145,7 @@ def test_an_inspector_says_what_it_is_and_promises(tiny_model: Path) -> None:
     assert set(Tags(page).tags) == {"p", "b", "br"}
     assert loaded.lines()[0] in Tags(page).text
     assert loaded.calibration is not None
-    assert f"from {loaded.calibration.n} held-back good pictures" in loaded.lines()[0]
+    assert f"from {loaded.calibration.n} calibration pictures" in page
     assert loaded.as_dict()["calibration"]["threshold"] == loaded.calibration.threshold
     assert loaded.as_dict()["model"]["method"] == "draem"
     assert "&lt;b&gt;brightness" in inspector()._repr_html_()

@@ -1,15 +1,19 @@
-"""Scores of held-back good pictures -> thresholds, p-values, or an honest refusal. No torch, no distribution assumed.
+"""Scores of n good calibration pictures -> thresholds, p-values, or an honest refusal. No torch, no distribution assumed.
 
 On average   split-conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021): when a fresh good picture is
-             exchangeable with the n held-back ones, its score exceeds their k-th largest with probability at most
-             k / (n + 1). So the threshold for a promised rate is the k-th largest with k = floor(rate * (n + 1)), and a
-             rate below 1 / (n + 1) cannot be promised by n pictures: 5 % takes 19, 1 % takes 99.
-With         the rate behind the k-th largest varies with the held-back pictures as Beta(k, n + 1 - k) (Vovk 2012, prop. 2a).
-confidence   It is at most `rate` with probability at least `confidence` for the largest k with
-             P(Binomial(n, rate) <= k - 1) <= 1 - confidence (a tolerance limit, Wilks 1941): 5 % takes 59, 1 % takes 299.
+             exchangeable with the n calibration pictures, its score exceeds their k-th largest with probability k / (n + 1)
+             (less where scores are equal). So the threshold for a rate is the k-th largest with k = floor(rate * (n + 1)),
+             and n pictures do not support a rate below 1 / (n + 1): 5 % takes 19, 1 % takes 99.
+With         one model's rate is not the average: behind the k-th largest it varies with the calibration pictures as
+confidence   Beta(k, n + 1 - k) (Vovk 2012, prop. 2a). It is at most `rate` with probability at least `confidence` for the
+             largest k with P(Binomial(n, rate) <= k - 1) <= 1 - confidence (a tolerance limit, Wilks 1941): 5 % takes 59,
+             1 % takes 299.
+
+Every statement of a rate gives both numbers (`ExpectedRate`): the average, and the bound that this model keeps with 95 %
+confidence. For 12, 20 and 99 pictures at their lowest limit: 7.7 and 22 %, 4.8 and 14 %, 1 and 3 %.
 
 Where parts are photographed several times, pictures of one part are not exchangeable with those of another, but parts are:
-then a "score" here is the highest of one part's pictures, n counts parts, and the promise is on parts (`per_part`).
+then a "score" here is the highest of one part's pictures, n counts parts, and the rates are of parts (`per_part`).
 """
 
 from __future__ import annotations
@@ -26,23 +30,25 @@ import numpy as np
 from flawforge_runtime.drawing import Scale
 from flawforge_runtime.types import CalibrationError, ImageError
 
+CONFIDENCE = 0.95  # of the bound that stands beside an expected rate
+
 
 def strictest_rate(n: int, confidence: float | None = None) -> float:
-    """The lowest false-alarm rate that n held-back pictures can promise; 1 / (n + 1) without a confidence; 1 for none."""
+    """The lowest false-alarm rate that n calibration pictures support; 1 / (n + 1) without a confidence; 1 for none."""
     if confidence is None:
         return 1.0 / (n + 1)
     return 1.0 - (1.0 - confidence) ** (1.0 / n) if n else 1.0
 
 
 def pictures_needed(rate: float, confidence: float | None = None) -> int:
-    """How many held-back good pictures a promised `rate` in (0, 1) needs, the least n that `rank` does not refuse."""
+    """How many calibration pictures a `rate` in (0, 1) needs: the least n that `rank` does not refuse."""
     if confidence is None:
         return math.ceil(1.0 / rate - 1e-9) - 1
     return math.ceil(math.log(1.0 - confidence) / math.log(1.0 - rate) - 1e-9)
 
 
 def rank(n: int, rate: float, confidence: float | None = None) -> int:
-    """k for the k-th largest of n. Raises CalibrationError where a share is outside (0, 1) or n cannot promise the rate.
+    """k for the k-th largest of n. Raises CalibrationError where a share is outside (0, 1) or n is too few for the rate.
 
     confidence  None: the rate holds on average over calibrations; else it holds with this probability
     """
@@ -55,9 +61,9 @@ def rank(n: int, rate: float, confidence: float | None = None) -> int:
     if k < 1:
         sure = "" if confidence is None else f" with {confidence:.4g} confidence"
         raise CalibrationError(
-            f"{n} held-back good pictures cannot promise a false-alarm rate of {rate:g}{sure}: they carry "
-            f"{strictest_rate(n, confidence):.3g} or more; hold back {pictures_needed(rate, confidence)} pictures or ask "
-            f"for a higher rate."
+            f"{n} calibration pictures do not support a false-alarm rate of {percent(rate)}{sure}: their lowest is "
+            f"{percent(strictest_rate(n, confidence))}; hold back {pictures_needed(rate, confidence)} pictures or ask for a "
+            f"higher rate."
         )
     return k
 
@@ -75,10 +81,61 @@ def _rank_with_confidence(n: int, rate: float, confidence: float) -> int:
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What a marked region must be to count, applied after the thresholds: rules only ever take a verdict back to OK.
+class ExpectedRate:
+    """The share of good parts above a limit, in two numbers, as far as n calibration pictures can say.
 
-    So the promised false-alarm rate stays true, and escapes may rise: prove the model with its rules on.
+    expected    in (0, 1]: on average over models that are calibrated so; a single model's own share varies about it
+    bound       in (0, 1]: this model's own share is at most this, with `confidence`
+    confidence  of the bound
+    rank        k: the limit is the k-th largest of the n scores; n + 1 = below all of them
+    n, of       how many were counted, and what: "pictures", or "parts" where several pictures show one part
+    """
+
+    expected: float
+    bound: float
+    confidence: float
+    rank: int
+    n: int
+    of: str = "pictures"
+
+    @property
+    def text(self) -> str:
+        """For people: 4.8 % of good parts on average, up to 13.9 % for this model (95 % confidence)."""
+        return (
+            f"{percent(self.expected)} of good parts on average, up to {percent(self.bound)} for this model "
+            f"({percent(self.confidence)} confidence)"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def expected_rate(n: int, k: int, confidence: float | None = None, of: str = "pictures") -> ExpectedRate:
+    """What n calibration pictures (or parts) say of the share of good parts above their k-th largest score.
+
+    n, k        n >= 1, 1 <= k <= n + 1; k = n + 1 is a limit below all scores
+    confidence  of the bound, from 0.5 to below 1; None = 0.95
+    The share varies with the calibration pictures as Beta(k, n + 1 - k): its mean, and its quantile at `confidence`.
+    """
+    sure = CONFIDENCE if confidence is None else confidence
+    bound = highest_share(k - 1, n, 2.0 * sure - 1.0)  # the quantile of that Beta is an exact binomial bound
+    return ExpectedRate(k / (n + 1), bound, sure, k, n, of)
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] for people: 0.025 -> '2.5 %'; whole numbers and the ends without a decimal."""
+    text = f"{100 * share:.1f}".removesuffix(".0")
+    if text in ("0", "100") and share not in (0.0, 1.0):
+        return "< 0.1 %" if share < 0.5 else "> 99.9 %"
+    return f"{text} %"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a marked region must be to count, applied after the thresholds: rules only ever turn a verdict into OK.
+
+    So they never raise the false-alarm rate, but may raise escapes: measure the model with its rules on.
 
     min_area      regions of less are not counted: px, or mm2 where mm_per_pixel is given
     max_count     a part with this many counted regions, or fewer, is OK
@@ -116,18 +173,19 @@ class Rules:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the held-back good pictures allow us to say. Higher score = stranger.
+    """What the good calibration pictures allow us to say. Higher score = more anomalous.
 
-    scores       ascending scores of the n held-back good pictures (or parts)
+    scores       ascending scores of the n calibration pictures (or parts)
     peaks        ascending highest map values of the same
-    false_alarm  promised share of good parts judged NG
-    review       promised share of good parts judged REVIEW or NG; at least `false_alarm`
+    false_alarm  share of good parts judged NG that was asked for; `rate_ng` says what to expect
+    review       share of good parts judged REVIEW or NG that was asked for; at least `false_alarm`
     confidence   None: the shares hold on average over calibrations; else each holds with this probability
     per_part     a score is the highest of one part's pictures
     rules        area and count rules, applied after the thresholds
-    fixed        an NG threshold of the user's own instead of the promised one; see `carried`
-    folds        0: the pictures were held back; k: cross-conformal in k folds, a weaker promise (flawforge/fitting/folds.py)
-    looks        statistics of the held-back pictures by name, for a drift check; they decide nothing
+    fixed        an NG threshold of the user's own instead of the calibrated one; see `carried`
+    folds        0: the pictures were held back; k: cross-conformal in k folds, an estimate that is not guaranteed
+                 (flawforge/fitting/folds.py)
+    looks        statistics of the calibration pictures by name, for a drift check; they decide nothing
     pictures     first 12 hex digits of the sha256 of each file that was scored, so that none of them is taken for a fresh
                  one later; empty where that is not known
     """
@@ -178,26 +236,60 @@ class Calibration:
         return Scale(min(low, threshold - step), threshold)
 
     @property
-    def text(self) -> str:
-        """The promise, for people."""
-        of = "parts" if self.per_part else "pictures"
-        sure = "" if self.confidence is None else f" with {self.confidence:.4g} confidence"
-        if self.folds:
-            sure = f" in {self.folds} folds, which is weaker than a hold-out,"
-        return (
-            f"promised{sure} from {self.n} held-back good {of}: at most {self.false_alarm:.2%} of good parts NG "
-            f"(score above {self.threshold:.4g}), at most {self.review:.2%} NG or REVIEW "
-            f"(score above {self.review_threshold:.4g}); a higher score is stranger"
+    def of(self) -> str:
+        """What n counts: "pictures", or "parts" where several pictures show one part."""
+        return "parts" if self.per_part else "pictures"
+
+    @property
+    def rate_ng(self) -> ExpectedRate:
+        """Good parts that are judged NG."""
+        k = self.rank if self.fixed is None else self._rank_of(self.fixed)
+        return expected_rate(self.n, k, self.confidence, self.of)
+
+    @property
+    def rate_flagged(self) -> ExpectedRate:
+        """Good parts that are judged NG or REVIEW."""
+        k = rank(self.n, self.review, self.confidence)
+        if self.fixed is not None and self.fixed < self.scores[-k]:
+            k = self._rank_of(self.fixed)
+        return expected_rate(self.n, k, self.confidence, self.of)
+
+    def _rank_of(self, threshold: float) -> int:
+        """The k of a threshold of any value: one more than the calibration scores above it."""
+        return 1 + self.n - bisect_right(self.scores, threshold)
+
+    def lines(self) -> list[str]:
+        """For people: each limit with the share of good parts above it, and what these rest on."""
+        lines = [f"NG (rejected) above score {self.threshold:.4g}: {self.rate_ng.text}"]
+        if self.review_threshold < self.threshold:
+            flagged = self.rate_flagged
+            lines.append(
+                f"REVIEW above score {self.review_threshold:.4g}: {percent(flagged.expected)} of good parts NG or REVIEW on "
+                f"average, up to {percent(flagged.bound)} for this model"
+            )
+        elif self.fixed is None and self.rank < self.n:
+            least = percent((self.rank + 1) / (self.n + 1))
+            lines.append(f"no REVIEW band: with {self.n} calibration {self.of} it takes a --review rate of {least} or more")
+        how = f" in {self.folds} folds, an estimate and not a guarantee" if self.folds else ""
+        lines.append(
+            f"from {self.n} calibration {self.of}{how}; valid for good parts made and photographed like these; "
+            "higher score = more anomalous"
         )
+        return lines
+
+    @property
+    def text(self) -> str:
+        """`lines` as one."""
+        return "; ".join(self.lines())
 
     def p_value(self, score: float) -> float:
-        """Conformal p-value in (0, 1]: (1 + number of held-back scores >= score) / (n + 1). Raises ImageError for NaN."""
+        """Conformal p-value in (0, 1]: (1 + calibration scores >= score) / (n + 1). Raises ImageError for NaN."""
         _refuse_nan(score)
         return (1 + self.n - bisect_left(self.scores, score)) / (self.n + 1)
 
     def carried(self, threshold: float) -> float:
-        """The false-alarm rate that a threshold promises on average: (1 + held-back scores above it) / (n + 1)."""
-        return (1 + self.n - bisect_right(self.scores, threshold)) / (self.n + 1)
+        """The false-alarm rate to expect of a threshold, on average: (1 + calibration scores above it) / (n + 1)."""
+        return self._rank_of(threshold) / (self.n + 1)
 
     def verdict(self, score: float) -> str:
         """ "NG", "REVIEW" or "OK", before the rules. Raises ImageError for NaN, which is above no threshold."""
@@ -208,7 +300,7 @@ class Calibration:
 
     @property
     def beyond(self) -> float:
-        """A score above every held-back picture's and both thresholds, by as much as the held-back scores spread."""
+        """A score above every calibration picture's and both thresholds, by as much as the calibration scores spread."""
         highest = max(self.scores[-1], self.threshold)
         return highest + max(highest - self.scores[0], abs(highest), 1e-6)
 
@@ -221,10 +313,10 @@ class Calibration:
         threshold: float | None = None,
         rules: Rules | None = None,
     ) -> Calibration:
-        """The same held-back scores with other rates, a threshold of one's own, or other rules; None = as it is.
+        """The same calibration scores with other rates, a threshold of one's own, or other rules; None = as it is.
 
         A review rate that is not given is raised to the false-alarm rate where it would lie below it. Raises
-        CalibrationError where the scores cannot promise the rates.
+        CalibrationError where the scores are too few for the rates.
         """
         alarm = self.false_alarm if false_alarm is None else false_alarm
         above = max(self.review, alarm) if review is None else review
@@ -255,6 +347,7 @@ class Calibration:
             "false_alarm": self.false_alarm,
             "review": self.review,
             "confidence": self.confidence,
+            "expected": {"ng": self.rate_ng.as_dict(), "flagged": self.rate_flagged.as_dict()},
             "per_part": self.per_part,
             "folds": self.folds,
             "rules": asdict(self.rules),
@@ -279,13 +372,13 @@ def calibrate(
     per_part: bool = False,
     rules: Rules | None = None,
 ) -> Calibration:
-    """Thresholds from the scores of held-back good pictures.
+    """Thresholds from the scores of good pictures that training did not use.
 
-    scores  n picture scores, any order, finite; rate  promised false-alarm rate in (0, 1)
-    review  promised rate of REVIEW or NG, at least `rate`; None = `rate`, which leaves no REVIEW band
+    scores  n picture scores, any order, finite; rate  false-alarm rate in (0, 1), kept on average or with `confidence`
+    review  rate of REVIEW or NG, at least `rate`; None = `rate`, which leaves no REVIEW band
     peaks   the highest map value of each picture; None = the scores themselves
     confidence, per_part, rules  see Calibration
-    Raises CalibrationError: no scores, a score that is not finite, a rate that n pictures cannot promise.
+    Raises CalibrationError: no scores, a score that is not finite, a rate that n pictures do not support.
     """
     review = rate if review is None else review
     peaks = scores if peaks is None else peaks

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawforge_runtime import bundle, images, looks, poses, tiles
-from flawforge_runtime.calibrate import Calibration, calibrated, highest_share
+from flawforge_runtime.calibrate import Calibration, calibrated, highest_share, percent
 from flawforge_runtime.drawing import escaped
 from flawforge_runtime.guard import UNLIKE, Guard, Traits, describe, size_for
 from flawforge_runtime.maps import (
@@ -359,13 +359,14 @@ class Inspector:
         return Path(folder)
 
     def lines(self) -> list[str]:
-        """For people, as `fit` ends: what is promised, and how often the guard against other pictures is wrong."""
-        lines = [self.calibration.text if self.calibration is not None else "no thresholds yet"]
+        """For people, as `fit` ends: the limits and rates to expect, and how often the guard rejects good pictures."""
+        lines = self.calibration.lines() if self.calibration is not None else ["no thresholds yet"]
         if self.guard is not None and self.guard.count:
             flagged, count = self.guard.flagged, self.guard.count
+            most = percent(highest_share(flagged, count))
             lines.append(
                 f"a picture unlike every good picture is NG too; this rejected {flagged} of {count} good pictures that the "
-                f"limits had not seen ({flagged / count:.1%}, 95 % interval up to {highest_share(flagged, count):.1%})"
+                f"limits had not seen ({percent(flagged / count)}, 95 % interval up to {most})"
             )
         return lines
 
@@ -381,7 +382,7 @@ class Inspector:
         }
 
     def _repr_html_(self) -> str:
-        """For a notebook: what it is, and what it promises."""
+        """For a notebook: what it is, its limits, and the rates to expect."""
         return f"<p><b>{escaped(repr(self))}</b><br>{'<br>'.join(escaped(line) for line in self.lines())}</p>"
 
     def __repr__(self) -> str:

@@ -258,7 +258,8 @@ def calibrate(
     )
     for note in notes:
         say(f"  {note}")
-    say(calibration.text)
+    for line in calibration.lines():
+        say(line)
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Are parts in use still like the good parts that the thresholds were set with? The promise holds only as long as they are.
+"""Are production parts still like the good parts that set the thresholds? The expected rates hold only as long as they are.
 
 Evidence is gathered part by part as the wealth of a bettor who starts with 1 and bets against "nothing has changed". While
 nothing has, the wealth ever reaches 1 / a with probability at most a (Ville's inequality), however long one watches and
@@ -9,8 +9,8 @@ however often one looks: that is the stated false-alarm rate. Half of the wealth
                       composite simple jumper bets on them rising or falling (Vovk et al., "Retrain or not retrain", 2021).
                       A part with a defect that is rejected does not count here: below the threshold, held-back and fresh
                       scores are exchangeable among themselves too, for scores that are drawn independently.
-    parts rejected    that their share is above `defects` plus what the promise allows (a bound on it that fails with a tenth
-                      of the false-alarm rate): a bet on a coin that may come up that often at most; stakes jump too.
+    parts rejected    that their share is above `defects` plus the bound on good parts rejected (it fails with a tenth of the
+                      false-alarm rate): a bet on a coin that may come up that often at most; stakes jump too.
 
 The picture statistics below say what moved; they alarm nobody by themselves.
 """
@@ -25,13 +25,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 from scipy.stats import binom
 
 from flawforge.proving import intervals
 from flawforge.proving.intervals import Estimate
 from flawforge.types import CalibrationError, ConfigError, DataError, Image, ImageError
-from flawforge_runtime.calibrate import Calibration, calibrated
+from flawforge_runtime.calibrate import Calibration, ExpectedRate, calibrated, expected_rate, percent
 from flawforge_runtime.images import as_picture
 from flawforge_runtime.looks import LOOKS, looks_of
 
@@ -92,33 +91,34 @@ def evidence(
     cut = calibration.threshold
     known = [score for score in calibration.scores if score < cut]
     if not known:
-        raise CalibrationError("No held-back score lies below the threshold, so nothing can be compared; calibrate anew.")
+        raise CalibrationError("No calibration score lies below the threshold, so nothing can be compared; calibrate anew.")
     k = round(calibration.carried(cut) * (calibration.n + 1))
-    promised = float(betaincinv(k, max(calibration.n + 1 - k, 1), 1.0 - 0.1 * alarm))
+    bound = expected_rate(calibration.n, k, 1.0 - 0.1 * alarm).bound
     passed = np.array([score < cut for score in scores], bool)
     p_values = online_p_values(known, [s for s, ok in zip(scores, passed, strict=True) if ok], np.random.default_rng(seed))
     of_passed = jumper(p_values)[np.concatenate(([0], np.cumsum(passed)))]
-    allowed = min(defects + (1.0 - defects) * promised, 0.999)
+    allowed = min(defects + (1.0 - defects) * bound, 0.999)
     return np.asarray((of_passed + rejects([s > cut for s in scores], allowed)) / 2.0)
 
 
 def level(alarm: float) -> float:
-    """The wealth at which the alarm goes off: 1 / (0.9 alarm), for a tenth of the rate goes to the promise's own bound."""
+    """The wealth at which the alarm goes off: 1 / (0.9 alarm), for a tenth of the rate goes to the bound on good rejects."""
     return 1.0 / (0.9 * alarm)
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Whether parts in use are still like those that the model was calibrated on.
+    """Whether production parts still resemble those that the model was calibrated on.
 
     alarm           they are not; `at`: the part, from 1, at which that was seen; None = it was not
     n, rejected     parts, and those of them above the threshold, with `rejected_share`
     alarm_rate      probability of a false alarm, however long one watches
     defects         share of defective parts that is normal on this line
+    expected        share of good parts that are rejected while nothing changes
     level           of the evidence, at which the alarm goes off; `evidence`: the highest that was reached
     looks           what the pictures look like then and now, those furthest off first, see `compare_looks`
     wealth          the evidence before and after each part
-    parts           {"part", "score"} each; a part's score is its strangest picture's
+    parts           {"part", "score"} each; a part's score is that of its most anomalous picture
     skipped         {"path", "reason"} of the pictures that cannot be read
     invalid         pictures that were like no good picture
     notes           what was left aside
@@ -132,6 +132,7 @@ class Drift:
     rejected_share: Estimate
     alarm_rate: float
     defects: float
+    expected: ExpectedRate
     level: float
     evidence: float
     looks: tuple[Mapping[str, Any], ...]
@@ -147,24 +148,27 @@ class Drift:
     @property
     def text(self) -> str:
         """The finding in a sentence or two."""
-        rate = 100 * self.alarm_rate
         named = [f"{row['name']} from {row['then']:.4g} to {row['now']:.4g}" for row in self.looks if row["moved"]]
         what = f" What moved: {', '.join(named)}." if named else ""
         _, low, high = self.rejected_share
         assert low is not None
         assert high is not None
-        seen = f" {self.rejected} of {self.n} were rejected ({100 * low:.1f} to {100 * high:.1f} %)."
+        seen = (
+            f" {self.rejected} of {self.n} were rejected (NG; 95 % interval {percent(low)} to {percent(high)}); "
+            f"{percent(self.expected.expected)} of good parts are expected."
+        )
+        if low > self.expected.bound and not self.alarm:
+            seen += " Check whether these parts are good."
         if self.invalid:
             seen += f" {self.invalid} pictures were not like any good picture: check camera, light and product."
         if self.alarm:
             return (
-                f"parts in use are no longer like the good parts it was calibrated on (seen after {self.at} of {self.n}; "
-                f"such an alarm is false in {rate:g} % of cases at most).{seen}{what} Calibrate again with good parts as "
-                "they are now."
+                f"production parts no longer resemble the calibration pictures (seen after {self.at} of {self.n} parts; the "
+                f"probability of a false alarm is {percent(self.alarm_rate)} or less).{seen}{what} Calibrate again with "
+                "current good parts."
             )
         strength = math.log(self.evidence) / math.log(self.level) if self.evidence > 1 else 0.0
-        way = f"the evidence came {100 * strength:.0f} % of the way to an alarm"
-        return f"No drift in {self.n} parts in use; {way}.{seen}{what}"
+        return f"No drift alarm in {self.n} production parts ({100 * strength:.0f} % of the alarm level).{seen}{what}"
 
     def lines(self) -> list[str]:
         """For people."""
@@ -175,6 +179,7 @@ class Drift:
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("notes", "unsaved")}
         return values | {
             "rejected_share": self.rejected_share._asdict(),
+            "expected": self.expected.as_dict(),
             "looks": [dict(row) for row in self.looks],
             "skipped": [dict(item) for item in self.skipped],
             "model": dict(self.model),
@@ -233,6 +238,7 @@ def watch(
         rejected_share=intervals.rate(rejected, len(scores)),
         alarm_rate=alarm,
         defects=defects,
+        expected=calibration.rate_ng,
         level=level(alarm),
         evidence=float(path_of_wealth.max()),
         looks=tuple(compare_looks(calibration.looks, looks[-RECENT:])),

@@ -126,6 +126,7 @@ class Evaluation:
                 "pixel_threshold": self.calibration.pixel_threshold,
                 "promised_false_alarm": self.calibration.false_alarm,
                 "promised_review": self.calibration.review,
+                "expected": self.calibration.as_dict()["expected"],
                 "calibration_pictures": self.calibration.n,
                 **_plain(self.rates),
             },
@@ -199,7 +200,7 @@ def evaluate(
     calibration = calibrated(inspector.calibration)
     chosen, choice_notes = choose(pictures)
     if calibration.per_part:
-        choice_notes.append("The promise is on parts; the rates here count pictures, which are rejected no more often")
+        choice_notes.append("The expected rates are of parts; those here count pictures, which are rejected no more often")
     judgements = _Judgements(any(case.label and case.mask is not None for case in chosen), Doubts(large_masks))
     for done, case in enumerate(chosen, 1):
         _judge(inspector, case, judgements)

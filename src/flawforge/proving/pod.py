@@ -34,7 +34,7 @@ from flawforge.proving.intervals import Estimate
 from flawforge.proving.specimens import CONTRASTS, COUNT, Forgery, Recipe, families_of, held_out_kinds, proof_pictures
 from flawforge.reporting.overlays import overlay, save_album
 from flawforge.types import ConfigError, DataError, Decision, Image, ImageError, Mask
-from flawforge_runtime.calibrate import Calibration, calibrated
+from flawforge_runtime.calibrate import Calibration, ExpectedRate, calibrated
 from flawforge_runtime.drawing import Drawn
 from flawforge_runtime.images import MAX_PIXELS, as_picture
 
@@ -69,8 +69,9 @@ class Shown:
 
 @dataclass(frozen=True)
 class FalseAlarm:
-    """Good pictures, or parts where pictures show one part several times, against what is promised of them.
+    """Good pictures, or parts where pictures show one part several times, against the rate that was asked for.
 
+    promised              the rate that was asked for; `expected` is what the calibration pictures say of it
     measured              the share of those judged NG that were not calibrated on; `n` of them, `of` "parts" or "pictures"
     calibrated_on         how many prove nothing, for the thresholds were set with them
     calibration_pictures  that the thresholds were set with
@@ -83,13 +84,14 @@ class FalseAlarm:
     threshold: float
     calibrated_on: int
     calibration_pictures: int
+    expected: ExpectedRate
 
 
 @dataclass(frozen=True)
 class Proof:
     """What a model finds of forged defects, by kind, contrast and size: forged-defect POD.
 
-    false_alarm    promised and measured
+    false_alarm    expected and measured
     trained_on     the forgers that the model was trained on
     curves         what it finds, for each kind and contrast
     elsewhere      share of the rejects that do not point at the defect: `elsewhere_count` of `rejected`
@@ -128,7 +130,8 @@ class Proof:
         alarm = self.false_alarm
         of = f"{self.goods} good pictures"
         lines = [*(f"  {note}" for note in self.notes)]
-        lines.append(f"forged-defect POD at a promised false-alarm rate of {alarm.promised:.2%}, {of}")
+        lines.append(f"probability of detection (POD, after MIL-HDBK-1823A) of synthetic defects, {of}")
+        lines.append(f"  false alarms to expect: {alarm.expected.text}")
         if alarm.n:
             lines.append(f"  false alarms on the {alarm.n} {alarm.of} not calibrated on: {alarm.measured.text}")
         return [*lines, HEAD, *(curve.line for curve in self.curves)]
@@ -137,7 +140,8 @@ class Proof:
         """What `flawforge pod --json` writes."""
         alarm = {item.name: getattr(self.false_alarm, item.name) for item in dataclasses.fields(FalseAlarm)}
         return {
-            "false_alarm": alarm | {"measured": self.false_alarm.measured._asdict()},
+            "false_alarm": alarm
+            | {"measured": self.false_alarm.measured._asdict(), "expected": self.false_alarm.expected.as_dict()},
             "forgers": {
                 "trained_on": list(self.trained_on),
                 "proved_with": list(self.recipe.kinds),
@@ -245,7 +249,7 @@ def prove(
     goods, left_out = unseen([good if isinstance(good, Path) else as_picture(good).pixels for good in goods], config)
     notes = []
     if calibration.per_part and parts is None:
-        notes.append("the promise is on parts, and --group-by does not say which these show: each picture counts as one")
+        notes.append("the expected rates are of parts, and --group-by does not say which these show: pictures are counted")
     if left_out:
         notes.append(f"{left_out} pictures that the model was trained on are left out, {len(goods)} remain")
     if config.get("training") and (arrays := sum(not isinstance(good, Path) for good in goods)):
@@ -381,7 +385,7 @@ def _judge_goods(
 def _false_alarm(
     calibration: Calibration, judged: Sequence[tuple[float, str]], goods: Sequence[Image | Path], parts: Sequence[int]
 ) -> FalseAlarm:
-    """Promised and measured rates. What was calibrated on proves no rate, nor does a part of which any picture was.
+    """Expected and measured rates. What was calibrated on proves no rate, nor does a part of which any picture was.
 
     parts  a number for each picture; pictures of one part have the same. A part is rejected where any picture of it is.
     """
@@ -400,6 +404,7 @@ def _false_alarm(
         threshold=calibration.threshold,
         calibrated_on=len(known),
         calibration_pictures=calibration.n,
+        expected=calibration.rate_ng,
     )
 
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flawforge.reporting import pod_words
-from flawforge.reporting.charts import percent
-from flawforge_runtime.calibrate import Calibration, pictures_needed, strictest_rate
+from flawforge_runtime.calibrate import Calibration, percent, pictures_needed, strictest_rate
 
 Facts = dict[str, Any]
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from flawforge_runtime.bundle import Content
-from flawforge_runtime.calibrate import Rules, pictures_needed
+from flawforge_runtime.calibrate import Rules, percent, pictures_needed, strictest_rate
 from flawforge_runtime.names import shown
+
+MONTHS = (  # in English whatever the locale is
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
 
 TEMPLATE = """# {method} model `{model_id}`
 
-Made by flawforge {version} on {created}. It judges pictures of one product; a higher score is stranger.
+Made by flawforge {version} on {created}. It judges pictures of one product; a higher score is more anomalous.
 
 | | |
 |---|---|
@@ -17,7 +24,7 @@ Made by flawforge {version} on {created}. It judges pictures of one product; a h
 | trained on | {pictures} good pictures, {steps} steps, {seconds:.0f} s, seed {seed} |
 | forger | `{forger}` |
 {features}| score | {score} |
-{promise}{guard}{exported}
+{rates}{guard}{exported}
 {notes}
 ## Use
 
@@ -29,16 +36,21 @@ Made by flawforge {version} on {created}. It judges pictures of one product; a h
 
 ## Limits
 
-The promise holds for parts that are made and photographed as the held-back good pictures were; another camera, light or
-product voids it (`flawforge drift` watches for that). What the model cannot see: `flawforge pod`.
+The false-alarm rate holds for parts that are made and photographed like the calibration pictures; another camera, light or
+product voids it (`flawforge drift` detects that). It says nothing about missed defects: `flawforge evaluate` measures
+those on real defects, `flawforge pod` on synthetic ones.
 """
 
-PROMISE = """
-## Promise
+RATES = """
+## False-alarm rate
 
-From {n} held-back good {of} (split-conformal), {how}: at most {false_alarm:.2%} of good parts are judged NG
-and at most {review:.2%} NG or REVIEW. NG above score {threshold:.6g}, REVIEW above {review_threshold:.6g}, a pixel is
-marked above {pixel_threshold:.6g}. A promise of 1 % needs {needed} held-back {of}.{rules}
+| verdict | score | good parts, on average | this model, {sure} confidence |
+|---|---|---|---|
+| NG (rejected) | above {threshold:.6g} | {ng} | up to {ng_bound} |
+| REVIEW or NG | above {review_threshold:.6g} | {flagged} | up to {flagged_bound} |
+
+These rates come from {n} calibration {of} ({how}). They support rates from {best} upwards; 1 % takes {needed}.
+A pixel is marked above {pixel_threshold:.6g}.{rules}
 """
 
 GUARD = """
@@ -46,7 +58,7 @@ GUARD = """
 
 A picture that is not like any good picture (blank, smeared, half out of the frame, another product) is NG whatever the
 network says, and is marked `valid: false` with the reason. Of {count} good pictures, limits that had not seen them rejected
-{flagged}; such rejects come on top of the promise.
+{flagged}; such rejects come on top of the rates above.
 """
 
 
@@ -66,24 +78,41 @@ largest difference of a score is {p_score_difference:.3g} (scores spread over {p
 """
 
 
+def when(stamp: str) -> str:
+    """An ISO time for people: 2025-01-31T12:00:00+00:00 -> 31 January 2025, 12:00 UTC; another text as it is."""
+    try:
+        at = datetime.fromisoformat(stamp)
+    except ValueError:
+        return stamp
+    zone = f" {at.tzname()}" if at.tzinfo is not None else ""
+    return f"{at.day} {MONTHS[at.month - 1]} {at.year}, {at:%H:%M}{zone}"
+
+
 def model_card(content: Content) -> str:
     """Markdown from the model's own settings and calibration."""
     config, calibration = content.config, content.calibration
     training, rule = config["training"], config["score_rule"]
-    promise = ""
+    rates = ""
     if calibration is not None:
         sure, rules = calibration.confidence, calibration.rules
+        ng, flagged = calibration.rate_ng, calibration.rate_flagged
         values = calibration.as_dict() | {
+            "ng": percent(ng.expected),
+            "ng_bound": percent(ng.bound),
+            "flagged": percent(flagged.expected),
+            "flagged_bound": percent(flagged.bound),
+            "sure": percent(ng.confidence),
             "needed": pictures_needed(0.01, sure),
-            "of": "parts" if calibration.per_part else "pictures",
-            "how": f"cross-conformal in {calibration.folds} folds, not proved"
+            "best": percent(strictest_rate(calibration.n, sure)),
+            "of": calibration.of,
+            "how": f"cross-conformal in {calibration.folds} folds: an estimate, not a guarantee"
             if calibration.folds
-            else "on average"
+            else "split-conformal"
             if sure is None
-            else f"with {sure:.4g} confidence",
+            else f"split-conformal, limits kept with {percent(sure)} confidence",
             "rules": f" Rules after the thresholds: {rules}." if rules != Rules() else "",
         }
-        promise = PROMISE.format(**values)
+        rates = RATES.format(**values)
     guard = ""
     if content.guard is not None:
         guard = GUARD.format(count=content.guard.count, flagged=content.guard.flagged)
@@ -108,7 +137,7 @@ def model_card(content: Content) -> str:
         method=config["method"],
         model_id=content.model_id,
         version=config["flawforge_version"],
-        created=config["created"],
+        created=when(config["created"]),
         profile=config["profile"],
         height=config["canvas"][0],
         width=config["canvas"][1],
@@ -118,7 +147,7 @@ def model_card(content: Content) -> str:
         seed=config["seed"],
         forger=training["forger"] or "none",
         score=f"{rule['reduce']} of the map after a {rule['smooth']} x {rule['smooth']} mean",
-        promise=promise,
+        rates=rates,
         guard=guard,
         exported=exported,
         notes=f"\n## Notes\n\n{notes}\n" if notes else "",

@@ -13,6 +13,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from flawforge_runtime.calibrate import percent
+
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 54, 20, 34, 40
 
@@ -220,14 +222,6 @@ def share_above(values: Sequence[float], cut: float) -> float:
 def finite(values: Iterable[float | None]) -> list[float]:
     """The values that are finite numbers."""
     return [float(value) for value in values if value is not None and math.isfinite(value)]
-
-
-def percent(share: float) -> str:
-    """0.025 -> '2.5 %'; whole numbers and the ends without a decimal."""
-    text = f"{100 * share:.1f}".removesuffix(".0")
-    if text in ("0", "100") and share not in (0.0, 1.0):
-        return "< 0.1 %" if share < 0.5 else "> 99.9 %"
-    return f"{text} %"
 
 
 def _grid_x(x: Axis, title: str, words: Callable[[float], str] | None = None) -> Markup:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flawforge.reporting import charts
-from flawforge.reporting.charts import percent
+from flawforge_runtime.calibrate import percent
 
 Facts = dict[str, Any]
 NOT_REACHED = "not reached"

@@ -23,11 +23,11 @@ from markupsafe import Markup
 
 from flawforge.reporting import answer, charts, pod_words
 from flawforge.reporting.answer import Facts
-from flawforge.reporting.charts import percent
 from flawforge.reporting.overlays import album
 from flawforge.reporting.recorded import COMMANDS, KINDS
 from flawforge.types import ConfigError, ModelError
 from flawforge_runtime import bundle
+from flawforge_runtime.calibrate import percent
 from flawforge_runtime.files import write_atomically
 from flawforge_runtime.inspector import Inspector
 from flawforge_runtime.names import shown
