@@ -56,7 +56,7 @@ def fit(source: Path, variant: str, seed: int) -> tuple[fitting.Plan, Any]:
     """The plan, and the net with its statistics."""
     request, settings, constants = VARIANTS[variant]
     asked = {"method": "auto", "align": "off", "seed": seed, "settings": {"use": "statistics"} | settings} | request
-    with mock.patch.multiple(trunkstats, **constants):
+    with mock.patch.dict(vars(trunkstats), constants):
         plan = fitting.plan(fitting.Request(source, Path("unused"), **asked))
         pictures = fitting.load_pictures(plan)
         net, _ = fitting.new_net(plan)
@@ -81,7 +81,7 @@ def judge(plan: fitting.Plan, net: Any, variant: str, pairs: Iterable[Pair]) -> 
     scores: dict[tuple[str, ...], list[float]] = {each: [] for each in JUDGED}
     maps: dict[tuple[str, ...], list[Any]] = {each: [] for each in JUDGED}
     peaks: dict[tuple[str, ...], list[float]] = {each: [] for each in JUDGED}
-    with torch.inference_mode(), mock.patch.multiple(trunkstats, **VARIANTS[variant][2]):
+    with torch.inference_mode(), mock.patch.dict(vars(trunkstats), VARIANTS[variant][2]):
         for kind, picture, mask in pairs:
             laid = lay(*images.letterbox(picture, plan.canvas))
             x = torch.from_numpy(to_network(laid.pixels))
