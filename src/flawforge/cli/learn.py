@@ -96,6 +96,8 @@ METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports n
     help="Accept variation that the good pictures do not show: all, or any of "
     "brightness,turn,shift,jpeg,blur. Costs sensitivity.",
 )
+@click.option("--strict", is_flag=True, help="Refuse to fit if any good picture stands out from the others.")
+@click.option("--clean", is_flag=True, help="Leave out good pictures that stand out from the others; each is named.")
 @with_seed
 @click.option(
     "--workers",
@@ -175,6 +177,10 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
         plan = fitting.plan(request, progress=show)
     for line in (*plan.report.lines(), *plan.notes):
         say(f"  {line}")
+    with counter("comparing good pictures") as show:
+        plan = fitting.questioned(plan, show)
+    for line in plan.screening.lines() if plan.screening else ():
+        say(f"  {line}")
     canvas = "{} x {} (h x w)".format(*plan.canvas)
     say(f"  {len(plan.train)} to train on, {len(plan.held)} held back; canvas {canvas}")
     pictures = fitting.load_pictures(plan)
@@ -223,6 +229,7 @@ def _share_or_pattern(text: str) -> float | str:
 @with_rates
 @with_group_by
 @with_rules
+@click.option("--yes", is_flag=True, help="All pictures show good parts, even if the model rejects many of them.")
 @with_device
 @with_backend
 def calibrate(
@@ -232,6 +239,7 @@ def calibrate(
     review: float | None,
     confidence: float | None,
     group_by: str | None,
+    yes: bool,
     device: str,
     backend: str | None,
     threads: int | None,
@@ -251,6 +259,7 @@ def calibrate(
         review,
         confidence=confidence,
         group_by=group_by,
+        yes=yes,
         device=device,
         backend=backend,
         threads=threads,

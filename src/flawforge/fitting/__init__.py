@@ -15,6 +15,7 @@ from flawforge.fitting.planning import (
     seeded,
     stages_of,
 )
+from flawforge.fitting.questions import questioned
 from flawforge.fitting.thresholds import calibrate_on, recalibrate
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "new_net",
     "plan",
     "promised_rates",
+    "questioned",
     "recalibrate",
     "run",
     "same_part",

@@ -14,7 +14,7 @@ from safetensors.torch import save as tensors_to_bytes
 from flawforge import __version__
 from flawforge.fitting.planning import Plan
 from flawforge.forge import names_in
-from flawforge.proving.pod import fingerprint
+from flawforge.pictures.copies import fingerprint, pack
 from flawforge.types import Train
 from flawforge_runtime import bundle
 
@@ -57,6 +57,7 @@ def content_of(
             "forger": str(plan.method.forger(plan.settings)) if plan.method.forger else "",
             "forgers": list(trained_on(plan, net)),
             "fingerprints": sorted(fingerprint(entry.path) for entry in plan.train),
+            "likenesses": pack(plan.report.likenesses[entry.path] for entry in plan.train),
             "torch": torch.__version__,
             "cpus": os.cpu_count(),
         },
@@ -64,6 +65,7 @@ def content_of(
         "trunk": _trunk(plan),
         "held_back": [str(entry.path.resolve()) for entry in plan.held],  # for `export` to compare on; it drops them
         "data_report": plan.report.as_dict(),
+        "screening": plan.screening.as_dict() if plan.screening else None,
         # `facts`: what a method decided from the good pictures, in words
         "notes": [*notes, *getattr(net, "facts", list)()],
         "history": list(history),

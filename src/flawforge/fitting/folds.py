@@ -63,7 +63,7 @@ def run(
         raise ConfigError("--folds was given with --confidence; confidence takes held-back pictures: leave one of them out.")
     fitting.check_output(request.out, resume=False)
     # What a hold-out could carry is of no matter here: the rates are kept or refused below, by all pictures.
-    made = made or fitting.plan(dataclasses.replace(request, false_alarm=None, review=None))
+    made = made or fitting.questioned(fitting.plan(dataclasses.replace(request, false_alarm=None, review=None)))
     made = dataclasses.replace(made, request=request)
     everything = (*made.train, *made.held)
     parts = part_of(everything, request.group_by)

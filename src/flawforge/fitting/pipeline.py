@@ -19,6 +19,7 @@ import torch
 from flawforge.fitting import engine
 from flawforge.fitting.contents import content_of
 from flawforge.fitting.planning import Plan, Request, batches, load_pictures, new_net, plan, stages_of
+from flawforge.fitting.questions import questioned
 from flawforge.fitting.thresholds import calibrate_on, guard_of
 from flawforge.judging import loading
 from flawforge.pictures import dataset
@@ -129,7 +130,11 @@ def run(
     """
     with bundle.hold(request.out):
         check_output(request.out, resume)
-        job = opened(made or plan(request), pictures, given, show)
+        if made is None:
+            made = questioned(plan(request))
+            for line in made.screening.lines() if made.screening else ():
+                show(line)
+        job = opened(made, pictures, given, show)
         work = work_folder(request.out)
         work.mkdir(parents=True, exist_ok=True)
         try:
@@ -202,7 +207,7 @@ def calibrated(job: Job, history: Sequence[Mapping[str, Any]], notes: Sequence[s
 def thresholds(job: Job, bare: inspector.Inspector) -> calibrate.Calibration:
     """From the pictures that are held back."""
     request = job.plan.request
-    calibration, skipped = calibrate_on(
+    scored = calibrate_on(
         bare,
         [entry.path for entry in job.plan.held],
         *job.plan.rates,
@@ -211,9 +216,9 @@ def thresholds(job: Job, bare: inspector.Inspector) -> calibrate.Calibration:
         tolerate=request.tolerate,
         seed=request.seed,
     )
-    for _, reason in skipped:
-        job.show(f"skipped: {reason}")
-    return calibration
+    for line in (*(f"skipped: {reason}" for _, reason in scored.skipped), *scored.lines()):
+        job.show(line)
+    return scored.calibration
 
 
 def save(fitted: inspector.Inspector, out: Path) -> None:

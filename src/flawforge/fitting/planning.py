@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from flawforge.methods import METHODS
 from flawforge.pictures import dataset, tolerance
 from flawforge.pictures.alignment import PICTURES as REGISTERED_FROM
 from flawforge.pictures.alignment import Registration, register
-from flawforge.pictures.listing import part_of, textures_in
+from flawforge.pictures.listing import check_for_fit, part_of, textures_in
 from flawforge.pictures.region import product_mask
 from flawforge.pictures.saliency import background_of, saliency
+from flawforge.pictures.screening import Screening
 from flawforge.types import (
     Batch,
     CalibrationError,
@@ -78,6 +79,8 @@ class Request:
     holdout: float | str = 0.2
     group_by: str | None = None
     tolerate: str = ""
+    strict: bool = False
+    clean: bool = False
     seed: int = 0
     workers: int = 1
     device: str = "auto"
@@ -106,10 +109,14 @@ class Plan:
     init: Init | None = None
     trunk: Init | None = None
     parts: Mapping[Path, str] | None = None  # which part each held-back picture shows, where that is known
+    screening: Screening | None = None  # see questions.py; None = not asked yet
 
 
-def plan(request: Request, *, progress: Callable[[int, int], None] | None = None) -> Plan:
-    """Check the request and the data. Reads good training pictures only. Raises a FlawforgeError in one sentence."""
+def plan(request: Request, *, progress: Callable[[int, int], None] | None = None, without: Collection[Path] = ()) -> Plan:
+    """Check the request and the data. Reads good training pictures only. Raises a FlawforgeError in one sentence.
+
+    without  good pictures that are left out, as if they were not there
+    """
     method = _method(request.method)
     profile = request.profile or next(iter(method.profiles))
     if profile not in method.profiles:
@@ -117,6 +124,7 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     base, values, trunk = loading.choose_trunk(request.trunk, method, method.profiles[profile], request.settings)
     settings = config.override(base, values)
     init = _init(request, method)
+    check_for_fit(request.data)
     listing = dataset.read_listing(request.data)
     report = dataset.check_data(
         dataset.good_entries(listing.entries),
@@ -125,7 +133,7 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
         progress=progress,
         notes=listing.notes,
     )
-    good = report.readable(dataset.good_entries(listing.entries))
+    good = tuple(entry for entry in report.readable(dataset.good_entries(listing.entries)) if entry.path not in without)
     if len(good) < 2:
         reasons = "; ".join(reason for _, reason in report.unreadable[:3])
         raise TrainingError(

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flawforge.pictures.copies import likeness
 from flawforge.pictures.duplicates import THRESHOLD, join, near_duplicates, thumbnail
 from flawforge.pictures.listing import Entry
 from flawforge.types import ImageError
@@ -38,6 +39,7 @@ class DataReport:
     duplicate_groups  paths of pictures that show the same part, two or more each
     notes             one sentence or phrase each
     deep              True where a picture has more than 8 bits, so that all are held as float32
+    likenesses        of every readable picture, see copies.py
     """
 
     count: int
@@ -47,6 +49,7 @@ class DataReport:
     duplicate_groups: tuple[tuple[Path, ...], ...] = ()
     notes: tuple[str, ...] = ()
     deep: bool = False
+    likenesses: Mapping[Path, NDArray[np.float16]] = field(default_factory=dict, repr=False)
 
     def readable(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
         """`entries` without the unreadable ones."""
@@ -104,6 +107,7 @@ class _Look:
     mode: str
     notes: tuple[str, ...]
     thumbnail: NDArray[np.float32]
+    likeness: NDArray[np.float16]
     digest: bytes
     deep: bool
     highest: float
@@ -143,6 +147,7 @@ def check_data(
         duplicate_groups=tuple(tuple(paths[index] for index in group) for group in groups),
         notes=(*notes, *_notes(looks), *_repeats(least)),
         deep=any(look.deep for look in looks),
+        likenesses={path: look.likeness for path, look in zip(paths, looks, strict=True)},
     )
 
 
@@ -167,6 +172,7 @@ def _look(path: Path, max_pixels: int, depth: int | None) -> _Look | str:
         mode=picture.mode,
         notes=picture.notes,
         thumbnail=thumbnail(pixels),
+        likeness=likeness(pixels),
         digest=digest,
         deep=pixels.dtype != np.uint8,
         highest=float(pixels.max()),
