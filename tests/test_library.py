@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 import flawforge as ff
 from flawforge.cli import main
-from flawforge.proving.pod import fingerprint
+from flawforge.pictures.copies import fingerprint
 from flawforge.types import ConfigError, DataError, ImageError, ModelError
 from flawforge_runtime.images import read_mask, read_picture
 
@@ -108,7 +108,7 @@ def test_pod_is_the_command_and_leaves_training_pictures_out(model: Path, washer
     by_folder = ff.pod(model, washers, **FEW)
     assert timeless(by_folder.as_dict()) == timeless(wanted)
     assert by_folder.lines() == text.splitlines()
-    assert "that the model was trained on are left out" in by_folder.lines()[0]
+    assert "pictures were left out, as the model was trained on them" in by_folder.lines()[0]
     paths = sorted((washers / "train" / "good").iterdir())
     assert timeless(ff.pod(ff.load(model), paths, **FEW).as_dict()) == timeless(wanted)
     seen = set(json.loads((model / "config.json").read_text())["training"]["fingerprints"])

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flawforge.pictures.listing import Entry, evenly, good_entries, pictures_in, read_entries, read_listing
+from flawforge.pictures.listing import (
+    Entry,
+    check_for_fit,
+    evenly,
+    good_entries,
+    labelled_listing,
+    pictures_in,
+    read_entries,
+    read_listing,
+)
 from flawforge.types import DataError
 
 
@@ -194,3 +203,24 @@ def test_an_even_sample_is_never_more_and_starts_at_the_first(count: int, most: 
     assert len(some) == min(count, most)
     assert some[:1] == items[:1]
     assert len({second - first for first, second in pairwise(some)}) <= 1
+
+
+def test_fit_refuses_a_folder_of_test_pictures(tmp_path: Path) -> None:
+    data = touch(tmp_path / "bottle", "train/good/0.png", "test/good/0.png", "test/broken/0.png")
+    check_for_fit(data)
+    check_for_fit(data / "train" / "good")
+    with pytest.raises(DataError, match=r"taken for defective ones \(broken\)"):
+        check_for_fit(data / "test" / "broken")
+    with pytest.raises(DataError, match=r"holds test pictures; give .*bottle, whose train/good is learnt from"):
+        check_for_fit(data / "test")
+    check_for_fit(data / "missing.csv")
+
+
+def test_figures_need_labels(tmp_path: Path) -> None:
+    data = touch(tmp_path / "bottle", "train/good/0.png", "test/good/0.png", "test/broken/0.png")
+    assert len(labelled_listing(data).entries) == 3
+    assert len(labelled_listing(data / "test" / "good").entries) == 1
+    with pytest.raises(DataError, match=r"its other folders \(broken\) would not; give .*bottle if"):
+        labelled_listing(data / "test")
+    with pytest.raises(DataError, match="holds 1 picture without labels"):
+        labelled_listing(touch(tmp_path / "mixed", "0.png"))

@@ -17,7 +17,8 @@ from flawforge.cli import main
 from flawforge.demo.washers import render_good
 from flawforge.forge import Mix, Pipe, forger_from, names_in
 from flawforge.judging import loading
-from flawforge.proving import pod
+from flawforge.pictures import copies
+from flawforge.proving import leakage, pod
 from flawforge.proving.curves import Trial, kind_curve
 from flawforge.proving.specimens import Recipe
 from flawforge.types import CalibrationError, ConfigError, DataError, Mask
@@ -122,7 +123,7 @@ def test_a_part_is_one_trial_of_the_promise_however_often_it_is_photographed(tmp
     parts = {path: f"part {index // 2}" for index, path in enumerate(paths)}
     model = inspector()
     assert model.calibration is not None
-    seen = dataclasses.replace(model.calibration, pictures=(pod.fingerprint(paths[2]),), fixed=-1.0)
+    seen = dataclasses.replace(model.calibration, pictures=(copies.fingerprint(paths[2]),), fixed=-1.0)
     recipe = Recipe(("stain",), (0.4,), count=2)
     by_part = pod.prove(model.with_calibration(seen), paths, recipe, parts=parts).as_dict()
     alarm = by_part["false_alarm"]
@@ -229,7 +230,7 @@ def test_the_command_leaves_training_pictures_out_and_the_report_finds_its_files
     options = ["--count", "3", "--kind", "stain", "--contrast", "0.4", "--json", str(tmp_path / "pod.json")]
     done = run.invoke(main, ["pod", str(model), str(folder), *options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert "6 pictures that the model was trained on are left out, 6 remain" in done.output
+    assert "6 of 12 pictures were left out, as the model was trained on them; 6 remain" in done.output
     result = json.loads((tmp_path / "pod.json").read_text())
     assert result["goods"] == result["false_alarm"]["calibrated_on"] == 6
     assert result["forgers"]["trained_on"] == []
@@ -237,7 +238,9 @@ def test_the_command_leaves_training_pictures_out_and_the_report_finds_its_files
     assert kept["curves"] == result["curves"]
     assert all((model / "proof" / row["file"]).is_file() for row in kept["overlays"])
     loaded = loading.load(model)
-    train = [p for p in sorted(folder.iterdir()) if pod.fingerprint(p) in loaded.content.config["training"]["fingerprints"]]
+    train = [
+        p for p in sorted(folder.iterdir()) if copies.fingerprint(p) in loaded.content.config["training"]["fingerprints"]
+    ]
     assert len(train) == 6
     with pytest.raises(DataError, match="were trained on"):
-        pod.unseen(train, loaded.content.config)
+        leakage.unseen(train, loaded)

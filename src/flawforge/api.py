@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flawforge.judging import loading
-from flawforge.pictures.listing import Entry, good_entries, part_of, read_entries, read_listing
+from flawforge.pictures.listing import Entry, good_entries, labelled_listing, part_of, read_entries
 from flawforge.proving import drift as drifting
 from flawforge.proving import evaluate as evaluating
 from flawforge.proving import pod as proof
 from flawforge.proving.drift import Drift
 from flawforge.proving.evaluate import Evaluation
 from flawforge.proving.labelled import labelled
+from flawforge.proving.leakage import config_of
 from flawforge.proving.pod import Proof
 from flawforge.proving.specimens import COUNT
 from flawforge.reporting.overlays import save_album
@@ -65,7 +66,7 @@ def evaluate(
             raise DataError(f"Labels were given with {data}; give the pictures themselves, or leave the labels out.")
         pictures: Any = labelled(data, labels, masks)
     elif isinstance(data, str | Path):
-        listing = read_listing(data)
+        listing = labelled_listing(data)
         pictures, notes = listing.entries, listing.mask_notes
     else:
         pictures = tuple(data)
@@ -118,7 +119,7 @@ def pod(
     else:
         pictures = [Path(picture) if isinstance(picture, str) else picture for picture in good]
         parts = _parts(pictures, group_by)
-    trained_on = proof.forgers_of(proof.config_of(inspector))
+    trained_on = proof.forgers_of(config_of(inspector))
     recipe = proof.recipe_for(trained_on, kinds, contrasts, sizes, count, scale, seed)
     result = proof.prove(inspector, pictures, recipe, scale=scale, parts=parts, progress=progress)
     return _kept(result, folder if save else None, "proof", lambda folder: proof.save_proof(folder, result))
@@ -152,7 +153,7 @@ def drift(
         sources = list(Source(map(Path, sources), say=notes.append))
     parts = _parts(sources, group_by) if group_by is not None else None
     result = drifting.watch(inspector, sources, alarm=alarm, defects=defects, parts=parts, seed=seed, progress=progress)
-    result = replace(result, notes=tuple(notes))
+    result = replace(result, notes=(*notes, *result.notes))
     return _kept(result, folder if save else None, "check", lambda folder: save_album(folder, "drift", result.as_dict()))
 
 

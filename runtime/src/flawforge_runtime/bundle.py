@@ -37,6 +37,7 @@ MANIFEST = "manifest.json"
 COMMON = ("config.json", "calibration.json", "README.md")
 OPTIONAL = ("guard.json", "roi.png", "template.png")
 ALBUMS = ("evaluation", "proof", "drift")  # written by the commands of these names for the report; not part of the model
+PRIVATE = ("fingerprints", "likenesses")  # of config's training: what tells its pictures again; not for handing on
 NEXT, COMMIT = ".next", ".commit"  # see `rewrite`
 NETWORKS = {"torch": ("model.safetensors",), "onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 NOT_A_MODEL = "{folder} is not a flawforge model folder ({why}); give a folder made by `flawforge fit -o`."
@@ -90,7 +91,7 @@ class Content:
 def about(content: Content) -> dict[str, Any]:
     """Facts on the model for reports and result rows; not which pictures it was trained on."""
     keys = ("method", "profile", "seed", "canvas", "flawforge_version", "created")
-    training = {key: value for key, value in (content.config.get("training") or {}).items() if key != "fingerprints"}
+    training = {key: value for key, value in (content.config.get("training") or {}).items() if key not in PRIVATE}
     facts = {"model_id": content.model_id} | {key: content.config.get(key) for key in keys}
     return facts | {"training": training}
 

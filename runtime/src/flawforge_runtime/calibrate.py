@@ -188,6 +188,7 @@ class Calibration:
     looks        statistics of the calibration pictures by name, for a drift check; they decide nothing
     pictures     first 12 hex digits of the sha256 of each file that was scored, so that none of them is taken for a fresh
                  one later; empty where that is not known
+    doubts       sentences on calibration pictures that may not be good; they decide nothing
     """
 
     scores: tuple[float, ...]
@@ -201,6 +202,7 @@ class Calibration:
     looks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     folds: int = 0
     pictures: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -338,6 +340,7 @@ class Calibration:
             looks=self.looks,
             folds=self.folds,
             pictures=self.pictures,
+            doubts=self.doubts,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -359,6 +362,7 @@ class Calibration:
             "peaks": list(self.peaks),
             "looks": {name: list(values) for name, values in self.looks.items()},
             "pictures": list(self.pictures),
+            "doubts": list(self.doubts),
         }
 
 
@@ -439,5 +443,9 @@ def calibration_from_dict(data: Mapping[str, Any]) -> Calibration:
     looks = {str(name): tuple(map(float, values)) for name, values in data.get("looks", {}).items()}
     pictures = tuple(map(str, data.get("pictures", ())))
     return replace(
-        calibration.moved(threshold=data.get("fixed")), looks=looks, folds=int(data.get("folds", 0)), pictures=pictures
+        calibration.moved(threshold=data.get("fixed")),
+        looks=looks,
+        folds=int(data.get("folds", 0)),
+        pictures=pictures,
+        doubts=tuple(map(str, data.get("doubts", ()))),
     )

@@ -123,6 +123,7 @@ class CalibrationOf(Strict):
     fixed: Finite | None = None
     looks: dict[str, list[Finite]] = {}
     pictures: list[str] = []
+    doubts: list[str] = []
 
 
 Kind = TypeVar("Kind", bound=BaseModel)

@@ -8,23 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binom
 
 from flawforge.fitting.planning import Plan, promised_rates
 from flawforge.judging import loading
 from flawforge.pictures import dataset, tolerance
+from flawforge.pictures.copies import fingerprint
 from flawforge.pictures.listing import part_of
-from flawforge.proving.pod import fingerprint
+from flawforge.pictures.screening import outlier_limit
+from flawforge.proving import leakage
 from flawforge.reporting import card
-from flawforge.types import (
-    ImageError,
-    ModelError,
-)
+from flawforge.types import DataError, ImageError, ModelError
 from flawforge_runtime import bundle, calibrate, images, inspector
 from flawforge_runtime.guard import Guard, Traits, fit_guard
 from flawforge_runtime.looks import LOOKS, looks_of
 
 Show = Callable[[str], None]
 
+UNSURE = 0.01  # chance at most that --yes is asked for of pictures that are as good as those before
+NAMED = 3  # most anomalous calibration pictures that are named
 GUARDED = 300  # good pictures that the guard is fitted to at most; a millisecond each beside reading them
 
 
@@ -60,6 +62,41 @@ def guard_of(model: inspector.Inspector, plan: Plan, show: Show) -> Guard:
     return guard
 
 
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Thresholds, and the pictures behind them.
+
+    skipped  (path, sentence) of those that cannot be read
+    ranked   (path, score), most anomalous first
+    """
+
+    calibration: calibrate.Calibration
+    skipped: tuple[tuple[Path, str], ...]
+    ranked: tuple[tuple[Path, float], ...]
+
+    def lines(self) -> list[str]:
+        """For people: which pictures lie nearest to the limits, or above them, and which do not belong to the others."""
+        named = ", ".join(f"{path.name} ({score:.4g})" for path, score in self.ranked[:NAMED])
+        return [f"most anomalous calibration pictures, by score: {named}", *self.calibration.doubts]
+
+
+def doubts_of(calibration: calibrate.Calibration, ranked: Sequence[tuple[Path, float]]) -> tuple[str, ...]:
+    """A sentence where calibration pictures stand out from the others, with the limit that there would be without them."""
+    limit = outlier_limit([score for _, score in ranked])
+    odd = [(path, score) for path, score in ranked if limit is not None and score > limit]
+    if not odd:
+        return ()
+    rest = [score for _, score in ranked[len(odd) :]]
+    rate = max(calibration.false_alarm, calibrate.strictest_rate(len(rest), calibration.confidence))
+    without = calibrate.calibrate(rest, rate, confidence=calibration.confidence).threshold
+    named = ", ".join(f"{path.name} ({score:.4g})" for path, score in odd[:NAMED])
+    return (
+        f"{len(odd)} of {len(ranked)} calibration pictures stand out from the others: {named}; check that they show good "
+        f"parts, for they set the limit: NG is above {calibration.threshold:.4g}, and would be above {without:.4g} without "
+        "them",
+    )
+
+
 def calibrate_on(
     model: inspector.Inspector,
     paths: Sequence[Path],
@@ -71,7 +108,7 @@ def calibrate_on(
     rules: calibrate.Rules | None = None,
     tolerate: str = "",
     seed: int = 0,
-) -> tuple[calibrate.Calibration, list[tuple[Path, str]]]:
+) -> Scored:
     """Judge good pictures that training never saw, and set the thresholds. Unreadable ones are skipped and named.
 
     parts     which part each picture shows: then a part counts once, by the highest of its pictures
@@ -79,6 +116,7 @@ def calibrate_on(
     Raises CalibrationError where the readable ones cannot carry the rates.
     """
     highest: dict[Any, tuple[float, float]] = {}
+    ranked: list[tuple[Path, float]] = []
     looks: list[dict[str, float]] = []
     names: list[str] = []
     skipped = []
@@ -96,6 +134,7 @@ def calibrate_on(
         key = path if parts is None else parts[path]
         score, peak = highest.get(key, (judged.score, judged.peak))
         highest[key] = max(score, judged.score), max(peak, judged.peak)
+        ranked.append((path, judged.score))
         looks.append(looks_of(picture.pixels))
         names.append(fingerprint(path))
     scores, peaks = ([each[i] for each in highest.values()] for i in (0, 1))
@@ -103,7 +142,9 @@ def calibrate_on(
         scores, false_alarm, review=review, peaks=peaks, confidence=confidence, per_part=parts is not None, rules=rules
     )
     table = {name: tuple(each[name] for each in looks) for name in LOOKS}
-    return dataclasses.replace(made, looks=table, pictures=tuple(sorted(names))), skipped
+    ranked.sort(key=lambda each: -each[1])
+    made = dataclasses.replace(made, looks=table, pictures=tuple(sorted(names)), doubts=doubts_of(made, ranked))
+    return Scored(made, tuple(skipped), tuple(ranked))
 
 
 def recalibrate(
@@ -115,15 +156,18 @@ def recalibrate(
     confidence: float | None = None,
     group_by: str | None = None,
     rules: calibrate.Rules | None = None,
+    yes: bool = False,
     **how: Any,
 ) -> tuple[calibrate.Calibration, list[str]]:
     """New thresholds for an existing model from new good pictures; the folder is replaced as a whole.
 
     confidence, group_by  as `fit` takes them; rules  None = as the model has them; how  as `loading.load` takes it
-    Returns the calibration and notes for people. Raises DataError, CalibrationError, ModelError, ConfigError.
+    yes  the pictures show good parts, even if the model rejects more of them than it did of those before
+    Pictures that the model was trained on are left out. Returns the calibration and notes for people. Raises DataError (also
+    where all pictures were trained on, or where `yes` is needed), CalibrationError, ModelError, ConfigError.
     """
     with bundle.hold(folder):
-        return _recalibrate(folder, good, false_alarm, review, confidence, group_by, rules, how)
+        return _recalibrate(folder, good, false_alarm, review, confidence, group_by, rules, yes, how)
 
 
 def _recalibrate(
@@ -134,19 +178,26 @@ def _recalibrate(
     confidence: float | None,
     group_by: str | None,
     rules: calibrate.Rules | None,
+    yes: bool,
     how: Mapping[str, Any],
 ) -> tuple[calibrate.Calibration, list[str]]:
     model = loading.load(folder, **how)
     if model.content is None:
         raise ModelError(f"{folder} was opened without its content; open it with flawforge.load.")
-    entries = [entry for entry in dataset.read_listing(good).entries if entry.label == 0]
+    listing = dataset.read_listing(good)
+    entries = [entry for entry in listing.entries if entry.label == 0]
+    if not entries:
+        raise DataError(f"{good} holds no picture that is labelled good; give a folder of pictures of good parts.")
+    left, trained = leakage.unseen([entry.path for entry in entries], model)
+    new = set(left)
+    entries = [entry for entry in entries if entry.path in new]
     parts = part_of(entries, group_by)
     n = len(entries) if parts is None else len(set(parts.values()))
     rates, notes = promised_rates(n, false_alarm, review, confidence)
     if rules is None and model.calibration is not None:
         rules = model.calibration.rules
     paths = [entry.path for entry in entries]
-    calibration, skipped = calibrate_on(
+    scored = calibrate_on(
         model,
         paths,
         *rates,
@@ -156,6 +207,10 @@ def _recalibrate(
         tolerate=model.content.config.get("tolerate", ""),
         seed=model.content.config["seed"],
     )
+    calibration = scored.calibration
+    notes = (*listing.notes, *leakage.left_out(trained, trained + len(entries)), *notes)
+    if model.calibration is not None:
+        notes = (*notes, *compared(model.calibration, scored, yes))
     seen = described(model, paths, model.content.config.get("tolerate", ""), model.content.config["seed"])
     if model.guard is not None:
         foreign = sum(bool(model.guard.unlike(each)) for each in seen)
@@ -166,4 +221,24 @@ def _recalibrate(
         new_guard = fit_guard(seen, model.guard_size)
     content = dataclasses.replace(model.content, calibration=calibration, guard=new_guard)
     bundle.rewrite(folder, dataclasses.replace(content, card=card.model_card(content)))
-    return calibration, [*notes, *(f"skipped: {reason}" for _, reason in skipped)]
+    return calibration, [*notes, *(f"skipped: {reason}" for _, reason in scored.skipped), *scored.lines()]
+
+
+def compared(old: calibrate.Calibration, scored: Scored, yes: bool) -> list[str]:
+    """How the limit moves, and how many of the pictures the old one rejects; DataError where too many, unless `yes`.
+
+    Too many are more than a model that keeps its rate (with 95 % confidence) rejects of good pictures in all but a share of
+    UNSURE of cases.
+    """
+    scores = [score for _, score in scored.ranked]
+    rejected = sum(score > old.threshold for score in scores)
+    moved = f"NG limit moves from {old.threshold:.4g} to {scored.calibration.threshold:.4g}"
+    count = f"{rejected} of {len(scores)} pictures were NG by the old limit"
+    kept = old.rate_ng.bound
+    chance = float(binom.sf(rejected - 1, len(scores), kept))
+    if chance < UNSURE and not yes:
+        raise DataError(
+            f"{count}, and {calibrate.percent(kept)} at most were expected of good parts; the {moved}. Look at "
+            f"{scored.ranked[0][0].name} and the others; remove those that are not good, or add --yes if all are."
+        )
+    return [f"{moved}; {count}"]

@@ -55,11 +55,13 @@ class Listing:
     """What was found: entries in a fixed order, and notes on what was left aside, one sentence each.
 
     mask_notes  the same on masks, which `evaluate` alone looks at
+    unlabelled  a folder whose name and layout do not say what its pictures show: they are taken for good ones
     """
 
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = ()
     mask_notes: tuple[str, ...] = ()
+    unlabelled: Path | None = None
 
 
 def read_entries(data: str | Path) -> tuple[Entry, ...]:
@@ -124,7 +126,41 @@ def _read_folder(data: Path) -> Listing:
     notes = _left_aside(others)
     if folder == data and (aside := [sub.name for sub in _subfolders(data) if _pictures(sub)[0]]):
         notes.append(f"subfolders were not searched: {', '.join(aside)}")
-    return Listing(tuple(Entry(path) for path in pictures), tuple(notes))
+    unlabelled = None if folder.name.lower() in GOOD_FOLDERS else folder
+    return Listing(tuple(Entry(path) for path in pictures), tuple(notes), unlabelled=unlabelled)
+
+
+def check_for_fit(data: str | Path) -> None:
+    """Raise DataError where a folder is by its place one of test pictures, which a model must not learn from."""
+    data = Path(data).absolute()
+    if not data.is_dir():
+        return
+    if data.parent.name.lower() == "test" and data.name.lower() not in GOOD_FOLDERS:
+        raise DataError(
+            f"{data} lies in a folder test, so its pictures are taken for defective ones ({data.name}); give "
+            f"{data.parent.parent}, whose train/good is learnt from, or another folder of good pictures."
+        )
+    if data.name.lower() == "test" and _good_folder(data.parent / "train") is not None:
+        raise DataError(f"{data} holds test pictures; give {data.parent}, whose train/good is learnt from.")
+
+
+def labelled_listing(data: str | Path) -> Listing:
+    """`read_listing` for figures: DataError where a folder does not say which of its pictures are good or defective."""
+    listing = read_listing(data)
+    if listing.unlabelled is not None:
+        raise DataError(
+            f"{listing.unlabelled} holds {_number(len(listing.entries), 'picture')} without labels, so there is no rate; "
+            "put good ones into test/good and each kind of defect into test/KIND and give the folder above, or give a CSV "
+            "with the column label; a folder named good is taken as good pictures only."
+        )
+    folder = Path(data)
+    beside = [sub.name for sub in _subfolders(folder) if sub.name.lower() not in (*GOOD_FOLDERS, *SPLITS, "ground_truth")]
+    if folder.is_dir() and not any(entry.label for entry in listing.entries) and beside and _good_folder(folder) is not None:
+        raise DataError(
+            f"Of {folder} only {_good_folder(folder)} would be judged, and its other folders ({', '.join(beside[:5])}) "
+            f"would not; give {folder.absolute().parent} if these are test pictures, with each kind in test/KIND."
+        )
+    return listing
 
 
 def _read_mvtec(data: Path, train: Path | None) -> Listing:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from flawforge.proving import intervals
+from flawforge.proving import intervals, leakage
 from flawforge.proving.intervals import Estimate
 from flawforge.types import CalibrationError, ConfigError, DataError, Image, ImageError
 from flawforge_runtime.calibrate import Calibration, ExpectedRate, calibrated, expected_rate, percent
@@ -202,9 +202,12 @@ def watch(
     """Look for drift in pictures, paths or h w 3 arrays, in the order of their use.
 
     parts  which part each path shows, where the model was calibrated per part; a part counts when it is first seen
+    Pictures that the model was trained on are left out, with a note.
     Raises CalibrationError for a model without thresholds or one that needs `parts`, DataError where nothing can be read.
     """
     calibration = calibrated(inspector.calibration)
+    given = len(pictures)
+    pictures, trained = leakage.unseen(pictures, inspector)
     if calibration.per_part and parts is None:
         raise CalibrationError("The model was calibrated on parts, not pictures; say with --group-by which show one part.")
     highest: dict[str, float] = {}
@@ -248,6 +251,7 @@ def watch(
         wealth=tuple(path_of_wealth.tolist()),
         invalid=invalid,
         parts=tuple({"part": part, "score": score} for part, score in highest.items()),
+        notes=tuple(leakage.left_out(trained, given)),
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawforge.pictures.listing import Entry
-from flawforge.proving import intervals, metrics
+from flawforge.proving import intervals, leakage, metrics
 from flawforge.proving.doubts import Doubts
 from flawforge.proving.intervals import Estimate
 from flawforge.proving.labelled import Labelled, choose, mask_of
@@ -193,12 +193,16 @@ def evaluate(
     A metric that needs both classes is None without them, and `pixel` is None where no defective picture has a mask that
     counts; `notes` then say why, and name masks that are missing, empty or large.
 
-    Raises DataError where no picture is labelled or none can be read, ImageError for a mask of another size,
-    CalibrationError for a model without thresholds.
+    Pictures that the model was trained on are left out, with a note.
+
+    Raises DataError where no picture is labelled, all were trained on or none can be read, ImageError for a mask of another
+    size, CalibrationError for a model without thresholds.
     """
     start = time.perf_counter()
     calibration = calibrated(inspector.calibration)
     chosen, choice_notes = choose(pictures)
+    chosen, trained = _unseen(inspector, chosen)
+    choice_notes += leakage.left_out(trained, trained + len(chosen))
     if calibration.per_part:
         choice_notes.append("The expected rates are of parts; those here count pictures, which are rejected no more often")
     judgements = _Judgements(any(case.label and case.mask is not None for case in chosen), Doubts(large_masks))
@@ -238,10 +242,25 @@ def evaluate(
         bootstrap=bootstrap,
         grid=OWN_GRID if judgements.stride == 1 else f"one pixel in {judgements.stride} x {judgements.stride} of {OWN_GRID}",
         pooled=len(judgements.maps),
-        notes=(*choice_notes, *judgements.doubts.notes(len(defective)), *notes),
+        notes=(*choice_notes, *_another_product(judgements.rows), *judgements.doubts.notes(len(defective)), *notes),
         skipped=tuple(judgements.skipped),
         pictures=tuple(judgements.rows),
     )
+
+
+def _another_product(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A note where most pictures are like no good picture of the model's."""
+    unlike = sum(not row["valid"] for row in rows)
+    if 2 * unlike <= len(rows):
+        return []
+    return [f"{unlike} of {len(rows)} pictures are like no good picture of this model; check that they show its product"]
+
+
+def _unseen(inspector: Judge, cases: Sequence[Labelled]) -> tuple[list[Labelled], int]:
+    """(the cases that training did not see, how many it did). DataError where none is left."""
+    left, trained = leakage.unseen([case.picture for case in cases], inspector)
+    names = {id(picture) for picture in left}
+    return [case for case in cases if id(case.picture) in names], trained
 
 
 def _judge(inspector: Judge, case: Labelled, judgements: _Judgements) -> None:

@@ -15,10 +15,9 @@ Call it forged-defect POD, never POD: how far it tells the truth on real defects
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,8 @@ import cv2
 import numpy as np
 
 from flawforge.forge import FORGERS
-from flawforge.proving import intervals
+from flawforge.pictures import copies
+from flawforge.proving import intervals, leakage
 from flawforge.proving.curves import HEAD, KindCurve, Trial, kind_curve, unit_of
 from flawforge.proving.intervals import Estimate
 from flawforge.proving.specimens import CONTRASTS, COUNT, Forgery, Recipe, families_of, held_out_kinds, proof_pictures
@@ -242,16 +242,16 @@ def prove(
     on, ConfigError.
     """
     start = time.perf_counter()
-    calibration, config = calibrated(inspector.calibration), config_of(inspector)
+    calibration, config = calibrated(inspector.calibration), leakage.config_of(inspector)
     trained_on = forgers_of(config)
     recipe = recipe or recipe_for(trained_on)
     _check_scale(scale)
-    goods, left_out = unseen([good if isinstance(good, Path) else as_picture(good).pixels for good in goods], config)
-    notes = []
+    given = [good if isinstance(good, Path) else as_picture(good).pixels for good in goods]
+    goods, left_out = leakage.unseen(given, inspector)
+    notes: list[str] = []
     if calibration.per_part and parts is None:
         notes.append("the expected rates are of parts, and --group-by does not say which these show: pictures are counted")
-    if left_out:
-        notes.append(f"{left_out} pictures that the model was trained on are left out, {len(goods)} remain")
+    notes += leakage.left_out(left_out, len(given))
     if config.get("training") and (arrays := sum(not isinstance(good, Path) for good in goods)):
         notes.append(f"{arrays} pictures were given as arrays; whether the model was trained on them cannot be told")
     total = len(goods) + len(recipe.kinds) * len(recipe.contrasts) * recipe.count
@@ -302,12 +302,6 @@ def prove(
     )
 
 
-def config_of(inspector: Any) -> Mapping[str, Any]:
-    """The config.json of what is judged by; empty for what was not made by `fit`."""
-    content = getattr(inspector, "content", None)
-    return {} if content is None else content.config
-
-
 def _parts_of(goods: Sequence[Image | Path], parts: Mapping[Path, str] | None) -> list[int]:
     """A number for the part that each good picture shows; one's own where that is not known."""
     names: dict[Any, int] = {}
@@ -324,32 +318,6 @@ def save_proof(folder: Path, result: Proof) -> Path:
     """Write `folder`/proof for the report: proof.json and the pictures; returns it. OSError passes through."""
     pictures = [(drawn.group, drawn.caption, drawn.image) for drawn in result.shown]
     return save_album(Path(folder), "proof", result.as_dict(), pictures)
-
-
-def unseen(goods: Sequence[Path | Image], config: Mapping[str, Any]) -> tuple[list[Path | Image], int]:
-    """(the pictures that training did not see, how many it did), by the fingerprints in the model's config.
-
-    A model that has none tells nothing: then all are taken for unseen, as are arrays. DataError where none is left.
-    """
-    seen = set((config.get("training") or {}).get("fingerprints") or [])
-    left = [good for good in goods if not (seen and isinstance(good, Path) and _is_one_of(good, seen))]
-    if len(goods) and not left:
-        raise DataError(
-            f"All {len(goods)} pictures were trained on, so they prove nothing; give good pictures that are new to it."
-        )
-    return left, len(goods) - len(left)
-
-
-def _is_one_of(path: Path, fingerprints: Set[str]) -> bool:
-    try:
-        return fingerprint(path) in fingerprints
-    except OSError:  # it is named as unreadable when it is judged
-        return False
-
-
-def fingerprint(path: Path) -> str:
-    """First 12 hex digits of the sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def forgers_of(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -411,7 +379,7 @@ def _false_alarm(
 def _calibrated_on(calibration: Calibration, good: Image | Path, score: float) -> bool:
     """By the file, where the calibration knows its files: under --tolerate its score is that of a varied copy."""
     if calibration.pictures and isinstance(good, Path):
-        return fingerprint(good) in calibration.pictures
+        return copies.fingerprint(good) in calibration.pictures
     return score in calibration.scores
 
 

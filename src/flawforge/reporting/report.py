@@ -149,7 +149,7 @@ def report_facts(model_folder: Path) -> Facts:
 
 def _shown(config: Mapping[str, Any]) -> Facts:
     """The settings without the lists of files: a page that is handed on tells no paths and no fingerprints of pictures."""
-    training = {key: value for key, value in (config.get("training") or {}).items() if key != "fingerprints"}
+    training = {key: value for key, value in (config.get("training") or {}).items() if key not in bundle.PRIVATE}
     return {key: value for key, value in config.items() if key != "held_back"} | {"training": training}
 
 
