@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flawforge.pictures.listing import Entry, evenly, good_entries, pictures_in, read_entries, read_listing
+from flawforge.pictures.listing import Entry, evenly, good_entries, pictures_in, read_entries, read_listing, thinned
 from flawforge.types import DataError
 
 
@@ -194,3 +194,12 @@ def test_an_even_sample_is_never_more_and_starts_at_the_first(count: int, most: 
     assert len(some) == min(count, most)
     assert some[:1] == items[:1]
     assert len({second - first for first, second in pairwise(some)}) <= 1
+
+
+@given(st.integers(0, 200), st.integers(1, 40))
+def test_a_thinned_list_keeps_at_least_so_many_and_fewer_than_twice_as_many(count: int, least: int) -> None:
+    items = list(range(count))
+    some = list(thinned(items, least))
+    assert min(count, least) <= len(some) < 2 * least or count == 0
+    assert some[:1] == items[:1]
+    assert list(evenly(items, least)) == some[:least]
