@@ -5,8 +5,8 @@
 
 One row per product, variant and seed in results/draem_ablation.csv; rows that are there already are not measured again.
 Every variant has the same minutes of processor time, or with --steps the same number of steps. `forged_...` are figures of
-the held-back good pictures and of synthetic defects in them, by forgers that training never used (paste and physical; training
-uses Perlin textures).
+the held-back good pictures and of synthetic defects in them, by forgers that training never used (paste and physical;
+training uses Perlin textures).
 """
 
 from __future__ import annotations
