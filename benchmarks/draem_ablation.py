@@ -1,23 +1,29 @@
-"""Which settings of DRAEM's cpu profile learn most from the same number of pictures? Judged without any test picture.
+"""Which settings of DRAEM's cpu profile learn most in the same time? One factor at a time, judged without any test picture.
 
-Each variant is trained on the good pictures of a product and judged on its held-back good pictures, half of them forged by
-families that training never used (paste and physical; training uses Perlin textures). One factor changes at a time.
+    FLAWFORGE_DATA=... python benchmarks/draem_ablation.py [--data mvtec_bottle magnetic_tile] [--minutes 10 | --steps N]
+        [--seeds 0 1 2] [--variant NAME ...] [--set KEY=VALUE ...]
 
-    FLAWFORGE_DATA=... python benchmarks/draem_ablation.py mvtec_bottle --pictures 2000
+One row per product, variant and seed in results/draem_ablation.csv; rows that are there already are not measured again.
+Every variant has the same minutes of processor time, or with --steps the same number of steps. `forged_...` are figures of
+the held-back good pictures and of synthetic defects in them, by forgers that training never used (paste and physical;
+training uses Perlin textures).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from flawforge import fitting
+from ablation import budget, key_of, missing, parser, show
+from flawforge import config, fitting
 from judging import forged_figures
 from record import record
 
+RESULTS = Path(__file__).resolve().parent / "results" / "draem_ablation.csv"
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "learning_rate=5e-4": {"learning_rate": 5e-4},
@@ -29,38 +35,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Fit one variant on one product and judge it on its held-back pictures."""
+    settings = {**VARIANTS[variant], **config.parse_pairs(options.set)}
+    with tempfile.TemporaryDirectory() as folder:
+        request = fitting.Request(
+            root, Path(folder) / "model", method="draem", seed=seed, settings=settings, size=options.size, **budget(options)
+        )
+        plan = fitting.plan(request)
+        inspector = fitting.run(request, made=plan)
+    training = inspector.about["training"]
+    row = {"train_seconds": training["seconds"], "steps": training["steps"]}
+    return row | forged_figures(inspector, plan.held, seed)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("product")
-    parser.add_argument("--pictures", type=int, default=2000, help="training pictures per variant")
-    parser.add_argument("--variant", action="append", help="only these")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    source = Path(os.environ["FLAWFORGE_DATA"]) / arguments.product
-    for name in arguments.variant or VARIANTS:
-        batch = VARIANTS[name].get("batch", 8)
-        with tempfile.TemporaryDirectory() as folder:
-            request = fitting.Request(
-                source,
-                Path(folder) / "m",
-                method="draem",
-                steps=arguments.pictures // batch,
-                seed=arguments.seed,
-                settings=VARIANTS[name],
-            )
-            plan = fitting.plan(request)
-            inspector = fitting.run(request, made=plan)
-        found = forged_figures(inspector, plan.held, arguments.seed)
-        row = {
-            "product": arguments.product,
-            "variant": name,
-            "pictures": arguments.pictures,
-            "seed": arguments.seed,
-            "train_seconds": inspector.about["training"]["seconds"],
-            **{k: round(v, 4) for k, v in found.items()},
-        }
-        print(row, flush=True)
-        record(Path(__file__).parent / "results" / "draem_ablation.csv", row)
+    options = parser(__doc__ or "", VARIANTS, RESULTS).parse_args()
+    for seed, name in itertools.product(options.seeds, options.data):
+        for key in missing(options.out, [key_of(name, variant, seed, options) for variant in options.variant]):
+            row = measure(Path(os.environ["FLAWFORGE_DATA"]) / name, key["variant"], seed, options)
+            record(options.out, {**key, **row})
+            show(name, key["variant"], seed, row=row)
 
 
 if __name__ == "__main__":

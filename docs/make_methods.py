@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from flawforge.methods import METHODS
 from flawforge.types import Method
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+from record import between
 
 FOLDER = Path(__file__).resolve().parent / "methods"
 START, END = "<!-- settings: written by make docs -->\n", "<!-- end of settings -->\n"
@@ -14,11 +19,7 @@ START, END = "<!-- settings: written by make docs -->\n", "<!-- end of settings 
 
 def filled(text: str, method: Method) -> str:
     """The page with its table filled from the code. Raises ValueError if the markers are missing."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    if not rest or END not in rest:
-        raise ValueError(f"docs/methods/{method.name}.md needs the lines {START.strip()} and {END.strip()}")
-    return f"{before}{START}{table(method)}{END}{after}"
+    return between(text, START, END, table(method))
 
 
 def table(method: Method) -> str:

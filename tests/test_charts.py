@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 
@@ -85,3 +86,152 @@ def test_a_fit_of_a_single_step_is_drawn() -> None:
     drawn = charts.training_curves([{"stage": "both", "step": 1, "losses": {"l2": 0.5}}])
     assert "polyline" in drawn
     assert "l2" in drawn
+
+
+# ---- axes
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.floats(-1e6, 1e6))
+def test_a_linear_axis_is_linear_inside_and_stops_at_its_ends(low: float, width: float, value: float) -> None:
+    axis = charts.Axis(low, low + width, 20, 120)
+    share = min(max((value - low) / width, 0), 1)
+    assert axis(value) == pytest.approx(20 + 100 * share, abs=1e-3)
+    turned = charts.Axis(low, low + width, 120, 20)
+    assert axis(value) + turned(value) == pytest.approx(140)
+
+
+@given(st.floats(1e-6, 1e3), st.floats(1.1, 1e6), st.floats(1e-9, 1e9))
+def test_a_logarithmic_axis_puts_equal_factors_at_equal_distances(low: float, factor: float, value: float) -> None:
+    axis = charts.Axis(low, low * factor**2, 0, 100, log=True)
+    assert axis(low * factor) == pytest.approx(50, abs=1e-4)
+    assert 0 <= axis(value) <= 100
+    assert axis(0.0) == axis(-5.0) == 0  # what has no logarithm lies at the low end
+
+
+@given(st.floats(-1e5, 1e5), st.floats(1e-2, 1e5), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_ticks_are_evenly_spaced_and_few(low: float, width: float, log: bool) -> None:
+    low = abs(low) + 1e-3 if log else low
+    axis = charts.Axis(low, low + width, 0, 100, log=log)
+    ticks = axis.ticks()
+    assert ticks == sorted(ticks)
+    assert len(ticks) <= 12
+    if not log:
+        assert len(ticks) >= 2
+        steps = [b - a for a, b in itertools.pairwise(ticks)]
+        assert max(steps) == pytest.approx(min(steps), rel=1e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "log"),
+    [([1.0, 15.0], True), ([1.0, 14.0], False), ([0.0, 100.0], False), ([-1.0, 100.0], False), ([3.0, 3.0], False)],
+)
+def test_an_axis_is_logarithmic_for_positive_values_over_a_wide_range(values: list[float], log: bool) -> None:
+    axis = charts.axis(values, 0, 100)
+    assert axis.log is log
+    assert axis.low < min(values) <= max(values) < axis.high
+
+
+# ---- the charts
+
+
+def test_thresholds_are_drawn_in_order_with_their_labels_and_classes() -> None:
+    markup = str(charts.histogram([1, 2], [5], [(4.0, "NG", "ng"), (3.0, "REVIEW", "review"), (math.inf, "never", "x")]))
+    lines = re.findall(r'<line class="mark (\w+)" x1="([\d.]+)"', markup)
+    assert [name for name, _ in lines] == ["review", "ng"]
+    assert float(lines[0][1]) < float(lines[1][1])
+    assert "never" not in markup
+
+
+def test_bars_are_as_high_as_their_counts() -> None:
+    markup = str(charts.histogram([0.0] * 4 + [1.0] * 2, [0.5], []))
+    bars = re.findall(r'<rect class="(\w+)" x="[\d.]+" y="[\d.]+" width="[\d.]+" height="([\d.]+)"', markup)
+    heights = {name: [float(height) for each, height in bars if each == name] for name in ("good", "bad")}
+    assert heights["good"][0] == pytest.approx(2 * heights["good"][1], rel=0.01)
+    assert heights["bad"][0] == pytest.approx(heights["good"][0] / 4, rel=0.01)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.floats(0, 10, width=16), min_size=1, max_size=10),
+    st.lists(st.floats(0, 10, width=16), min_size=1, max_size=10),
+)
+def test_the_trade_off_is_a_staircase_that_never_rises(good: list[float], defective: list[float]) -> None:
+    markup = str(charts.trade_off(good, defective, None))
+    path = re.search(r'<polyline class="curve" points="([^"]+)"', markup)
+    assert path is not None
+    points = [tuple(map(float, pair.split(","))) for pair in path[1].split()]
+    for (x1, y1), (x2, y2) in itertools.pairwise(points):
+        assert x1 == x2 or y1 == y2  # a step
+        assert x2 <= x1 + 0.05  # a higher threshold rejects no more good parts
+        assert y2 <= y1 + 0.05  # and lets no fewer defects pass; y points down
+    assert "in use" not in markup
+
+
+@given(st.lists(st.floats(-5, 5), max_size=20), st.floats(-5, 5))
+def test_the_share_above_is_the_mean(values: list[float], cut: float) -> None:
+    expected = sum(value > cut for value in values) / len(values) if values else 0
+    assert charts.share_above(values, cut) == pytest.approx(expected)
+
+
+def test_only_numbers_are_finite() -> None:
+    assert charts.finite([1, None, math.nan, 2.5, math.inf, -math.inf]) == [1.0, 2.5]
+
+
+CURVE = {
+    "kind": "scratch",
+    "contrast": 0.3,
+    "unit": "px",
+    "points": [[5.0, 0.2, 0.1, 0.4], [20.0, 0.8, 0.6, 0.9], [60.0, 0.99, 0.9, 1.0]],
+    "bins": [[5.0, 20.0, 3, 10, 0.1, 0.6], [20.0, 60.0, 9, 10, 0.5, 1.0]],
+    "a90_95": 41.23,
+}
+
+
+def test_a_pod_chart_has_a_band_a_line_and_a_dot_for_each_count() -> None:
+    markup = str(charts.pod_curves([CURVE, CURVE | {"contrast": 0.1, "a90_95": None}]))
+    assert len(re.findall('<polygon class="band', markup)) == 2
+    assert len(re.findall(r'<polyline class="curve series\d"', markup)) == 2
+    assert re.findall("<title>([^<]+)</title>", markup)[:2] == ["3 of 10 found, 5 to 20", "9 of 10 found, 20 to 60"]
+    assert "contrast 0.3: a90/95 41.3 px" in markup  # rounded up, never down
+    assert "contrast 0.1: a90/95 not reached" in markup
+    assert "Nothing to draw" in str(charts.pod_curves([CURVE | {"points": []}]))
+
+
+def test_dots_lie_at_the_middle_of_their_sizes_and_at_their_share() -> None:
+    markup = str(charts.pod_curves([CURVE]))
+    x = charts.Axis(5 / 1.05, 60 * 1.05, charts.LEFT, charts.WIDTH - charts.RIGHT, log=True)
+    y = charts.Axis(0, 1, charts.HEIGHT - charts.BOTTOM, charts.TOP + 14)
+    assert f'cx="{x(10.0):.1f}" cy="{y(0.3):.1f}"' in markup
+
+
+def test_evidence_is_drawn_with_its_alarm_and_thinned_where_it_is_long() -> None:
+    markup = str(charts.evidence([1.0, 2.0, 50.0], 20.0))
+    assert 'class="mark ng"' in markup
+    assert len(charts.finite([1.0])) == 1
+    assert "Nothing to draw" in str(charts.evidence([1.0], 20.0))
+    path = re.search(r'<polyline class="curve" points="([^"]+)"', str(charts.evidence([1.0] * 5000, 20.0)))
+    assert path is not None
+    assert len(path[1].split()) <= 420
+    zero = str(charts.evidence([0.0, 0.0, 1.0], 20.0))  # wealth may be lost altogether
+    assert "nan" not in zero
+    assert "inf" not in zero
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_a_figure_that_is_none_has_no_whisker(value: float | None) -> None:
+    assert charts.whisker(value, 0.1, 0.9) == ""
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_whisker_lies_in_its_picture(a: float, b: float, c: float) -> None:
+    low, value, high = sorted((a, b, c))
+    markup = str(charts.whisker(value, low, high))
+    bar = re.search(r'<rect class="whisker" x="([\d.]+)" y="5" width="([\d.]+)"', markup)
+    assert bar is not None
+    start, width = float(bar[1]), float(bar[2])
+    assert 4 <= start <= start + width <= 118
+    dot = re.search(r'cx="([\d.]+)"', markup)
+    assert dot is not None
+    assert start - 0.11 <= float(dot[1]) <= start + max(width, 1.5) + 0.11
+    assert "rect" not in str(charts.whisker(value, None, None))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flawforge.forge import shapes
 
@@ -106,3 +108,117 @@ def test_grow_has_its_length_and_starts_at_the_origin() -> None:
 def test_grow_without_bend_or_wobble_is_straight() -> None:
     path = shapes.grow(50.0, 2.0, 0.0, 0.0, np.random.default_rng(3))
     assert np.linalg.norm(path[-1]) == pytest.approx(50.0, abs=1e-6)
+
+
+# ---- laws
+
+
+@given(st.floats(20, 60), st.floats(20, 60), st.floats(6, 30), st.floats(6, 30), st.floats(-180, 180))
+@settings(max_examples=60, deadline=None)
+def test_a_turned_box_has_its_area_whatever_the_turn(x: float, y: float, width: float, height: float, turn: float) -> None:
+    corners = shapes.turned_box((x, y), (width, height), turn)
+    mask = shapes.polygon((100, 100), corners + 10)
+    # OpenCV fills every pixel that an edge touches: half a pixel more on each side.
+    assert mask.sum() == pytest.approx((width + 1) * (height + 1), rel=0.1, abs=(width + height) / 2 + 6)
+    rows, columns = np.nonzero(mask)
+    assert (columns.mean(), rows.mean()) == pytest.approx((x + 10, y + 10), abs=0.8)
+    np.testing.assert_allclose(shapes.turned_box((x, y), (width, height), turn + 180)[[2, 3, 0, 1]], corners, atol=1e-9)
+
+
+@given(st.integers(0, 10_000), st.floats(0.01, 0.3), st.floats(0.2, 5.0))
+@settings(max_examples=60, deadline=None)
+def test_a_box_has_its_area_and_aspect_where_it_fits(seed: int, area: float, aspect: float) -> None:
+    height, width = shapes.box_inside((200, 300), np.random.default_rng(seed), (area, area), (aspect, aspect))
+    assert 2 <= height <= 200
+    assert 2 <= width <= 300
+    if height < 200 and width < 300 and min(height, width) > 10:
+        assert height * width == pytest.approx(area * 60000, rel=0.1)
+        assert height / width == pytest.approx(aspect, rel=0.15)
+
+
+def test_aspects_are_drawn_evenly_in_their_logarithm() -> None:
+    ratios = []
+    for seed in range(400):
+        height, width = shapes.box_inside((400, 400), np.random.default_rng(seed), (0.1, 0.1), (0.25, 4.0))
+        ratios.append(np.log(height / width))
+    assert abs(float(np.mean(ratios))) < 0.15  # as often tall as wide
+    counts, _ = np.histogram(ratios, bins=4, range=(-np.log(4), np.log(4)))
+    assert counts.min() > 60
+
+
+@given(st.integers(4, 40), st.integers(4, 40), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_a_corner_leaves_room_for_its_box(height: int, width: int, seed: int) -> None:
+    y, x = shapes.corner_for((40, 40), (height, width), np.random.default_rng(seed))
+    assert 0 <= y <= 40 - height
+    assert 0 <= x <= 40 - width
+
+
+@given(st.floats(0, 49.9), st.floats(0, 59.9), st.floats(0, 30))
+def test_a_window_holds_all_that_is_within_reach(y: float, x: float, reach: float) -> None:
+    rows, columns = shapes.window((50, 60), (y, x), reach)
+    assert 0 <= rows.start < rows.stop <= 50
+    assert 0 <= columns.start < columns.stop <= 60
+    near = np.argwhere(np.hypot(*(np.indices((50, 60)) - np.array([y, x])[:, None, None])) <= reach)
+    if len(near):
+        assert (near.min(axis=0) >= [rows.start, columns.start]).all()
+        assert (near.max(axis=0) < [rows.stop, columns.stop]).all()
+
+
+def test_places_are_drawn_in_proportion_to_their_weights() -> None:
+    weights = np.array([[1.0, 3.0], [0.0, 4.0]], np.float32)
+    rng = np.random.default_rng(1)
+    counts = np.zeros((2, 2))
+    for _ in range(4000):
+        y, x = shapes.place((20, 20), weights, rng)
+        counts[int(y // 10), int(x // 10)] += 1
+    np.testing.assert_allclose(counts / 4000, weights / 8, atol=0.03)
+
+
+@given(st.integers(0, 1000), st.floats(10, 60), st.floats(1, 3), st.floats(0, 0.4), st.integers(2, 12))
+@settings(max_examples=40, deadline=None)
+def test_a_blob_is_deepest_in_its_middle_and_never_deeper_than_its_radius(
+    seed: int, size: float, aspect: float, roughness: float, waves: int
+) -> None:
+    box = slice(0, 101), slice(0, 101)
+    depth = shapes.blob(box, (50.0, 50.0), size, np.random.default_rng(seed), roughness, aspect, waves)
+    assert depth.dtype == np.float32
+    assert depth[50, 50] == pytest.approx(size / 2, rel=1e-5)
+    assert depth.max() <= size / 2 + 1e-4
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (-1, 2)):  # along a ray it falls evenly
+        ray = np.array([depth[50 + i * dy, 50 + i * dx] for i in range(25)])
+        np.testing.assert_allclose(np.diff(ray), np.diff(ray).mean(), atol=2e-3)
+        assert (np.diff(ray) < 0).all()
+
+
+@given(st.floats(1, 12), st.floats(-20, 20))
+def test_an_edge_is_symmetric_about_the_outline(width: float, depth: float) -> None:
+    here, there = (float(shapes.edge(np.float32(sign * depth), width)) for sign in (1, -1))
+    assert here + there == pytest.approx(1, abs=1e-5)
+    if abs(depth) >= width / 2 + 1e-3:
+        assert here == float(depth > 0)
+
+
+@given(st.integers(0, 1000), st.floats(1.5, 5), st.floats(0.1, 1))
+@settings(max_examples=30, deadline=None)
+def test_a_stroke_stays_near_its_line_and_no_stronger(seed: int, width: float, strength: float) -> None:
+    path = shapes.grow(30.0, 2.0, 40.0, 2.0, np.random.default_rng(seed))
+    path = path - path.mean(axis=0) + 40.0
+    box = slice(0, 80), slice(0, 80)
+    cover = shapes.stroke(box, path, np.full(len(path), width), np.full(len(path), strength))
+    assert cover.min() >= 0
+    assert cover.max() <= strength + 0.01
+    away = np.hypot(*(np.indices((80, 80))[:, None] - path.T[:, :, None, None])).min(axis=0)
+    assert not cover[away > width / 2 + 2.5].any()
+    assert cover[away < 0.4].mean() > 0.4 * strength
+
+
+@given(st.integers(0, 1000), st.floats(5, 200), st.floats(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_a_path_has_steps_of_the_length_asked_for_or_less(seed: int, length: float, step: float) -> None:
+    path = shapes.grow(length, step, 60.0, 10.0, np.random.default_rng(seed))
+    steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
+    assert steps[0] <= step + 1e-9
+    assert steps.sum() == pytest.approx(length)
+    assert len(path) >= 5

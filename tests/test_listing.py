@@ -19,6 +19,7 @@ from flawforge.pictures.listing import (
     pictures_in,
     read_entries,
     read_listing,
+    thinned,
 )
 from flawforge.types import DataError
 
@@ -224,3 +225,12 @@ def test_figures_need_labels(tmp_path: Path) -> None:
         labelled_listing(data / "test")
     with pytest.raises(DataError, match="holds 1 picture without labels"):
         labelled_listing(touch(tmp_path / "mixed", "0.png"))
+
+
+@given(st.integers(0, 200), st.integers(1, 40))
+def test_a_thinned_list_keeps_at_least_so_many_and_fewer_than_twice_as_many(count: int, least: int) -> None:
+    items = list(range(count))
+    some = list(thinned(items, least))
+    assert min(count, least) <= len(some) < 2 * least or count == 0
+    assert some[:1] == items[:1]
+    assert list(evenly(items, least)) == some[:least]

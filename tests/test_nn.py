@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
 
 from flawforge.methods.draem import PAPER, Config, Draem, step_schedule
-from flawforge.nn.losses import focal_map, masked_mean, reconstruction_losses, ssim_map
+from flawforge.nn.losses import dice_loss, focal_map, masked_mean, reconstruction_losses, ssim_map
 from flawforge.nn.schedules import cosine_schedule, drops
 from flawforge.nn.unet import Autoencoder, UNet
 
@@ -106,3 +109,90 @@ def test_schedules() -> None:
     assert cosine_schedule(0.0) > 0
     rates = [cosine_schedule(p) for p in np.linspace(0.03, 1, 50)]
     assert rates == sorted(rates, reverse=True)
+
+
+# ---- laws of the losses
+
+
+def planes(seed: int, n: int = 2, c: int = 1, side: int = 12) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).random((n, c, side, side), dtype=np.float32))
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_ssim_is_symmetric_and_one_for_equal_pictures_alone(seed: int) -> None:
+    a, b = planes(seed, c=3, side=24), planes(seed + 1, c=3, side=24)
+    torch.testing.assert_close(ssim_map(a, b), ssim_map(b, a))
+    assert float(ssim_map(a, b).max()) <= 1 + 1e-4
+    assert float(ssim_map(a, b).min()) >= -1 - 1e-4
+    assert float(ssim_map(a, b).mean()) < 0.5
+
+
+@given(st.floats(-20, 20), st.sampled_from([0.0, 1.0]), st.floats(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_focal_loss_falls_with_the_right_answer_and_never_beyond_cross_entropy(x: float, y: float, gamma: float) -> None:
+    logit, target = torch.full((1, 1, 1, 1), x), torch.full((1, 1, 1, 1), y)
+    loss = float(focal_map(logit, target, gamma))
+    better = float(focal_map(logit + (0.5 if y else -0.5), target, gamma))
+    plain = float(F.binary_cross_entropy_with_logits(logit, target))
+    assert 0 <= loss <= plain + 1e-6
+    assert better <= loss + 1e-7
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_a_masked_mean_is_numpys_over_the_valid_pixels(seed: int) -> None:
+    values, valid = planes(seed, c=3), (planes(seed + 1) > 0.5).float()
+    found = float(masked_mean(values, valid))
+    kept = values.numpy()[np.broadcast_to(valid.numpy() > 0, values.shape)]
+    assert found == pytest.approx(float(kept.mean()), abs=1e-5)
+    torch.testing.assert_close(masked_mean(values, torch.ones_like(valid)), values.mean())
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_dice_is_least_for_the_mask_itself(seed: int) -> None:
+    mask, valid = (planes(seed) > 0.6).float(), torch.ones(2, 1, 12, 12)
+    perfect = float(dice_loss(mask, mask, valid))
+    assert perfect == pytest.approx(0, abs=1e-6)
+    wrong = float(dice_loss(1 - mask, mask, valid))
+    half = float(dice_loss(0.5 * mask, mask, valid))
+    assert perfect <= half <= wrong <= 1
+    overlap, sizes = 2 * 0.5 * float(mask.sum()), 0.25 * float(mask.sum()) + float(mask.sum())
+    assert half == pytest.approx(1 - (overlap + 1) / (sizes + 1), abs=1e-5)
+
+
+def test_dice_over_a_batch_counts_pixels_and_not_pictures() -> None:
+    mask = torch.zeros(2, 1, 4, 4)
+    mask[0, 0, 0, 0] = 1
+    shuffled = mask[[1, 0]]
+    assert dice_loss(mask, mask, torch.ones_like(mask)) == dice_loss(shuffled, shuffled, torch.ones_like(mask))
+    none = torch.zeros_like(mask)
+    assert float(dice_loss(none, none, torch.ones_like(mask))) == 0  # nothing to find and nothing found
+    assert float(dice_loss(1 - mask, mask, none)) == 0  # nothing counts
+
+
+def test_a_reconstruction_that_is_the_picture_costs_nothing_at_either_stride() -> None:
+    clean, valid = planes(0, c=3, side=32), torch.ones(2, 1, 32, 32)
+    for stride in (1, 2):
+        losses = reconstruction_losses(clean, clean, valid, stride)
+        assert sorted(losses) == ["l2", "ssim"]
+        assert all(float(loss) == pytest.approx(0, abs=1e-4) for loss in losses.values())
+        worse = reconstruction_losses(clean + 0.1, clean, valid, stride)
+        assert float(worse["l2"]) == pytest.approx(0.01, abs=1e-5)
+        assert float(worse["ssim"]) > 0
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_schedules_stay_in_the_unit_interval_and_fall(a: float, b: float) -> None:
+    early, late = sorted((a, b))
+    for schedule in (cosine_schedule, drops(0.1, (0.3, 0.6)), drops(0.5, ())):
+        assert 0 <= schedule(late) <= 1 + 1e-12
+        if schedule is not cosine_schedule or early >= 0.03:
+            assert schedule(late) <= schedule(early) + 1e-12
+    assert drops(0.5, ())(a) == 1
+
+
+def test_a_warm_up_is_a_straight_line() -> None:
+    assert [cosine_schedule(p, warm_up=0.1) for p in (0.0, 0.05, 0.1)] == pytest.approx([1e-3, 0.5, 1])
+    assert cosine_schedule(0.55, warm_up=0.1) == pytest.approx(0.5)

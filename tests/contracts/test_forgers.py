@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flawforge.forge import FAMILIES, FORGERS, default_mixture, family, forger_from, names_in
+from flawforge.forge import FAMILIES, FORGERS, family, forger_from, names_in
 from flawforge.forge.physical import PHYSICAL
 from flawforge.reporting.contact_sheets import describe, rebuild
 from flawforge.types import ConfigError, Forged, ImageError, Sample
@@ -227,9 +227,3 @@ def test_forger_from_names_what_it_does_not_know() -> None:
     with pytest.raises(ConfigError, match="no setting 'opactiy'"):
         forger_from("perlin", opactiy=0.5)
     assert forger_from("scratch", size=20.0).size == 20.0  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("method", ["draem", "sgsf", "anoseg", "isstad", "cutswap", "cutpaste", "something_new"])
-def test_default_mixtures_forge(method: str) -> None:
-    sample = Sample(picture(np.random.default_rng(1), (64, 64), 3, np.uint8, "disc"))
-    assert default_mixture(method)(sample, np.random.default_rng(0)).mask.any()

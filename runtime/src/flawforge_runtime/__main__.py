@@ -43,9 +43,9 @@ def _judge(options: argparse.Namespace) -> int:
     tally = Tally()
     try:
         for result in inspect_paths(inspector, source):
-            each = row_of(result, inspector.about["model_id"])
-            print(json.dumps(each, allow_nan=False), flush=True)
-            tally.add(each)
+            row = row_of(result, inspector.about["model_id"])
+            print(json.dumps(row, allow_nan=False), flush=True)
+            tally.add(row)
     except KeyboardInterrupt:
         if not source.watching:
             _say(f"flawforge-runtime: Interrupted; the rows so far are printed: {tally}.")

@@ -73,16 +73,16 @@ def network(
     package = need(content.backend)
     try:
         if content.backend == "onnx":
-            made = PerProcess(lambda: onnx_network(package, content.exported["model.onnx"], threads))
+            loaded = PerProcess(lambda: onnx_network(package, content.exported["model.onnx"], threads))
         else:
-            made = PerProcess(lambda: openvino_network(package, content.exported, threads, precision))
-        _try_out(made, (int(content.config["canvas"][0]), int(content.config["canvas"][1])))
+            loaded = PerProcess(lambda: openvino_network(package, content.exported, threads, precision))
+        _try_out(loaded, (int(content.config["canvas"][0]), int(content.config["canvas"][1])))
     except FlawforgeError as error:
         raise ModelError(f"The graph in {folder} is not one of ours ({error}); export again.") from error
     except Exception as error:  # each package raises classes of its own
         package = PACKAGES[content.backend]
         raise ModelError(f"{package} cannot open {folder} ({_reason(error)}); update it, or export again.") from error
-    return made
+    return loaded
 
 
 def _try_out(network: Callable[..., tuple[Any, ...]], canvas: tuple[int, int]) -> None:
@@ -143,11 +143,11 @@ def onnx_network(onnxruntime: Any, model: bytes, threads: int) -> Graph:
         timer.daemon = True
         timer.start()
         try:
-            found = tuple(session.run(names, dict(given), limits))
+            outputs = tuple(session.run(names, dict(given), limits))
         finally:
             timer.cancel()
         tried = True
-        return found
+        return outputs
 
     return Graph(run, _is_placed({each.name for each in session.get_inputs()}))
 
@@ -201,12 +201,12 @@ class Graph:
     placed: bool
 
     def __call__(self, batch: Any, inner: Any = None) -> tuple[Any, ...]:
-        given = {"images": np.ascontiguousarray(batch)}
+        inputs = {"images": np.ascontiguousarray(batch)}
         if self.placed:
             whole = np.array([[0, batch.shape[2], 0, batch.shape[3]]] * len(batch), dtype=np.float32)
-            given["inner"] = whole if inner is None else np.ascontiguousarray(inner)
+            inputs["inner"] = whole if inner is None else np.ascontiguousarray(inner)
         try:
-            return self.run(given)
+            return self.run(inputs)
         except Exception as error:  # each package raises classes of its own
             raise ImageError(f"The network could not judge this picture ({_reason(error)}); check the model.") from error
 

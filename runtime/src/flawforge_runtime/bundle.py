@@ -191,11 +191,11 @@ def finish(folder: Path) -> None:
     for name in ALBUMS:
         shutil.rmtree(folder / name, ignore_errors=True)
     if (commit / MANIFEST).is_file():
-        kept = set(_manifest(commit).get("files", ()))
-        for name in sorted(kept):
+        committed = set(_manifest(commit).get("files", ()))
+        for name in sorted(committed):
             if (commit / name).is_file():
                 (commit / name).replace(folder / name)
-        for name in {*COMMON, *OPTIONAL, *(each for files in NETWORKS.values() for each in files)} - kept:
+        for name in {*COMMON, *OPTIONAL, *(each for files in NETWORKS.values() for each in files)} - committed:
             with suppress(FileNotFoundError):
                 (folder / name).unlink()
         (commit / MANIFEST).replace(folder / MANIFEST)
@@ -269,14 +269,14 @@ def read(folder: Path) -> Content:
 
 def _state(folder: Path) -> tuple[Any, ...]:
     """What a rewrite changes: which manifest there is, and whether one is being committed."""
-    found: list[Any] = []
+    states: list[Any] = []
     for path in (folder / MANIFEST, folder / COMMIT / MANIFEST):
         try:
             facts = path.stat()
-            found.append((facts.st_ino, facts.st_mtime_ns, facts.st_size))
+            states.append((facts.st_ino, facts.st_mtime_ns, facts.st_size))
         except OSError:
-            found.append(None)
-    return tuple(found)
+            states.append(None)
+    return tuple(states)
 
 
 def _read(folder: Path) -> Content:

@@ -150,13 +150,13 @@ class Source:
         return self._live() if self.live else iter(self._all())
 
     def _all(self) -> list[Path]:
-        found = [search(path) if _is_folder(path) else Found(path, (path,)) for path in self.paths]
-        pictures = [path for each in found for path in each.pictures]
+        searches = [search(path) if _is_folder(path) else Found(path, (path,)) for path in self.paths]
+        pictures = [path for result in searches for path in result.pictures]
         if not pictures:
-            sentences = [sentence for each in found for sentence in (*each.notes(), *each.missed())]
+            sentences = [sentence for result in searches for sentence in (*result.notes(), *result.missed())]
             raise DataError(" ".join(sentences) or "No picture was given; give pictures or folders of pictures.")
-        for each in found:
-            self._tell(each)
+        for result in searches:
+            self._tell(result)
         return pictures
 
     def _live(self) -> Iterator[Path]:
@@ -166,9 +166,9 @@ class Source:
             if self.stdin is not None and str(path) == "-":
                 pictures = piped(self.stdin)
             elif _is_folder(path):
-                found = search(path)
-                self._tell(found)
-                pictures = found.pictures
+                result = search(path)
+                self._tell(result)
+                pictures = result.pictures
             for picture in pictures:
                 count += 1
                 yield picture
@@ -246,10 +246,10 @@ def search(folder: Path) -> Found:
         closed.append((Path(error.filename or folder), error.strerror or type(error).__name__))
 
     for place, folders, files in os.walk(folder, onerror=note):
-        seen = [name for name in folders if not name.startswith(".")]
-        links += [Path(place, name) for name in seen if _is(Path.is_symlink, Path(place, name))]
-        hidden += len(folders) - len(seen) + sum(name.startswith(".") for name in files)
-        folders[:] = seen
+        visible = [name for name in folders if not name.startswith(".")]
+        links += [Path(place, name) for name in visible if _is(Path.is_symlink, Path(place, name))]
+        hidden += len(folders) - len(visible) + sum(name.startswith(".") for name in files)
+        folders[:] = visible
         for name in files:
             if name.startswith("."):
                 continue
@@ -366,7 +366,7 @@ class _Look:
 
 def _lying(folder: Path) -> dict[Path, tuple[int, int]]:
     """{picture: (bytes, time of change)} of the files in `folder`; a file that goes away meanwhile is left out."""
-    found = {}
+    states = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(".") or Path(entry.name).suffix.lower() not in SUFFIXES:
@@ -374,7 +374,7 @@ def _lying(folder: Path) -> dict[Path, tuple[int, int]]:
             try:
                 stat = entry.stat()
                 if entry.is_file():
-                    found[Path(entry.path)] = (stat.st_size, stat.st_mtime_ns)
+                    states[Path(entry.path)] = (stat.st_size, stat.st_mtime_ns)
             except OSError:
                 continue
-    return found
+    return states

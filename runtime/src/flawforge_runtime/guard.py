@@ -104,14 +104,14 @@ def describe(pixels: Image, size: tuple[int, int], judged: Mask | None = None) -
         structure += [one, two]
         level, hue = _bands(grey, axis, weight)[:, 0] / 8, 10 * np.log1p(_bands(colourful, axis, weight)[:, 0])
         texture.append(np.stack([level, hue, 10 * one, 10 * two, 10 * three, 10 * four], axis=1))
-    found = {
+    traits = {
         "colour": np.concatenate(colour).ravel() / FLOOR["colour"],
         "structure": np.concatenate(structure) / FLOOR["structure"],
         "whole": _whole(grey, down, across, weight),
         "texture": np.stack(texture).ravel(),
         "joint": _joint(small, grey, colourful, weight),
     }
-    return {name: values.astype(np.float32) for name, values in found.items()}
+    return {name: values.astype(np.float32) for name, values in traits.items()}
 
 
 def _logs(differences: NDArray[np.uint8], axis: int, weight: Floats | None) -> Floats:
@@ -157,7 +157,7 @@ def _whole(grey: NDArray[np.uint8], down: NDArray[Any], across: NDArray[Any], we
         down, across = down * (weight[1:] > 0.5), across * (weight[:, 1:] > 0.5)
     edge = np.abs(np.asarray(cv2.Laplacian(grey, cv2.CV_16S)))
     sharp = float(edge.mean() if weight is None else edge[weight > 0.5].mean() if judged.size else 0.0)
-    found = (
+    numbers = (
         float(values.mean()),
         float(values.std()),
         math.log(sharp + TINY),
@@ -165,7 +165,7 @@ def _whole(grey: NDArray[np.uint8], down: NDArray[Any], across: NDArray[Any], we
         float((across.max(axis=0) == 0).mean()),
         float(((values <= 1) | (values >= 254)).mean()),
     )
-    return np.array([value / floor for value, (floor, _) in zip(found, WHOLE.values(), strict=True)], dtype=np.float32)
+    return np.array([value / floor for value, (floor, _) in zip(numbers, WHOLE.values(), strict=True)], dtype=np.float32)
 
 
 def _joint(small: NDArray[np.uint8], grey: NDArray[np.uint8], colourful: NDArray[np.uint8], weight: Floats | None) -> Floats:
@@ -174,15 +174,15 @@ def _joint(small: NDArray[np.uint8], grey: NDArray[np.uint8], colourful: NDArray
         small, grey = np.where(inside[..., None], small, np.uint8(128)), np.where(inside, grey, np.uint8(128))
         colourful = np.where(inside, colourful, np.uint8(0))
     deviation = float(cv2.meanStdDev(grey)[1][0, 0])
-    found = [each / 8.0 for each in cv2.mean(small)[:3]]
-    found += [10 * math.log1p(cv2.mean(colourful)[0]), 10 * math.log1p(deviation)]
+    numbers = [each / 8.0 for each in cv2.mean(small)[:3]]
+    numbers += [10 * math.log1p(cv2.mean(colourful)[0]), 10 * math.log1p(deviation)]
     level = grey.astype(np.float32)
     for scale in SCALES:
         high, wide = (max(2, side // scale) for side in grey.shape)
         at = level if scale == 1 else cv2.resize(level, (wide, high), interpolation=cv2.INTER_AREA)
         for one, other in ((at[1:], at[:-1]), (at[:, 1:], at[:, :-1])):
-            found.append(10 * math.log(TINY + float(cv2.absdiff(one, other).mean())))
-    return np.array(found, dtype=np.float32)
+            numbers.append(10 * math.log(TINY + float(cv2.absdiff(one, other).mean())))
+    return np.array(numbers, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -201,15 +201,15 @@ class Reference:
 
     def deviations(self, traits: Traits) -> dict[str, NDArray[Any]]:
         """Of each group: the deviation of each number, or of each vector, in spreads; a leading axis of pictures is kept."""
-        found: dict[str, NDArray[Any]] = {
+        deviations: dict[str, NDArray[Any]] = {
             name: np.abs(traits[name] - self.middle[name]) / self.spread[name] for name in self.middle
         }
         for name, shape in TOGETHER.items():
             values = traits[name]
             apart = values.reshape(*values.shape[:-1], *shape) - self.centre[name][:, None]
             white = np.einsum("...akd,aed->...ake", apart, self.whiten[name])
-            found[name] = np.sqrt(np.square(white).mean(axis=-1)).reshape(*values.shape[:-1], -1)
-        return found
+            deviations[name] = np.sqrt(np.square(white).mean(axis=-1)).reshape(*values.shape[:-1], -1)
+        return deviations
 
 
 def _reference(table: Table, used: NDArray[np.bool_]) -> Reference:
@@ -261,15 +261,15 @@ class Guard:
 
     def unlike(self, traits: Traits) -> str:
         """ "" for a picture that may be one of the product; else one phrase: what is furthest outside its limit."""
-        found = self.reference.deviations(traits)
-        over = {name: float(each.max()) / self.limits[name] for name, each in found.items()}
+        deviations = self.reference.deviations(traits)
+        over = {name: float(each.max()) / self.limits[name] for name, each in deviations.items()}
         # Fails closed: a deviation that is not a number is outside every limit.
         outside = [name for name in GROUPS if not over[name] <= 1.0]
         if not outside:
             return ""
         # The whole picture's numbers are the easiest for a person to check, those of several together the hardest.
         worst = max(outside, key=lambda name: (name == "whole", name not in TOGETHER, over[name]))
-        return f"{UNLIKE}: {self._words(worst, traits, found[worst])}"
+        return f"{UNLIKE}: {self._words(worst, traits, deviations[worst])}"
 
     def widened(self, described: Sequence[Traits]) -> Guard:
         """The same with limits that further good pictures keep (recalibration): MARGIN times their largest deviation."""
@@ -348,12 +348,12 @@ def fit_guard(described: Sequence[Traits], size: tuple[int, int]) -> Guard:
 def _folds(used: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
     """Blocks of neighbours among the used pictures, as masks over all."""
     places = np.flatnonzero(used)
-    found = []
+    folds = []
     for block in np.array_split(places, min(FOLDS, len(places))):
         left = np.zeros(len(used), dtype=bool)
         left[block] = True
-        found.append(left)
-    return found
+        folds.append(left)
+    return folds
 
 
 def _left_out(table: Table, used: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
@@ -386,11 +386,11 @@ def guard_from_dict(data: Mapping[str, Any]) -> Guard:
     whiten = {name: (axes, numbers, numbers) for name, (axes, _, numbers) in TOGETHER.items()}
 
     def arrays(key: str, shapes: Mapping[str, tuple[int, ...]], least: float = -math.inf) -> dict[str, Floats]:
-        found = {name: np.asarray(data["reference"][key][name], dtype=np.float32) for name in shapes}
-        for name, each in found.items():
+        groups = {name: np.asarray(data["reference"][key][name], dtype=np.float32) for name in shapes}
+        for name, each in groups.items():
             if each.shape != shapes[name] or not np.isfinite(each).all() or (each < least).any():
                 raise ValueError(f"guard.json: {key} of {name} is not {shapes[name]} finite numbers of {least:g} or more")
-        return found
+        return groups
 
     limits = {name: float(data["limits"][name]) for name in GROUPS}
     if not all(math.isfinite(each) and each > 0 for each in limits.values()):

@@ -156,8 +156,8 @@ class Inspector:
         n, _, h, w = batch.shape
         shapes = [(n, h, w), (n,), (n, h, w)][: len(outputs)]
         if [each.shape for each in outputs] != shapes:
-            found = ", ".join(str(each.shape) for each in outputs)
-            raise ModelError(f"The network's outputs have shapes {found}, {', '.join(map(str, shapes))} are needed.")
+            actual = ", ".join(str(each.shape) for each in outputs)
+            raise ModelError(f"The network's outputs have shapes {actual}, {', '.join(map(str, shapes))} are needed.")
         if not all(np.isfinite(each).all() for each in outputs):
             raise ImageError(NOT_FINITE)
         return outputs
@@ -286,8 +286,8 @@ class Inspector:
     def _decide_streamed(self, rows: tiles.Rows, image_path: str, notes: tuple[str, ...], start: float) -> Decision:
         """A picture that is never in memory as a whole: regions are exact, map and mask are shrunk by maxima."""
         threshold, regions = calibrated(self.calibration).pixel_threshold, tiles.Regions()
-        seen = tiles.shrunk(rows, max(1, max(rows.height, rows.width) // SEEN))
-        unlike = self._unlike(seen, seen)
+        thumbnail = tiles.shrunk(rows, max(1, max(rows.height, rows.width) // SEEN))
+        unlike = self._unlike(thumbnail, thumbnail)
         factor = -(-max(rows.height, rows.width) // SHRUNK)
         shape = -(-rows.height // factor), -(-rows.width // factor)
         small = np.full(shape, -np.inf, dtype=np.float32)
@@ -305,7 +305,7 @@ class Inspector:
         score, at = self._tiled(rows, keep)
         judged = _finite(Judged(score, float(small.max()), small, at, unlike=unlike))
         note = f"judged in tiles; map and mask hold the highest of {factor} x {factor} pixels"
-        return replace(self._decision(judged, marked, regions.found(), image_path, (*notes, note), start), picture=seen)
+        return replace(self._decision(judged, marked, regions.found(), image_path, (*notes, note), start), picture=thumbnail)
 
     def _tiled(
         self, rows: tiles.Rows, keep: Callable[[int, Map, Mask], None], step: Step = untimed
@@ -436,10 +436,10 @@ def _finite(judged: Judged) -> Judged:
 
 
 def _sizes(config: Mapping[str, Any]) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    found = (config.get("data_report") or {}).get("sizes")
-    if not found:
+    sizes = (config.get("data_report") or {}).get("sizes")
+    if not sizes:
         return None
-    (low_h, low_w), (high_h, high_w) = found["min"], found["max"]
+    (low_h, low_w), (high_h, high_w) = sizes["min"], sizes["max"]
     return (int(low_h), int(low_w)), (int(high_h), int(high_w))
 
 

@@ -150,8 +150,8 @@ def picture_score(surface: Map, score: float, valid: Mask, rule: ScoreRule) -> t
         score = float(inside[row, column])
     elif rule.reduce == "top":
         values = smoothed.ravel() if whole else smoothed[valid]
-        kept = max(1, round(rule.top * values.size))
-        score = float(np.partition(values, values.size - kept)[-kept:].mean())
+        count = max(1, round(rule.top * values.size))
+        score = float(np.partition(values, values.size - count)[-count:].mean())
     return float(score), (int(row), int(column))
 
 
@@ -172,13 +172,13 @@ def find_regions(anomaly_map: Map, mask: Mask) -> tuple[Region, ...]:
         return ()
     part = np.s_[top : top + height, left : left + width]
     count, labels, stats, _ = cv2.connectedComponentsWithStats(marked[part], connectivity=8)
-    found = []
+    regions = []
     for label in range(1, count):
         x, y, w, h, area = (int(v) for v in stats[label])
         window = np.s_[y : y + h, x : x + w]
         peak = float(anomaly_map[part][window][labels[window] == label].max())
-        found.append(Region(left + x, top + y, w, h, area, peak))
-    return tuple(sorted(found, key=lambda region: -region.peak))
+        regions.append(Region(left + x, top + y, w, h, area, peak))
+    return tuple(sorted(regions, key=lambda region: -region.peak))
 
 
 def to_network(pixels: Image) -> NDArray[np.float32]:

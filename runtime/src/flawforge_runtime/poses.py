@@ -74,10 +74,10 @@ def find(pixels: Image, valid: Mask, template: Template) -> Pose | None:
     shift = _shift(still, grey)
     if max(map(abs, shift)) >= COARSE:
         tries.append(_refined(_matrix_of(shift), still, grey, valid, COARSE))
-    found = [each for each in tries if each is not None]
-    if not found:
+    converged = [each for each in tries if each is not None]
+    if not converged:
         return None
-    best = max(found, key=lambda each: each[1])
+    best = max(converged, key=lambda each: each[1])
     fine = _refined(best[0], still, grey, valid, FINE)
     if fine is None:
         return None

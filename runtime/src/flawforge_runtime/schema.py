@@ -172,10 +172,10 @@ def _no_constant(name: str) -> Any:
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         raise ValueError("it holds a key twice")
-    return found
+    return values
 
 
 def _depth(text: str) -> int:

@@ -200,8 +200,8 @@ def weights(side: int) -> NDArray[np.float32]:
 
 def batch_size(canvas: tuple[int, int], side: int, memory: int = MEMORY) -> int:
     """Tiles in a batch, from what `memory` bytes hold of the network's values and of the tiles themselves; at least 1."""
-    each = canvas[0] * canvas[1] * 4 * FLOATS + side * side * 16
-    return int(min(max(memory // each, 1), MOST))
+    bytes_each = canvas[0] * canvas[1] * 4 * FLOATS + side * side * 16
+    return int(min(max(memory // bytes_each, 1), MOST))
 
 
 Judge = Callable[[list[tuple[int, int, Image]]], list[Map]]

@@ -269,14 +269,14 @@ def fit(
     return state.history
 
 
-def _part(stage: Train, stages: Sequence[Stage], budget: Budget, looked: float) -> Budget:
+def _part(stage: Train, stages: Sequence[Stage], budget: Budget, seconds_looking: float) -> Budget:
     """A Train stage's part of the budget. Steps are shared among Train stages; minutes leave room for the others as well."""
     trains = sum(each.share for each in stages if isinstance(each, Train))
     if budget.steps:
         return Budget(steps=max(1, round(budget.steps * stage.share / trains)))
     minutes = budget.minutes or 0.0
     proofs = sum(each.share for each in stages if isinstance(each, Prove))
-    left = max(minutes * (1 - proofs) - looked / 60, minutes / 10)
+    left = max(minutes * (1 - proofs) - seconds_looking / 60, minutes / 10)
     return Budget(minutes=left * stage.share / trains, clock=budget.clock)
 
 
@@ -339,21 +339,21 @@ class _Loop:
         """Show every good picture to the net once."""
         if clean is None:
             raise TrainingError(f"Stage '{stage.name}' looks at every good picture, but no pass over them was given.")
-        self.look(stage, clean(), self.run.clean_batches)
+        self.visit_all(stage, clean(), self.run.clean_batches)
 
     def prove(self, stage: Prove, batch: Callable[[int], Batch]) -> None:
         """Show forged pictures to the net."""
         with closing(prefetch(batch, 0, self.run.workers)) as source:
-            self.look(stage, islice(source, stage.batches), stage.batches)
+            self.visit_all(stage, islice(source, stage.batches), stage.batches)
 
-    def look(self, stage: Collect | Prove, batches: Iterable[Batch], count: int) -> None:
+    def visit_all(self, stage: Collect | Prove, batches: Iterable[Batch], count: int) -> None:
         """Visit each batch, then finish, without gradients. count: how many there will be; 0 = unknown."""
         self.net.eval()
         start = time.monotonic()
         with torch.no_grad():
             state = stage.begin(self.net)
-            for done, each in enumerate(batches, start=1):
-                stage.visit(self.net, state, _to_tensors(each, self.fabric.device))
+            for done, batch in enumerate(batches, start=1):
+                stage.visit(self.net, state, _to_tensors(batch, self.fabric.device))
                 self.on_tick(Tick(stage.name, done, done / count if count else 0.0, time.monotonic() - start, {}))
             stage.finish(self.net, state)
 
@@ -393,15 +393,15 @@ class _Loop:
         interrupted: Callable[[], bool],
     ) -> None:
         """Step by step until the budget is spent, with a checkpoint now and then, and on Ctrl-C."""
-        state, plain = self.state, [each.plain for each in learners]
+        state, plain = self.state, [learner.plain for learner in learners]
         start, saved = budget.now() - state.seconds, time.monotonic()
         while budget.progress(state.step, state.seconds) < 1.0:
             progress = budget.progress(state.step, state.seconds)
             torch.manual_seed(step_seed(self.run.seed, state.stage, state.step))
             batch = _to_tensors(next(source), self.fabric.device)
             losses: dict[str, float] = {}
-            for each in learners:
-                losses |= each.step(self.fabric, wrapped, batch, progress)
+            for learner in learners:
+                losses |= learner.step(self.fabric, wrapped, batch, progress)
             _check_finite(losses, stage, state.step)
             state.step, state.seconds = state.step + 1, budget.now() - start
             tick = Tick(stage, state.step, budget.progress(state.step, state.seconds), state.seconds, losses)

@@ -25,7 +25,7 @@ from flawforge.judging import loading
 from flawforge.pictures import dataset
 from flawforge.reporting import card
 from flawforge.types import ConfigError, Mask, ModelError, Stage
-from flawforge_runtime import bundle, calibrate, inspector
+from flawforge_runtime import bundle, calibrate, files, inspector
 from flawforge_runtime.guard import Guard
 
 Show = Callable[[str], None]
@@ -34,7 +34,7 @@ Show = Callable[[str], None]
 def identity(plan: Plan) -> str:
     """What a checkpoint belongs to: settings, seed, budget, canvas, mask, outside weights, files by size and name."""
     request = plan.request
-    files = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
+    pictures = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
     facts = [
         request.method,
         dataclasses.asdict(plan.settings),
@@ -51,7 +51,7 @@ def identity(plan: Plan) -> str:
         bool(request.ignore),
         str(request.textures),
         request.tolerate,
-        files,
+        pictures,
         *(each and [each.sha256, each.about] for each in (plan.init, plan.trunk)),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -82,8 +82,8 @@ def check_output(out: Path, resume: bool) -> None:
             f"{work} holds an unfinished fit; add --resume to continue it, or remove the folder to start again."
         )
     early = resume and (out / "manifest.json").is_file()  # what a method saves before it trains
-    if out.exists() and not early and not (out.is_dir() and not any(out.iterdir())):
-        raise ModelError(f"{out} exists already; give another -o, or remove it first.")
+    if not early and not files.free(out):
+        raise ModelError(bundle.TAKEN.format(folder=out))
     if resume and not checkpoint_file(out).is_file():
         raise ModelError(f"There is no checkpoint in {work} to resume from; leave out --resume to start the fit.")
 

@@ -21,7 +21,7 @@ from flawforge.methods import METHODS
 from flawforge.pictures import dataset, tolerance
 from flawforge.pictures.alignment import PICTURES as REGISTERED_FROM
 from flawforge.pictures.alignment import Registration, register
-from flawforge.pictures.listing import check_for_fit, part_of, textures_in
+from flawforge.pictures.listing import check_for_fit, evenly, part_of, textures_in, thinned
 from flawforge.pictures.region import product_mask
 from flawforge.pictures.saliency import background_of, saliency
 from flawforge.pictures.screening import Screening
@@ -169,9 +169,8 @@ def registered(request: Request, train: Sequence[dataset.Entry], canvas: tuple[i
         if request.align == "on":
             raise ConfigError("--align on was given with --tile, and tiles have no pose; leave out one of the two.")
         return Registration(None, "")
-    step = max(1, len(train) // REGISTERED_FROM)
     some = []
-    for entry in train[::step][:REGISTERED_FROM] if request.align != "off" else ():
+    for entry in evenly(train, REGISTERED_FROM) if request.align != "off" else ():
         picture = images.read_picture(entry.path, max_pixels=request.max_pixels, depth=request.depth)
         pixels, placement = images.letterbox(picture.pixels, canvas)
         some.append((pixels, images.valid_mask(placement)))
@@ -247,8 +246,8 @@ def promised_rates(
 
 def roi_of(train: Sequence[dataset.Entry], max_pixels: int, depth: int | None = None) -> Mask:
     """Where the product lies in the good training pictures (--roi auto). Raises ConfigError where they show none."""
-    step = max(1, len(train) // ROI_FROM)
-    good = [images.read_picture(entry.path, max_pixels=max_pixels, depth=depth).pixels for entry in train[::step]]
+    some = thinned(train, ROI_FROM)
+    good = [images.read_picture(entry.path, max_pixels=max_pixels, depth=depth).pixels for entry in some]
     roi = product_mask(good)
     for picture in good:
         maps.fit_roi(roi, (picture.shape[0], picture.shape[1]))
@@ -367,9 +366,8 @@ def _prior(plan: Plan) -> Callable[[Image], Any] | None:
     kind = plan.method.prior
     if kind in ("", "network"):
         return None
-    step = max(1, len(plan.train) // BACKGROUND_FROM)
-    limits = {"max_pixels": plan.request.max_pixels, "depth": plan.request.depth}
-    some = (images.read_picture(entry.path, **limits).pixels for entry in plan.train[::step])  # type: ignore[arg-type]
+    entries, request = thinned(plan.train, BACKGROUND_FROM), plan.request
+    some = (images.read_picture(each.path, max_pixels=request.max_pixels, depth=request.depth).pixels for each in entries)
     background = background_of(some) if kind == "foreground" else None
     return lambda picture: saliency(picture, kind, background=background).map
 

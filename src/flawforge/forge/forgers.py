@@ -46,17 +46,6 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 
 
-PAPERS: dict[str, str] = {  # method -> the forger that its paper trains on
-    "draem": "perlin",
-    "sgsf": "saliency_perlin",
-    "anoseg": "hard_augment",
-    "isstad": "pixel_corrupt",
-    "cutswap": "cutswap",
-    "cutpaste": "cutpaste",
-    "nsa": "nsa",
-}
-
-
 def forger_from(name: str, **settings: Any) -> Forger:
     """The named forger with the given fields. ConfigError where the name or a field is unknown or out of bounds."""
     if name not in FORGERS:
@@ -89,17 +78,3 @@ def names_in(forger: Any) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for part in parts for name in names_in(part)))
     name = getattr(forger, "name", "")
     return (name,) if name in FORGERS else ()
-
-
-def default_mixture(method: str) -> Forger:
-    """The forger that a method trains on unless told otherwise: its paper's own, else a mixture over all families.
-
-    The general mixture is an assumption: half textures and pastes, which taught best in the papers read, half physical
-    flaws in equal parts.
-    """
-    if method in PAPERS:
-        return forger_from(PAPERS[method])
-    flaws = [forger_from(name) for name in FAMILIES["physical"]]
-    learnt = [forger_from(name) for name in ("perlin", "saliency_perlin", "cutpaste", "nsa")]
-    share = len(flaws) / len(learnt)
-    return Mix((*learnt, *flaws), (share,) * len(learnt) + (1.0,) * len(flaws))

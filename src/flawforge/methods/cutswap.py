@@ -40,7 +40,7 @@ from flawforge.forge import salient
 from flawforge.forge.mixtures import Pipe
 from flawforge.nn.density import PictureDensity, resized
 from flawforge.nn.layercam import layercam
-from flawforge.nn.localise import Detector, Form, Looked, StageMap, begin, fit_densities, look
+from flawforge.nn.localise import Collected, Detector, Form, StageMap, begin, fit_densities, look
 from flawforge.nn.pretext import Labelled, Pretext, classifying, either, pair, shown, told_apart, varied
 from flawforge.nn.resnet import ResNet, Variant, classifier, imagenet, pooled, put_weights
 from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train, TrainingSettings
@@ -154,7 +154,7 @@ def remember(net: CutSwap, seen: list[list[Tensor]]) -> None:
     net.maps = []
 
 
-def finish(net: CutSwap, looked: Looked) -> None:
+def finish(net: CutSwap, looked: Collected) -> None:
     """Fit the densities; the maps have done their work."""
     fit_densities(net, looked)
     for name in SALIENT:

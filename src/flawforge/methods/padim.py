@@ -27,36 +27,26 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt, Interval, Len
-from torch import Tensor, nn
-from torch.nn import functional as F
+from annotated_types import Ge
+from torch import Tensor
 
 from flawforge.forge.paste import CutPaste
 from flawforge.nn.density import resized
 from flawforge.nn.gaussians import shrinkage, whitener
-from flawforge.nn.patches import CLASSES, PatchFeatures, blurred, learning, reach, start_from
+from flawforge.nn.patches import CLASSES, PatchNet, PatchSettings, enlarged, learn_then, reach, take_trunk
 from flawforge.nn.pretext import Labelled
-from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Method, ScoreRule, Train, TrainingSettings
+from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Method, ScoreRule, Train
 
 CHUNK = 256  # places whose matrices are inverted at a time
 RIDGE = 0.01  # the paper's
 
 
 @dataclass(frozen=True)
-class Config(TrainingSettings):
+class Config(PatchSettings):
     """Settings of PaDiM, here those of --trunk none; the comments give the paper's values."""
 
-    backbone: str = "resnet18-quarter"  # "resnet18" or "wide_resnet50_2" with ImageNet's weights
-    stages: Annotated[tuple[Annotated[int, Interval(ge=0, le=4)], ...], Len(1, 5)] = (1, 2, 3)  # (1, 2, 3)
-    grid: Annotated[int, Ge(0)] = 0  # pixels from place to place; 0 = as in the first of the stages, the paper's way
     numbers: Annotated[int, Ge(0)] = 64  # 100 of 448 or 550 of 1792, at random; 0 = all
     shrink: Literal["even", "common", "ridge"] = "common"  # "ridge"
-    sigma: Annotated[float, Ge(0)] = 4.0  # 4
-    learning_rate: Annotated[float, Gt(0)] = 0.03  # no training; CutPaste 0.03
-    shift: Annotated[float, Interval(ge=0, le=0.25)] = 0.04  # no training; CutPaste moves inputs, amount not given
-    jitter: Annotated[float, Interval(ge=0, le=1)] = 0.1  # no training; likewise for their colours
-    batch: Annotated[int, Ge(2)] = 12  # no training; CutPaste 32, each also forged
-    forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # no training; every forgery comes with its good picture
 
 
 CPU = Config(backbone="lite0", grid=8, numbers=100, shrink="even", batch=4, precision="32-true")
@@ -64,25 +54,22 @@ PAPER = Config(backbone="resnet18", numbers=100, shrink="ridge")
 TINY = Config(backbone="resnet18-tiny", stages=(2, 3), numbers=6, batch=4, precision="32-true")
 
 
-class Padim(nn.Module):
+class Padim(PatchNet):
     """Trunk, the pretext's head where it is learnt, and the Gaussians. n 3 h w in [0, 1] on the canvas it was fitted on."""
 
     picks: Tensor
     centre: Tensor
     factor: Tensor
-    forward_methods = ("logits",)
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config, local=False)
         self.config = config
-        self.features = PatchFeatures(config.backbone, config.stages, local=False, grid=config.grid)
         d = self.features.width
         kept = torch.randperm(d)[: config.numbers or d].sort().values
         self.register_buffer("picks", kept)
         self.register_buffer("centre", torch.zeros(len(kept), 1, 1))
         self.register_buffer("factor", torch.zeros(1, len(kept), len(kept)))
         resized(self, ("centre", "factor"))
-        self.said: list[str] = []
 
     def embed(self, images: Tensor) -> Tensor:
         """n 3 h w -> the picked numbers of every place, n d gh gw float32."""
@@ -92,18 +79,9 @@ class Padim(nn.Module):
         x = self.embed(images) - self.centre
         n, d, gh, gw = x.shape
         white = torch.bmm(self.factor, x.permute(2, 3, 1, 0).reshape(gh * gw, d, n))  # places d n
-        coarse = white.square().sum(dim=1).sqrt().T.reshape(n, 1, gh, gw)
-        surface = F.interpolate(coarse, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-        surface = blurred(surface, self.config.sigma)
-        return Evidence(surface, surface.flatten(1).amax(dim=1))
-
-    def logits(self, images: Tensor) -> Tensor:
-        """n 3 h w -> n classes: what the features are learnt by."""
-        return self.features.logits(images)
-
-    def facts(self) -> list[str]:
-        """What the good pictures decided."""
-        return self.said
+        distances = white.square().sum(dim=1).sqrt().T.reshape(n, gh, gw)
+        maps = enlarged(distances, images.shape[-2:], self.config.sigma)
+        return Evidence(maps, maps.flatten(1).amax(dim=1))
 
 
 @dataclass
@@ -180,20 +158,13 @@ def _whitened(outer: Tensor, free: Tensor, white: Tensor) -> Tensor:
 
 def demand(net: Padim, canvas: tuple[int, int], pictures: int) -> Demand:
     """What the Gaussians cost to fit: the outer products of every place, and the pictures' share of the arithmetic."""
-    stride, d = net.features.stride, len(net.picks)
-    places = -(-canvas[0] // stride) * -(-canvas[1] // stride)
+    places, d = net.features.places_on(canvas), len(net.picks)
     return Demand(4 * places * d * (d + 2) + 6 * 8 * CHUNK * d * d, 2.0 * places * d * d * (pictures + 4 * d))
 
 
 def stages(net: Padim, config: Config) -> Sequence[Train | Collect]:
     """The features are learnt, unless they came from --trunk; then one look at every good picture."""
-    look = Collect("Gaussians", lambda module: Sums(), gather, settle, demand=demand)
-    return [*learning(net.features, config.learning_rate, config.shift, config.jitter), look]
-
-
-def trunk(net: Padim, config: Config, init: Init) -> list[str]:
-    """Features from --trunk."""
-    return start_from(net.features, init)
+    return learn_then(net, config, Collect("Gaussians", lambda module: Sums(), gather, settle, demand=demand))
 
 
 def forger(config: Config) -> Forger:
@@ -216,6 +187,6 @@ METHOD = Method(
     stages=stages,
     forger=forger,
     score=score_rule,
-    trunk=trunk,
+    trunk=take_trunk,
     scratch=Config(),
 )

@@ -29,28 +29,25 @@ from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 import torch
-from annotated_types import Ge, Gt, Interval, Len
-from torch import Tensor, nn
-from torch.nn import functional as F
+from annotated_types import Ge, Interval, Len
+from torch import Tensor
 
 from flawforge.forge.paste import CutPaste
 from flawforge.nn.coreset import Stream, sketch
 from flawforge.nn.density import resized
 from flawforge.nn.nearest import distances, nearest, reweighted
-from flawforge.nn.patches import CLASSES, PatchFeatures, blurred, learning, reach, start_from
+from flawforge.nn.patches import CLASSES, PatchNet, PatchSettings, enlarged, learn_then, reach, take_trunk
 from flawforge.nn.pretext import Labelled
-from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Init, Method, ScoreRule, Train, TrainingSettings
+from flawforge.types import Batch, Collect, Demand, Evidence, Forger, Method, ScoreRule, Train
 
 LEAST = 1e-3
 
 
 @dataclass(frozen=True)
-class Config(TrainingSettings):
+class Config(PatchSettings):
     """Settings of PatchCore, here those of --trunk none; the comments give the paper's (or its released code's) values."""
 
-    backbone: str = "resnet18-quarter"  # "wide_resnet50_2" with ImageNet's weights
     stages: Annotated[tuple[Annotated[int, Interval(ge=0, le=4)], ...], Len(1, 5)] = (2, 3)  # (2, 3)
-    grid: Annotated[int, Ge(0)] = 0  # pixels from patch to patch; 0 = as in the first of the stages
     standardise: bool = False  # no
     share: Annotated[float, Interval(gt=0, le=1)] = 0.1  # 0.25, 0.1 or 0.01 of all patches
     least: Annotated[int, Ge(1)] = 1024  # none; patches in the memory, whatever their share
@@ -58,13 +55,7 @@ class Config(TrainingSettings):
     store: Annotated[int, Ge(2)] = 4  # times `most`: patches held while looking
     sketch: Annotated[int, Ge(1)] = 128  # 128; numbers by which the coreset measures distances
     reweight: Annotated[int, Ge(0)] = 0  # neighbours in eq. 7, 0 = without; paper: with, number not found; anomalib: 9
-    sigma: Annotated[float, Ge(0)] = 4.0  # 4
     top: Annotated[float, Interval(ge=0, le=1)] = 0.0  # the score is the mean of this share of the map; 0 = its maximum: 0
-    learning_rate: Annotated[float, Gt(0)] = 0.03  # no training; CutPaste 0.03
-    shift: Annotated[float, Interval(ge=0, le=0.25)] = 0.04  # no training; CutPaste moves inputs, amount not given
-    jitter: Annotated[float, Interval(ge=0, le=1)] = 0.1  # no training; likewise for their colours
-    batch: Annotated[int, Ge(2)] = 12  # no training; CutPaste 32, each also forged
-    forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # no training; every forgery comes with its good picture
 
 
 CPU = Config(
@@ -85,21 +76,18 @@ PAPER = Config(backbone="wide_resnet50_2", share=0.1, least=1, most=65536, store
 TINY = Config(backbone="resnet18-tiny", stages=(1, 2), least=8, most=64, store=2, batch=4, precision="32-true")
 
 
-class PatchCore(nn.Module):
+class PatchCore(PatchNet):
     """Trunk, the pretext's head where that is learnt, and the memory. n 3 h w in [0, 1], any h and w."""
 
     bank: Tensor
-    forward_methods = ("logits",)
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config, local=True)
         self.config = config
-        self.features = PatchFeatures(config.backbone, config.stages, local=True, grid=config.grid)
         self.register_buffer("bank", torch.zeros(1, self.features.width))
         self.register_buffer("scale", torch.ones(self.features.width) if config.standardise else None)
         self.register_buffer("projection", sketch(self.features.width, config.sketch), persistent=False)
         resized(self, ("bank",))
-        self.said: list[str] = []
 
     def embed(self, images: Tensor) -> Tensor:
         """n 3 h w -> features of every patch, n gh gw d float32."""
@@ -116,18 +104,8 @@ class PatchCore(nn.Module):
             score = reweighted(distance, place, queries, self.bank, self.config.reweight)
         else:
             distance, score = distances(queries, self.bank), None
-        coarse = distance.reshape(n, 1, gh, gw)
-        surface = F.interpolate(coarse, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-        surface = blurred(surface, self.config.sigma)
-        return Evidence(surface, surface.flatten(1).amax(dim=1) if score is None else score)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """n 3 h w -> n classes: what the features are learnt by."""
-        return self.features.logits(images)
-
-    def facts(self) -> list[str]:
-        """What the good pictures decided."""
-        return self.said
+        maps = enlarged(distance.reshape(n, gh, gw), images.shape[-2:], self.config.sigma)
+        return Evidence(maps, maps.flatten(1).amax(dim=1) if score is None else score)
 
 
 class Spread:
@@ -193,8 +171,7 @@ def settle(net: PatchCore, passing: Passing) -> None:
 
 def demand(net: PatchCore, canvas: tuple[int, int], pictures: int) -> Demand:
     """What the memory costs to build."""
-    config, stride = net.config, net.features.stride
-    patches = -(-canvas[0] // stride) * -(-canvas[1] // stride) * pictures
+    config, patches = net.config, net.features.places_on(canvas) * pictures
     capacity, numbers = config.store * config.most, net.get_buffer("projection").shape[1]
     return Demand(
         Stream.memory(config.most, min(capacity, patches), net.features.width, numbers),
@@ -204,13 +181,7 @@ def demand(net: PatchCore, canvas: tuple[int, int], pictures: int) -> Demand:
 
 def stages(net: PatchCore, config: Config) -> Sequence[Train | Collect]:
     """The features are learnt, unless they came from --trunk; then one look at every good picture."""
-    look = Collect("memory", begin, remember, settle, demand=demand)
-    return [*learning(net.features, config.learning_rate, config.shift, config.jitter), look]
-
-
-def trunk(net: PatchCore, config: Config, init: Init) -> list[str]:
-    """Features from --trunk."""
-    return start_from(net.features, init)
+    return learn_then(net, config, Collect("memory", begin, remember, settle, demand=demand))
 
 
 def forger(config: Config) -> Forger:
@@ -235,6 +206,6 @@ METHOD = Method(
     stages=stages,
     forger=forger,
     score=score_rule,
-    trunk=trunk,
+    trunk=take_trunk,
     scratch=Config(),
 )

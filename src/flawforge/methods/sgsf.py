@@ -119,14 +119,14 @@ class GuidedUNet(UNet):
 
     def forward(self, x: Tensor, features: Sequence[Tensor] = ()) -> Tensor:
         """n 3 h w and the guide's features, finest first -> two logits, n 2 h w."""
-        x, seen = self.fold(x), []
+        x, encoded = self.fold(x), []
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
             if level < len(self.fuse):
                 fused = self.fuse[level](torch.cat([x, features[level]], dim=1))
                 x = x + fused if self.residual else fused
-            seen.append(x)
-        return self.climb(seen)
+            encoded.append(x)
+        return self.climb(encoded)
 
 
 class Sgsf(nn.Module):
@@ -221,8 +221,8 @@ class Sgsf(nn.Module):
         if canvas == size:
             return self.memory[self.retrieve(images, 1)[:, 0]].float()
         fitted = F.interpolate(images, canvas, mode="bilinear", align_corners=False)
-        found = self.memory[self.retrieve(fitted, 1)[:, 0]].float()
-        return F.interpolate(found, size, mode="bilinear", align_corners=False)
+        references = self.memory[self.retrieve(fitted, 1)[:, 0]].float()
+        return F.interpolate(references, size, mode="bilinear", align_corners=False)
 
     def facts(self) -> list[str]:
         """What the good pictures decided, in words."""
@@ -236,10 +236,10 @@ class Sgsf(nn.Module):
 
     def forward(self, images: Tensor) -> Evidence:
         _, logit = self.guide_and_segment(images, self.nearest(images) if self.guidance == "reference" else images)
-        surface = logit[:, 0].float()
+        maps = logit[:, 0].float()
         if self.evidence == "probability":
-            surface = surface.sigmoid()
-        return Evidence(surface, surface.flatten(1).amax(dim=1))
+            maps = maps.sigmoid()
+        return Evidence(maps, maps.flatten(1).amax(dim=1))
 
 
 def _resize_memory(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
@@ -257,7 +257,7 @@ def shrink(images: Tensor) -> Tensor:
     return F.avg_pool2d(images.float(), CELL).flatten(1)
 
 
-def look(net: Sgsf, small: list[Tensor], batch: Batch) -> None:
+def gather_small(net: Sgsf, small: list[Tensor], batch: Batch) -> None:
     """Keep every good picture at an eighth of its size."""
     small.append(shrink(batch.clean).cpu())
 
@@ -267,9 +267,9 @@ def learn_features(net: Sgsf, pictures: Sequence[Tensor]) -> None:
     small = torch.cat(list(pictures)).double()
     candidates = spread(len(small), CANDIDATES)
     _, values, vectors = torch.linalg.svd(small[candidates], full_matrices=False)
-    kept = max(1, min(DIMENSIONS, int((values > 1e-6 * values[0]).sum())))
-    net.encoder = vectors[:kept].float().to(net.keys.device)
-    keys = F.normalize(small @ vectors[:kept].T, dim=1)
+    dims = max(1, min(DIMENSIONS, int((values > 1e-6 * values[0]).sum())))
+    net.encoder = vectors[:dims].float().to(net.keys.device)
+    keys = F.normalize(small @ vectors[:dims].T, dim=1)
     net.chosen = sorted(candidates[i] for i in choose(keys[candidates], net.limit or len(candidates)))
 
 
@@ -316,9 +316,9 @@ def keep(net: Sgsf, references: References, batch: Batch) -> None:
 
 
 def lay_in(net: Sgsf, references: References) -> None:
-    """The kept pictures become the memory."""
-    kept = torch.cat(references.pictures)
-    net.memory, net.valid = kept[:, :3].half().contiguous(), (kept[:, 3:] > 0).to(torch.uint8).contiguous()
+    """The chosen pictures become the memory."""
+    pictures = torch.cat(references.pictures)
+    net.memory, net.valid = pictures[:, :3].half().contiguous(), (pictures[:, 3:] > 0).to(torch.uint8).contiguous()
     net.whose = torch.cat(references.whose).to(net.memory.device)
     net.keys = net.encode(net.memory.float())
     net.left.fill_(left_of_detail(net))
@@ -334,10 +334,10 @@ def left_of_detail(net: Sgsf) -> float:
     """
     if len(net.whose.unique()) < 2:
         return 2.0
-    kept = net.memory.float()
-    means = F.interpolate(F.avg_pool2d(kept, CELL), kept.shape[-2:], mode="bilinear", align_corners=False)
-    detail = (kept - means) * net.valid
-    other = detail[net.retrieve(kept, 1, net.whose)[:, 0]]
+    references = net.memory.float()
+    means = F.interpolate(F.avg_pool2d(references, CELL), references.shape[-2:], mode="bilinear", align_corners=False)
+    detail = (references - means) * net.valid
+    other = detail[net.retrieve(references, 1, net.whose)[:, 0]]
     return float((detail - other * net.valid).square().sum() / detail.square().sum().clamp_min(1e-9))
 
 
@@ -376,7 +376,7 @@ def stages(net: Sgsf, config: Config) -> Sequence[Train | Collect]:
     train = Train("guide and segment", [turn])
     if config.guidance != "reference":
         return [train]
-    features = Collect("retrieval features", lambda module: [], look, learn_features)
+    features = Collect("retrieval features", lambda module: [], gather_small, learn_features)
     return [features, Collect("references", lambda module: References(), keep, lay_in), train]
 
 

@@ -64,21 +64,21 @@ class PictureDensity(nn.Module):
         self.register_buffer("bank", torch.zeros(0, dims))
         resized(self, ("bank",))
 
-    def look(self, seen: list[Tensor], features: Tensor) -> None:
-        """Add n d of good pictures to what was seen; called once for every batch."""
-        seen.append(self._scaled(features.float()).cpu())
+    def look(self, collected: list[Tensor], features: Tensor) -> None:
+        """Add n d of good pictures to what is collected; called once for every batch."""
+        collected.append(self._scaled(features.float()).cpu())
 
-    def finish(self, seen: Sequence[Tensor]) -> None:
-        """Fit to all that was seen."""
+    def finish(self, collected: Sequence[Tensor]) -> None:
+        """Fit to all pictures that were collected."""
         from sklearn.covariance import ledoit_wolf
 
-        found = torch.cat(list(seen))
-        if len(found) > BANK:
-            found = found[torch.arange(BANK) * len(found) // BANK]
-        exact = found.double()
+        pictures = torch.cat(list(collected))
+        if len(pictures) > BANK:
+            pictures = pictures[torch.arange(BANK) * len(pictures) // BANK]
+        exact = pictures.double()
         shrinkage = 1.0
-        covariance = torch.eye(found.shape[1], dtype=torch.float64)
-        if len(found) > 1:
+        covariance = torch.eye(pictures.shape[1], dtype=torch.float64)
+        if len(pictures) > 1:
             shrunk, shrinkage = ledoit_wolf(exact.numpy())
             covariance = ridged(torch.from_numpy(shrunk))
         root = torch.linalg.cholesky(covariance)
@@ -86,7 +86,7 @@ class PictureDensity(nn.Module):
         self.factor.copy_(torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=torch.float64), upper=False))
         self.centre.copy_(exact.mean(dim=0))
         self.shrinkage.fill_(float(shrinkage))
-        self.bank = found.to(device) if self.how == "nearest" else found[:0].to(device)
+        self.bank = pictures.to(device) if self.how == "nearest" else pictures[:0].to(device)
 
     def forward(self, features: Tensor) -> Tensor:
         """n d -> n, higher = stranger."""
@@ -186,9 +186,9 @@ class PlaceDensity(nn.Module):
         for i in range(n):
             moments.keep(flat[..., i].clone(), weight[:, i].clone())
 
-    def finish(self, seen: Moments) -> None:
+    def finish(self, sums: Moments) -> None:
         """Choose and fit."""
-        n, total, outer, (gh, gw) = seen.n, seen.total, seen.outer, seen.size
+        n, total, outer, (gh, gw) = sums.n, sums.total, sums.outer, sums.size
         whole = n.sum(), total.sum(dim=0), outer.sum(dim=0)
         common = whole[1] / whole[0].clamp_min(1)
         means = total / n[:, None].clamp_min(1)
@@ -197,7 +197,7 @@ class PlaceDensity(nn.Module):
         middle = torch.einsum("kd,e->kde", total, common)
         about = outer - middle - middle.transpose(1, 2) + torch.outer(common, common) * n[:, None, None]
         moments = n[:, None], (white @ (total - common * n[:, None]).T).T[..., None], white @ about @ white.T
-        best = self._best(seen.kept, moments, whole, white, common)
+        best = self._best(sums.kept, moments, whole, white, common)
         shared = best == len(PRIORS) - 1
         if shared:
             moments = n.sum()[None, None], torch.zeros_like(moments[1][:1]), moments[2].sum(dim=0)[None]
@@ -210,7 +210,7 @@ class PlaceDensity(nn.Module):
         covariance = held / free[:, None, None]
         root = torch.linalg.cholesky(covariance)
         factor = torch.linalg.solve_triangular(root, white.expand_as(root), upper=False)
-        centre = torch.linalg.solve(white, mean[..., 0].T).T + common + seen.shift.double()  # k d
+        centre = torch.linalg.solve(white, mean[..., 0].T).T + common + sums.shift.double()  # k d
         self.factor = factor.float().contiguous()
         self.width = (-2 * torch.linalg.slogdet(factor)[1]).float()
         self.centre = centre.T.float().reshape(-1, *((1, 1) if shared else (gh, gw))).contiguous()
@@ -221,7 +221,7 @@ class PlaceDensity(nn.Module):
 
     def _best(
         self,
-        kept: Sequence[tuple[Tensor, Tensor]],
+        judges: Sequence[tuple[Tensor, Tensor]],
         moments: tuple[Tensor, Tensor, Tensor],
         whole: tuple[Tensor, Tensor, Tensor],
         white: Tensor,
@@ -234,9 +234,9 @@ class PlaceDensity(nn.Module):
         count = len(moments[0])
         part = torch.arange(min(count, PLACES), device=white.device) * count // min(count, PLACES)
         about = common.float()
-        samples = torch.stack([(white.float() @ (x[part] - about * w[part, None]).T).T[..., None] for x, w in kept])
-        weights = torch.stack([w[part, None] for _, w in kept])
-        pictures = [(w.double().sum(), x.double().sum(dim=0), x.double().T @ x.double()) for x, w in kept]
+        samples = torch.stack([(white.float() @ (x[part] - about * w[part, None]).T).T[..., None] for x, w in judges])
+        weights = torch.stack([w[part, None] for _, w in judges])
+        pictures = [(w.double().sum(), x.double().sum(dim=0), x.double().T @ x.double()) for x, w in judges]
         own = likelihoods(samples, weights, *(each[part] for each in moments)).sum(dim=1)
         if self.keep == "places":
             return int(own.argmax())
@@ -251,9 +251,9 @@ class PlaceDensity(nn.Module):
             squared = torch.matmul(self.factor[0], rest).square().sum(dim=1)
         else:
             squared = torch.bmm(self.factor, rest.permute(2, 1, 0)).square().sum(dim=1).T
-        strange = squared + self.width if self.surprise == "density" else squared
-        strange = strange.reshape(n, gh, gw)
-        return strange * self.known + self.usual * (1 - self.known)
+        surprise = squared + self.width if self.surprise == "density" else squared
+        surprise = surprise.reshape(n, gh, gw)
+        return surprise * self.known + self.usual * (1 - self.known)
 
     def fact(self) -> str:
         """What was chosen, in one sentence's words."""
@@ -278,10 +278,10 @@ def spread(grid: Tensor, stride: int, side: int, sigma: float) -> Tensor:
     bell = bell / bell.sum()
     tall, wide = bell.view(1, 1, side, 1), bell.view(1, 1, 1, side)
 
-    def laid(values: Tensor) -> Tensor:
+    def spread_out(values: Tensor) -> Tensor:
         return F.conv_transpose2d(F.conv_transpose2d(values, tall, stride=(stride, 1)), wide, stride=(1, stride))
 
-    return (laid(grid[:, None]) / laid(torch.ones_like(grid[:1, None])))[:, 0]
+    return (spread_out(grid[:, None]) / spread_out(torch.ones_like(grid[:1, None])))[:, 0]
 
 
 def centred(grid: Tensor, stride: int, side: int, sigma: float, size: tuple[int, int]) -> Tensor:

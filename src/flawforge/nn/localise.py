@@ -141,26 +141,26 @@ class Detector(nn.Module):
         return [self.whole.fact(), self.surface.fact()]
 
 
-class Looked(NamedTuple):
-    """What both densities have seen of the good pictures: pooled features, and sums over every place."""
+class Collected(NamedTuple):
+    """What both densities are fitted to: pooled features, and sums over every place."""
 
     pictures: list[Tensor]
     places: Moments
 
 
-def begin(net: Detector) -> Looked:
-    """Nothing yet."""
-    return Looked([], Moments())
+def begin(net: Detector) -> Collected:
+    """Nothing is collected yet."""
+    return Collected([], Moments())
 
 
-def look(net: Detector, looked: Looked, batch: Batch) -> None:
+def look(net: Detector, collected: Collected, batch: Batch) -> None:
     """Show good pictures to both densities."""
     levels = net.picture.levels(batch.clean)
-    net.whole.look(looked.pictures, pooled(levels))
-    net.surface.look(looked.places, batch.clean, levels, batch.valid)
+    net.whole.look(collected.pictures, pooled(levels))
+    net.surface.look(collected.places, batch.clean, levels, batch.valid)
 
 
-def fit_densities(net: Detector, looked: Looked) -> None:
+def fit_densities(net: Detector, collected: Collected) -> None:
     """Fit both to all that was shown."""
-    net.whole.finish(looked.pictures)
-    net.surface.places.finish(looked.places)
+    net.whole.finish(collected.pictures)
+    net.surface.places.finish(collected.places)

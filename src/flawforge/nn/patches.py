@@ -9,22 +9,25 @@ here               source
                    forged ones, for products without weights from outside (nn.pretext)
 `start_from`       --trunk: installed weights, another model's folder or a file of weights (nn.trunks)
 `blurred`          both papers: a Gaussian over the map
+`PatchSettings`, `PatchNet`, `enlarged`, `learn_then`, `take_trunk`: what `padim` and `patchcore` share around these
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Gt, Interval, Len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawforge.nn import pretext
 from flawforge.nn.efficientnet_lite import Lite
 from flawforge.nn.trunks import Residual, trunk_of
-from flawforge.types import Batch, ConfigError, Init, Train
+from flawforge.types import Batch, Collect, ConfigError, Init, Train, TrainingSettings
 
 CLASSES = ("patch", "scar")  # CutPaste's two kinds, beside good
 
@@ -63,6 +66,63 @@ class PatchFeatures(nn.Module):
             maps = [F.avg_pool2d(each, 3, 1, 1) for each in maps]
         size = [-(-side // self.grid) for side in images.shape[-2:]] if self.grid else maps[0].shape[-2:]
         return torch.cat([_laid(each, size) for each in maps], dim=1)
+
+    def places_on(self, canvas: tuple[int, int]) -> int:
+        """Patches of one picture of this canvas."""
+        return -(-canvas[0] // self.stride) * -(-canvas[1] // self.stride)
+
+
+@dataclass(frozen=True)
+class PatchSettings(TrainingSettings):
+    """Settings of every method over `PatchFeatures`, here those of --trunk none; the comments give the papers' values."""
+
+    batch: Annotated[int, Ge(2)] = 12  # no training; CutPaste 32, each also forged
+    forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # no training; every forgery comes with its good picture
+    backbone: str = "resnet18-quarter"  # "resnet18" or "wide_resnet50_2" with ImageNet's weights
+    stages: Annotated[tuple[Annotated[int, Interval(ge=0, le=4)], ...], Len(1, 5)] = (1, 2, 3)  # PaDiM; PatchCore (2, 3)
+    grid: Annotated[int, Ge(0)] = 0  # pixels from patch to patch; 0 = as in the first of the stages, the papers' way
+    sigma: Annotated[float, Ge(0)] = 4.0  # 4
+    learning_rate: Annotated[float, Gt(0)] = 0.03  # no training; CutPaste 0.03
+    shift: Annotated[float, Interval(ge=0, le=0.25)] = 0.04  # no training; CutPaste moves inputs, amount not given
+    jitter: Annotated[float, Interval(ge=0, le=1)] = 0.1  # no training; likewise for their colours
+
+
+class PatchNet(nn.Module):
+    """Features of patches, the head that they are learnt by where no trunk gave them, and the map made of distances.
+
+    local  as in `PatchFeatures`; `said` is what the good pictures decided, for people
+    """
+
+    forward_methods = ("logits",)
+
+    def __init__(self, config: PatchSettings, local: bool) -> None:
+        super().__init__()
+        self.features = PatchFeatures(config.backbone, config.stages, local=local, grid=config.grid)
+        self.said: list[str] = []
+
+    def logits(self, images: Tensor) -> Tensor:
+        """n 3 h w -> n classes: what the features are learnt by."""
+        return self.features.logits(images)
+
+    def facts(self) -> list[str]:
+        """What the good pictures decided."""
+        return self.said
+
+
+def enlarged(distances: Tensor, size: Sequence[int], sigma: float) -> Tensor:
+    """Distances n gh gw -> map n h w: bilinear, then under a Gaussian of `sigma` pixels."""
+    maps = F.interpolate(distances[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]
+    return blurred(maps, sigma)
+
+
+def learn_then(net: PatchNet, config: PatchSettings, look: Collect) -> list[Train | Collect]:
+    """The features are learnt, unless they came from --trunk; then one look at every good picture."""
+    return [*learning(net.features, config.learning_rate, config.shift, config.jitter), look]
+
+
+def take_trunk(net: PatchNet, config: PatchSettings, init: Init) -> list[str]:
+    """Features from --trunk; returns what to tell people."""
+    return start_from(net.features, init)
 
 
 def _laid(maps: Tensor, size: Sequence[int]) -> Tensor:

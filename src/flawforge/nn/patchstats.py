@@ -196,7 +196,7 @@ class Branch(nn.Module):
         blocks, d, n, b = residual.shape
         return torch.bmm(gaussians.factor, residual.reshape(blocks, d, n * b)).reshape(blocks, d, n, b)
 
-    def told(self, fill: tuple[Tensor, Tensor]) -> Tensor:
+    def clear_of_border(self, fill: tuple[Tensor, Tensor]) -> Tensor:
         """Rows n h and columns n w of the letterbox border -> n gh gw, 1 where the filters see only the picture."""
         reach = self.side // 2 * self.scale
         rows, columns = (F.max_pool1d(F.max_pool1d(each, 2 * reach + 1, 1, reach), self.grid) for each in fill)
@@ -204,23 +204,23 @@ class Branch(nn.Module):
 
     def strangeness(self, images: Tensor, fill: tuple[Tensor, Tensor], folds: Sequence[int] | None = None) -> Tensor:
         """n 3 h w -> -2 log density under each position's Gaussian, n gh gw, constants dropped, smoothed over neighbours."""
-        features, told = self.features(images), self.told(fill)
+        features, clear = self.features(images), self.clear_of_border(fill)
         if folds is None:
-            return self._strangeness(features, told, self.gaussians())
-        found = torch.empty_like(features[:, 0])
+            return self._strangeness(features, clear, self.gaussians())
+        strangeness = torch.empty_like(features[:, 0])
         for fold in sorted(set(folds)):
             own = [i for i, each in enumerate(folds) if each == fold]
-            found[own] = self._strangeness(features[own], told[own], self.gaussians(fold))
-        return found
+            strangeness[own] = self._strangeness(features[own], clear[own], self.gaussians(fold))
+        return strangeness
 
-    def _strangeness(self, features: Tensor, told: Tensor, gaussians: Gaussians) -> Tensor:
+    def _strangeness(self, features: Tensor, clear: Tensor, gaussians: Gaussians) -> Tensor:
         squared = self.whitened(features, gaussians).square().sum(dim=1)
-        return self.finished(self.from_blocks(squared, (features.shape[-2], features.shape[-1])), told, gaussians)
+        return self.finished(self.from_blocks(squared, (features.shape[-2], features.shape[-1])), clear, gaussians)
 
-    def finished(self, squared: Tensor, told: Tensor, gaussians: Gaussians) -> Tensor:
+    def finished(self, squared: Tensor, clear: Tensor, gaussians: Gaussians) -> Tensor:
         """Distances n gh gw -> strangeness; a position without evidence is as strange as good pictures usually are."""
-        told = told * gaussians.known
-        return smooth(((squared / self.spread + gaussians.width_of) * told + self.usual * (1 - told))[:, None])[:, 0]
+        clear = clear * gaussians.known
+        return smooth(((squared / self.spread + gaussians.width_of) * clear + self.usual * (1 - clear))[:, None])[:, 0]
 
     def surprise(self, strangeness: Tensor) -> Tensor:
         """-> -log of its tail probability among left-out good pictures; increasing and unbounded."""
@@ -322,8 +322,8 @@ class PatchStats(nn.Module):
         return surprises.sum(dim=1, keepdim=True)
 
     def forward(self, images: Tensor, inner: Tensor | None = None) -> Evidence:
-        surface = self.full(self.fuse(self.look(images, inner)[0]))[:, 0]
-        return Evidence(surface, surface.flatten(1).amax(dim=1))
+        maps = self.full(self.fuse(self.look(images, inner)[0]))[:, 0]
+        return Evidence(maps, maps.flatten(1).amax(dim=1))
 
     def forget_folds(self) -> None:
         """Drop what only training needs."""

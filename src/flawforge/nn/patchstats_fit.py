@@ -159,7 +159,7 @@ def learn_filters(net: PatchStats, state: PatchLook) -> None:
 
 def cell_valid(batch: Batch, fill: tuple[Tensor, Tensor], branch: Branch) -> Tensor:
     """n gh gw, 1 where any of the cell's pixels is judged and the filters see only the picture."""
-    return F.max_pool2d(batch.valid.contiguous(), branch.grid)[:, 0] * branch.told(fill)
+    return F.max_pool2d(batch.valid.contiguous(), branch.grid)[:, 0] * branch.clear_of_border(fill)
 
 
 @dataclass

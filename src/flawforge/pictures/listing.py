@@ -217,9 +217,14 @@ def pictures_in(folder: Path) -> list[Path]:
     return list(search(folder).pictures)
 
 
+def thinned(items: Sequence[Item], least: int) -> Sequence[Item]:
+    """Every n-th item from the first on, n so that `least` are left or more, but fewer than twice as many."""
+    return items[:: max(1, len(items) // least)]
+
+
 def evenly(items: Sequence[Item], most: int) -> Sequence[Item]:
     """Up to `most` of the items, evenly spread over them."""
-    return items[:: max(1, len(items) // most)][:most]
+    return thinned(items, most)[:most]
 
 
 def textures_in(folder: Path | None) -> tuple[Path, ...]:

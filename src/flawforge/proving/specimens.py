@@ -23,6 +23,7 @@ import numpy as np
 
 from flawforge.forge import FAMILIES, FORGERS, family, forger_from
 from flawforge.forge.blend import SMALLEST
+from flawforge.pictures.listing import thinned
 from flawforge.pictures.saliency import Background, background_of, saliency
 from flawforge.types import ConfigError, DataError, Image, ImageError, Mask, Sample
 from flawforge_runtime.images import MAX_PIXELS, read_picture
@@ -230,8 +231,7 @@ class _Stock:
         return picture
 
     def _learn_background(self) -> Background:
-        step = max(1, len(self._order) // BACKGROUND_FROM)
-        return background_of(self._read(place) for place in range(0, len(self._order), step))
+        return background_of(self._read(place) for place in thinned(range(len(self._order)), BACKGROUND_FROM))
 
 
 def _digest(good: Image | Path) -> bytes:

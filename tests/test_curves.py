@@ -1,0 +1,167 @@
+"""One hit/miss curve of a proof: its counts, its bins, its bound, and why there is none."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import beta
+
+from flawforge.proving import curves
+from flawforge.proving.curves import BINS, HEAD, KindCurve, Trial, kind_curve
+
+
+def trials(sizes: Any, hits: Any, goods: Any = None, verdicts: Any = None) -> list[Trial]:
+    """Of one kind, found where `hits` says so."""
+    goods = range(len(sizes)) if goods is None else goods
+    made = []
+    for i, (size, hit, good) in enumerate(zip(sizes, hits, goods, strict=True)):
+        verdict = ("NG" if hit else "OK") if verdicts is None else verdicts[i]
+        made.append(Trial("stain", 0.3, float(size), int(good), 1.0, verdict, bool(hit)))
+    return made
+
+
+def falling_out(seed: int = 0, n: int = 60) -> list[Trial]:
+    """Larger ones are found more often, half of them from 20 px on."""
+    rng = np.random.default_rng(seed)
+    sizes = np.exp(rng.uniform(np.log(4), np.log(100), n))
+    return trials(sizes, rng.random(n) < 1 / (1 + np.exp(-4 * np.log(sizes / 20))))
+
+
+def curve_of(some: list[Trial], scale: float | None = None, parts: Any = None) -> KindCurve:
+    parts = range(1 + max((trial.good for trial in some), default=0)) if parts is None else parts
+    return kind_curve(some, "stain", 0.3, scale, 0, list(parts))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "pointed", "rejected", "hit"),
+    [("NG", True, True, True), ("NG", False, True, False), ("REVIEW", True, False, False), ("OK", True, False, False)],
+)
+def test_a_hit_is_rejected_and_pointed_at(verdict: str, pointed: bool, rejected: bool, hit: bool) -> None:
+    trial = Trial("stain", 0.3, 9.0, 0, 1.0, verdict, pointed)
+    assert trial.rejected is rejected
+    assert trial.hit is hit
+
+
+def test_counts_are_those_of_the_trials() -> None:
+    some = falling_out()
+    curve = curve_of(some)
+    assert (curve.n, curve.hits) == (60, sum(trial.hit for trial in some))
+    assert curve.rejected == sum(trial.rejected for trial in some)
+    assert (curve.smallest, curve.largest) == (min(t.size for t in some), max(t.size for t in some))
+    assert curve.recall.value == pytest.approx(curve.hits / 60)
+    low, high = beta.ppf([0.025, 0.975], [curve.hits, curve.hits + 1], [61 - curve.hits, 60 - curve.hits])
+    assert (curve.recall.low, curve.recall.high) == pytest.approx((low, high), abs=1e-6)
+    assert curve.unit == "px"
+
+
+def test_the_bounds_are_in_order_and_the_points_rise() -> None:
+    curve = curve_of(falling_out())
+    assert curve.a50 is not None
+    assert curve.a90 is not None
+    assert curve.a50_95 is not None
+    assert curve.a90_95 is not None
+    assert curve.a50 < curve.a50_95 <= curve.a90_95
+    assert curve.a50 < curve.a90 < curve.a90_95
+    assert curve.why == ""
+    sizes, pod, low, high = np.array(curve.points).T
+    assert (np.diff(sizes) > 0).all()
+    assert (np.diff(pod) >= 0).all()
+    assert (low <= pod + 1e-9).all()
+    assert (pod <= high + 1e-9).all()
+    assert np.interp(np.log(curve.a50), np.log(sizes), pod) == pytest.approx(0.5, abs=0.02)
+
+
+@given(st.floats(0.01, 10))
+@settings(max_examples=10, deadline=None)
+def test_millimetres_are_pixels_times_the_scale(scale: float) -> None:
+    some = falling_out(1)
+    px, mm = curve_of(some), curve_of(some, scale)
+    assert mm.unit == "mm"
+    assert (mm.hits, mm.n, mm.rejected) == (px.hits, px.n, px.rejected)
+    for name in ("a50", "a90", "a90_95", "smallest", "largest"):
+        assert getattr(mm, name) == pytest.approx(getattr(px, name) * scale, rel=1e-4)
+
+
+@given(st.lists(st.tuples(st.floats(3, 200), st.booleans()), min_size=1, max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_bins_hold_every_trial_once(rows: list[tuple[float, bool]]) -> None:
+    sizes, hits = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], int)
+    bins = curves._bins(sizes, hits)
+    assert 1 <= len(bins) <= BINS
+    assert sum(row[3] for row in bins) == len(rows)
+    assert sum(row[2] for row in bins) == hits.sum()
+    for start, end, found, of, low, high in bins:
+        assert start <= end
+        assert 0 <= low <= found / of <= high <= 1
+    assert [row[0] for row in bins] == sorted(row[0] for row in bins)
+
+
+def test_no_trial_is_a_curve_that_says_so() -> None:
+    curve = curve_of([])
+    assert (curve.n, curve.hits, curve.a90_95) == (0, 0, None)
+    assert curve.why == "none could be forged"
+    assert curve.points == ()
+    assert "not reached" in curve.line
+    assert "n/a" in curve.line
+
+
+@pytest.mark.parametrize(
+    ("hits", "why"),
+    [
+        ([1] * 15 + [0] * 15, "larger ones are found less often"),
+        ([0] * 30, "the sizes and the number tried do not show 90 %"),
+    ],
+)
+def test_why_there_is_no_bound(hits: list[int], why: str) -> None:
+    curve = curve_of(trials(np.geomspace(5, 100, 30), hits))
+    assert curve.a90_95 is None
+    assert curve.why == why
+
+
+def test_pictures_of_one_part_are_not_independent() -> None:
+    """Half of the parts are found whatever the size: drawn by part the bound is wider, or not reached."""
+    rng = np.random.default_rng(2)
+    goods = np.repeat(np.arange(12), 6)
+    sizes = np.exp(rng.uniform(np.log(4), np.log(100), 72))
+    ease = np.repeat(np.exp(rng.normal(0, 0.8, 12)), 6)
+    hits = rng.random(72) < 1 / (1 + np.exp(-4 * np.log(sizes * ease / 15)))
+    alone = kind_curve(trials(sizes, hits, range(72)), "stain", 0.3, None, 0, list(range(72)))
+    joined = kind_curve(trials(sizes, hits, goods), "stain", 0.3, None, 0, list(range(12)))
+    assert alone.a90_95_by == "profile likelihood"
+    assert alone.a90_95 is not None
+    assert joined.a90_95 is None or joined.a90_95 >= alone.a90_95
+    if joined.a90_95 != alone.a90_95:
+        assert joined.a90_95_by == "bootstrap by picture"
+
+
+def test_parts_join_pictures_as_one_picture_would() -> None:
+    some = falling_out(3, 40)
+    by_part = kind_curve(some, "stain", 0.3, None, 0, [i // 4 for i in range(40)])
+    renamed = [Trial(t.kind, t.contrast, t.size, t.good // 4, t.score, t.verdict, t.pointed) for t in some]
+    assert kind_curve(renamed, "stain", 0.3, None, 0, list(range(10))) == by_part
+
+
+def test_the_dict_is_plain_json_and_the_line_fits_its_head() -> None:
+    curve = curve_of(falling_out())
+    stored = json.loads(json.dumps(curve.as_dict(), allow_nan=False))
+    assert stored["a90_95"] == curve.a90_95
+    assert stored["recall"]["value"] == curve.recall.value
+    assert len(stored["points"]) == len(curve.points)
+    assert len(curve.line) == len(HEAD)
+    assert f"{curve.hits}/{curve.n}" in curve.line
+
+
+def test_a_single_size_is_a_single_point() -> None:
+    curve = curve_of(trials([20.0] * 10, [1] * 10))
+    assert len(curve.points) == 1
+    assert curve.smallest == curve.largest == 20.0
+
+
+def test_units() -> None:
+    assert curves.unit_of(None) == "px"
+    assert curves.unit_of(0.1) == "mm"
