@@ -34,7 +34,10 @@ EXAMPLES = {
         "flawforge inspect bracket-onnx - --backend onnx",
         "flawforge inspect bracket --watch camera",
     ],
-    "evaluate": ["flawforge evaluate bracket parts --json bracket.json"],
+    "evaluate": [
+        "flawforge evaluate bracket parts --json bracket.json",
+        "flawforge evaluate bracket parts --accept-false-alarms 2% --accept-escapes 5%",
+    ],
     "pod": [
         "flawforge pod bracket parts --json pod.json",
         "flawforge pod bracket new/good --kind scratch --contrast 0.2 --sizes 0.2 5 --scale 0.05",
@@ -45,7 +48,10 @@ EXAMPLES = {
     ],
     "drift": ["flawforge drift bracket today --alarm 0.001"],
     "bench": ["flawforge bench speed bracket-onnx parts/test/good --json speed.json"],
-    "report": ["flawforge report bracket -o bracket.html"],
+    "report": [
+        "flawforge report bracket -o bracket.html",
+        "flawforge report bracket --title Bracket --note 'Line 3' --accept-false-alarms 2% --accept-escapes 5%",
+    ],
     "forge": ["flawforge forge parts/good -o forged --forger perlin --forger scratch --count 8"],
     "methods": ["flawforge methods"],
     "forgers": ["flawforge forgers"],

@@ -6,11 +6,14 @@ import itertools
 import math
 import re
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawforge.reporting import charts
+from flawforge_runtime.drawing import AT_THRESHOLD
 
 SCORES = st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), max_size=12)
 
@@ -60,10 +63,79 @@ def test_the_trade_off_passes_through_the_threshold_in_use() -> None:
     """By hand: 1 of 4 good above 3, and 1 of 2 defective at or below it."""
     markup = str(charts.trade_off([1, 2, 3, 4], [2.5, 9], 3))
     assert "in use: 25 % / 50 %" in markup
-    x = charts.Axis(0, 1, charts.LEFT, charts.WIDTH - charts.RIGHT)(0.25)
+    x = charts.Axis(0, 0.5, charts.LEFT, charts.WIDTH - charts.RIGHT)(0.25)
     y = charts.Axis(0, 1, charts.HEIGHT - charts.BOTTOM, charts.TOP)(0.5)
     assert f'cx="{x:.1f}" cy="{y:.1f}"' in markup
     assert f"{x:.1f},{y:.1f}" in markup
+
+
+def test_the_trade_off_of_a_good_model_is_looked_at_closely() -> None:
+    """No error at all: both axes end at 20 %. Half of all wrong: they end at 100 %."""
+    x, y = charts.trade_axes([1, 2], [8, 9], 5)
+    assert (x.high, y.high) == (0.2, 0.2)
+    x, y = charts.trade_axes([1, 9], [1, 9], 5)
+    assert (x.high, y.high) == (1.0, 1.0)
+    assert charts.trade_axes([1], [2], None)[0].high == 0.2
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    good=st.lists(st.integers(0, 9), min_size=1, max_size=30),
+    defective=st.lists(st.integers(0, 9), min_size=1, max_size=30),
+    cut=st.integers(0, 9),
+)
+def test_the_trade_off_is_a_staircase_that_never_leaves_the_picture(good: list[int], defective: list[int], cut: int) -> None:
+    markup = str(charts.trade_off(good, defective, cut))
+    for text in re.findall('points="([^"]*)"', markup):
+        points = [tuple(map(float, pair.split(","))) for pair in text.split()]
+        assert all(charts.LEFT - 0.1 <= x <= charts.WIDTH - charts.RIGHT + 0.1 for x, _ in points)
+        for (x1, y1), (x2, y2) in itertools.pairwise(points):
+            assert x1 == x2 or y1 == y2
+            assert x2 >= x1  # more good parts rejected,
+            assert y2 >= y1  # fewer defects missed: down the picture
+
+
+def test_a_histogram_without_defects_uses_the_whole_height() -> None:
+    alone, both = (str(charts.histogram([1.0, 1.0, 2.0], bad, [])) for bad in ([], [3.0]))
+    heights = [[float(h) for h in re.findall('<rect class="good"[^>]*height="([^"]*)"', markup)] for markup in (alone, both)]
+    assert max(heights[0]) > 1.9 * max(heights[1])
+    assert "defective" not in alone
+    assert ">good</text>" in alone
+    assert ">2</text>" in alone  # the count that the highest bar stands for
+
+
+def test_the_bar_of_a_rate_is_drawn_to_scale() -> None:
+    markup = str(charts.rate_bar((0.05, 0.14), (0.15, 0.03, 0.38), 0.1))
+    axis = charts.Axis(0, 1.12 * 0.38, charts.LABELS, charts.BAR - 14)
+    for share in (0.05, 0.14):
+        assert f'width="{axis(share) - charts.LABELS:.1f}"' in markup
+    assert f'cx="{axis(0.15):.1f}"' in markup
+    assert f'x1="{axis(0.03):.1f}" y1="50.0" x2="{axis(0.38):.1f}" y2="50.0"' in markup
+    assert "accepted 10 %" in markup
+    assert "Nothing to draw" in str(charts.rate_bar())
+    assert ">measured<" not in str(charts.rate_bar((0.01, 0.03)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(low=st.floats(-1e3, 1e3), step=st.floats(1e-3, 1e3))
+def test_the_colour_bar_marks_the_limit_where_the_maps_take_its_colour(low: float, step: float) -> None:
+    markup = str(charts.colour_bar(low, low + step))
+    at = 8 + AT_THRESHOLD * (charts.BAR - 16)
+    assert abs(float(re.findall(r'<line class="axis" x1="([^"]*)"', markup)[0]) - at) < 0.2
+    assert "marked above" in markup
+    for name, value in coordinates(markup):
+        assert math.isfinite(value), name
+
+
+def test_the_colours_of_the_bar_are_those_of_the_maps() -> None:
+    ramp = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_INFERNO)[0, :, ::-1]
+    for i, colour in enumerate(charts.RAMP):
+        assert np.abs(ramp[round(25.5 * i)].astype(int) - colour).max() <= 6
+
+
+@pytest.mark.parametrize(("share", "radius"), [(0.0, 0.6), (0.5, 11.0), (1.0, 22.0), (3.0, 22.0)])
+def test_a_dot_is_as_large_as_its_share_of_the_frame(share: float, radius: float) -> None:
+    assert f'r="{radius:.1f}"' in str(charts.size_dot(share))
 
 
 def test_names_of_losses_are_escaped_and_told_apart_by_stage() -> None:

@@ -17,6 +17,7 @@ import flawforge as ff
 from flawforge.pictures.listing import Entry, read_entries
 from flawforge.proving import evaluate as ev
 from flawforge.proving import intervals, metrics
+from flawforge.reporting.close_ups import GAP, LARGE, PANEL
 from flawforge.types import CalibrationError, DataError, ImageError, ScoreRule
 from flawforge_runtime import images
 from flawforge_runtime.calibrate import calibrate
@@ -343,10 +344,11 @@ def test_saved_evaluation_is_whole_and_replaces_the_old_one(parts: Path, tmp_pat
     saved: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
     assert {key: saved[key] for key in result.as_dict()} == result.as_dict()
     assert [shown["group"] for shown in saved["overlays"]] == (
-        ["escape"] * 2 + ["false_alarm"] + ["detection"] * 3 + ["good"] * 4
+        ["top_miss"] + ["escape"] * 2 + ["false_alarm"] + ["top_catch"] + ["detection"] * 3 + ["top_good"] + ["good"] * 3
     )
+    sizes = {1: (LARGE, LARGE, 3), 6: (3 * PANEL + 2 * GAP, 2 * PANEL + GAP, 3)}
     for shown in saved["overlays"]:
-        assert images.read_picture(folder / shown["file"]).pixels.shape == (32, 68, 3)
+        assert images.read_picture(folder / shown["file"]).pixels.shape == sizes[shown["panels"]]
     with pytest.raises(ValueError, match="JSON"):
         ev.save_evaluation(model, replace(result, seconds={"total": float("nan")}))
     assert json.loads((folder / "evaluation.json").read_text()) == saved

@@ -48,7 +48,7 @@ def test_all_pictures_train_and_all_calibrate(washers: Path, tmp_path: Path) -> 
     assert (model.calibration.n, model.calibration.folds, model.calibration.false_alarm) == (24, 3, 0.05)
     assert loading.load(tmp_path / "m").calibration == model.calibration
     assert len(model.calibration.looks["brightness"]) == 24
-    said = answer.promise(model.calibration)
+    said = answer.expected(model.calibration)
     assert said is not None
     assert "weaker than a hold-out" in said["text"]
     assert "not a guarantee" in (tmp_path / "m" / "README.md").read_text()

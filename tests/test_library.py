@@ -257,7 +257,7 @@ def test_the_page_on_python_as_printed(tmp_path: Path) -> None:
     assert re.search(r"^(OK|REVIEW|NG) ", done.stdout)
     assert "10 good and 8 defective pictures" in done.stdout
     assert "'good': 1, 'defective': 2" in done.stdout
-    assert "parts in use" in done.stdout
+    assert "production parts" in done.stdout
     assert {"model", "box", "forgeries", "report.html"} <= {path.name for path in tmp_path.iterdir()}
 
 

@@ -197,7 +197,7 @@ def test_a_blind_model_reaches_nothing_and_says_so() -> None:
     row = result.curves[0]
     assert (row.a50, row.a90, row.a90_95, row.hits) == (None, None, None, 0)
     assert row.why
-    assert {each.group for each in result.shown} == {"hardest_good", "missed"}
+    assert {each.group for each in result.shown} == {"top_good", "hardest_good", "top_miss", "missed"}
 
 
 def test_refusals() -> None:

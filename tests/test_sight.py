@@ -60,18 +60,42 @@ def test_what_is_not_reached_is_never_a_number() -> None:
     seen = pod_words.view(proof(*rows))
     assert seen is not None
     assert seen["best"]["text"] == seen["rows"][0]["bound"] == "not reached"
-    assert "was not shown to find 9 of 10 of any kind up to 80 px" in seen["sentences"][0]
-    assert "a90/95 not reached" in str(charts.pod_curves(rows))
+    assert seen["sentences"] == [
+        "At contrast 10 %, finding 9 of 10 was not demonstrated for any kind of synthetic defect up to 80 px."
+    ]
+    assert "a90/95: not reached<" in str(charts.pod_curves(rows))
+
+
+def test_a_reason_is_a_footnote_and_not_a_cell_repeated() -> None:
+    rows = [curve(kind, 0.1, None, why="too few") for kind in "abc"] + [curve("d", 0.1, None, why="they fall")]
+    seen = pod_words.view(proof(*rows, curve("e", 0.1, 12.0)))
+    assert seen is not None
+    assert seen["reasons"] == [{"mark": "a", "text": "too few"}, {"mark": "b", "text": "they fall"}]
+    assert [row["mark"] for row in seen["rows"]] == ["a", "a", "a", "b", ""]
+
+
+def test_the_first_screen_has_a_table_of_sizes_drawn_to_scale() -> None:
+    rows = [curve("dent", 0.1, None), curve("dent", 0.3, 22.8), curve("scratch", 0.3, 50.0)]
+    seen = pod_words.view(proof(*rows), shorter_side=100)
+    assert seen is not None
+    assert seen["smallest"]["contrasts"] == ["30 %", "10 %"]
+    (dent, scratch) = seen["smallest"]["rows"]
+    assert [cell["text"] for cell in dent["cells"]] == ["23 px", "not reached"]
+    assert [cell["text"] for cell in scratch["cells"]] == ["50 px", "–"]
+    assert 'r="11.0"' in scratch["cells"][0]["dot"]  # half of the frame
+    assert dent["cells"][1]["dot"] == ""
+    unknown = pod_words.view(proof(*rows))
+    assert unknown is not None
+    assert not unknown["smallest"]["to_scale"]
 
 
 def test_the_worst_kind_speaks_for_all() -> None:
     rows = [curve("scratch", 0.3, 15.2), curve("dent", 0.3, 40.1), curve("scratch", 0.1, None), curve("dent", 0.1, 66.0)]
     said = pod_words.sentences(rows)
     assert said == [
-        "Forged defects that change the tone by 30 % of its range: it finds 9 of 10 from these sizes on: scratch 16 px, "
-        "dent 41 px.",
-        "Forged defects that change the tone by 10 % of its range: it finds 9 of 10 from these sizes on: dent 66 px; not "
-        "shown for scratch.",
+        "At contrast 30 %, 9 of 10 synthetic defects are found from these sizes on: scratch 16 px, dent 41 px.",
+        "At contrast 10 %, 9 of 10 synthetic defects are found from these sizes on: dent 66 px; not demonstrated for "
+        "scratch.",
     ]
     assert pod_words.best(rows)["text"] == "41 px"
 
@@ -94,21 +118,26 @@ def test_a_family_in_training_and_proof_is_said() -> None:
 def test_the_first_screen_says_what_is_seen_and_a_drift_overrules_it() -> None:
     calibration = calibrate(range(99), 0.01)
     shown = answer.answer(calibration, None, proof(curve("dent", 0.3, 12.0)))
-    assert [each["tone"] for each in shown] == ["open", "open"]
-    assert "forged defects" in shown[0]["text"]
+    assert {each["tone"] for each in shown} == {"open", "found"}
+    assert shown[0]["text"].startswith("Not yet: it has been tested on synthetic defects only")
+    assert any("At contrast 30 %" in each["text"] for each in shown)
     blind = answer.answer(calibration, None, proof(curve("dent", 0.3, None), curve("dent", 0.1, None)))
     assert blind[0]["tone"] == "warn"
-    assert blind[0]["text"].startswith("Not on this evidence")
+    assert blind[0]["text"].startswith("No, not on this evidence")
     drifted = answer.answer(calibration, None, proof(curve("dent", 0.3, 12.0)), {"alarm": True, "text": "the lamp."})
-    assert (drifted[0]["tone"], drifted[0]["text"]) == ("warn", "Not now: the lamp.")
+    assert drifted[0]["tone"] == "warn"
+    assert drifted[0]["text"].startswith("No: production parts no longer resemble")
+    assert {"tone": "warn", "text": "Drift: the lamp."} in drifted
 
 
 def test_charts_hold_every_contrast_and_escape_nothing_raw() -> None:
     drawn = str(charts.pod_curves([curve("<b>", 0.1, None), curve("<b>", 0.3, 12.34)]))
     assert "<b>" not in drawn
-    assert "contrast 0.1" in drawn
-    assert "a90/95 12.4 px" in drawn
-    assert len(re.findall("<polygon", drawn)) == 2
+    assert "a90/95: not reached (10 %), 13 px (30 %)" in drawn  # rounded up, as in the table
+    assert len(re.findall("<polygon", drawn)) == 1  # the bounds of the second are lines, so that bands never mix
+    assert len(re.findall('class="bound', drawn)) == 2
+    assert "curve dash0 series0" in drawn
+    assert "curve dash1 series1" in drawn
     assert "Nothing to draw" in str(charts.pod_curves([]))
     assert "alarm" in str(charts.evidence([1.0, 2.0, 200.0], 111.0))
 
@@ -118,9 +147,9 @@ def test_charts_hold_every_contrast_and_escape_nothing_raw() -> None:
     [
         (
             {"kind": "dent", "size": 12.4, "unit": "px", "contrast": 0.3, "score": 1.0, "group": "missed", "rejected": True},
-            "dent, 12 px, contrast 0.3, but it marks another place; score 1",
+            "dent, 12 px, contrast 30 %, but it marks another place; score 1",
         ),
-        ({"score": 1.0, "p_value": 0.25}, "score 1, p 0.25"),
+        ({"score": 1.0, "p_value": 0.25}, "score 1"),
     ],
 )
 def test_captions(row: dict[str, Any], words: str) -> None:

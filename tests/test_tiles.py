@@ -163,7 +163,7 @@ def test_streamed_pictures_are_drawn_and_evaluated_at_the_maps_size(tmp_path: Pa
     assert found.pixel["auroc"].value > 0.99
     assert found.pixel["peak_on_defect"].value == 1.0
     shown = evaluate.draw_telling(inspector, entries, found)
-    assert {each.group for each in shown} == {"detection", "good"}
+    assert {each.group for each in shown} == {"top_catch", "detection", "top_good", "good"}
     decision = inspector(path)
     assert tiles.mask_like(root / "ground_truth" / "spot" / "0_mask.png", (50, 44), 10**6).sum() == 8 * 7
     rows.write_overlay(tmp_path, decision, inspector, 10**6, 1)

@@ -111,6 +111,39 @@ def with_rates(command: Callable[..., Any]) -> Callable[..., Any]:
     return alarm(review(confidence(command)))
 
 
+class Share(click.ParamType):
+    """A share in (0, 1), as 0.05 or as 5%."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        try:
+            share = float(text.removesuffix("%").strip()) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = 0.0
+        if not 0 < share < 1:
+            self.fail(
+                f"{value} was given; give a share between 0 and 1, such as 0.05, or a percentage such as 5%.", param, ctx
+            )
+        return share
+
+
+def with_acceptance(command: Callable[..., Any]) -> Callable[..., Any]:
+    alarms = click.option(
+        "--accept-false-alarms",
+        type=Share(),
+        help="Highest acceptable share of good parts judged NG, such as 2%. The result is PASS, FAIL or NOT ENOUGH DATA by "
+        "the 95 % interval of the measured share; exit code 0, 6 or 5.",
+    )
+    escapes = click.option(
+        "--accept-escapes",
+        type=Share(),
+        help="Highest acceptable share of defective parts not judged NG; the same.",
+    )
+    return alarms(escapes(command))
+
+
 def with_rules(command: Callable[..., Any]) -> Callable[..., Any]:
     area = click.option("--min-area", type=float, help="Ignore marked regions smaller than this: px, or mm2 with --scale.")
     count = click.option(

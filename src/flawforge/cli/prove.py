@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from flawforge.cli.options import counter, pictures, tell, with_backend, with_device, with_seed
+from flawforge.cli.options import counter, pictures, tell, with_acceptance, with_backend, with_device, with_seed
 
 
 @click.command()
@@ -20,10 +21,20 @@ from flawforge.cli.options import counter, pictures, tell, with_backend, with_de
     help="Accept masks that mark more than half of a picture. [default: they count as "
     "inverted, and pixel figures are withheld if most masks do so]",
 )
+@with_acceptance
 @with_seed
 @with_device
 @with_backend
-def evaluate(model: Path, data: Path, json_file: Path | None, large_masks: bool, seed: int, **how: Any) -> None:
+def evaluate(
+    model: Path,
+    data: Path,
+    json_file: Path | None,
+    large_masks: bool,
+    accept_false_alarms: float | None,
+    accept_escapes: float | None,
+    seed: int,
+    **how: Any,
+) -> None:
     """Judge the labelled test pictures in DATA with MODEL and print its accuracy, with 95 % intervals.
 
     Nothing is fitted on them; MODEL's own thresholds apply. Masks can be pictures in any supported format (several in a
@@ -33,7 +44,10 @@ def evaluate(model: Path, data: Path, json_file: Path | None, large_masks: bool,
 
     with counter("evaluating") as show:
         result = api.evaluate(model, data, large_masks=large_masks, seed=seed, progress=show, **how)
+    result = result.accepted(accept_false_alarms, accept_escapes)
     tell(result, json_file)
+    if result.acceptance is not None:
+        sys.exit(result.acceptance.exit_code)
 
 
 @click.command()
@@ -117,8 +131,19 @@ def drift(model: Path, paths: tuple[Path, ...], json_file: Path | None, **how: A
 @click.option(
     "-o", "--out", default=Path("report.html"), show_default=True, type=click.Path(path_type=Path), help="The page to write."
 )
-def report(model: Path, out: Path) -> None:
-    """Write MODEL's report: one self-contained HTML page, with pictures where `evaluate` was run."""
+@click.option("--title", default="", help="Title of the page. [default: the name of MODEL]")
+@click.option("--note", default="", help="Text below the title, such as part number, line, camera and author.")
+@click.option("--logo", type=click.Path(path_type=Path), help="Picture for the top of the page: PNG, JPEG, WebP or SVG.")
+@with_acceptance
+def report(model: Path, out: Path, **what: Any) -> None:
+    """Write MODEL's report: one self-contained HTML page, with the results of `evaluate`, `pod` and `drift`.
+
+    With acceptance criteria the page gives PASS, FAIL or NOT ENOUGH DATA for each, and the exit code is 0, 6 or 5. Without
+    them it never says yes.
+    """
     from flawforge.reporting.report import report as write
 
-    tell(write(model, out))
+    result = write(model, out, **what)
+    tell(result)
+    if result.exit_code:
+        sys.exit(result.exit_code)

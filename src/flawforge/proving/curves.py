@@ -156,7 +156,7 @@ def _why(curve: hitmiss.Curve, bound: float | None) -> str:
         return "larger ones are found less often"
     if curve.contradicted:
         return "too many are missed among the largest"
-    return "the sizes and the number tried do not show 90 %"
+    return "90 % is not demonstrated by the sizes and the number tried"
 
 
 def _bins(sizes: NDArray[np.float64], hits: NDArray[np.int_]) -> tuple[tuple[float, ...], ...]:

@@ -11,7 +11,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,9 @@ from flawforge.proving import intervals, leakage, metrics
 from flawforge.proving.doubts import Doubts
 from flawforge.proving.intervals import Estimate
 from flawforge.proving.labelled import Labelled, choose, mask_of
-from flawforge.reporting.overlays import overlay, save_album
+from flawforge.reporting.acceptance import Acceptance, accept
+from flawforge.reporting.close_ups import close_up, large
+from flawforge.reporting.overlays import save_album
 from flawforge.types import DataError, Decision, ImageError, Map, Mask
 from flawforge_runtime import tiles
 from flawforge_runtime.calibrate import Calibration, calibrated
@@ -32,7 +34,7 @@ from flawforge_runtime.images import as_picture
 
 POOLED = 400_000_000  # pixels; above it every second row and column is pooled, so that memory stays below about 6 GB
 OWN_GRID = "the picture's own size"
-SIDE = 360  # longest side in pixels of a picture in an overlay
+FIRST = {"escape": "top_miss", "detection": "top_catch", "good": "top_good"}  # of these groups the first is drawn large too
 PRINTED = ("false_alarm_rate", "escape_rate")  # of the rates; the others stand in the JSON
 
 
@@ -81,6 +83,7 @@ class Evaluation:
     skipped      {"path", "reason"} of the pictures that cannot be read
     pictures     one row each: path, kind, label, score, p_value, verdict, peak_on_defect, seconds, valid
     unsaved      why the result was not kept in the model folder; "" where it was, or was not to be
+    acceptance   the criteria that it was held against, see `accepted`; None = none
     """
 
     image: Mapping[str, Estimate]
@@ -99,6 +102,11 @@ class Evaluation:
     skipped: tuple[Mapping[str, str], ...]
     pictures: tuple[Mapping[str, Any], ...]
     unsaved: str = ""
+    acceptance: Acceptance | None = None
+
+    def accepted(self, false_alarms: float | None = None, escapes: float | None = None) -> Evaluation:
+        """The same, held against the highest acceptable shares in (0, 1); None = no criterion. Raises ConfigError."""
+        return replace(self, acceptance=accept(_plain(self.rates), self.counts, false_alarms, escapes))
 
     def lines(self) -> list[str]:
         """For people."""
@@ -110,7 +118,8 @@ class Evaluation:
         if self.skipped:
             first = self.skipped[0]["reason"]
             lines.append(f"  note: {len(self.skipped)} pictures cannot be read and were not judged; the first: {first}")
-        return [*lines, *(f"  note: {note}" for note in self.notes)]
+        lines += [f"  note: {note}" for note in self.notes]
+        return [*lines, *(f"  {line}" for line in (self.acceptance.lines() if self.acceptance else []))]
 
     def as_dict(self) -> dict[str, Any]:
         """What `flawforge evaluate --json` writes."""
@@ -139,6 +148,7 @@ class Evaluation:
             "notes": list(self.notes),
             "skipped": [dict(skip) for skip in self.skipped],
             "pictures": [dict(row) for row in self.pictures],
+            "acceptance": self.acceptance.as_dict() if self.acceptance else None,
         }
 
 
@@ -369,18 +379,23 @@ def _plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | Non
 
 @dataclass(frozen=True)
 class Shown:
-    """One drawn picture. group: "escape" | "false_alarm" | "detection" | "good"; row: its row of `pictures`."""
+    """One drawn picture. row: its row of `pictures`.
+
+    group   "escape" | "false_alarm" | "detection" | "good"; "top_miss" | "top_catch" | "top_good" for the first screen
+    panels  6: as `close_ups.close_up`; 1: as `close_ups.large`
+    """
 
     group: str
     row: Mapping[str, Any]
     image: Drawn
+    panels: int = 6
 
 
 def telling(pictures: Sequence[Mapping[str, Any]], per_group: int = 4) -> dict[str, list[Mapping[str, Any]]]:
     """The rows to look at, up to `per_group` in each group.
 
-    escape       defective, not NG, the least strange first       false_alarm  good, NG, the strangest first
-    detection    defective, NG, the strangest of each kind first   good         good, OK, the most typical score first
+    escape       defective, not NG, the lowest score first            false_alarm  good, NG, the highest score first
+    detection    defective, NG, the highest score of each kind first  good         good, OK, the most typical score first
     """
     escapes = sorted((r for r in pictures if r["label"] and r["verdict"] != "NG"), key=lambda r: r["score"])
     alarms = sorted((r for r in pictures if not r["label"] and r["verdict"] == "NG"), key=lambda r: -r["score"])
@@ -395,7 +410,7 @@ def telling(pictures: Sequence[Mapping[str, Any]], per_group: int = 4) -> dict[s
 
 
 def draw_telling(
-    inspector: Judge, pictures: Sequence[Entry] | Sequence[Labelled], result: Evaluation, *, per_group: int = 4
+    inspector: Judge, pictures: Sequence[Entry] | Sequence[Labelled], result: Evaluation, *, per_group: int = 3
 ) -> list[Shown]:
     """Judge the telling pictures of `result` once more and draw them, on the model's one colour scale.
 
@@ -404,7 +419,7 @@ def draw_telling(
     by_name = {case.name: case for case in choose(pictures)[0]}
     scale, shown = calibrated(inspector.calibration).scale, []
     for group, rows in telling(result.pictures, per_group).items():
-        for row in rows:
+        for place, row in enumerate(rows):
             case, mask = by_name[row["path"]], None
             decision = inspector(case.picture)
             shape = decision.anomaly_map.shape
@@ -414,7 +429,9 @@ def draw_telling(
                 pixels = as_picture(case.picture).pixels
             with contextlib.suppress(ImageError):  # a label file that `evaluate` has named
                 mask = _mask(inspector, case, decision) if case.label else None
-            shown.append(Shown(group, row, overlay(pixels, decision, scale, mask, max_side=SIDE)))
+            if place == 0 and group in FIRST:
+                shown.append(Shown(FIRST[group], row, large(pixels, decision, mask), panels=1))
+            shown.append(Shown(group, row, close_up(pixels, decision, scale, mask)))
     return shown
 
 
@@ -422,8 +439,10 @@ def save_evaluation(folder: Path, result: Evaluation, overlays: Sequence[Shown] 
     """Write `folder`/evaluation: evaluation.json and the overlays as WebP; all of it or, where it fails, nothing new.
 
     The JSON is the result's with one more key, "overlays": {"file", "group", "path", "kind", "score", "p_value",
-    "verdict"} each. An older evaluation is replaced. OSError (a full disk) passes through. Returns the new folder.
+    "verdict", "panels"} each. An older evaluation is replaced. OSError (a full disk) passes through. Returns the new folder.
     """
     keys = ("path", "kind", "score", "p_value", "verdict")
-    pictures = [(drawn.group, {key: drawn.row[key] for key in keys}, drawn.image) for drawn in overlays]
+    pictures = [
+        (drawn.group, {key: drawn.row[key] for key in keys} | {"panels": drawn.panels}, drawn.image) for drawn in overlays
+    ]
     return save_album(Path(folder), "evaluation", result.as_dict(), pictures)

@@ -32,13 +32,13 @@ from flawforge.proving import intervals, leakage
 from flawforge.proving.curves import HEAD, KindCurve, Trial, kind_curve, unit_of
 from flawforge.proving.intervals import Estimate
 from flawforge.proving.specimens import CONTRASTS, COUNT, Forgery, Recipe, families_of, held_out_kinds, proof_pictures
-from flawforge.reporting.overlays import overlay, save_album
+from flawforge.reporting.close_ups import close_up, large
+from flawforge.reporting.overlays import save_album
 from flawforge.types import ConfigError, DataError, Decision, Image, ImageError, Mask
 from flawforge_runtime.calibrate import Calibration, ExpectedRate, calibrated
 from flawforge_runtime.drawing import Drawn
 from flawforge_runtime.images import MAX_PIXELS, as_picture
 
-SIDE = 200  # longest side in pixels of a picture in an overlay; two stand side by side in a narrow column
 HIT = "verdict NG and a marked region touches the defect (within 1/64 of the picture's shorter side)"
 SIZE = "largest extent (maximum Feret diameter) of the forged mask"
 
@@ -60,7 +60,10 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class Shown:
-    """One drawn picture. group: "hardest_good" | "missed" | "found"; caption: facts for people."""
+    """One drawn picture; caption: facts for people.
+
+    group  "hardest_good" | "missed" | "found"; "top_good" | "top_miss" | "top_catch" for the first screen
+    """
 
     group: str
     caption: Mapping[str, Any]
@@ -386,7 +389,7 @@ def _calibrated_on(calibration: Calibration, good: Image | Path, score: float) -
 class _Album:
     """The few pictures worth drawing, kept while judging: hardest good ones, largest missed, smallest found."""
 
-    EACH = 8
+    EACH = 6
 
     def __init__(self) -> None:
         self.goods: list[tuple[float, Decision, Image | Path, int]] = []
@@ -395,7 +398,7 @@ class _Album:
 
     def add_good(self, decision: Decision, good: Image | Path, index: int) -> None:
         self.goods.append((-decision.pred_score, decision, good, index))
-        self.goods = sorted(self.goods, key=lambda row: (row[0], row[3]))[:4]
+        self.goods = sorted(self.goods, key=lambda row: (row[0], row[3]))[:3]
 
     def add(self, trial: Trial, forgery: Forgery, decision: Decision) -> None:
         if trial.hit:
@@ -408,16 +411,18 @@ class _Album:
             self.missed[key] = trial, forgery, decision
 
     def drawn(self, calibration: Calibration, names: Sequence[str], scale: float | None) -> list[Shown]:
-        colours, shown = calibration.scale, []
+        colours, shown = calibration.scale, list[Shown]()
         for _, decision, good, index in self.goods:
             pixels = as_picture(good).pixels
             score, p_value = decision.pred_score, decision.p_value
             caption = {"path": names[index], "verdict": decision.verdict, "score": score, "p_value": p_value}
-            shown.append(Shown("hardest_good", caption, overlay(pixels, decision, colours, max_side=SIDE)))
+            if not shown:
+                shown.append(Shown("top_good", caption | {"panels": 1}, large(pixels, decision)))
+            shown.append(Shown("hardest_good", caption | {"panels": 6}, close_up(pixels, decision, colours)))
         missed = sorted(self.missed.values(), key=lambda row: (-row[0].contrast, -row[0].size))[: self.EACH]
         found = sorted(self.found.values(), key=lambda row: row[0].size)[: self.EACH]
-        for group, rows in (("missed", missed), ("found", found)):
-            for trial, forgery, decision in rows:
+        for group, first, rows in (("missed", "top_miss", missed), ("found", "top_catch", found)):
+            for place, (trial, forgery, decision) in enumerate(rows):
                 caption = {
                     "path": names[trial.good],
                     "verdict": trial.verdict,
@@ -429,6 +434,8 @@ class _Album:
                     "unit": unit_of(scale),
                     "rejected": trial.rejected,
                 }
-                drawn = overlay(forgery.image, decision, colours, forgery.mask, max_side=SIDE)
-                shown.append(Shown(group, caption, drawn))
+                if place == 0:
+                    shown.append(Shown(first, caption | {"panels": 1}, large(forgery.image, decision, forgery.mask)))
+                drawn = close_up(forgery.image, decision, colours, forgery.mask)
+                shown.append(Shown(group, caption | {"panels": 6}, drawn))
         return shown

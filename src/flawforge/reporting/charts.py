@@ -1,7 +1,7 @@
-"""Small inline SVG charts for the report: numbers in, escaped markup out. No script, no request, no plot library.
+"""Small inline SVG charts for the report: numbers in, escaped markup out. No request, no plot library.
 
-Colours are CSS classes of the page, so one chart serves light, dark and paper. Values that are not finite are
-left out; an empty chart says so in words.
+Colours are CSS classes of the page, so one chart serves light, dark and paper; lines also differ in their dashes, for the
+colour-blind. Values that are not finite are left out; an empty chart says so in words.
 """
 
 from __future__ import annotations
@@ -14,9 +14,16 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from flawforge_runtime.calibrate import percent
+from flawforge_runtime.drawing import AT_THRESHOLD, OPAQUE
 
 WIDTH, HEIGHT = 460, 250
-LEFT, RIGHT, TOP, BOTTOM = 54, 20, 34, 40
+LABELS, BAR = 78, 400  # where the axis of `rate_bar` starts, and its width
+RAMP = (  # inferno, evenly spaced
+    *((0, 0, 4), (22, 11, 57), (66, 10, 104), (106, 23, 110), (147, 38, 103), (188, 55, 84)),
+    *((221, 81, 58), (243, 120, 25), (252, 165, 10), (246, 215, 70), (252, 255, 164)),
+)
+NOT_REACHED = "not reached"
+LEFT, RIGHT, TOP, BOTTOM = 64, 20, 34, 42
 
 
 @dataclass(frozen=True)
@@ -62,46 +69,69 @@ def axis(values: Sequence[float], start: float, end: float) -> Axis:
     return Axis(low - room, high + room, start, end)
 
 
-def histogram(good: Sequence[float], defective: Sequence[float], lines: Sequence[tuple[float, str, str]]) -> Markup:
-    """Scores of good parts above the line and of defective ones below it, over one axis; a higher score is stranger.
+def score_axis(good: Sequence[float], defective: Sequence[float], lines: Sequence[tuple[float, str, str]]) -> Axis | None:
+    """The score axis of `histogram`; None where no value is finite."""
+    values = finite([*good, *defective])
+    return axis([*values, *finite(value for value, _, _ in lines)], LEFT, WIDTH - RIGHT) if values else None
 
-    lines  (value, label, CSS class) drawn from top to bottom, such as thresholds
+
+def histogram(good: Sequence[float], defective: Sequence[float], lines: Sequence[tuple[float, str, str]]) -> Markup:
+    """Counts by score over one axis: good parts, and, where there are any, defective ones below the line.
+
+    lines  (value, label, CSS class) drawn from top to bottom, such as thresholds; a class "movable" is for the slider
     """
     good, defective = finite(good), finite(defective)
     lines = [line for line in lines if math.isfinite(line[0])]
-    if not good and not defective:
+    x = score_axis(good, defective, lines)
+    if x is None:
         return _nothing("no scores")
-    x = axis([*good, *defective, *(value for value, _, _ in lines)], LEFT, WIDTH - RIGHT)
     bins = 40
     width = (x.end - x.start) / bins
     counts = [[0] * bins, [0] * bins]
     for row, values in zip(counts, (good, defective), strict=True):
         for value in values:
             row[min(int((x(value) - x.start) / width), bins - 1)] += 1
-    middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
-    half = (HEIGHT - TOP - BOTTOM) / 2 - 6
+    tall = HEIGHT - TOP - BOTTOM
+    middle = TOP + tall / 2 if good and defective else TOP if defective else TOP + tall
+    half = (tall / 2 if good and defective else tall) - 6
     most = max(max(counts[0]), max(counts[1]), 1)
-    parts = [_grid_x(x, "score (a higher score is stranger)")]
+    parts = [_grid_x(x, "score (higher = more anomalous)")]
+    for count in sorted({most, most // 2} - {0}):
+        for sign in [sign for sign, values in ((-1, good), (1, defective)) if values]:
+            y = middle + sign * half * count / most
+            parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "grid"))
+            parts.append(_text(LEFT - 5, y + 4, str(count), "end tick"))
     parts.append(_line(LEFT, middle, WIDTH - RIGHT, middle, "axis"))
     for row, css, sign in ((counts[0], "good", -1), (counts[1], "bad", 1)):
         for i, count in enumerate(row):
             if count:
-                tall = max(half * count / most, 2.0)  # one picture stays visible beside hundreds
-                y = middle - tall if sign < 0 else middle
+                high = max(half * count / most, 2.0)  # one picture stays visible beside hundreds
+                y = middle - high if sign < 0 else middle
                 tip = Markup("<title>{}</title>").format(f"{count} {'good' if sign < 0 else 'defective'}")
                 parts.append(
                     Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}">{}</rect>').format(
-                        css, _n(x.start + i * width + 0.5), _n(y), _n(width - 1), _n(tall), tip
+                        css, _n(x.start + i * width + 0.5), _n(y), _n(width - 1), _n(high), tip
                     )
                 )
-    parts.append(_text(LEFT - 6, middle - half / 2, "good", "end label good-text"))
-    parts.append(_text(LEFT - 6, middle + half / 2, "defect", "end label bad-text"))
+    if good:
+        parts.append(_title_y("good", middle - half / 2, "good-text"))
+    if defective:
+        parts.append(_title_y("defective", middle + half / 2, "bad-text"))
+    parts.append(_text(LEFT - 5, TOP - 12, "pictures", "end tick"))
     for i, (value, label, css) in enumerate(sorted(lines)):
         at, top = x(value), TOP - 22 + 14 * i  # labels at steps, so that close thresholds stay readable
         parts.append(_line(at, top - 8, at, HEIGHT - BOTTOM, f"mark {css}"))
         end = "end" if at > WIDTH - RIGHT - 60 else ""
         parts.append(_text(at + (-4 if end else 4), top, label, f"label {css} {end}"))
-    return _svg(parts, "Scores of good and defective pictures")
+    return _svg(parts, "Pictures by score")
+
+
+def trade_axes(good: Sequence[float], defective: Sequence[float], threshold: float | None) -> tuple[Axis, Axis]:
+    """The axes of `trade_off`: from 0 to the first of 20, 50, 100 % with room around the threshold in use."""
+    cut = math.inf if threshold is None else threshold
+    shares = share_above(good, cut), 1 - share_above(defective, cut)
+    x, y = (next(high for high in (0.2, 0.5, 1.0) if 1.25 * share <= high or high == 1.0) for share in shares)
+    return Axis(0, x, LEFT, WIDTH - RIGHT), Axis(0, y, HEIGHT - BOTTOM, TOP)
 
 
 def trade_off(good: Sequence[float], defective: Sequence[float], threshold: float | None) -> Markup:
@@ -109,24 +139,26 @@ def trade_off(good: Sequence[float], defective: Sequence[float], threshold: floa
     good, defective = finite(good), finite(defective)
     if not good or not defective:
         return _nothing("good and defective pictures are both needed")
-    x, y = Axis(0, 1, LEFT, WIDTH - RIGHT), Axis(0, 1, HEIGHT - BOTTOM, TOP)
-    parts = [_grid_x(x, "good parts rejected", percent), _grid_y(y, percent)]
-    parts.append(_text(LEFT, TOP - 12, "defects not rejected", "label"))
+    x, y = trade_axes(good, defective, threshold)
+    parts = [_grid_x(x, "good pictures rejected", percent), _grid_y(y, percent, "defects not rejected")]
     points: list[tuple[float, float]] = []
-    for cut in sorted({*good, *defective, min(*good, *defective) - 1}):
+    for cut in sorted({*good, *defective, min(*good, *defective) - 1}, reverse=True):
         point = (share_above(good, cut), 1 - share_above(defective, cut))
         if points:  # a step, never a slope: rates change at single pictures
             points.append((point[0], points[-1][1]))
         points.append(point)
-    parts.append(_polyline([(x(a), y(b)) for a, b in points], "curve"))
+    inside = [i for i, (a, b) in enumerate(points) if a <= x.high and b <= y.high]
+    if inside:
+        shown = points[max(inside[0] - 1, 0) : inside[-1] + 2]  # steps across the edge are cut there
+        parts.append(_polyline([(x(a), y(b)) for a, b in shown], "curve"))
     if threshold is not None and math.isfinite(threshold):
         a, b = share_above(good, threshold), 1 - share_above(defective, threshold)
-        parts.append(Markup('<circle class="point" cx="{}" cy="{}" r="5"/>').format(_n(x(a)), _n(y(b))))
-        side = "end" if a > 0.6 else ""
+        parts.append(Markup('<circle class="point movable" cx="{}" cy="{}" r="5"/>').format(_n(x(a)), _n(y(b))))
+        side = "end" if a > 0.6 * x.high else ""
         at = x(a) + (-10 if side else 10)
         words = f"in use: {percent(a)} / {percent(b)}"
-        parts.append(_text(at, y(b) - 10 if b < 0.9 else y(b) + 18, words, f"label strong {side}"))
-    return _svg(parts, "Defects not rejected against good parts rejected")
+        parts.append(_text(at, y(b) + (18 if y(b) < TOP + 30 else -10), words, f"label strong {side}"))
+    return _svg(parts, "Defects not rejected against good pictures rejected")
 
 
 def training_curves(history: Sequence[Mapping[str, object]]) -> Markup:
@@ -146,7 +178,7 @@ def training_curves(history: Sequence[Mapping[str, object]]) -> Markup:
     everything = [point for points in series.values() for point in points]
     x = Axis(0, max(1, *(s for s, _ in everything)), LEFT, WIDTH - RIGHT)
     y = axis([v for _, v in everything], HEIGHT - BOTTOM, TOP)
-    parts = [_grid_x(x, "step"), _grid_y(y)]
+    parts = [_grid_x(x, "training step"), _grid_y(y, title="loss")]
     for i, (name, points) in enumerate(series.items()):
         kept = points[:: max(1, len(points) // 300)]
         parts.append(_polyline([(x(a), y(b)) for a, b in kept], f"curve series{i % 5}"))
@@ -155,50 +187,142 @@ def training_curves(history: Sequence[Mapping[str, object]]) -> Markup:
 
 
 def pod_curves(curves: Sequence[Mapping[str, Any]]) -> Markup:
-    """POD against size for one kind of defect, a line with its band per contrast; dots are counts by size.
+    """Probability of detection against size for one kind of defect: a line per contrast, solid, then dashed, then dotted.
 
-    curves  rows of `flawforge pod --json`. The dashed line is POD 0.9; a tick on the axis marks each a90/95.
+    curves  rows of `flawforge pod --json`. The band is the 95 % bound of the first line, thin lines those of the others;
+            dots are counts by size; a line down to the axis marks each a90/95. The grey dashed line is 90 %.
     """
     curves = [curve for curve in curves if curve["points"]]
     if not curves:
-        return _nothing("none could be forged")
+        return _nothing("no defect of this kind could be drawn")
+    unit = curves[0]["unit"]
     sizes = [point[0] for curve in curves for point in (curve["points"][0], curve["points"][-1])]
     low, high = min(sizes), max(sizes)
-    x, y = Axis(low / 1.05, high * 1.05, LEFT, WIDTH - RIGHT, log=True), Axis(0, 1, HEIGHT - BOTTOM, TOP + 14)
-    parts = [_grid_x(x, f"size, {curves[0]['unit']} (largest extent)"), _grid_y(y, percent)]
+    x, y = Axis(low / 1.05, high * 1.05, LEFT, WIDTH - RIGHT, log=True), Axis(0, 1, HEIGHT - BOTTOM, TOP)
+    parts = [_grid_x(x, f"defect size, {unit} (largest extent)"), _grid_y(y, percent, "found")]
     parts.append(_line(LEFT, y(0.9), WIDTH - RIGHT, y(0.9), "mark axis"))
     for i, curve in enumerate(curves):
         there = [(x(a), y(low)) for a, _, low, _ in curve["points"]]
         back = [(x(a), y(high)) for a, _, _, high in reversed(curve["points"])]
-        corners = " ".join(f"{_n(a)},{_n(b)}" for a, b in (*there, *back))
-        parts.append(Markup('<polygon class="band series-fill{}" points="{}"/>').format(i % 5, corners))
+        if i == 0:
+            corners = " ".join(f"{_n(a)},{_n(b)}" for a, b in (*there, *back))
+            parts.append(Markup('<polygon class="band series-fill0" points="{}"/>').format(corners))
+        else:
+            parts += [_polyline(bound, f"bound series{i % 5}") for bound in (there, back)]
     for i, curve in enumerate(curves):
-        parts.append(_polyline([(x(a), y(p)) for a, p, _, _ in curve["points"]], f"curve series{i % 5}"))
+        parts.append(_polyline([(x(a), y(p)) for a, p, _, _ in curve["points"]], f"curve dash{i % 3} series{i % 5}"))
         for start, end, hits, of, *_ in curve["bins"]:
             dot = Markup('<circle class="series-fill{}" cx="{}" cy="{}" r="3.2"><title>{}</title></circle>')
             tip = f"{hits} of {of} found, {_number(start)} to {_number(end)}"
             parts.append(dot.format(i % 5, _n(x(math.sqrt(start * end))), _n(y(hits / of)), tip))
-        bound = curve["a90_95"]
-        if bound is not None:
-            parts.append(_line(x(bound), y(0.9), x(bound), HEIGHT - BOTTOM, f"mark series{i % 5}"))
-        words = "not reached" if bound is None else f"{_number(math.ceil(bound * 10) / 10)} {curve['unit']}"
-        label = f"contrast {curve['contrast']:g}: a90/95 {words}"
-        parts.append(_text(LEFT + 2, TOP - 20 + 17 * i, label, f"label strong series-text{i % 5}"))
-    return _svg(parts, f"Probability of detection of forged {curves[0]['kind']} defects by size")
+        if curve["a90_95"] is not None:
+            at = x(curve["a90_95"])
+            parts.append(_line(at, y(0.9), at, HEIGHT - BOTTOM, f"curve dash{i % 3} series{i % 5}"))
+    words = ", ".join(f"{size(curve['a90_95'], unit)} ({percent(curve['contrast'])})" for curve in curves)
+    words = words if any(curve["a90_95"] is not None for curve in curves) else NOT_REACHED
+    parts.append(_text(LEFT + 2, TOP - 12, f"a90/95: {words}", "label strong"))
+    return _svg(parts, f"Probability of detection of synthetic {curves[0]['kind']} defects by size")
+
+
+def size(value: float | None, unit: str) -> str:
+    """15.2 -> "16 px", 0.761 -> "0.77 mm", None -> "not reached"; rounded up, for a bound is one."""
+    if value is None:
+        return NOT_REACHED
+    if unit == "px":
+        return f"{math.ceil(value - 1e-9)} px"
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.ceil(value / step - 1e-9) * step:.2g} {unit}"
+
+
+def line_sample(index: int) -> Markup:
+    """A short line in the style of the index-th curve of `pod_curves`, for a legend."""
+    line = _line(1, 8, 33, 8, f"curve dash{index % 3} series{index % 5}")
+    return Markup('<svg class="chart sample" viewBox="0 0 34 16" aria-hidden="true">{}</svg>').format(line)
+
+
+def size_dot(share: float) -> Markup:
+    """A frame that stands for the whole picture, and in it a dot whose diameter is this share of the frame's side."""
+    radius = min(max(22 * share, 0.6), 22.0)
+    markup = '<svg class="chart dot" viewBox="0 0 46 46" aria-hidden="true"><rect class="frame" x="1" y="1" width="44" '
+    markup += 'height="44"/><circle class="bad" cx="23" cy="23" r="{}"/></svg>'
+    return Markup(markup).format(_n(radius))
 
 
 def evidence(wealth: Sequence[float], level: float) -> Markup:
-    """Evidence of drift (a bettor's wealth) over the parts in use, on a logarithmic axis, and the level of the alarm."""
+    """Evidence of drift (a bettor's wealth) over the production parts, on a logarithmic axis, and the alarm level."""
     values = [max(value, 1e-3) for value in finite(wealth)]
     if len(values) < 2:
-        return _nothing("no parts in use")
+        return _nothing("no production parts")
     x = Axis(0, len(values) - 1, LEFT, WIDTH - RIGHT)
     y = Axis(min(0.1, *values), max(2 * level, *values), HEIGHT - BOTTOM, TOP, log=True)
-    parts = [_grid_x(x, "parts in use"), _grid_y(y), _line(LEFT, y(level), WIDTH - RIGHT, y(level), "mark ng")]
-    parts.append(_text(LEFT + 4, y(level) - 5, "alarm", "label ng"))
+    parts = [_grid_x(x, "production parts"), _grid_y(y, title="evidence of drift (1 = none)")]
+    parts.append(_line(LEFT, y(level), WIDTH - RIGHT, y(level), "mark ng"))
+    parts.append(_text(LEFT + 4, y(level) - 5, f"alarm at {_number(level)}", "label ng"))
     kept = list(enumerate(values))[:: max(1, len(values) // 400)]
     parts.append(_polyline([(x(i), y(v)) for i, v in kept], "curve"))
-    return _svg(parts, "Evidence of drift over the parts in use")
+    return _svg(parts, "Evidence of drift over the production parts")
+
+
+def rate_bar(
+    expected: tuple[float, float] | None = None,
+    measured: tuple[float, float, float] | None = None,
+    accepted: float | None = None,
+) -> Markup:
+    """A rate as a bar: what is expected, what was measured and what is accepted, over one axis from 0.
+
+    expected  (on average, bound): a bar up to the average, a lighter one up to the bound
+    measured  (value, low, high): a dot with its 95 % interval
+    accepted  a line
+    """
+    values = [*(expected or ()), *(measured or ()), *([accepted] if accepted is not None else [])]
+    if not finite(values):
+        return _nothing("nothing was measured")
+    x = Axis(0, max(min(1.12 * max(finite(values)), 1.0), 0.01), LABELS, BAR - 14)
+    rows = [name for name, given in (("expected", expected), ("measured", measured)) if given]
+    bottom = 12 + 26 * len(rows)
+    parts = [_line(LABELS, bottom, BAR - 14, bottom, "axis")]
+    for tick in x.ticks():
+        parts.append(_line(x(tick), 8, x(tick), bottom, "grid"))
+        parts.append(_text(x(tick), bottom + 15, percent(tick), "middle tick"))
+    for i, name in enumerate(rows):
+        y = 24 + 26 * i
+        parts.append(_text(LABELS - 6, y + 4, name, "end label"))
+        if name == "expected" and expected:
+            average, bound = (x(value) for value in expected)
+            parts += [_bar(LABELS, y, bound, "whisker"), _bar(LABELS, y, average, "good")]
+        elif measured:
+            value, low, high = (x(one) for one in measured)
+            parts += [
+                _line(low, y, high, y, "interval"),
+                *(_line(end, y - 5, end, y + 5, "interval") for end in (low, high)),
+            ]
+            parts.append(Markup('<circle class="dot" cx="{}" cy="{}" r="5"/>').format(_n(value), _n(y)))
+    if accepted is not None:
+        end = "end" if x(accepted) > BAR / 2 else ""
+        parts.append(_line(x(accepted), 4, x(accepted), bottom, "mark ng"))
+        parts.append(_text(x(accepted) + (-4 if end else 4), 11, f"accepted {percent(accepted)}", f"label ng {end}"))
+    return _svg(parts, "Expected and measured rate", BAR, bottom + 22)
+
+
+def colour_bar(low: float, limit: float) -> Markup:
+    """The colours of the anomaly maps from the lowest value that is drawn to the brightest, with the limit marked."""
+    x = Axis(low, low + (limit - low) / AT_THRESHOLD, 8, BAR - 8)
+    steps = 60
+    parts = []
+    for i in range(steps):
+        share = (i + 0.5) / steps
+        cover = _n(100 * OPAQUE * min(share / AT_THRESHOLD, 1))
+        place, width = _n(8 + i * (BAR - 16) / steps), _n((BAR - 16) / steps + 0.4)
+        markup = Markup('<rect x="{}" y="18" width="{}" height="12" fill="{}" fill-opacity="{}%"/>')
+        at = share * (len(RAMP) - 1)
+        below, above = RAMP[int(at)], RAMP[min(int(at) + 1, len(RAMP) - 1)]
+        mixed = (round(one + (at - int(at)) * (two - one)) for one, two in zip(below, above, strict=True))
+        parts.append(markup.format(place, width, "#{:02x}{:02x}{:02x}".format(*mixed), cover))
+    parts.append(_line(x(limit), 15, x(limit), 34, "axis"))
+    parts.append(_text(x(limit), 13, f"limit {_number(limit)}: marked above", "middle label strong"))
+    for value, css in ((x.low, "tick"), (x.high, "end tick")):
+        parts.append(_text(x(value), 46, f"{_number(value)}{' or less: clear' if value == x.low else ' or more'}", css))
+    return _svg(parts, "Colours of the anomaly maps", BAR, 52)
 
 
 def whisker(value: float | None, low: float | None, high: float | None) -> Markup:
@@ -228,17 +352,28 @@ def _grid_x(x: Axis, title: str, words: Callable[[float], str] | None = None) ->
     parts = [_line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "axis")]
     for tick in x.ticks():
         parts.append(_line(x(tick), TOP, x(tick), HEIGHT - BOTTOM, "grid"))
-        parts.append(_text(x(tick), HEIGHT - BOTTOM + 14, (words or _number)(tick), "middle tick"))
+        parts.append(_text(x(tick), HEIGHT - BOTTOM + 15, (words or _number)(tick), "middle tick"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, title, "middle label"))
     return Markup("").join(parts)
 
 
-def _grid_y(y: Axis, words: Callable[[float], str] | None = None) -> Markup:
-    parts = []
+def _grid_y(y: Axis, words: Callable[[float], str] | None = None, title: str = "") -> Markup:
+    parts = [_title_y(title, (y.start + y.end) / 2)] if title else []
     for tick in y.ticks():
         parts.append(_line(LEFT, y(tick), WIDTH - RIGHT, y(tick), "grid"))
         parts.append(_text(LEFT - 5, y(tick) + 4, (words or _number)(tick), "end tick"))
     return Markup("").join(parts)
+
+
+def _title_y(title: str, middle: float, css: str = "") -> Markup:
+    """The title of an upright axis, read from below."""
+    markup = Markup('<text class="middle label {}" x="12" y="{}" transform="rotate(-90 12 {})">{}</text>')
+    return markup.format(css, _n(middle), _n(middle), title)
+
+
+def _bar(left: float, middle: float, right: float, css: str) -> Markup:
+    markup = Markup('<rect class="{}" x="{}" y="{}" width="{}" height="12"/>')
+    return markup.format(css, _n(left), _n(middle - 6), _n(max(right - left, 1.5)))
 
 
 def _number(value: float) -> str:
@@ -262,9 +397,9 @@ def _text(x: float, y: float, words: str, css: str) -> Markup:
     return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(css, _n(x), _n(y), words)
 
 
-def _svg(parts: Sequence[Markup], title: str) -> Markup:
+def _svg(parts: Sequence[Markup], title: str, width: int = WIDTH, height: int = HEIGHT) -> Markup:
     head = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">')
-    return head.format(WIDTH, HEIGHT, title) + Markup("").join(parts) + Markup("</svg>")
+    return head.format(width, height, title) + Markup("").join(parts) + Markup("</svg>")
 
 
 def _nothing(why: str) -> Markup:

@@ -1,48 +1,47 @@
-"""What a model can see, in words and charts for the report: from the dict of `flawforge pod --json`.
+"""What a model finds of synthetic defects, in words and charts for the report: from the dict of `flawforge pod --json`.
 
-Forged defects stand for what was forged, and every sentence here says "forged". Sizes are rounded up, for a bound is one.
+They stand for the defects that were drawn, and every sentence here says "synthetic". Sizes are rounded up, as bounds.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flawforge.reporting import charts
+from flawforge.reporting.charts import size
 from flawforge_runtime.calibrate import percent
 
 Facts = dict[str, Any]
-NOT_REACHED = "not reached"
 GROUPS = {
-    "hardest_good": ("Hardest good parts", "The strangest good pictures: the next false alarms would look like these."),
-    "missed": ("Forged defects that it missed", "The largest one missed of each kind and contrast."),
-    "found": ("Smallest forged defects that it found", "One of each kind."),
+    "missed": ("Synthetic defects that it missed", "The largest one missed of each kind and contrast."),
+    "found": ("Smallest synthetic defects that it found", "One of each kind."),
+    "hardest_good": ("Most anomalous good parts", "The next false alarms would look like these."),
 }
 
 
-def size(value: float | None, unit: str) -> str:
-    """15.2 -> "16 px", 0.761 -> "0.77 mm", None -> "not reached"; rounded up."""
-    if value is None:
-        return NOT_REACHED
-    if unit == "px":
-        return f"{math.ceil(value - 1e-9)} px"
-    step = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return f"{math.ceil(value / step - 1e-9) * step:.2g} {unit}"
+def view(proof: Mapping[str, Any] | None, shorter_side: float | None = None) -> Facts | None:
+    """What the template shows of a proof; None without one.
 
-
-def view(proof: Mapping[str, Any] | None) -> Facts | None:
-    """What the template shows of a proof; None without one."""
+    shorter_side  of the good pictures in px, to draw sizes to scale; None = not known
+    """
     if not proof or not proof.get("curves"):
         return None
     curves = proof["curves"]
     kinds = list(dict.fromkeys(curve["kind"] for curve in curves))
+    contrasts = sorted({curve["contrast"] for curve in curves}, reverse=True)
+    plainest = sorted(curves, key=lambda curve: -curve["contrast"])  # solid lines are of the highest contrast
     elsewhere = proof.get("rejected_elsewhere") or {}
+    reasons = list(dict.fromkeys(curve["why"] for curve in curves if curve.get("why")))
+    extent = None if shorter_side is None else shorter_side * (proof.get("mm_per_pixel") or 1.0)
     return {
         "sentences": sentences(curves),
         "best": best(curves),
-        "charts": [{"kind": kind, "svg": charts.pod_curves([c for c in curves if c["kind"] == kind])} for kind in kinds],
-        "rows": [_row(curve) for curve in curves],
+        "smallest": _smallest(curves, kinds, contrasts, extent),
+        "charts": [{"kind": kind, "svg": charts.pod_curves([c for c in plainest if c["kind"] == kind])} for kind in kinds],
+        "legend": [{"sample": charts.line_sample(i), "contrast": percent(contrast)} for i, contrast in enumerate(contrasts)],
+        "rows": [_row(curve, reasons) for curve in curves],
+        "reasons": [{"mark": _mark(i), "text": reason} for i, reason in enumerate(reasons)],
         "trained_on": ", ".join(proof["forgers"]["trained_on"]) or "none: it only looked at good pictures",
         "proved_with": ", ".join(proof["forgers"]["proved_with"]),
         "circular": sorted(
@@ -61,13 +60,14 @@ def sentences(curves: Sequence[Mapping[str, Any]]) -> list[str]:
         some = [curve for curve in curves if curve["contrast"] == contrast]
         reached = sorted((curve for curve in some if curve["a90_95"] is not None), key=lambda curve: curve["a90_95"])
         lost = [curve["kind"] for curve in some if curve["a90_95"] is None]
-        words = f"Forged defects that change the tone by {percent(contrast)} of its range: "
+        words = f"At contrast {percent(contrast)}, 9 of 10 synthetic defects are found "
         if reached:
             sizes = ", ".join(f"{curve['kind']} {size(curve['a90_95'], curve['unit'])}" for curve in reached)
-            words += f"it finds 9 of 10 from these sizes on: {sizes}"
-            words += f"; not shown for {', '.join(lost)}." if lost else "."
+            words += f"from these sizes on: {sizes}"
+            words += f"; not demonstrated for {', '.join(lost)}." if lost else "."
         else:
-            words += f"it was not shown to find 9 of 10 of any kind up to {_largest(some)}."
+            words = f"At contrast {percent(contrast)}, finding 9 of 10 was not demonstrated for any kind of synthetic defect"
+            words += f" up to {_largest(some)}."
         lines.append(words)
     return lines
 
@@ -91,23 +91,49 @@ def best(curves: Sequence[Mapping[str, Any]]) -> Facts:
 def caption(row: Mapping[str, Any]) -> str:
     """What a proof picture shows, in a line."""
     if "kind" not in row:
-        return f"score {row['score']:.4g}, p {row['p_value']:.3g}"
+        return f"score {row['score']:.4g}"
     shown = f"{row['size']:.0f}" if row["unit"] == "px" else f"{row['size']:.2g}"
     text = f"{row['kind']}, {shown} {row['unit']}"
     aside = ", but it marks another place" if row.get("group") == "missed" and row.get("rejected") else ""
-    return f"{text}, contrast {row['contrast']:g}{aside}; score {row['score']:.4g}"
+    return f"{text}, contrast {percent(row['contrast'])}{aside}; score {row['score']:.4g}"
 
 
-def _row(curve: Mapping[str, Any]) -> Facts:
+def _smallest(
+    curves: Sequence[Mapping[str, Any]], kinds: Sequence[str], contrasts: Sequence[float], extent: float | None
+) -> Facts:
+    """The table of the first screen: kinds by contrasts, the size from which on 9 of 10 are found, drawn to scale."""
+    by_place = {(curve["kind"], curve["contrast"]): curve for curve in curves}
+    rows = []
+    for kind in kinds:
+        cells = []
+        for contrast in contrasts:
+            curve = by_place.get((kind, contrast))
+            bound = None if curve is None else curve["a90_95"]
+            dot = charts.size_dot(bound / extent) if bound is not None and extent else ""
+            cells.append({"text": "–" if curve is None else size(bound, curve["unit"]), "dot": dot})
+        rows.append({"kind": kind, "cells": cells})
+    return {
+        "contrasts": [percent(contrast) for contrast in contrasts],
+        "rows": rows,
+        "to_scale": any(cell["dot"] for row in rows for cell in row["cells"]),
+    }
+
+
+def _row(curve: Mapping[str, Any], reasons: Sequence[str]) -> Facts:
     unit = curve["unit"]
     return {
         "kind": curve["kind"],
-        "contrast": f"{curve['contrast']:g}",
+        "contrast": percent(curve["contrast"]),
         "found": _found(curve),
         **{name: _at_most(curve, key) for name, key in (("a50", "a50"), ("a90", "a90"), ("bound", "a90_95"))},
-        "why": curve.get("why", ""),
+        "mark": _mark(reasons.index(curve["why"])) if curve.get("why") else "",
         "tried": f"{size(curve['smallest'], unit)} to {size(curve['largest'], unit)}",
     }
+
+
+def _mark(index: int) -> str:
+    """A footnote's letter."""
+    return "abcdefghij"[index % 10]
 
 
 def _found(curve: Mapping[str, Any]) -> str:
