@@ -16,6 +16,7 @@ import argparse
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -52,11 +53,19 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 Pair = tuple[str, Any, Any]  # "good" or the kind of defect, picture, mask
 
 
+@contextmanager
+def changed(constants: dict[str, Any]) -> Iterator[None]:
+    """Constants of nn.trunkstats with other values, as long as the context lasts."""
+    grid = constants.get("GRID", trunkstats.GRID)
+    with mock.patch.dict(vars(trunkstats), constants), mock.patch.object(trunkstats._Size, "cell", grid):
+        yield
+
+
 def fit(source: Path, variant: str, seed: int) -> tuple[fitting.Plan, Any]:
     """The plan, and the net with its statistics."""
     request, settings, constants = VARIANTS[variant]
     asked = {"method": "auto", "align": "off", "seed": seed, "settings": {"use": "statistics"} | settings} | request
-    with mock.patch.dict(vars(trunkstats), constants):
+    with changed(constants):
         plan = fitting.plan(fitting.Request(source, Path("unused"), **asked))
         pictures = fitting.load_pictures(plan)
         net, _ = fitting.new_net(plan)
@@ -81,7 +90,7 @@ def judge(plan: fitting.Plan, net: Any, variant: str, pairs: Iterable[Pair]) -> 
     scores: dict[tuple[str, ...], list[float]] = {each: [] for each in JUDGED}
     maps: dict[tuple[str, ...], list[Any]] = {each: [] for each in JUDGED}
     peaks: dict[tuple[str, ...], list[float]] = {each: [] for each in JUDGED}
-    with torch.inference_mode(), mock.patch.dict(vars(trunkstats), VARIANTS[variant][2]):
+    with torch.inference_mode(), changed(VARIANTS[variant][2]):
         for kind, picture, mask in pairs:
             laid = lay(*images.letterbox(picture, plan.canvas))
             x = torch.from_numpy(to_network(laid.pixels))
