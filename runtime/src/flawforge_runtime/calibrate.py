@@ -189,6 +189,7 @@ class Calibration:
     pictures     first 12 hex digits of the sha256 of each file that was scored, so that none of them is taken for a fresh
                  one later; empty where that is not known
     doubts       sentences on calibration pictures that may not be good; they decide nothing
+    batches      a score is the highest of one batch's pictures, as scores within a batch are more alike than chance allows
     """
 
     scores: tuple[float, ...]
@@ -203,6 +204,7 @@ class Calibration:
     folds: int = 0
     pictures: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    batches: bool = False
 
     @property
     def n(self) -> int:
@@ -239,8 +241,8 @@ class Calibration:
 
     @property
     def of(self) -> str:
-        """What n counts: "pictures", or "parts" where several pictures show one part."""
-        return "parts" if self.per_part else "pictures"
+        """What n counts: "pictures", "parts" where several pictures show one part, or "batches" of alike pictures."""
+        return "batches" if self.batches else "parts" if self.per_part else "pictures"
 
     @property
     def rate_ng(self) -> ExpectedRate:
@@ -341,6 +343,7 @@ class Calibration:
             folds=self.folds,
             pictures=self.pictures,
             doubts=self.doubts,
+            batches=self.batches,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -363,6 +366,7 @@ class Calibration:
             "looks": {name: list(values) for name, values in self.looks.items()},
             "pictures": list(self.pictures),
             "doubts": list(self.doubts),
+            "batches": self.batches,
         }
 
 
@@ -448,4 +452,5 @@ def calibration_from_dict(data: Mapping[str, Any]) -> Calibration:
         folds=int(data.get("folds", 0)),
         pictures=pictures,
         doubts=tuple(map(str, data.get("doubts", ()))),
+        batches=bool(data.get("batches", False)),
     )

@@ -124,6 +124,7 @@ class CalibrationOf(Strict):
     looks: dict[str, list[Finite]] = {}
     pictures: list[str] = []
     doubts: list[str] = []
+    batches: bool = False
 
 
 Kind = TypeVar("Kind", bound=BaseModel)

@@ -67,7 +67,8 @@ def run(
     made = dataclasses.replace(made, request=request)
     everything = (*made.train, *made.held)
     parts = part_of(everything, request.group_by)
-    units = dataset.units(everything, [*made.report.duplicate_groups, *fitting.same_part(parts)])
+    blocks = made.batches.blocks if made.batches and parts is None else ()
+    units = dataset.units(everything, [*made.report.duplicate_groups, *fitting.same_part(parts), *blocks])
     n = len(everything) if parts is None else len(set(parts.values()))
     rates, notes = fitting.promised_rates(n, request.false_alarm, request.review)
     collected = []

@@ -213,6 +213,7 @@ def thresholds(job: Job, bare: inspector.Inspector) -> calibrate.Calibration:
         *job.plan.rates,
         confidence=request.confidence,
         parts=job.plan.parts,
+        batches=job.plan.batches.of() if job.plan.batches else {},
         tolerate=request.tolerate,
         seed=request.seed,
     )

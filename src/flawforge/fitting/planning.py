@@ -21,6 +21,7 @@ from flawforge.methods import METHODS
 from flawforge.pictures import dataset, tolerance
 from flawforge.pictures.alignment import PICTURES as REGISTERED_FROM
 from flawforge.pictures.alignment import Registration, register
+from flawforge.pictures.batches import Batches, find_batches
 from flawforge.pictures.listing import check_for_fit, evenly, part_of, textures_in, thinned
 from flawforge.pictures.region import product_mask
 from flawforge.pictures.saliency import background_of, saliency
@@ -109,6 +110,7 @@ class Plan:
     init: Init | None = None
     trunk: Init | None = None
     parts: Mapping[Path, str] | None = None  # which part each held-back picture shows, where that is known
+    batches: Batches | None = None  # blocks of neighbours that were held back or trained on as a whole
     screening: Screening | None = None  # see questions.py; None = not asked yet
 
 
@@ -142,10 +144,15 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
         )
     parts = part_of(good, request.group_by)
     groups = [*report.duplicate_groups, *same_part(parts)]
-    train, held = dataset.split_holdout(good, groups, request.holdout, request.seed)
+    batches = None
+    if parts is None and isinstance(request.holdout, float) and not any(entry.split == "calibration" for entry in good):
+        batches = find_batches(dataset.units(good, groups), report.likenesses, request.seed)
+    train, held = dataset.split_holdout(good, batches.blocks if batches else groups, request.holdout, request.seed)
     parts = parts and {entry.path: parts[entry.path] for entry in held}
     n = len(held) if parts is None else len(set(parts.values()))
     rates, notes = promised_rates(n, request.false_alarm, request.review, request.confidence)
+    if batches is not None:
+        notes = (*notes, *batches.lines())
     if tolerance.kinds_from(request.tolerate):
         notes = (*notes, f"tolerated on good parts, and so learnt and promised for: {request.tolerate}")
     if request.roi == AUTO_ROI:
@@ -160,7 +167,8 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     laid = registered(request, train, canvas)
     notes = (*notes, laid.note) if laid.note else notes
     like = laid.template
-    return Plan(request, method, settings, report, train, held, canvas, budget, rates, roi, like, notes, init, trunk, parts)
+    kept = (train, held, canvas, budget, rates, roi, like, notes, init, trunk, parts, batches)
+    return Plan(request, method, settings, report, *kept)
 
 
 def registered(request: Request, train: Sequence[dataset.Entry], canvas: tuple[int, int]) -> Registration:

@@ -13,7 +13,8 @@ from scipy.stats import binom
 from flawforge.fitting.planning import Plan, promised_rates
 from flawforge.judging import loading
 from flawforge.pictures import dataset, tolerance
-from flawforge.pictures.copies import fingerprint
+from flawforge.pictures.batches import alike, find_batches
+from flawforge.pictures.copies import fingerprint, likeness
 from flawforge.pictures.listing import part_of
 from flawforge.pictures.screening import outlier_limit
 from flawforge.proving import leakage
@@ -105,6 +106,7 @@ def calibrate_on(
     *,
     confidence: float | None = None,
     parts: Mapping[Path, str] | None = None,
+    batches: Mapping[Path, str] | None = None,
     rules: calibrate.Rules | None = None,
     tolerate: str = "",
     seed: int = 0,
@@ -112,11 +114,13 @@ def calibrate_on(
     """Judge good pictures that training never saw, and set the thresholds. Unreadable ones are skipped and named.
 
     parts     which part each picture shows: then a part counts once, by the highest of its pictures
+    batches   which block of neighbours each picture lies in; {} = there are none, None = not known: they are looked for.
+              Where scores of one block are alike, a block counts once, and the rates are raised to what so many support
     tolerate  kinds of variation that good parts may show: each picture is judged once, varied at random by seed and place
     Raises CalibrationError where the readable ones cannot carry the rates.
     """
-    highest: dict[Any, tuple[float, float]] = {}
-    ranked: list[tuple[Path, float]] = []
+    judgements: list[tuple[Path, float, float]] = []
+    likenesses = {}
     looks: list[dict[str, float]] = []
     names: list[str] = []
     skipped = []
@@ -131,20 +135,54 @@ def calibrate_on(
         except ImageError as error:
             skipped.append((path, str(error)))
             continue
-        key = path if parts is None else parts[path]
-        score, peak = highest.get(key, (judged.score, judged.peak))
-        highest[key] = max(score, judged.score), max(peak, judged.peak)
-        ranked.append((path, judged.score))
+        judgements.append((path, judged.score, judged.peak))
+        likenesses[path] = likeness(picture.pixels)
         looks.append(looks_of(picture.pixels))
         names.append(fingerprint(path))
-    scores, peaks = ([each[i] for each in highest.values()] for i in (0, 1))
+    ranked = sorted(((path, score) for path, score, _ in judgements), key=lambda each: -each[1])
+    if parts is None and batches is None:
+        found = find_batches([[path] for path, _ in ranked], likenesses, seed)
+        batches = found.of() if found else {}
+    rates, doubts = (false_alarm, review), list[str]()
+    together: Mapping[Path, str] = parts or {}
+    scores, blocks = [score for _, score, _ in judgements], [(batches or {}).get(path, "") for path, _, _ in judgements]
+    in_batches = bool(batches) and alike(scores, blocks, seed)
+    if in_batches:
+        together = batches or {}
+        rates, doubt = rates_of_batches(len(scores), len(set(blocks)), rates, confidence)
+        doubts.append(doubt)
+    highest: dict[Path | str, tuple[float, float]] = {}
+    for path, score, peak in judgements:
+        key: Path | str = together.get(path, "") or path
+        highest[key] = max(highest.get(key, (score, peak))[0], score), max(highest.get(key, (score, peak))[1], peak)
     made = calibrate.calibrate(
-        scores, false_alarm, review=review, peaks=peaks, confidence=confidence, per_part=parts is not None, rules=rules
+        [score for score, _ in highest.values()],
+        rates[0],
+        review=rates[1],
+        peaks=[peak for _, peak in highest.values()],
+        confidence=confidence,
+        per_part=parts is not None,
+        rules=rules,
     )
     table = {name: tuple(each[name] for each in looks) for name in LOOKS}
-    ranked.sort(key=lambda each: -each[1])
-    made = dataclasses.replace(made, looks=table, pictures=tuple(sorted(names)), doubts=doubts_of(made, ranked))
+    made = dataclasses.replace(made, looks=table, pictures=tuple(sorted(names)), batches=in_batches)
+    made = dataclasses.replace(made, doubts=(*doubts, *doubts_of(made, ranked)))
     return Scored(made, tuple(skipped), tuple(ranked))
+
+
+def rates_of_batches(
+    pictures: int, count: int, rates: tuple[float, float], confidence: float | None
+) -> tuple[tuple[float, float], str]:
+    """The rates for NG and for NG or REVIEW, raised to what so many batches support, and what to tell."""
+    least = calibrate.strictest_rate(count, confidence)
+    told = (
+        "scores of neighbours in name are more alike than chance allows, so "
+        f"{pictures} calibration pictures count as {count} batches"
+    )
+    if least > rates[0]:
+        needed = calibrate.pictures_needed(rates[0], confidence)
+        told += f", which support {calibrate.percent(least)}; {calibrate.percent(rates[0])} needs {needed} batches"
+    return (max(rates[0], least), max(rates[1], least)), told
 
 
 def recalibrate(
