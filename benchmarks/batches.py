@@ -3,10 +3,10 @@
     FLAWFORGE_DATA=/data OMP_NUM_THREADS=1 python benchmarks/batches.py [--data NAME ...] [--method padim] [--splits 10]
         [--out FILE]
 
-The good training pictures, in the order of their names, are cut into runs of RUN neighbours. A fifth of the runs is set aside
-as the pictures of other batches; the model is fitted on the rest, once with single pictures held back and once by the default,
-which holds back blocks where it finds batches. One row a split and way: the expected rate, its 95 % bound, and how many of the
-pictures set aside are NG. `--set` is as for `fit`. Rows that are there already are not measured again.
+The good training pictures, in the order of their names, are cut into runs of RUN neighbours. A fifth of the runs is set
+aside as the pictures of other batches; the model is fitted on the rest, once with single pictures held back and once by the
+default, which holds back blocks where it finds batches. One row a split and way: the expected rate, its 95 % bound, and how
+many of the pictures set aside are NG. `--set` is as for `fit`. Rows that are there already are not measured again.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def measured(paths: list[Path], aside: set[Path], way: str, seed: int, options: 
         used = [path for path in paths if path not in aside]
         listing.write_text("image_path\n" + "".join(f"{path}\n" for path in used))
         told = {"method": options.method, "seed": seed, "settings": parse_pairs(options.set)}
-        unaware = mock.patch.object(planning, "find_batches", lambda *_: None)
-        with unaware if way == "single pictures" else mock.patch.dict({}):
+        look = None if way == "single pictures" else planning.find_batches
+        with mock.patch.object(planning, "find_batches", side_effect=look, return_value=None):
             model = fitting.fit(listing, **told)
     verdicts = [model(path).verdict for path in sorted(aside)]
     calibration = model.calibration
