@@ -5,8 +5,8 @@
 
 `--pictures` good training pictures are drawn by the seed, and real test defects, drawn as well, are put among them and
 called good (at least one where the share is not 0). The model is fitted as it is, and with `--clean`, and judges the other
-test pictures. One row a fit: how many pictures `fit` named, how many of them are defective, the NG limit, image AUROC, and the
-rates. With a share of 0 a named picture is a warning for nothing. Rows that are there already are not measured again.
+test pictures. One row a fit: how many pictures `fit` named, how many of them are defective, the NG limit, image AUROC, and
+the rates. With a share of 0 a named picture is a warning for nothing. Rows that are there already are not measured again.
 """
 
 from __future__ import annotations

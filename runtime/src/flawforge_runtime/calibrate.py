@@ -30,6 +30,7 @@ import numpy as np
 from flawforge_runtime.drawing import Scale
 from flawforge_runtime.types import CalibrationError, ImageError
 
+UNSTATED = 0.2  # an expected rate above this is no statement that anyone can plan with (assumption)
 CONFIDENCE = 0.95  # of the bound that stands beside an expected rate
 
 
@@ -101,6 +102,8 @@ class ExpectedRate:
     @property
     def text(self) -> str:
         """For people: 4.8 % of good parts on average, up to 13.9 % for this model (95 % confidence)."""
+        if self.expected > UNSTATED and self.rank == 1:
+            return f"rate not known: {self.n} calibration {self.of} cannot support one (10 % needs 9)"
         return (
             f"{percent(self.expected)} of good parts on average, up to {percent(self.bound)} for this model "
             f"({percent(self.confidence)} confidence)"

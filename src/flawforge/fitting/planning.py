@@ -51,6 +51,7 @@ FALSE_ALARM, REVIEW = 0.01, 0.05
 DEFAULT_MINUTES = 10.0
 METHOD = "auto"
 BACKGROUND_FROM = 24
+FOLDS = 5  # that are proposed where few pictures are held back
 AUTO_ROI, ROI_FROM = Path("auto"), 48
 LEAST_TILE, MOST_TILES = 32, 2000
 
@@ -150,7 +151,8 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     train, held = dataset.split_holdout(good, batches.blocks if batches else groups, request.holdout, request.seed)
     parts = parts and {entry.path: parts[entry.path] for entry in held}
     n = len(held) if parts is None else len(set(parts.values()))
-    rates, notes = promised_rates(n, request.false_alarm, request.review, request.confidence)
+    total = len(good) if parts is None else 0
+    rates, notes = promised_rates(n, request.false_alarm, request.review, request.confidence, total)
     if batches is not None:
         notes = (*notes, *batches.lines())
     if tolerance.kinds_from(request.tolerate):
@@ -224,9 +226,9 @@ def _budget(request: Request, settings: TrainingSettings, pictures: int) -> engi
 
 
 def promised_rates(
-    n: int, false_alarm: float | None, review: float | None, confidence: float | None = None
+    n: int, false_alarm: float | None, review: float | None, confidence: float | None = None, total: int = 0
 ) -> tuple[tuple[float, float], tuple[str, ...]]:
-    """The two rates to promise from n held-back pictures (or parts), and what to tell the user.
+    """The two rates to promise from n held-back pictures (or parts) of a total (0 = not to be told), and what to tell.
 
     A rate that was asked for is kept or refused (CalibrationError, before any training). A default that n pictures
     cannot carry is raised to the strictest that they can, and said.
@@ -241,10 +243,17 @@ def promised_rates(
         false_alarm = max(FALSE_ALARM, strictest)
         if false_alarm > FALSE_ALARM:
             sure = "" if confidence is None else f" with {confidence:.4g} confidence"
-            notes.append(
-                f"{n} held-back pictures promise a false-alarm rate of {false_alarm:.1%}{sure} at best; "
-                f"{FALSE_ALARM:.0%} needs {calibrate.pictures_needed(FALSE_ALARM, confidence)} held back"
+            needed = calibrate.pictures_needed(FALSE_ALARM, confidence)
+            note = (
+                f"{n} held-back pictures support a false-alarm rate of {calibrate.percent(false_alarm)}{sure} at best; "
+                f"{calibrate.percent(FALSE_ALARM)} needs {needed} held back"
             )
+            if false_alarm > calibrate.UNSTATED:
+                note = f"{n} held-back {'picture is' if n == 1 else 'pictures are'} not enough to state a false-alarm rate"
+            if total > n and confidence is None:
+                folds = calibrate.percent(calibrate.strictest_rate(total))
+                note += f"; --folds {min(FOLDS, total)} calibrates on all {total}, for an estimate of {folds} at best"
+            notes.append(note)
     if review is None:
         review = max(REVIEW, strictest, false_alarm)
     if review < false_alarm:
