@@ -424,6 +424,11 @@ def highest_share(events: int, of: int, confidence: float = 0.95) -> float:
     return high
 
 
+def share_interval(events: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact (Clopper-Pearson) interval of `events` / `of`; of >= 1."""
+    return 1.0 - highest_share(of - events, of, confidence), highest_share(events, of, confidence)
+
+
 def calibrated(calibration: Calibration | None) -> Calibration:
     """The calibration of a model, where it has one. Raises CalibrationError where it has none."""
     if calibration is None:

@@ -20,7 +20,7 @@ from flawforge.fitting import engine
 from flawforge.fitting.contents import content_of
 from flawforge.fitting.planning import Plan, Request, batches, load_pictures, new_net, plan, stages_of
 from flawforge.fitting.questions import questioned
-from flawforge.fitting.thresholds import calibrate_on, guard_of
+from flawforge.fitting.thresholds import calibrate_on, guard_of, on_another_day
 from flawforge.judging import loading
 from flawforge.pictures import dataset
 from flawforge.reporting import card
@@ -219,7 +219,13 @@ def thresholds(job: Job, bare: inspector.Inspector) -> calibrate.Calibration:
     )
     for line in (*(f"skipped: {reason}" for _, reason in scored.skipped), *scored.lines()):
         job.show(line)
-    return scored.calibration
+    if request.other_day is None:
+        return scored.calibration
+    how = {"confidence": request.confidence, "tolerate": request.tolerate, "seed": request.seed}
+    calibration, notes = on_another_day(bare, scored, request.other_day, request.both_days, **how)
+    for line in notes:
+        job.show(line)
+    return dataclasses.replace(calibration, doubts=(*calibration.doubts, *notes))
 
 
 def save(fitted: inspector.Inspector, out: Path) -> None:

@@ -83,6 +83,8 @@ class Request:
     tolerate: str = ""
     strict: bool = False
     clean: bool = False
+    other_day: Path | None = None
+    both_days: bool = False
     seed: int = 0
     workers: int = 1
     device: str = "auto"

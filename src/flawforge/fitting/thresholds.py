@@ -170,6 +170,38 @@ def calibrate_on(
     return Scored(made, tuple(skipped), tuple(ranked))
 
 
+def on_another_day(
+    model: inspector.Inspector, scored: Scored, folder: Path, both: bool, **how: Any
+) -> tuple[calibrate.Calibration, list[str]]:
+    """Good pictures of another day held against the thresholds; with `both`, thresholds that keep the rates on either day.
+
+    model, how  as in `calibrate_on`, which judges the pictures; scored: what it said of the first day's
+    With `both` the limits are those of the day whose NG limit is higher, so the rate of the other day is no higher.
+    Returns the calibration and sentences for people. Raises DataError where the folder holds no picture of good parts.
+    """
+    entries = [entry for entry in dataset.read_listing(folder).entries if entry.label == 0]
+    if not entries:
+        raise DataError(f"--other-day {folder} holds no picture that is labelled good; give a folder of good parts.")
+    paths, trained = leakage.unseen([entry.path for entry in entries], model)
+    first, notes = scored.calibration, leakage.left_out(trained, len(entries))
+    loose = calibrate.strictest_rate(len(paths), how.get("confidence"))
+    rates = max(first.false_alarm, loose), max(first.review, loose)
+    other = calibrate_on(model, [path for path in paths if isinstance(path, Path)], *rates, **how)
+    scores = [score for _, score in other.ranked]
+    rejected = sum(score > first.threshold for score in scores)
+    low, high = (calibrate.percent(share) for share in calibrate.share_interval(rejected, len(scores)))
+    told = f"another day: {rejected} of {len(scores)} good pictures are NG ({low} to {high}, 95 % interval)"
+    bound = first.rate_ng.bound
+    if calibrate.share_interval(rejected, len(scores))[0] <= bound:
+        return first, [*notes, f"{told}, in line with the stated {calibrate.percent(first.rate_ng.expected)} of the first"]
+    told += f", more than the {calibrate.percent(bound)} that were stated at most"
+    if not both:
+        return first, [*notes, f"{told}: the rate does not hold on that day; --both-days sets limits that hold on both"]
+    if other.calibration.threshold <= first.threshold:
+        return first, [*notes, told]
+    return other.calibration, [*notes, f"{told}: the limits are now those of that day, the higher ones"]
+
+
 def rates_of_batches(
     pictures: int, count: int, rates: tuple[float, float], confidence: float | None
 ) -> tuple[tuple[float, float], str]:
@@ -195,17 +227,20 @@ def recalibrate(
     group_by: str | None = None,
     rules: calibrate.Rules | None = None,
     yes: bool = False,
+    other_day: Path | None = None,
+    both_days: bool = False,
     **how: Any,
 ) -> tuple[calibrate.Calibration, list[str]]:
     """New thresholds for an existing model from new good pictures; the folder is replaced as a whole.
 
     confidence, group_by  as `fit` takes them; rules  None = as the model has them; how  as `loading.load` takes it
     yes  the pictures show good parts, even if the model rejects more of them than it did of those before
+    other_day, both_days  as `fit` takes them, see `on_another_day`
     Pictures that the model was trained on are left out. Returns the calibration and notes for people. Raises DataError (also
     where all pictures were trained on, or where `yes` is needed), CalibrationError, ModelError, ConfigError.
     """
     with bundle.hold(folder):
-        return _recalibrate(folder, good, false_alarm, review, confidence, group_by, rules, yes, how)
+        return _recalibrate(folder, good, false_alarm, review, confidence, group_by, rules, yes, other_day, both_days, how)
 
 
 def _recalibrate(
@@ -217,6 +252,8 @@ def _recalibrate(
     group_by: str | None,
     rules: calibrate.Rules | None,
     yes: bool,
+    other_day: Path | None,
+    both_days: bool,
     how: Mapping[str, Any],
 ) -> tuple[calibrate.Calibration, list[str]]:
     model = loading.load(folder, **how)
@@ -235,21 +272,16 @@ def _recalibrate(
     if rules is None and model.calibration is not None:
         rules = model.calibration.rules
     paths = [entry.path for entry in entries]
-    scored = calibrate_on(
-        model,
-        paths,
-        *rates,
-        confidence=confidence,
-        parts=parts,
-        rules=rules,
-        tolerate=model.content.config.get("tolerate", ""),
-        seed=model.content.config["seed"],
-    )
+    fitted = {"tolerate": model.content.config.get("tolerate", ""), "seed": model.content.config["seed"]}
+    scored = calibrate_on(model, paths, *rates, confidence=confidence, parts=parts, rules=rules, **fitted)
     calibration = scored.calibration
     notes = (*listing.notes, *leakage.left_out(trained, trained + len(entries)), *notes)
     if model.calibration is not None:
         notes = (*notes, *compared(model.calibration, scored, yes))
-    seen = described(model, paths, model.content.config.get("tolerate", ""), model.content.config["seed"])
+    if other_day is not None:
+        calibration, told = on_another_day(model, scored, other_day, both_days, confidence=confidence, rules=rules, **fitted)
+        calibration, notes = dataclasses.replace(calibration, doubts=(*calibration.doubts, *told)), (*notes, *told)
+    seen = described(model, paths, **fitted)
     if model.guard is not None:
         foreign = sum(bool(model.guard.unlike(each)) for each in seen)
         if foreign:
