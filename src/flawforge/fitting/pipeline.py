@@ -20,7 +20,7 @@ from flawforge.fitting import engine
 from flawforge.fitting.contents import content_of
 from flawforge.fitting.planning import Plan, Request, batches, load_pictures, new_net, plan, stages_of
 from flawforge.fitting.questions import questioned
-from flawforge.fitting.thresholds import calibrate_on, guard_of, on_another_day
+from flawforge.fitting.thresholds import LOOK, calibrate_on, guard_of, on_another_day, write_sheet
 from flawforge.judging import loading
 from flawforge.pictures import dataset
 from flawforge.reporting import card
@@ -99,6 +99,7 @@ class Job:
     show            takes a line for people
     begun           when it was opened, on time.monotonic's clock
     guard           of the good pictures; it does not depend on the net, so it is fitted once; None = not yet
+    ranked          calibration pictures by score, most anomalous first, once they are judged
     """
 
     plan: Plan
@@ -110,6 +111,7 @@ class Job:
     show: Show
     begun: float
     guard: Guard | None = None
+    ranked: tuple[tuple[Path, float], ...] = ()
 
 
 def run(
@@ -141,6 +143,9 @@ def run(
             history = train(job, resume, on_tick)
             fitted = calibrated(job, history)
             save(fitted, request.out)
+            if job.ranked:
+                suspects = [path for path, _ in made.screening.suspects] if made.screening else []
+                show(LOOK.format(file=write_sheet(request.out, fitted, job.ranked, suspects)))
         except BaseException:
             if not checkpoint_file(request.out).exists():
                 shutil.rmtree(work, ignore_errors=True)
@@ -219,6 +224,7 @@ def thresholds(job: Job, bare: inspector.Inspector) -> calibrate.Calibration:
     )
     for line in (*(f"skipped: {reason}" for _, reason in scored.skipped), *scored.lines()):
         job.show(line)
+    job.ranked = scored.ranked
     if request.other_day is None:
         return scored.calibration
     how = {"confidence": request.confidence, "tolerate": request.tolerate, "seed": request.seed}

@@ -19,6 +19,7 @@ from flawforge.pictures.listing import part_of
 from flawforge.pictures.screening import outlier_limit
 from flawforge.proving import leakage
 from flawforge.reporting import card
+from flawforge.reporting.good_sheet import FILE, MOST, good_sheet
 from flawforge.types import DataError, ImageError, ModelError
 from flawforge_runtime import bundle, calibrate, images, inspector
 from flawforge_runtime.guard import Guard, Traits, fit_guard
@@ -27,6 +28,7 @@ from flawforge_runtime.looks import LOOKS, looks_of
 Show = Callable[[str], None]
 
 UNSURE = 0.01  # chance at most that --yes is asked for of pictures that are as good as those before
+LOOK = "look at these good pictures: {file}"
 NAMED = 3  # most anomalous calibration pictures that are named
 GUARDED = 300  # good pictures that the guard is fitted to at most; a millisecond each beside reading them
 
@@ -202,6 +204,33 @@ def on_another_day(
     return other.calibration, [*notes, f"{told}: the limits are now those of that day, the higher ones"]
 
 
+def write_sheet(
+    folder: Path, model: inspector.Inspector, ranked: Sequence[tuple[Path, float]], suspects: Sequence[Path]
+) -> Path:
+    """The good pictures to look at, suspects and then the most anomalous of calibration, as a sheet in the model folder.
+
+    Pictures that cannot be read any more are left out. Returns the file. OSError passes through.
+    """
+    scores = dict(ranked)
+    judged = []
+    for path in dict.fromkeys([*suspects[: MOST // 2], *(path for path, _ in ranked)]):
+        try:
+            picture = images.read_picture(path, max_pixels=model.max_pixels, depth=model.depth)
+            decision = model(picture)
+        except (ImageError, OSError):
+            continue
+        what = f"calibration score {scores[path]:.4g}" if path in scores else "trained on"
+        what += ", stands out" if path in suspects else ""
+        judged.append((f"{path.name}: {what}", picture.pixels, decision))
+        if len(judged) == MOST:
+            break
+    if judged:
+        images.write_image(
+            folder / FILE, good_sheet(judged, "Good pictures that look least like the others: are they good?")
+        )
+    return folder / FILE
+
+
 def rates_of_batches(
     pictures: int, count: int, rates: tuple[float, float], confidence: float | None
 ) -> tuple[tuple[float, float], str]:
@@ -291,7 +320,13 @@ def _recalibrate(
         new_guard = fit_guard(seen, model.guard_size)
     content = dataclasses.replace(model.content, calibration=calibration, guard=new_guard)
     bundle.rewrite(folder, dataclasses.replace(content, card=card.model_card(content)))
-    return calibration, [*notes, *(f"skipped: {reason}" for _, reason in scored.skipped), *scored.lines()]
+    sheet = write_sheet(folder, model, scored.ranked, ())
+    return calibration, [
+        *notes,
+        *(f"skipped: {reason}" for _, reason in scored.skipped),
+        *scored.lines(),
+        LOOK.format(file=sheet),
+    ]
 
 
 def compared(old: calibrate.Calibration, scored: Scored, yes: bool) -> list[str]:
