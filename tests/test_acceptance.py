@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,6 +116,17 @@ def test_a_yes_takes_both_criteria_and_both_passed(
         assert not [entry for entry in said if entry["tone"] == "warn"]
     if acceptance is None:
         assert answer.NO_CRITERIA in said[1]["text"]
+
+
+def test_doubtful_calibration_pictures_hold_back_a_yes() -> None:
+    found = evaluation(0, 300, 0, 300)
+    acceptance = accept(found["operating_point"], found["counts"], false_alarms=0.02, escapes=0.05)
+    calibration = calibrate(range(99), 0.01)
+    assert answer.answer(calibration, found, None, None, acceptance)[0]["text"].startswith("Yes: ")
+    doubtful = replace(calibration, doubts=("057.png is far from the others",))
+    said = answer.answer(doubtful, found, None, None, acceptance)
+    assert said[0]["text"].startswith("Not yet: the acceptance criteria pass, but the red notes")
+    assert {"tone": "warn", "text": "Calibration pictures: 057.png is far from the others"} in said
 
 
 def test_a_criterion_for_one_rate_alone_is_no_yes() -> None:
