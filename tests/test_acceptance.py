@@ -123,10 +123,10 @@ def test_doubtful_calibration_pictures_hold_back_a_yes() -> None:
     acceptance = accept(found["operating_point"], found["counts"], false_alarms=0.02, escapes=0.05)
     calibration = calibrate(range(99), 0.01)
     assert answer.answer(calibration, found, None, None, acceptance)[0]["text"].startswith("Yes: ")
-    doubtful = replace(calibration, doubts=("057.png is far from the others",))
+    doubtful = replace(calibration, doubts=("1 of 99 calibration pictures stands out",))
     said = answer.answer(doubtful, found, None, None, acceptance)
     assert said[0]["text"].startswith("Not yet: the acceptance criteria pass, but the red notes")
-    assert {"tone": "warn", "text": "Calibration pictures: 057.png is far from the others"} in said
+    assert {"tone": "warn", "text": "1 of 99 calibration pictures stands out."} in said
 
 
 def test_a_criterion_for_one_rate_alone_is_no_yes() -> None:

@@ -125,7 +125,7 @@ def _notes(calibration: Calibration, evaluation: Facts | None) -> list[dict[str,
     counts = (evaluation or {}).get("counts") or {}
     defective, good = int(counts.get("defective", 0)), int(counts.get("good", 0))
     alarm = point.get("false_alarm_rate") or {}
-    notes = [_said("warn", f"Calibration pictures: {doubt}") for doubt in calibration.doubts]
+    notes = [_said("warn", f"{doubt}.") for doubt in calibration.doubts]
     if alarm.get("value") is not None and alarm.get("low") is not None:
         note = against_expected(calibration.rate_ng, alarm, good)
         notes += [note] if note else []
