@@ -301,6 +301,21 @@ def test_where_no_real_defect_was_missed_a_synthetic_one_is_shown(copy: Path) ->
     assert (last["title"], last["figures"]) == ("Worst miss (synthetic)", "dent, 9 px, contrast 30 %; score 1")
 
 
+def test_an_evaluation_of_an_older_version_shows_its_pairs(copy: Path) -> None:
+    def older(data: dict[str, Any]) -> None:
+        data["overlays"] = [
+            {key: value for key, value in row.items() if key != "panels"}
+            for row in data["overlays"]
+            if not row["group"].startswith("top_")
+        ]
+
+    page = edit(copy, older)
+    assert "Left: pink outlines" in page
+    assert 'class="pictures two"' in page
+    assert 'class="pictures six"' not in page
+    assert "Best catch" in page
+
+
 def test_title_note_and_logo_are_shown_and_escaped(model: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "logo.png"), np.zeros((4, 4, 3), np.uint8))
     (tmp_path / "logo.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
