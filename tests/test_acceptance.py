@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -87,6 +89,27 @@ def test_what_is_no_share_is_a_usage_error(text: str) -> None:
     result = CliRunner().invoke(main, ["report", "m", "--accept-escapes", text])
     assert result.exit_code == 2
     assert "such as 5%" in " ".join(result.stderr.split())
+
+
+def test_the_commands_end_with_the_code_of_the_criteria(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "m")
+    page = ["-o", str(tmp_path / "r.html")]
+
+    def run(*arguments: Any) -> Result:
+        return CliRunner().invoke(main, list(map(str, arguments)))
+
+    plain = run("report", model, *page)
+    assert plain.exit_code == 0
+    nothing = run("report", model, *page, "--accept-escapes", "5%")
+    assert nothing.exit_code == 5
+    assert "NOT ENOUGH DATA: escapes of 5 % or less: not measured" in nothing.stdout
+    measured = run("evaluate", model, washers, "--accept-false-alarms", "2%", "--accept-escapes", "0.05")
+    lines = [line.strip() for line in measured.stdout.splitlines() if " or less: " in line]
+    assert [line.split(": ")[1].split(" of ")[0] for line in lines] == ["false alarms", "escapes"]
+    worst = max(EXIT_CODES[line.split(":")[0]] for line in lines)
+    assert measured.exit_code == worst
+    assert worst >= 5  # 6 good pictures show no rate of 2 %
+    assert run("report", model, *page, "--accept-false-alarms", "2%", "--accept-escapes", "5%").exit_code == worst
 
 
 def evaluation(alarms: int, good: int, missed: int, defective: int) -> dict[str, Any]:
