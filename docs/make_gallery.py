@@ -14,12 +14,12 @@ from flawforge.reporting.contact_sheets import contact_sheet
 from flawforge.types import Image, Sample
 
 FOLDER = Path(__file__).resolve().parent / "gallery"
-SIDE, SEED, SHOWN, QUALITY = 256, 7, 3, 55
+SIDE, SEED, SHOWN, QUALITY = 256, 7, 3, 52
 
 TOP = """# Gallery
 
 *Written by `docs/make_gallery.py`.* Each forger on the washers that `flawforge demo` renders. From left to right: the good
-picture, the synthetic defect, a close-up, its mask, and the difference times three.
+picture, the synthetic defect, a close-up, its mask, and the change, stretched so that the largest is white.
 
 The seed is fixed, so the pictures change only if a forger changes. To see the forgers on your own pictures:
 

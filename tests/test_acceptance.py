@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -88,6 +91,27 @@ def test_what_is_no_share_is_a_usage_error(text: str) -> None:
     assert "such as 5%" in " ".join(result.stderr.split())
 
 
+def test_the_commands_end_with_the_code_of_the_criteria(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "m")
+    page = ["-o", str(tmp_path / "r.html")]
+
+    def run(*arguments: Any) -> Result:
+        return CliRunner().invoke(main, list(map(str, arguments)))
+
+    plain = run("report", model, *page)
+    assert plain.exit_code == 0
+    nothing = run("report", model, *page, "--accept-escapes", "5%")
+    assert nothing.exit_code == 5
+    assert "NOT ENOUGH DATA: escapes of 5 % or less: not measured" in nothing.stdout
+    measured = run("evaluate", model, washers, "--accept-false-alarms", "2%", "--accept-escapes", "0.05")
+    lines = [line.strip() for line in measured.stdout.splitlines() if " or less: " in line]
+    assert [line.split(": ")[1].split(" of ")[0] for line in lines] == ["false alarms", "escapes"]
+    worst = max(EXIT_CODES[line.split(":")[0]] for line in lines)
+    assert measured.exit_code == worst
+    assert worst >= 5  # 6 good pictures show no rate of 2 %
+    assert run("report", model, *page, "--accept-false-alarms", "2%", "--accept-escapes", "5%").exit_code == worst
+
+
 def evaluation(alarms: int, good: int, missed: int, defective: int) -> dict[str, Any]:
     point = {
         "false_alarm_rate": intervals.rate(alarms, good)._asdict(),
@@ -115,6 +139,17 @@ def test_a_yes_takes_both_criteria_and_both_passed(
         assert not [entry for entry in said if entry["tone"] == "warn"]
     if acceptance is None:
         assert answer.NO_CRITERIA in said[1]["text"]
+
+
+def test_doubtful_calibration_pictures_hold_back_a_yes() -> None:
+    found = evaluation(0, 300, 0, 300)
+    acceptance = accept(found["operating_point"], found["counts"], false_alarms=0.02, escapes=0.05)
+    calibration = calibrate(range(99), 0.01)
+    assert answer.answer(calibration, found, None, None, acceptance)[0]["text"].startswith("Yes: ")
+    doubtful = replace(calibration, doubts=("1 of 99 calibration pictures stands out",))
+    said = answer.answer(doubtful, found, None, None, acceptance)
+    assert said[0]["text"].startswith("Not yet: the acceptance criteria pass, but the red notes")
+    assert {"tone": "warn", "text": "1 of 99 calibration pictures stands out."} in said
 
 
 def test_a_criterion_for_one_rate_alone_is_no_yes() -> None:

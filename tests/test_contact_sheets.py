@@ -68,7 +68,7 @@ def test_a_tile_is_five_cells_in_the_pictures_proportions(shape: tuple[int, int]
     assert second.max() > 150
 
 
-def test_the_difference_is_three_times_the_change() -> None:
+def test_the_largest_change_is_white() -> None:
     good = np.full((176, 176, 3), 90, np.uint8)
     mask = np.zeros((176, 176), bool)
     mask[40:80, 40:80] = True
@@ -77,7 +77,7 @@ def test_the_difference_is_three_times_the_change() -> None:
     cells = [tile[:176, i * 178 : i * 178 + 176] for i in range(5)]
     assert (cells[3][60, 60] == 255).all()
     assert (cells[3][5, 5] == 0).all()
-    assert (cells[4][60, 60] == 90).all()
+    assert (cells[4][60, 60] == 255).all()
     assert (cells[4][5, 5] == 0).all()
 
 
@@ -107,10 +107,10 @@ def test_a_figure_of_realism_is_written_where_there_is_one() -> None:
 @pytest.mark.parametrize(
     ("drawn", "words"),
     [
-        ({}, "48 px"),
-        ({"size_px": 12.4, "contrast": 0.25, "sharpness": 1.0}, "48 px, size 12, contrast 0.25, sharp 1.00"),
-        ({"opacity": 0.333, "source": "self"}, "48 px, opacity 0.33, self"),
-        ({"threshold": 0.5, "shape": "scar", "fallback": "tone_patch"}, "48 px, threshold 0.50, scar, tone_patch"),
+        ({}, "area 48 px"),
+        ({"size_px": 12.4, "contrast": 0.25, "sharpness": 1.0}, "area 48 px, size 12 px, contrast 25 %, sharpness 1.00"),
+        ({"opacity": 0.333, "source": "self"}, "area 48 px, opacity 0.33, self"),
+        ({"threshold": 0.5, "shape": "scar", "fallback": "tone_patch"}, "area 48 px, threshold 0.50, scar, tone_patch"),
     ],
 )
 def test_captions_say_what_was_drawn(drawn: dict[str, Any], words: str) -> None:
@@ -182,7 +182,7 @@ def test_from_python_a_folder_or_paths_give_the_same_forgeries(goods: Path, tmp_
     one = forge(goods, tmp_path / "one", ["stain"], count=3, seed=4)
     two = forge(sorted(goods.iterdir()), tmp_path / "two", ["stain"], count=3, seed=4)
     assert isinstance(one, Forgeries)
-    assert one.lines() == [f"forgeries: {tmp_path / 'one'}"]
+    assert one.lines() == [f"contact sheets of the synthetic defects: {tmp_path / 'one' / 'index.html'}"]
     assert json.loads(json.dumps(one.as_dict())) == json.loads((tmp_path / "one" / "forgeries.json").read_text())
     assert one.as_dict()["forgeries"] == two.as_dict()["forgeries"]
     for name in ("pictures/stain_000.png", "masks/stain_002.png", "stain.jpg"):

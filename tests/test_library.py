@@ -213,7 +213,8 @@ def test_forge_is_the_command(washers: Path, tmp_path: Path) -> None:
     for number, data in enumerate((washers, paths, map(str, paths))):
         result = ff.forge(data, tmp_path / str(number), ["perlin"], **options)
         assert json.loads(json.dumps(result.as_dict())) == wanted
-        assert result.lines() == [f"forgeries: {tmp_path / str(number)}"]
+        page = tmp_path / str(number) / "index.html"
+        assert result.lines() == [f"contact sheets of the synthetic defects: {page}"]
         assert (tmp_path / str(number) / "perlin.jpg").read_bytes() == (tmp_path / "a" / "perlin.jpg").read_bytes()
 
 

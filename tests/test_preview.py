@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,17 @@ def test_the_folder_holds_what_it_says(goods: list[Path], tmp_path: Path) -> Non
     seen: list[str] = []
     written = forge_preview([Entry(p) for p in goods], out, ["perlin", "scratch"], count=3, progress=seen.append)
     assert seen == ["perlin", "scratch"]
-    assert sorted(p.name for p in out.iterdir()) == ["forgeries.json", "masks", "perlin.jpg", "pictures", "scratch.jpg"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "forgeries.json",
+        "index.html",
+        "masks",
+        "perlin.jpg",
+        "pictures",
+        "scratch.jpg",
+    ]
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert re.findall('<img src="([^"]*)"', page) == ["perlin.jpg", "scratch.jpg"]
+    assert "<script" not in page
     assert json.loads((out / "forgeries.json").read_text()) == json.loads(json.dumps(written))
     assert len(written["forgeries"]) == 6
     for row in written["forgeries"]:

@@ -123,7 +123,7 @@ class Batch(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What a detector says of n pictures. Higher = stranger, unbounded, the same type in every mode.
+    """What a detector says of n pictures. Higher = more anomalous, unbounded, the same type in every mode.
 
     map    n h w float32
     score  n float32; a method without a detector of its own returns its map's maximum

@@ -60,7 +60,7 @@ def _say(sentence: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    about = "Judge pictures with an exported flawforge model: one JSON line each. A higher score is stranger."
+    about = "Judge pictures with an exported flawforge model: one JSON line each. A higher score is more anomalous."
     parser = argparse.ArgumentParser(prog="flawforge-runtime", description=about)
     parser.add_argument("model", type=Path, help="folder that `flawforge export` wrote")
     parser.add_argument(

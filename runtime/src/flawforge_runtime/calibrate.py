@@ -231,7 +231,7 @@ class Calibration:
 
     @property
     def pixel_threshold(self) -> float:
-        """A pixel is marked when the map is above this; at most `false_alarm` of good pictures get any mark."""
+        """A pixel is marked when the map is above this; on average `false_alarm` of good pictures, or fewer, get a mark."""
         return self.peaks[-rank(len(self.peaks), self.false_alarm, self.confidence)]
 
     @cached_property

@@ -30,7 +30,7 @@ COLOURS = {"OK": "#1a7f37", "REVIEW": "#9a6700", "NG": "#cf222e"}
 
 @dataclass(frozen=True)
 class Scale:
-    """Where a map's values lie on the colour ramp; higher = stranger.
+    """Where a map's values lie on the colour ramp; higher = more anomalous.
 
     low        drawn clear, and all below
     threshold  marked above it; always at AT_THRESHOLD of the ramp

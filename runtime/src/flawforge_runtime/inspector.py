@@ -187,7 +187,7 @@ class Inspector:
         return f"{UNLIKE}: {why}" if why else ""
 
     def __call__(self, picture: Any, image_path: str = "") -> Decision:
-        """Judge a path, the bytes of a file, a PIL picture or an h w 3 array in RGB order. A higher score is stranger.
+        """Judge a path, the bytes of a file, a PIL picture or an h w 3 array in RGB order. A higher score is more anomalous.
 
         OpenCV reads pictures as BGR: give the path, or `flawforge.from_bgr(array)`.
 

@@ -40,7 +40,7 @@ def refuse_size(
 class Judged:
     """The raw judgement of one picture, before any threshold: what calibration collects.
 
-    score        higher = stranger
+    score        higher = more anomalous
     peak         the highest value of `anomaly_map`, h w at the picture's own size
     at           (row, column) in the picture's own pixels where the score's smoothed map is highest
     notes        what people should know of how it was judged

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Image = NDArray[Any]  # h w c, c in {1, 3}; uint8 in [0, 255] or float32 in [0, 1]
 Mask = NDArray[np.bool_]  # h w
-Map = NDArray[np.float32]  # h w, unbounded, higher = stranger
+Map = NDArray[np.float32]  # h w, unbounded, higher = more anomalous
 
 
 class FlawforgeError(Exception):
@@ -84,7 +84,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Decision:
-    """The judgement on one picture. A higher `pred_score` is stranger.
+    """The judgement on one picture. A higher `pred_score` is more anomalous.
 
     anomaly_map  h w float32 at the picture's own size
     pred_mask    h w bool at the picture's own size

@@ -363,7 +363,7 @@ def feature_loss(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def detector_score(good: Tensor, found: Tensor, images: Tensor, picture: Tensor, config: Config) -> Tensor:
-    """alpha MSE(f(x, ones), f(x_hat, A_hat)) + beta MSE(x, x_hat), n (section 3.4); higher = stranger."""
+    """alpha MSE(f(x, ones), f(x_hat, A_hat)) + beta MSE(x, x_hat), n (section 3.4); higher = more anomalous."""
     features = (good - found).square().mean(dim=1)
     return config.alpha * features + config.beta * (images - picture).square().flatten(1).mean(dim=1)
 

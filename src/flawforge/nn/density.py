@@ -89,7 +89,7 @@ class PictureDensity(nn.Module):
         self.bank = pictures.to(device) if self.how == "nearest" else pictures[:0].to(device)
 
     def forward(self, features: Tensor) -> Tensor:
-        """n d -> n, higher = stranger."""
+        """n d -> n, higher = more anomalous."""
         x = self._scaled(features.float())
         if self.how == "nearest":
             apart = (x[:, None] - self.bank).square().sum(dim=2)  # differences, not products: a picture is judged alone
@@ -244,7 +244,7 @@ class PlaceDensity(nn.Module):
         return int(torch.cat([own, all_alike[None]]).argmax())
 
     def forward(self, features: Tensor) -> Tensor:
-        """n d gh gw -> n gh gw, higher = stranger."""
+        """n d gh gw -> n gh gw, higher = more anomalous."""
         n, _, gh, gw = features.shape
         rest = (features.float() - self.centre).flatten(2)  # n d k
         if len(self.factor) == 1:

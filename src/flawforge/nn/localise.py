@@ -78,7 +78,7 @@ class StageMap(_Picked):
         self.places.look(moments, features, (share >= 0.5).float())
 
     def forward(self, images: Tensor, levels: Sequence[Tensor]) -> Tensor:
-        """n 3 h w and the stage outputs -> n h w, higher = stranger."""
+        """n 3 h w and the stage outputs -> n h w, higher = more anomalous."""
         size = (images.shape[-2], images.shape[-1])
         step = self.form.step
         return centred(self.places(self._features(levels, size)), step, 4 * step, self.form.sigma, size)
@@ -103,7 +103,7 @@ class WindowMap(_Picked):
             self.places.look(moments, self._features(image[None]), (share >= 0.5).float())
 
     def forward(self, images: Tensor, levels: Sequence[Tensor]) -> Tensor:
-        """n 3 h w -> n h w, higher = stranger; the stage outputs are not looked at."""
+        """n 3 h w -> n h w, higher = more anomalous; the stage outputs are not looked at."""
         h, w = images.shape[-2:]
         grid = self.places(self._features(images))
         return spread(grid, self.form.step, self.window, self.form.sigma)[:, :h, :w]

@@ -213,8 +213,10 @@ def evaluate(
     chosen, choice_notes = choose(pictures)
     chosen, trained = _unseen(inspector, chosen)
     choice_notes += leakage.left_out(trained, trained + len(chosen))
-    if calibration.per_part:
-        choice_notes.append("The expected rates are of parts; those here count pictures, which are rejected no more often")
+    if calibration.of != "pictures":
+        choice_notes.append(
+            f"The expected rates are of {calibration.of}; those here count pictures, which are rejected no more often"
+        )
     judgements = _Judgements(any(case.label and case.mask is not None for case in chosen), Doubts(large_masks))
     for done, case in enumerate(chosen, 1):
         _judge(inspector, case, judgements)

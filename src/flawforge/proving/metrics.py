@@ -1,6 +1,6 @@
 """How well scores and maps separate good from defective: exact functions of arrays, in numpy.
 
-A higher score is stranger. Every number here follows from one small table, the `Curve`: for each distinct value
+A higher score is more anomalous. Every number here follows from one small table, the `Curve`: for each distinct value
 that a defective item takes, how many (or how much weight of) defective items take it, and how many good items lie
 above it and on it. Equal values are one step of the curve, so ties are exact and the order of the input is without
 meaning. Only defective values are steps, because between two of them a lower threshold adds false alarms alone.
@@ -110,7 +110,7 @@ def pixel_f1_max(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> float
 def aupro(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike], limit: float = 0.3) -> float | None:
     """Area under the per-region-overlap curve up to the false-positive rate `limit`, divided by `limit`; in [0, 1].
 
-    maps   n arrays h w of float, higher = stranger; sizes may differ
+    maps   n arrays h w of float, higher = more anomalous; sizes may differ
     masks  n arrays h w, True = defective, each of its map's size
     limit  in (0, 1]
 
@@ -332,7 +332,7 @@ def _floating(values: ArrayLike) -> Values:
         return array if array.dtype.itemsize >= 4 else array.astype(np.float32)
     if array.dtype.kind in "iub":
         return array.astype(np.float64)
-    raise ConfigError(f"Scores of type {array.dtype} are no numbers; give floats, higher = stranger.")
+    raise ConfigError(f"Scores of type {array.dtype} are no numbers; give floats, higher = more anomalous.")
 
 
 def _without_nan(values: Values) -> Values:

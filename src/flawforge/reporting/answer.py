@@ -120,12 +120,12 @@ def _open_answer(evaluation: Facts | None, proof: Facts | None, notes: list[dict
 
 
 def _notes(calibration: Calibration, evaluation: Facts | None) -> list[dict[str, str]]:
-    """What stands beside the figures: contradictions, the right score for the wrong reason, few pictures."""
+    """What stands beside the figures: doubts, contradictions, the right score for the wrong reason, few pictures."""
     point = (evaluation or {}).get("operating_point") or {}
     counts = (evaluation or {}).get("counts") or {}
     defective, good = int(counts.get("defective", 0)), int(counts.get("good", 0))
     alarm = point.get("false_alarm_rate") or {}
-    notes = []
+    notes = [_said("warn", f"{doubt}.") for doubt in calibration.doubts]
     if alarm.get("value") is not None and alarm.get("low") is not None:
         note = against_expected(calibration.rate_ng, alarm, good)
         notes += [note] if note else []

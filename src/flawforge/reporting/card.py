@@ -22,7 +22,7 @@ Made by flawforge {version} on {created}. It judges pictures of one product; a h
 | method, profile | {method}, {profile} |
 | canvas | {height} x {width} (h x w); pictures are letterboxed into it, maps come back at the picture's own size |
 | trained on | {pictures} good pictures, {steps} steps, {seconds:.0f} s, seed {seed} |
-| forger | `{forger}` |
+| synthetic defects in training | `{forger}` |
 {features}| score | {score} |
 {rates}{guard}{exported}
 {notes}
@@ -72,9 +72,9 @@ EXPORT = """
 ## Export
 
 Exported from model `{model}` to {to} in {precision} (ONNX opset {opset}). It judges without torch:
-`flawforge_runtime.load(folder)`. Compared with that model on {p_good} good and {p_forged} forged pictures ({p_source}): the
-largest difference of a score is {p_score_difference:.3g} (scores spread over {p_score_spread:.3g}), of a map
-{p_map_difference:.3g}; {flipped} of {count} verdicts flipped.
+`flawforge_runtime.load(folder)`. Compared with that model on {p_good} good pictures and {p_forged} with synthetic defects
+({p_source}): the largest difference of a score is {p_score_difference:.3g} (scores spread over {p_score_spread:.3g}), of a
+map {p_map_difference:.3g}; {flipped} of {count} verdicts flipped.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -18,20 +19,36 @@ from flawforge.pictures.listing import evenly, textures_in
 from flawforge.pictures.saliency import Background, Saliency, background_of, saliency
 from flawforge.reporting.realism import Realism, realism
 from flawforge.types import ConfigError, DataError, Forged, Forger, Image, Mask, Sample
+from flawforge_runtime.calibrate import percent
 from flawforge_runtime.files import free, new_folder
 from flawforge_runtime.images import read_picture
 
 Forgers = Sequence[str] | Mapping[str, Forger]
 
 CELL = 176  # px, the longer side of one picture on a contact sheet
+CELLS = ("good part", "synthetic defect", "close-up", "mask", "change, stretched")
 ON_SHEET = 12  # forgeries shown per sheet
 PRIORS = ("spectral", "foreground", "ones", "none")
 BACKGROUND_FROM = 16  # good pictures that "foreground" learns the background from
 
 
+INDEX = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Synthetic defects</title><style>
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 20px auto; max-width: 1900px; padding: 0 12px; }}
+img {{ max-width: 100%; }} h2 {{ margin: 28px 0 0; }} p {{ margin: 0 0 6px; color: #5b6777; }}
+</style></head><body>
+<h1>Synthetic defects</h1>
+<p>Each row shows: {cells}. Pictures and masks lie in <a href="pictures">pictures</a> and <a href="masks">masks</a>;
+<a href="forgeries.json">forgeries.json</a> says how each was made.</p>
+{parts}
+</body></html>
+"""
+
+
 @dataclass(frozen=True)
 class Forgeries:
-    """Forged pictures that were written to `folder`: pictures, masks and a contact sheet for each forger.
+    """Pictures with synthetic defects that were written to `folder`: pictures, masks and a contact sheet for each forger.
 
     contents  of forgeries.json: {"made_by", "seed", "realism": {forger: Realism}, "forgeries": [one row each]}
     """
@@ -41,7 +58,7 @@ class Forgeries:
 
     def lines(self) -> list[str]:
         """For people."""
-        return [f"forgeries: {self.folder}"]
+        return [f"contact sheets of the synthetic defects: {self.folder / 'index.html'}"]
 
     def as_dict(self) -> dict[str, Any]:
         """What forgeries.json holds."""
@@ -95,7 +112,8 @@ def forge_preview(
     progress  called with each forger's name before its turn
 
     out/pictures/<forger>_<i>.png, out/masks/<forger>_<i>.png (255 = forged), out/<forger>.jpg (contact sheet),
-    out/forgeries.json. Everything is written to a temporary folder first. Raises ConfigError for an unknown forger, prior
+    out/index.html (all sheets), out/forgeries.json.
+    Everything is written to a temporary folder first. Raises ConfigError for an unknown forger, prior
     or count, or where `out` exists; DataError for no pictures; ImageError for one that cannot be read.
     """
     chosen = _chosen(forgers)
@@ -111,7 +129,7 @@ def forge_preview(
     background = _background(paths) if prior == "foreground" else None
     read, saliencies = reader(), dict[tuple[str, str], Saliency]()
     rows: list[dict[str, Any]] = []
-    table: dict[str, Any] = {}
+    table: dict[str, Realism] = {}
     with new_folder(out) as draft:
         for folder in ("pictures", "masks"):
             (draft / folder).mkdir()
@@ -126,12 +144,28 @@ def forge_preview(
                 rows.append(row)
                 pairs.append((good, forged))
             figures = realism(pairs, seed)
-            table[name] = figures._asdict()
+            table[name] = figures
             sheet = contact_sheet(name, pairs[:ON_SHEET], figures)
             _save(draft / f"{name}.jpg", sheet)
-        written = {"made_by": f"flawforge {__version__}", "seed": seed, "realism": table, "forgeries": rows}
+        written: dict[str, Any] = {
+            "made_by": f"flawforge {__version__}",
+            "seed": seed,
+            "realism": {name: row._asdict() for name, row in table.items()},
+        }
+        written["forgeries"] = rows
+        (draft / "index.html").write_text(_index(table), encoding="utf-8")
         (draft / "forgeries.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return written
+
+
+def _index(table: Mapping[str, Realism]) -> str:
+    """A page of all contact sheets, beside them."""
+    parts = [
+        f'<h2>{html.escape(name)}</h2><p>{html.escape(realism_words(row))}</p><img src="{html.escape(name)}.jpg" '
+        f'alt="synthetic defects of {html.escape(name)}">'
+        for name, row in table.items()
+    ]
+    return INDEX.format(parts="\n".join(parts), cells=", ".join(CELLS))
 
 
 def remake(row: Mapping[str, Any]) -> Forged:
@@ -252,7 +286,7 @@ def _save(path: Path, array: Image) -> None:
 
 
 def contact_sheet(name: str, pairs: Sequence[tuple[Image, Forged]], row: Realism | None = None, columns: int = 2) -> Image:
-    """good | forged | close-up | mask | difference for each pair, two forgeries a row, with captions; h w 3 uint8."""
+    """CELLS of each pair, two synthetic defects a row, with headings over every column and captions; h w 3 uint8."""
     tiles = [_tile(good, forged, i) for i, (good, forged) in enumerate(pairs)]
     height = max(tile.shape[0] for tile in tiles)
     width = max(tile.shape[1] for tile in tiles)
@@ -261,14 +295,24 @@ def contact_sheet(name: str, pairs: Sequence[tuple[Image, Forged]], row: Realism
     head = 44
     sheet = np.full((head + lines * (height + 8), columns * (width + 12) + 4, 3), 255, np.uint8)
     _write(sheet, name, (8, 18), 0.55)
-    _write(sheet, "good | forged | close-up | mask | difference x3", (8, 36), 0.4)
+    for column in range(columns):
+        cell = (width - 4 * 2) // len(CELLS) + 2
+        for i, word in enumerate(CELLS):
+            _write(sheet, word, (4 + column * (width + 12) + i * cell, 38), 0.42)
     if row is not None and row.patch_auroc is not None:
-        text = f"patches told apart: {row.patch_auroc:.2f} (0.5 = not)   border/natural gradient: {row.border_ratio:.2f}"
-        _write(sheet, text, (min(300, sheet.shape[1] // 2), 36), 0.4)
+        _write(sheet, realism_words(row), (min(200, sheet.shape[1] // 3), 18), 0.42)
     for i, tile in enumerate(tiles):
         top, left = head + (i // columns) * (height + 8), 4 + (i % columns) * (width + 12)
         sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     return sheet
+
+
+def realism_words(row: Realism) -> str:
+    """How real the defects look, for people; "" where too few were drawn to say."""
+    if row.patch_auroc is None:
+        return ""
+    text = f"a classifier tells them from good patches with AUROC {row.patch_auroc:.2f} (0.50 = it cannot)"
+    return text if row.border_ratio is None else f"{text}; edges {row.border_ratio:.2f} times as strong as natural ones"
 
 
 def _tile(good: Image, forged: Forged, index: int) -> Image:
@@ -276,7 +320,8 @@ def _tile(good: Image, forged: Forged, index: int) -> Image:
     scale = CELL / max(h, w)
     size = (max(1, round(w * scale)), max(1, round(h * scale)))
     before, after = _eight(good), _eight(forged.image)
-    change = np.minimum(np.abs(after.astype(np.int16) - before).max(axis=2) * 3, 255).astype(np.uint8)
+    change = np.abs(after.astype(np.int16) - before).max(axis=2)
+    change = np.rint(change * (255.0 / max(int(change.max()), 1))).astype(np.uint8)  # the largest change is white
     mask = forged.mask.astype(np.uint8) * np.uint8(255)
     cells = [_shown(p, size) for p in (before, after, _close_up(after, forged.mask), mask, change)]
     gap = np.full((size[1], 2, 3), 255, np.uint8)
@@ -285,7 +330,7 @@ def _tile(good: Image, forged: Forged, index: int) -> Image:
         parts += [cell if cell.ndim == 3 else cv2.cvtColor(cell, cv2.COLOR_GRAY2RGB), gap]
     strip = np.concatenate(parts[:-1], axis=1)
     caption = np.full((18, strip.shape[1], 3), 255, np.uint8)
-    _write(caption, f"{index}: {caption_of(forged)}", (1, 13), 0.36)
+    _write(caption, f"{index}: {caption_of(forged)}", (1, 14), 0.42)
     return np.concatenate([strip, caption], axis=0)
 
 
@@ -308,9 +353,10 @@ def _close_up(picture: Image, mask: Mask) -> Image:
 def caption_of(forged: Forged) -> str:
     """The drawn values that a person looks for first."""
     drawn = forged.drawn
-    words = [f"{np.count_nonzero(forged.mask)} px"]
+    words = [f"area {np.count_nonzero(forged.mask)} px"]
     if "size_px" in drawn:
-        words.append(f"size {drawn['size_px']:.0f}, contrast {drawn['contrast']:.2f}, sharp {drawn['sharpness']:.2f}")
+        sharp = f"sharpness {drawn['sharpness']:.2f}"
+        words.append(f"size {drawn['size_px']:.0f} px, contrast {percent(drawn['contrast'])}, {sharp}")
     for key in ("opacity", "threshold"):
         if key in drawn:
             words.append(f"{key} {drawn[key]:.2f}")

@@ -291,15 +291,20 @@ def _estimate(estimate: Mapping[str, Any], words: Any) -> Facts:
 
 
 def _first(facts: Facts) -> list[Facts]:
-    """The pictures of the first screen: of an evaluation, else of a proof; a sentence where nothing was missed."""
+    """The pictures of the first screen: of an evaluation, else of a proof.
+
+    Where the evaluation missed nothing, the third is a synthetic defect that was missed, or else a sentence.
+    """
     for kind in ("evaluation", "proof"):
         rows = (facts[kind] or {}).get("overlays") or []
         folder = album(Path(facts["folder"]), kind)
         shown = [picture for title, groups in FIRST if (picture := _picture(folder, rows, title, groups))]
         if len(shown) == 2 and shown[-1]["title"] == "Best catch":
-            shown.append(
-                {"title": "Worst miss", "uri": None, "large": True, "figures": "None of the tested defects was missed."}
-            )
+            synthetic = (facts["proof"] or {}).get("overlays") or []
+            place = album(Path(facts["folder"]), "proof")
+            miss = _picture(place, synthetic, "Worst miss (synthetic)", ("top_miss",))
+            text = "None of the tested defects was missed."
+            shown.append(miss or {"title": "Worst miss", "uri": None, "large": True, "figures": text})
         if shown:
             return shown
     return []

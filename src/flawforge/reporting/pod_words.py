@@ -103,19 +103,20 @@ def _smallest(
 ) -> Facts:
     """The table of the first screen: kinds by contrasts, the size from which on 9 of 10 are found, drawn to scale."""
     by_place = {(curve["kind"], curve["contrast"]): curve for curve in curves}
-    rows = []
+    rows, drawn = [], False
     for kind in kinds:
         cells = []
         for contrast in contrasts:
             curve = by_place.get((kind, contrast))
             bound = None if curve is None else curve["a90_95"]
             dot = charts.size_dot(bound / extent) if bound is not None and extent else ""
+            drawn |= bool(dot)
             cells.append({"text": "–" if curve is None else size(bound, curve["unit"]), "dot": dot})
         rows.append({"kind": kind, "cells": cells})
     return {
         "contrasts": [percent(contrast) for contrast in contrasts],
         "rows": rows,
-        "to_scale": any(cell["dot"] for row in rows for cell in row["cells"]),
+        "to_scale": drawn,
     }
 
 
