@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from flawforge.fitting import questions
+from flawforge.fitting.questions import FOLDS, pixel_features, screen
 from flawforge.pictures import screening
-from flawforge.pictures.screening import FOLDS, LEAST, outlier_limit, pixel_features, screen
+from flawforge.pictures.screening import LEAST, outlier_limit
 
 VALID = torch.ones(1, 1, 64, 64)
 
@@ -95,7 +97,7 @@ def test_what_is_not_judged_is_not_compared() -> None:
 def test_groups_stay_in_one_fold_and_folds_are_even() -> None:
     paths = [Path(str(i)) for i in range(40)]
     groups = [[paths[0], paths[1]], [paths[1], paths[9]], [Path("elsewhere"), paths[20]]]
-    dealt = screening._folds(paths, groups, seed=0)
+    dealt = questions._folds(paths, groups, seed=0)
     assert dealt[0] == dealt[1] == dealt[9]
     sizes = np.bincount(dealt, minlength=FOLDS)
     assert sizes.max() - sizes.min() <= 3

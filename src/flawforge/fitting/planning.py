@@ -251,7 +251,8 @@ def promised_rates(
                 f"{calibrate.percent(FALSE_ALARM)} needs {needed} held back"
             )
             if false_alarm > calibrate.UNSTATED:
-                note = f"{n} held-back {'picture is' if n == 1 else 'pictures are'} not enough to state a false-alarm rate{sure}"
+                few = "picture is" if n == 1 else "pictures are"
+                note = f"{n} held-back {few} not enough to state a false-alarm rate{sure}"
             if total > n and confidence is None:
                 folds = calibrate.percent(calibrate.strictest_rate(total))
                 note += f"; --folds {min(FOLDS, total)} calibrates on all {total}, for an estimate of {folds} at best"
