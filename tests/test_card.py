@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from flawforge.reporting.card import model_card
+from flawforge.reporting.card import model_card, when
 from flawforge_runtime import bundle
 from flawforge_runtime.bundle import Content
-from flawforge_runtime.calibrate import Rules, calibrate
+from flawforge_runtime.calibrate import Rules, calibrate, percent
 
 
 @pytest.fixture(scope="module")
@@ -41,39 +41,39 @@ def test_settings_are_stated(content: Content) -> None:
     assert f"`{training['forger']}`" in card
 
 
-def test_without_thresholds_there_is_no_promise_and_without_guard_no_word_of_it(content: Content) -> None:
+def test_without_thresholds_there_is_no_rate_and_without_guard_no_word_of_it(content: Content) -> None:
     bare = model_card(replace(content, calibration=None, guard=None))
-    assert "## Promise" not in bare
+    assert "## False-alarm rate" not in bare
     assert "## Pictures of something else" not in bare
     assert "## Use" in bare
     full = model_card(content)
-    assert "## Promise" in full
+    assert "## False-alarm rate" in full
     assert content.guard is None or f"Of {content.guard.count} good pictures" in full
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "20 held-back good pictures (split-conformal)"),
-        ({"per_part": True}, "20 held-back good parts (split-conformal)"),
+        ({}, "These rates come from 20 calibration pictures (split-conformal)."),
+        ({"per_part": True}, "These rates come from 20 calibration parts (split-conformal)."),
         ({"rules": Rules(min_area=4.0, max_count=1)}, "Rules after the thresholds"),
     ],
 )
-def test_the_promise_says_what_it_rests_on(options: dict[str, Any], words: str, content: Content) -> None:
+def test_the_rates_say_what_they_rest_on(options: dict[str, Any], words: str, content: Content) -> None:
     made = calibrate([i / 100 for i in range(20)], 0.1, **options)
     card = model_card(replace(content, calibration=made))
     assert words in card
     assert ("Rules after the thresholds" in card) is ("rules" in options)
 
 
-def test_a_promise_with_confidence_and_one_of_folds_say_so(content: Content) -> None:
+def test_rates_with_confidence_and_those_of_folds_say_so(content: Content) -> None:
     scores = [i / 100 for i in range(80)]
     sure = model_card(replace(content, calibration=calibrate(scores, 0.1, confidence=0.95)))
     folds = model_card(replace(content, calibration=replace(calibrate(scores, 0.1), folds=4)))
     plain = model_card(replace(content, calibration=calibrate(scores, 0.1)))
-    assert "with 0.95 confidence" in sure
-    assert "cross-conformal in 4 folds, not proved" in folds
-    assert "with 0.95 confidence" not in plain
+    assert "limits kept with 95 % confidence" in sure
+    assert "cross-conformal in 4 folds: an estimate, not a guarantee" in folds
+    assert "limits kept" not in plain
     assert "cross-conformal" not in plain
 
 
@@ -119,6 +119,28 @@ def test_features_from_outside_are_named_with_their_licence(licence: str | None,
 
 def test_sections_come_in_one_order(content: Content) -> None:
     titles = sections(model_card(changed(content, notes=["x"])))[1:]
-    order = ["## Promise", "## Pictures of something else", "## Export", "## Notes", "## Use", "## Limits"]
+    order = ["## False-alarm rate", "## Pictures of something else", "## Export", "## Notes", "## Use", "## Limits"]
     assert titles == [title for title in order if title in titles]
     assert "{" not in model_card(content).replace("{this folder}", "")
+
+
+@pytest.mark.parametrize(
+    ("stamp", "words"),
+    [
+        ("2025-01-31T12:00:00+00:00", "31 January 2025, 12:00 UTC"),
+        ("2024-12-01T07:05:59+01:00", "1 December 2024, 07:05 UTC+01:00"),
+        ("2024-12-01T07:05:59", "1 December 2024, 07:05"),
+        ("yesterday", "yesterday"),
+    ],
+)
+def test_a_date_is_written_for_people(stamp: str, words: str) -> None:
+    assert when(stamp) == words
+
+
+def test_the_table_holds_the_calibrations_own_figures(content: Content) -> None:
+    made = calibrate([i / 100 for i in range(39)], 0.05, review=0.1)
+    card = model_card(replace(content, calibration=made))
+    assert f"| NG (rejected) | above {made.threshold:.6g} | {percent(made.rate_ng.expected)} |" in card
+    assert f"| REVIEW or NG | above {made.review_threshold:.6g} | {percent(made.rate_flagged.expected)} |" in card
+    assert f"up to {percent(made.rate_ng.bound)} |" in card
+    assert "They support rates from 2.5 % upwards; 1 % takes 99." in card
