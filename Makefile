@@ -42,7 +42,7 @@ demo: venv
 	$(BIN)/flawforge demo --out flawforge-demo
 
 test: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: venv
 	$(BIN)/ruff check .

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,23 @@ if threading.current_thread() is threading.main_thread():
 from flawforge.demo.washers import write_demo_parts
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills once for all test processes of a run; those that come meanwhile wait."""
+    base = factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = root / name, root / f"{name}.done"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def washers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set in MVTec layout at 64 x 64: 24 train/good, 6 test/good, 2 of each kind of defect. Read only."""
-    return write_demo_parts(tmp_path_factory.mktemp("washers") / "parts", good=24, test_good=6, per_kind=2, size=64)
+    return made_once(tmp_path_factory, "parts", lambda out: write_demo_parts(out, good=24, test_good=6, per_kind=2, size=64))
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +46,12 @@ def tiny_model(washers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from flawforge import fitting
     from flawforge.methods import METHODS
 
-    out = tmp_path_factory.mktemp("models") / "tiny"
     settings = dataclasses.asdict(METHODS["draem"].tiny)
-    fitting.run(fitting.Request(data=washers, out=out, method="draem", steps=4, size=64, settings=settings))
-    return out
+    return made_once(
+        tmp_path_factory,
+        "tiny",
+        lambda out: fitting.run(fitting.Request(data=washers, out=out, method="draem", steps=4, size=64, settings=settings)),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -42,10 +59,9 @@ def exports(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """The tiny model for both backends. Read only."""
     from flawforge.judging.export import export
 
-    folder = tmp_path_factory.mktemp("exports")
-    for to in ("onnx", "openvino"):
-        export(tiny_model, folder / to, to)
-    return {to: folder / to for to in ("onnx", "openvino")}
+    backends = ("onnx", "openvino")
+    folder = made_once(tmp_path_factory, "exports", lambda out: [export(tiny_model, out / to, to) for to in backends])
+    return {to: folder / to for to in backends}
 
 
 @pytest.fixture(scope="session")

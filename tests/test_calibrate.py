@@ -17,6 +17,7 @@ from flawforge_runtime.calibrate import (
     calibrate,
     calibration_from_dict,
     expected_rate,
+    highest_share,
     percent,
     pictures_needed,
     rank,
@@ -300,3 +301,64 @@ def test_a_confidence_that_is_none_is_refused(confidence: float) -> None:
 def test_a_model_from_before_confidence_and_rules_still_opens() -> None:
     old = {"scores": list(range(19)), "peaks": list(range(19)), "false_alarm": 0.05, "review": 0.1}
     assert calibration_from_dict(old) == calibrate(range(19), 0.05, review=0.1)
+
+
+# ---- laws of rules and of moved thresholds
+
+SCORES = st.lists(st.floats(-100, 100, width=32), min_size=19, max_size=60)
+
+
+@given(SCORES, st.floats(0.06, 0.5), st.floats(-1, 1), st.floats(0.1, 10))
+@settings(max_examples=60, deadline=None)
+def test_thresholds_move_with_the_scores(scores: list[float], rate: float, offset: float, scale: float) -> None:
+    one = calibrate(scores, rate)
+    other = calibrate([scale * score + offset for score in scores], rate)
+    assert other.threshold == pytest.approx(scale * one.threshold + offset, rel=1e-6, abs=1e-6)
+    assert other.rank == one.rank
+    assert one.verdict(max(scores) + 1) == "NG"
+    assert one.verdict(min(scores)) == "OK"
+
+
+@given(SCORES, st.floats(0.06, 0.5), st.floats(0.06, 0.5))
+@settings(max_examples=60, deadline=None)
+def test_a_higher_rate_never_raises_a_threshold(scores: list[float], a: float, b: float) -> None:
+    low, high = sorted((a, b))
+    strict, loose = calibrate(scores, low), calibrate(scores, high)
+    assert loose.threshold <= strict.threshold
+    both = calibrate(scores, low, review=high)
+    assert both.review_threshold <= both.threshold
+    assert both.threshold == strict.threshold
+    assert both.review_threshold == loose.threshold
+
+
+@given(SCORES, st.floats(-150, 150))
+@settings(max_examples=60, deadline=None)
+def test_a_threshold_of_ones_own_promises_what_it_carries(scores: list[float], threshold: float) -> None:
+    moved = calibrate(scores, 0.1).moved(threshold=threshold)
+    assert moved.threshold == threshold
+    assert moved.carried(threshold) == pytest.approx((1 + sum(score > threshold for score in scores)) / (len(scores) + 1))
+    assert moved.review_threshold <= threshold
+    assert moved.scores == calibrate(scores, 0.1).scores
+
+
+@given(st.lists(st.floats(0, 100), max_size=8), st.floats(0, 50), st.floats(0.01, 2))
+@settings(max_examples=60, deadline=None)
+def test_areas_are_counted_in_the_unit_of_the_rules(areas: list[float], least: float, side: float) -> None:
+    assert Rules(least).counted(areas) == sum(area >= least for area in areas)
+    assert Rules(least, mm_per_pixel=side).counted(areas) == sum(area * side**2 >= least for area in areas)
+
+
+@given(SCORES)
+@settings(max_examples=40, deadline=None)
+def test_a_score_beyond_is_above_everything(scores: list[float]) -> None:
+    made = calibrate(scores, 0.1)
+    assert made.beyond > max(scores)
+    assert made.beyond > made.threshold
+    assert made.verdict(made.beyond) == "NG"
+    assert made.p_value(made.beyond) == pytest.approx(1 / (len(scores) + 1))
+
+
+@pytest.mark.parametrize(("events", "of"), [(0, 5), (1, 20), (3, 40), (7, 7), (0, 1)])
+def test_the_highest_share_is_scipys_clopper_pearson(events: int, of: int) -> None:
+    expected = 1.0 if events == of else float(beta.ppf(0.975, events + 1, of - events))
+    assert highest_share(events, of) == pytest.approx(expected, abs=1e-6)

@@ -248,7 +248,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 
 def test_two_kills_and_resumes_end_in_the_weights_of_an_uninterrupted_run(washers: Path, tmp_path: Path) -> None:
-    fit = ("fit", washers, "--steps", 150, "--checkpoint-every", 0.1, *SMALL)
+    fit = ("fit", washers, "--steps", 80, "--checkpoint-every", 0.1, *SMALL)
     finish(spawn(*fit, "-o", tmp_path / "whole"))
     checkpoint = tmp_path / "killed.fitting" / "checkpoint.safetensors"
     draw = random.Random()

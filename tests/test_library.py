@@ -229,13 +229,11 @@ def test_the_package_of_forgers_and_the_function_share_a_name() -> None:
 def test_export_says_what_its_command_prints(tiny_model: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["export", str(tiny_model), "-o", str(tmp_path / "a"), "--to", "onnx"])
     assert done.exit_code == 0, done.output
-    result = ff.export(str(tiny_model), str(tmp_path / "b"), "onnx")
+    result = ff.export(ff.load(tiny_model), str(tmp_path / "b"), "onnx")  # the command gives it the folder
     assert result.folder == tmp_path / "b"
     assert [line.replace(str(result.folder), "HERE") for line in result.lines()] == [
         line.replace(str(tmp_path / "a"), "HERE") for line in done.stdout.splitlines()
     ]
-    loaded = ff.export(ff.load(tiny_model), tmp_path / "c", "onnx")
-    assert loaded.parity == result.parity
     with pytest.raises(ModelError, match="no model to export"):
         ff.export(dataclasses.replace(ff.load(tiny_model), content=None), tmp_path / "d", "onnx")
     told = json.loads(json.dumps(result.as_dict()))

@@ -199,3 +199,72 @@ def test_where_a_map_peaks() -> None:
 def test_what_is_refused(call: Callable[[], object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         call()
+
+
+# ---- more laws
+
+
+@LAWS
+@given(maps_and_masks(), st.floats(0.05, 1.0))
+def test_aupro_is_a_share_and_a_perfect_map_has_all_of_it(case: tuple[list[Any], list[Any]], limit: float) -> None:
+    maps, masks = case
+    area = metrics.aupro(maps, masks, limit)
+    assert area is not None
+    assert -1e-12 <= area <= 1 + 1e-12
+    perfect = metrics.aupro([mask.astype(np.float32) for mask in masks], masks, limit)
+    assert perfect == pytest.approx(1)
+    worst = metrics.aupro([-mask.astype(np.float32) for mask in masks], masks, limit)
+    assert worst is not None
+    assert worst <= area + 1e-9 or worst == pytest.approx(area)
+
+
+@LAWS
+@given(maps_and_masks())
+def test_a_picture_twice_changes_no_share(case: tuple[list[Any], list[Any]]) -> None:
+    maps, masks = case
+    for metric in (metrics.pixel_auroc, metrics.pixel_average_precision, metrics.pixel_f1_max, metrics.aupro):
+        once, twice = metric(maps, masks), metric(maps * 2, masks * 2)  # type: ignore[operator]
+        assert once == pytest.approx(twice)
+
+
+@LAWS
+@given(maps_and_masks())
+def test_weights_of_a_region_add_up_to_one(case: tuple[list[Any], list[Any]]) -> None:
+    maps, masks = case
+    pixels = metrics.split_pixels(maps, masks)
+    assert pixels.weight.sum() == pytest.approx(pixels.regions)
+    assert pixels.regions == sum(ndimage.label(mask, np.ones((3, 3)))[1] for mask in masks)
+    assert pixels.good.size + pixels.defect.size == sum(mask.size for mask in masks)
+    assert pixels.defect.size == sum(int(mask.sum()) for mask in masks)
+
+
+@LAWS
+@given(maps_and_masks(), st.floats(-3, 3))
+def test_iou_by_sets_of_pixels(case: tuple[list[Any], list[Any]], threshold: float) -> None:
+    maps, masks = case
+    marked = [values > threshold for values in maps]
+    one = {(i, *at) for i, m in enumerate(marked) for at in np.argwhere(m).tolist()}
+    two = {(i, *at) for i, m in enumerate(masks) for at in np.argwhere(m).tolist()}
+    found = metrics.iou(marked, masks)
+    assert found == pytest.approx(len(one & two) / len(one | two))
+    assert metrics.iou(masks, masks) == 1
+    assert metrics.iou(masks, marked) == found  # neither side is the truth
+
+
+@LAWS
+@given(scores_and_labels)
+def test_f1_is_at_least_that_of_calling_all_defective(pairs: list[tuple[int, bool]]) -> None:
+    scores, labels = zip(*pairs, strict=True)
+    assume(any(labels) and not all(labels))
+    share = sum(labels) / len(labels)
+    found = metrics.f1_max(scores, labels)
+    assert found is not None
+    assert 2 * share / (1 + share) - 1e-12 <= found <= 1
+
+
+@LAWS
+@given(st.integers(0, 10_000), st.integers(1, 400))
+def test_a_cut_is_reached_by_as_many_as_asked_for(seed: int, keep: int) -> None:
+    values = np.random.default_rng(seed).normal(size=500).astype(np.float32)
+    cut = metrics._cut(values, keep)
+    assert np.count_nonzero(values >= cut) >= keep

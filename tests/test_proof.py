@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from flawforge.demo.washers import render_good
 from flawforge.forge import family
@@ -125,3 +126,64 @@ def test_a_recipe_that_cannot_be_is_refused(options: dict[str, object], words: s
 def test_no_pictures_is_refused() -> None:
     with pytest.raises(DataError, match="give at least one"):
         list(proof_pictures([], QUICK))
+
+
+# ---- laws of sizes and recipes
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_a_size_is_that_of_brute_force_over_all_pixels(seed: int) -> None:
+    """The greatest distance between the outer corners of two pixels of one connected defect."""
+    rng = np.random.default_rng(seed)
+    mask = ndimage.binary_dilation(rng.random((40, 48)) > 0.995, np.ones((3, 3)), iterations=int(rng.integers(1, 4)))
+    parts, count = ndimage.label(mask, np.ones((3, 3)))
+    longest = 0.0
+    for name in range(1, count + 1):
+        pixels = np.argwhere(parts == name)
+        corners = np.concatenate([pixels + np.array(step) for step in ((0, 0), (0, 1), (1, 0), (1, 1))])
+        longest = max(longest, float(np.sqrt(((corners[:, None] - corners[None]) ** 2).sum(axis=2)).max()))
+    # Parts near each other count as one, so the measured size may be longer than that of the longest part.
+    assert defect_size(mask) >= longest - 1e-6
+    if count <= 1:
+        assert defect_size(mask) == pytest.approx(longest)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 20), st.integers(0, 20))
+@settings(max_examples=40, deadline=None)
+def test_a_size_does_not_depend_on_place_or_quarter_turns(h: int, w: int, y: int, x: int) -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[y : y + h, x : x + w] = True
+    size = defect_size(mask)
+    assert size == pytest.approx(np.hypot(h, w))
+    for other in (mask.T, mask[::-1], np.rot90(mask), np.roll(mask, (5, 7), axis=(0, 1))):
+        assert defect_size(other) == pytest.approx(size)
+    assert defect_size(np.zeros((8, 8), bool)) == 0
+
+
+@given(st.integers(1, 12), st.integers(1, 30), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_cases_take_every_picture_in_turn_and_spread_their_sizes(goods: int, count: int, seed: int) -> None:
+    from flawforge.proving.specimens import _cases
+
+    cases = list(_cases(Recipe(kinds=("stain", "dent"), contrasts=(0.1, 0.3), count=count, seed=seed), goods))
+    assert len(cases) == 4 * count
+    assert len({case.seed for case in cases}) == len(cases)
+    for start in range(0, len(cases), count):
+        part = cases[start : start + count]
+        assert len({(case.kind, case.contrast) for case in part}) == 1
+        used = np.bincount([case.place for case in part], minlength=goods)
+        assert used.max() - used.min() <= 1
+        levels = np.array([case.level for case in part])
+        np.testing.assert_array_equal(np.floor(levels * count), np.arange(count))
+
+
+@pytest.mark.parametrize("kind", measured_forgers())
+def test_every_measured_forger_can_prove(kind: str) -> None:
+    made = list(proof_pictures(GOODS[:2], Recipe(kinds=(kind,), contrasts=(0.3,), count=2, seed=4)))
+    assert {forgery.kind for forgery in made} <= {kind}
+    for forgery in made:
+        assert forgery.size == defect_size(forgery.mask)
+        assert forgery.contrast == 0.3
+        good = GOODS[forgery.good]
+        np.testing.assert_array_equal(forgery.image[~forgery.mask], good[~forgery.mask])
