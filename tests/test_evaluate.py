@@ -18,6 +18,7 @@ from flawforge.pictures.listing import Entry, read_entries
 from flawforge.proving import evaluate as ev
 from flawforge.proving import intervals, metrics
 from flawforge.reporting.close_ups import GAP, LARGE, PANEL
+from flawforge.reporting.kept import kept
 from flawforge.types import CalibrationError, DataError, ImageError, ScoreRule
 from flawforge_runtime import images
 from flawforge_runtime.calibrate import calibrate
@@ -332,14 +333,16 @@ def test_the_telling_pictures(parts: Path) -> None:
     assert set(names["good"]) == {"good/1", "good/2"}  # about the median
 
 
-def test_saved_evaluation_is_whole_and_replaces_the_old_one(parts: Path, tmp_path: Path) -> None:
+def test_saved_evaluation_is_whole_and_stands_beside_the_old_one(parts: Path, tmp_path: Path) -> None:
     inspector, entries = an_inspector(), read_entries(parts)
     result = ev.evaluate(inspector, entries, bootstrap=5)
     model = tmp_path / "model"
     model.mkdir()
-    ev.save_evaluation(model, replace(result, notes=("old",)))
-    folder = ev.save_evaluation(model, result, ev.draw_telling(inspector, entries, result))
-    assert folder == model / "evaluation"
+    old = ev.save_evaluation(model, replace(result, notes=("old",)))
+    new = ev.save_evaluation(model, result, ev.draw_telling(inspector, entries, result), data="parts")
+    folder = new.folder
+    assert kept(model) == (new, old)
+    assert (old.read()["notes"], new.data, new.counts) == (["old"], "parts", {"good": 5, "defective": 5})
     assert [path.name for path in model.iterdir()] == ["evaluation"]
     saved: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
     assert {key: saved[key] for key in result.as_dict()} == result.as_dict()
@@ -352,7 +355,7 @@ def test_saved_evaluation_is_whole_and_replaces_the_old_one(parts: Path, tmp_pat
     with pytest.raises(ValueError, match="JSON"):
         ev.save_evaluation(model, replace(result, seconds={"total": float("nan")}))
     assert json.loads((folder / "evaluation.json").read_text()) == saved
-    assert [path.name for path in model.iterdir()] == ["evaluation"]
+    assert kept(model) == (new, old)
 
 
 def test_nothing_of_it_imports_torch() -> None:

@@ -58,7 +58,7 @@ def tell(result: Any, json_file: Path | None = None) -> None:
     if unsaved := getattr(result, "unsaved", ""):
         say(f"  {unsaved}", err=True)
     if json_file is not None:
-        from flawforge.reporting.overlays import write_json
+        from flawforge.reporting.kept import write_json
 
         write_json(json_file, result.as_dict())
     for line in result.lines():

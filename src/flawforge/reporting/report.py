@@ -21,7 +21,7 @@ from flawforge.reporting import answer
 from flawforge.reporting.acceptance import Acceptance, accept
 from flawforge.reporting.answer import Facts
 from flawforge.reporting.card import when
-from flawforge.reporting.overlays import album
+from flawforge.reporting.kept import album
 from flawforge.reporting.page import MAKERS, MIME, as_data_uri, plain
 from flawforge.reporting.recorded import COMMANDS, KINDS
 from flawforge.types import ConfigError, ModelError
