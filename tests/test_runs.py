@@ -218,7 +218,9 @@ def test_the_end_of_a_run_is_one_line(good: Path, tiny_model: Path, tmp_path: Pa
     bad.write_bytes(b"")
     out = tmp_path / "out"
     result = call("inspect", tiny_model, good, bad, good, "-o", out, "--threshold", -1e9, "--format", "jsonl")
-    assert result.stdout == f"0 OK, 0 REVIEW, 2 NG, 1 skipped; rows are in {out / 'results.jsonl'}\n"
+    assert result.stdout == (
+        f"3 judged: 0 OK, 0 REVIEW, 2 NG, 1 error; rows are in {out / 'results.jsonl'}; pictures in {out / 'index.html'}\n"
+    )
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert ["error" in row for row in rows] == [False, True, False]
     assert (rows[0]["valid"], rows[0]["notes"]) == (True, [])

@@ -41,7 +41,8 @@ class Forgeries:
 
     def lines(self) -> list[str]:
         """For people."""
-        return [f"forgeries: {self.folder}"]
+        sheets = len(self.contents.get("realism", ()))
+        return [f"{sheets} contact sheets: {self.folder}/*.jpg; pictures and masks lie in folders beside them"]
 
     def as_dict(self) -> dict[str, Any]:
         """What forgeries.json holds."""

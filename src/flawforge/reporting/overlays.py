@@ -46,7 +46,7 @@ def overlay(
     for row, column in centres:
         at = (int((column + 0.5) * wide / size[1]), int((row + 0.5) * high / size[0]))
         left = np.ascontiguousarray(drawn[:, :wide])
-        cv2.circle(left, at, radius, MARKED, max(1, min(high, wide) // 150), cv2.LINE_AA)
+        cv2.circle(left, at, radius, MARKED, max(1, min(high, wide) // 150))
         drawn[:, :wide] = left
     return drawn
 
