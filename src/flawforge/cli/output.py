@@ -18,6 +18,10 @@ from flawforge.types import ConfigError
 from flawforge_runtime.names import shown
 
 KEY = "flawforge.output"
+FORMS = {  # of a bar, where its end is known and where it is not
+    True: "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}",
+    False: "{desc}: {elapsed} elapsed{postfix}",
+}
 PAUSE = 30.0  # seconds between two lines of progress where there is no terminal
 
 
@@ -130,14 +134,13 @@ class Bar:
         if not output().quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
-            form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
-            self.tqdm = tqdm(total=total, desc=label, dynamic_ncols=True, bar_format=form if total != 0 else None)
+            self.tqdm = tqdm(total=total, desc=label, dynamic_ncols=True, bar_format=FORMS[bool(total)])
 
     def at(self, done: float, total: float | None = None, note: str = "") -> None:
         """So much is done, of so much in all (None = as before)."""
         self.done, self.total = done, self.total if total is None else total
         if self.tqdm is not None:
-            self.tqdm.total = self.total
+            self.tqdm.total, self.tqdm.bar_format = self.total, FORMS[bool(self.total)]
             if note:
                 self.tqdm.set_postfix_str(note, False)
             self.tqdm.update(done - self.tqdm.n)

@@ -59,20 +59,11 @@ class Forecast:
 
     def lines(self) -> list[str]:
         """For people."""
-        looks = [f"{minutes:.1f} minutes for the {name}" for name, minutes in self.collect.items()]
+        memory = f"about {self.memory_bytes / 2**30:.1f} GiB of memory"
         if not self.steps:
-            how_long = "; about " + " and ".join(looks) if looks else ""
-            return [
-                f"forecast: no training steps, so --minutes and --steps have no effect{how_long}; "
-                f"about {self.memory_bytes / 2**30:.1f} GiB of memory",
-                self._whole(),
-            ]
-        return [
-            f"forecast: {self.steps} steps of {self.seconds_per_step:.2f} s, {self.minutes:.1f} minutes, "
-            + "".join(f"then about {look}, " for look in looks)
-            + f"{self.memory_bytes / 2**30:.1f} GiB of memory, {self.parameters / 1e6:.1f} M parameters",
-            self._whole(),
-        ]
+            return [f"forecast: no training steps, so --minutes and --steps have no effect; {memory}", self._whole()]
+        steps = f"{self.steps} steps of {self.seconds_per_step:.2f} s, {self.minutes:.1f} minutes of training"
+        return [f"forecast: {steps}, {memory}, {self.parameters / 1e6:.1f} M parameters", self._whole()]
 
 
 def _duration(seconds: float) -> str:
