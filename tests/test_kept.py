@@ -102,7 +102,8 @@ def test_what_is_judged_again_is_what_would_be_measured(model: Path, washers: Pa
     before = kept(model, "evaluation")[0].read()
     assert before["confusion"] != told["evaluation"]["confusion"]
     groups = {(row["group"], row["verdict"] == "NG") for row in told["evaluation"]["overlays"]}
-    assert groups <= {("escape", False), ("detection", True), ("good", False), ("false_alarm", True)}
+    rejects, others = ("detection", "top_catch", "false_alarm"), ("escape", "top_miss", "good", "top_good")
+    assert groups <= {(name, True) for name in rejects} | {(name, False) for name in others}
     proof = json.loads(json.dumps(ff.pod(inspector, washers, **FEW).as_dict()))
     for key in ("false_alarm", "curves", "rejected_elsewhere", "trials", "good_scores"):
         assert told["proof"][key] == proof[key], key

@@ -14,7 +14,7 @@ from typing import Any
 
 from flawforge.proving import drift as drifting
 from flawforge.proving import evaluate as evaluating
-from flawforge.proving import intervals, pod
+from flawforge.proving import intervals, pod, shares
 from flawforge.proving.curves import Trial, kind_curve
 from flawforge.reporting.kept import KINDS, Kept, keep, kept
 from flawforge.types import DataError
@@ -60,7 +60,7 @@ def evaluation_at(result: Result, calibration: Calibration) -> Result | str:
     rows = [_row_at(row, calibration) for row in result["pictures"]]
     good, defective = ([row for row in rows if row["label"] == label] for label in (0, 1))
     kinds = {
-        name: {**kind, "escape_rate": evaluating.escape_rate([row for row in defective if row["kind"] == name])._asdict()}
+        name: {**kind, "escape_rate": shares.escape_rate([row for row in defective if row["kind"] == name])._asdict()}
         for name, kind in result["kinds"].items()
     }
     pixel = result["pixel"] and {name: value for name, value in result["pixel"].items() if name != "iou"}
@@ -72,8 +72,8 @@ def evaluation_at(result: Result, calibration: Calibration) -> Result | str:
     ]
     return result | {
         "pixel": pixel,
-        "operating_point": evaluating.operating_point(calibration, evaluating.rates_of(good, defective)),
-        "confusion": evaluating.confusion_of(rows),
+        "operating_point": shares.operating_point(calibration, shares.rates_of(good, defective)),
+        "confusion": shares.confusion_of(rows),
         "kinds": kinds,
         "pictures": rows,
         "overlays": overlays,

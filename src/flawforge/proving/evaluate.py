@@ -23,6 +23,7 @@ from flawforge.proving import intervals, leakage, metrics
 from flawforge.proving.doubts import Doubts
 from flawforge.proving.intervals import Estimate
 from flawforge.proving.labelled import Labelled, choose, mask_of
+from flawforge.proving.shares import VERDICTS, confusion_of, escape_rate, operating_point, plain, rates_of
 from flawforge.reporting.acceptance import Acceptance, accept
 from flawforge.reporting.close_ups import close_up, large
 from flawforge.reporting.kept import Kept, keep
@@ -35,7 +36,6 @@ from flawforge_runtime.images import as_picture
 POOLED = 400_000_000  # pixels; above it every second row and column is pooled, so that memory stays below about 6 GB
 OWN_GRID = "the picture's own size"
 FIRST = {"escape": "top_miss", "detection": "top_catch", "good": "top_good"}  # of these groups the first is drawn large too
-VERDICTS = ("OK", "REVIEW", "NG")
 
 
 class Judge(Protocol):
@@ -108,7 +108,7 @@ class Evaluation:
 
     def accepted(self, false_alarms: float | None = None, escapes: float | None = None) -> Evaluation:
         """The same, held against the highest acceptable shares in (0, 1); None = no criterion. Raises ConfigError."""
-        return replace(self, acceptance=accept(_plain(self.rates), self.counts, false_alarms, escapes))
+        return replace(self, acceptance=accept(plain(self.rates), self.counts, false_alarms, escapes))
 
     @property
     def confusion(self) -> dict[str, dict[str, int]]:
@@ -147,9 +147,9 @@ class Evaluation:
         """What `flawforge evaluate --json` writes."""
         pixel: dict[str, Any] | None = None
         if self.pixel is not None:
-            pixel = {**_plain(self.pixel), "grid": self.grid, "pictures": self.pooled}
+            pixel = {**plain(self.pixel), "grid": self.grid, "pictures": self.pooled}
         return {
-            "image": _plain(self.image),
+            "image": plain(self.image),
             "pixel": pixel,
             "operating_point": operating_point(self.calibration, self.rates),
             "confusion": self.confusion,
@@ -357,48 +357,6 @@ def _peak_on_defect(defective: Sequence[Mapping[str, Any]]) -> Estimate:
     return intervals.rate(sum(peaks), len(peaks))
 
 
-def _share(rows: Sequence[Mapping[str, Any]], *verdicts: str) -> Estimate:
-    return intervals.rate(sum(row["verdict"] in verdicts for row in rows), len(rows))
-
-
-def confusion_of(pictures: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """See `Evaluation.confusion`; of rows as in `Evaluation.pictures`."""
-    groups = {
-        name: [row["verdict"] for row in pictures if row["label"] == label]
-        for label, name in enumerate(("good", "defective"))
-    }
-    return {name: {verdict: found.count(verdict) for verdict in VERDICTS} for name, found in groups.items()}
-
-
-def operating_point(calibration: Calibration, rates: Mapping[str, Estimate]) -> dict[str, Any]:
-    """The limits in use, what they promise, and the rates that were measured with them, JSON-able."""
-    return {
-        "threshold": calibration.threshold,
-        "review_threshold": calibration.review_threshold,
-        "pixel_threshold": calibration.pixel_threshold,
-        "promised_false_alarm": calibration.false_alarm,
-        "promised_review": calibration.review,
-        "expected": calibration.as_dict()["expected"],
-        "calibration_pictures": calibration.n,
-        **_plain(rates),
-    }
-
-
-def escape_rate(defective: Sequence[Mapping[str, Any]]) -> Estimate:
-    """The share of defective pictures that are not judged NG."""
-    return _share(defective, "OK", "REVIEW")
-
-
-def rates_of(good: Sequence[Mapping[str, Any]], defective: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
-    return {
-        "false_alarm_rate": _share(good, "NG"),
-        "escape_rate": escape_rate(defective),
-        "passed_rate": _share(defective, "OK"),
-        "review_rate_good": _share(good, "REVIEW"),
-        "review_rate_defective": _share(defective, "REVIEW"),
-    }
-
-
 def _kinds(
     good: Sequence[Mapping[str, Any]], defective: Sequence[Mapping[str, Any]], bootstrap: int, rng: np.random.Generator
 ) -> dict[str, Kind]:
@@ -412,11 +370,7 @@ def _kinds(
 
 def _kind_as_dict(kind: Kind) -> dict[str, Any]:
     estimates = {name: getattr(kind, name) for name in ("image_auroc", "escape_rate", "peak_on_defect")}
-    return {"count": kind.count, **_plain(estimates)}
-
-
-def _plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
-    return {name: estimate._asdict() for name, estimate in estimates.items()}
+    return {"count": kind.count, **plain(estimates)}
 
 
 @dataclass(frozen=True)
