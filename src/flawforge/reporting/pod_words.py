@@ -103,7 +103,7 @@ def _smallest(
 ) -> Facts:
     """The table of the first screen: kinds by contrasts, the size from which on 9 of 10 are found, drawn to scale."""
     by_place = {(curve["kind"], curve["contrast"]): curve for curve in curves}
-    rows = []
+    rows: list[Facts] = []
     for kind in kinds:
         cells = []
         for contrast in contrasts:
