@@ -80,6 +80,8 @@ A higher score is more anomalous. No command needs a network. `-h` or `--help` e
 A share can be given as a fraction or as a percentage: `0.05` or `5%`. The result goes to standard output; progress,
 warnings, where a result was saved and the next command go to standard error.
 
+`eval "$(_FLAWFORGE_COMPLETE=bash_source flawforge)"` completes commands, options, methods and forgers in bash.
+
 Every command takes these options:
 
 | option | meaning |

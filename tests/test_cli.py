@@ -430,7 +430,7 @@ def test_json_quiet_and_a_log(washers: Path, tiny_model: Path, tmp_path: Path) -
     model, good = shutil.copytree(tiny_model, tmp_path / "m"), washers / GOOD
     result = call("drift", model, good, "--json", "-", "--no-save")
     assert json.loads(result.stdout)["n"] == 6
-    assert "6 parts" in result.stderr
+    assert "6 production parts" in result.stderr
     assert kept(Path(model)) == ()
     log = tmp_path / "log.txt"
     result = call("drift", model, good, "--quiet", "--log-file", log)
@@ -453,7 +453,7 @@ def test_calibrate_keeps_results_and_judges_them_again(washers: Path, tiny_model
     result = call("evaluate", model, washers)
     assert f"saved into {model} as evaluation of {washers.parent.name}/parts (6 good, 8 defective), 2" in result.stderr
     assert "next: flawforge report" in result.stderr
-    assert "expected on average" in result.stdout
+    assert "to expect: 16.7 % of good parts on average" in result.stdout
     result = call("calibrate", model, washers / GOOD, "--false-alarm", "50%", "--json", tmp_path / "c.json")
     assert result.exit_code == 0, result.output
     assert "judged again at the new limits: evaluation of " in result.stdout

@@ -277,6 +277,22 @@ def test_one_class_leaves_its_questions_open(parts: Path) -> None:
     assert 0 < result["pixel"]["auroc"]["value"] < 1  # a defective picture has good pixels too
 
 
+def test_verdicts_are_counted_against_labels_and_stand_beside_the_expected_rate(parts: Path) -> None:
+    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    rows = result.pictures
+    for name, label in (("good", 0), ("defective", 1)):
+        for verdict in ("OK", "REVIEW", "NG"):
+            count = sum(row["label"] == label and row["verdict"] == verdict for row in rows)
+            assert result.confusion[name][verdict] == result.as_dict()["confusion"][name][verdict] == count
+    lines = [line.split() for line in result.lines()]
+    assert ["verdict", "OK", "REVIEW", "NG"] in lines
+    assert ["defective", *map(str, result.confusion["defective"].values())] in lines
+    (alarms,) = (line for line in result.lines() if "false-alarm rate" in line)
+    assert "1 of 5 good pictures NG; to expect: 10 % of good parts on average" in alarms
+    (escapes,) = (line for line in result.lines() if "escape rate" in line)
+    assert "2 of 5 defective pictures not NG" in escapes
+
+
 def test_what_is_judged() -> None:
     train, test = Entry(Path("a")), Entry(Path("b"), split="test")
     nameless = Entry(Path("c"), label=None, kind="unlabelled")

@@ -15,7 +15,7 @@ import pytest
 
 import flawforge as ff
 from flawforge.proving import again
-from flawforge.reporting.kept import album, keep, kept
+from flawforge.reporting.kept import KINDS, album, keep, kept
 from flawforge.types import DataError
 from flawforge_runtime.calibrate import Calibration, Rules, calibrate
 from flawforge_runtime.files import locked
@@ -134,6 +134,10 @@ def test_the_newest_of_each_data_set_is_judged_again_and_the_old_ones_stay(
         assert "Judged again at the limits" in result["notes"][-1]
         assert all((one.folder / row["file"]).is_file() for row in result["overlays"])
     assert ff.report(folder).facts["evaluation"]["operating_point"]["threshold"] == new.threshold
+    stored = ff.report(folder).facts["stored"]
+    assert stored == [one.text for one in kept(folder) if one.folder not in {album(folder, kind) for kind in KINDS}]
+    assert len(stored) == 5
+    assert stored[-1] in ff.report(folder).text()
     again.judge_again(folder, limits(folder), identity)
     assert kept(folder, "proof")[0].of == kept(folder, "proof")[1].of  # when it was measured, not when it was judged again
 

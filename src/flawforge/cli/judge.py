@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from flawforge import __version__
 from flawforge.cli.options import (
     FILE,
     MODEL,
@@ -144,6 +145,7 @@ def inspect(
 
     rows.check_form(form)
     loaded = load(model, device=device, backend=backend, threads=threads)
+    _note_version(loaded.about.get("flawforge_version"))
     inspector = dataclasses.replace(loaded, max_pixels=max_pixels)
     changes: dict[str, Any] = {
         "false_alarm": false_alarm,
@@ -191,6 +193,11 @@ def inspect(
         fail(faults)
     if any(tally.verdicts[verdict] for verdict in FAILS.get(fail_on or "", ())):
         sys.exit(NG_FOUND)
+
+
+def _note_version(made_by: str | None) -> None:
+    if made_by and made_by != __version__:
+        say_aside(f"note: the model was made by flawforge {made_by}, and this is {__version__}")
 
 
 def _verdict_line(row: dict[str, Any]) -> str:

@@ -113,6 +113,8 @@ class ShareOrPattern(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
         share = _share(str(value))
+        if share is not None and not 0 < share < 1:
+            self.fail(f"{value} was given; give a share between 0 and 1, such as 20%, or a file name pattern.", param, ctx)
         return str(value) if share is None else share
 
 
