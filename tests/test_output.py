@@ -64,7 +64,10 @@ def test_a_refusal_says_what_was_given_and_what_is_allowed(kind: click.ParamType
     assert taken(kind, text) == found
 
 
-STAGES = (("filters", "statistics", 2.0), ("first calibration", "check", 1.0), ("segmenter", "training", 5.0)) + (
+STAGES = (
+    ("filters", "statistics", 2.0),
+    ("first calibration", "check", 1.0),
+    ("segmenter", "training", 5.0),
     ("pack", "check", 0.5),
     ("calibration", "check", 1.0),
 )

@@ -303,6 +303,20 @@ def test_the_runtime_judges_odd_names_and_counts_what_it_skips(
     assert ["error" in row for row in rows] == [True, False]
 
 
+def test_the_runtime_ends_with_a_code_where_a_picture_is_rejected(box: Path, good: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"")
+    content = bundle.read(box)
+    assert content.calibration is not None
+    for name, threshold in (("low", -1e9), ("high", 1e9)):
+        moved = content.calibration.moved(threshold=threshold)
+        bundle.write(tmp_path / name, dataclasses.replace(content, calibration=moved, guard=None))
+    low, high = str(tmp_path / "low"), str(tmp_path / "high")
+    assert runtime_main([low, str(good)]) == 0
+    assert runtime_main([low, str(good), "--fail-on", "ng"]) == 3
+    assert runtime_main([high, str(good), "--fail-on", "ng"]) == 0
+    assert runtime_main([low, str(good), str(tmp_path / "bad.png"), "--fail-on", "ng"]) == 1
+
+
 class Pressed(io.RawIOBase):
     """Standard input on which somebody presses Ctrl-C after the given lines."""
 
