@@ -232,6 +232,8 @@ def test_a_mask_of_another_size_is_refused(washers: Path, tiny_model: Path, tmp_
             "give a share between 0 and 1, such as 0.05, or a percentage",
         ),
         (["fit", "{data}", "-o", "{new}", "--roi", "none.png"], "There is no file or folder none.png"),
+        (["fit", "{data}", "-o", "{new}", "--both-days"], "add --other-day FOLDER"),
+        (["calibrate", "{model}", "{data}", "--other-day", "{new}"], "new"),
         (["pod", "{model}", "{data}", "--kind", "scrach"], "did you mean scratch"),
         (["pod", "{model}", "{data}/none"], "none"),
         (["drift", "{model}", "{data}/none"], "none"),

@@ -28,6 +28,7 @@ from flawforge.cli.options import (
     with_device,
     with_group_by,
     with_max_pixels,
+    with_other_day,
     with_rates,
     with_rules,
     with_seed,
@@ -83,6 +84,7 @@ MINUTES = Number(above=0, like=10)
 @option("--resume", is_flag=True, help="Continue a fit that was stopped; give the same options as before.")
 @option("--dry-run", is_flag=True, help="Check the data, forecast time and memory, and stop.")
 @with_rates
+@with_other_day
 @option(
     "--profile",
     default="",
@@ -230,10 +232,16 @@ def _checked(
         )
     if folds is not None and (resume or dry_run):
         raise ConfigError("--folds was given with --resume or --dry-run; leave those out.")
+    _check_other_day(options["other_day"], options["both_days"])
     kinds_from(options["tolerate"])
     if not dry_run:
         check_output(out, resume)
     return settings
+
+
+def _check_other_day(folder: Path | None, both: bool) -> None:
+    if both and folder is None:
+        raise ConfigError("--both-days was given without pictures of another day; add --other-day FOLDER.")
 
 
 @contextmanager
@@ -342,6 +350,7 @@ def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
 @click.argument("model", type=MODEL)
 @click.argument("good", type=DATA)
 @with_rates
+@with_other_day
 @with_rules
 @option("--yes", is_flag=True, help="All pictures show good parts, even if the model rejects many of them.")
 @with_group_by
@@ -358,6 +367,8 @@ def calibrate(
     backend: str | None,
     threads: int | None,
     yes: bool,
+    other_day: Path | None,
+    both_days: bool,
     **rules: Any,
 ) -> None:
     """Set the thresholds of MODEL from GOOD pictures that it was not trained on.
@@ -365,6 +376,7 @@ def calibrate(
     Rules can turn NG into OK if few regions are marked. They cannot add false alarms, but may let more defects pass. Results
     that MODEL keeps are judged again at the new thresholds.
     """
+    _check_other_day(other_day, both_days)
     from flawforge import fitting
     from flawforge_runtime import bundle
 
@@ -382,6 +394,8 @@ def calibrate(
             rules=rules_of(bundle.read(model).calibration, **rules),
             progress=show,
             yes=yes,
+            other_day=other_day,
+            both_days=both_days,
         )
     for note in notes:
         say(f"  {note}")

@@ -316,6 +316,20 @@ def with_acceptance(command: Callable[..., Any]) -> Callable[..., Any]:
     return alarms(escapes(command))
 
 
+def with_other_day(command: Callable[..., Any]) -> Callable[..., Any]:
+    folder = option(
+        "--other-day",
+        type=DATA,
+        metavar="FOLDER",
+        section="Limits",
+        help="Good pictures of another shift or day: their false-alarm rate is measured and stands beside the stated one.",
+    )
+    both = option(
+        "--both-days", is_flag=True, section="Limits", help="Set limits that hold on the pictures of --other-day too."
+    )
+    return folder(both(command))
+
+
 def with_rules(command: Callable[..., Any]) -> Callable[..., Any]:
     area = option(
         "--min-area",
