@@ -51,6 +51,7 @@ check: venv
 	$(BIN)/lint-imports
 
 docs: venv
+	$(BIN)/python docs/make_known.py
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/python docs/make_api.py
 	$(BIN)/python docs/make_forgers.py

@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from flawforge.cli import main
+from flawforge.cli.options import SECTIONS, Option
+from flawforge.cli.output import EVERYWHERE
 
 PAGE = Path(__file__).resolve().parent / "cli.md"
 
@@ -18,7 +20,7 @@ EXAMPLES = {
     "demo": ["flawforge demo", "flawforge demo -o tour --minutes 0.5"],
     "fit": [
         "flawforge fit parts/good -o bracket --minutes 10",
-        "flawforge fit parts -o bracket --roi face.png --false-alarm 0.02 --holdout 'batch7*'",
+        "flawforge fit parts -o bracket --roi face.png --false-alarm 2% --holdout 'batch7*'",
         "flawforge fit parts -o bracket --steps 2000 --set batch=4",
         "flawforge fit parts -o bracket --minutes 10 --resume",
         "flawforge fit parts -o bracket --method isstad --init clamp",
@@ -30,7 +32,8 @@ EXAMPLES = {
     ],
     "inspect": [
         "flawforge inspect bracket today/*.png > today.csv",
-        "flawforge inspect bracket today -o judged --overlays --format jsonl",
+        "flawforge inspect bracket today -o judged --overlays",
+        "flawforge inspect bracket today -o judged --csv-dialect excel --copy-ng rejects --fail-on ng",
         "flawforge inspect bracket-onnx - --backend onnx",
         "flawforge inspect bracket --watch camera",
     ],
@@ -46,8 +49,8 @@ EXAMPLES = {
         "flawforge export bracket -o bracket-onnx --to onnx",
         "flawforge export bracket -o bracket-int8 --to openvino --int8 --good new/good",
     ],
-    "drift": ["flawforge drift bracket today --alarm 0.001"],
-    "bench": ["flawforge bench speed bracket-onnx parts/test/good --json speed.json"],
+    "drift": ["flawforge drift bracket today --alarm 0.1% --fail-on drift"],
+    "bench": ["flawforge bench bracket-onnx parts/test/good --json speed.json"],
     "report": [
         "flawforge report bracket -o bracket.html",
         "flawforge report bracket --title Bracket --note 'Line 3' --accept-false-alarms 2% --accept-escapes 5%",
@@ -67,9 +70,23 @@ A higher score is more anomalous. No command needs a network. `-h` or `--help` e
 | exit code | meaning |
 |---|---|
 | 0 | success |
-| 1 | an error, stated in one sentence on standard error |
+| 1 | an error, stated in one sentence on standard error; also where a picture could not be judged |
 | 2 | an invalid option or argument |
+| 3 | `inspect --fail-on ng`: a picture was judged NG (`--fail-on review`: NG or REVIEW) |
+| 4 | `drift --fail-on drift`: the check alarms |
+| 5 | `evaluate` or `report` with acceptance criteria: not enough data |
+| 6 | `evaluate` or `report` with acceptance criteria: a criterion is not met |
 
+A share can be given as a fraction or as a percentage: `0.05` or `5%`. The result goes to standard output; progress,
+warnings, where a result was saved and the next command go to standard error.
+
+`eval "$(_FLAWFORGE_COMPLETE=bash_source flawforge)"` completes commands, options, methods and forgers in bash.
+
+Every command takes these options:
+
+| option | meaning |
+|---|---|
+OUTPUT
 DATA is one of these:
 
 - A folder in MVTec layout: `train/good`, `test/<kind>`, `ground_truth/<kind>`. `fit` reads `train/good` only. The mask of
@@ -85,7 +102,8 @@ DATA is one of these:
 def page() -> str:
     """The whole page as Markdown."""
     context = click.Context(main, info_name="flawforge")
-    parts = [TOP, "| command | what it does |\n|---|---|\n" + "".join(_contents(context))]
+    output = "".join(f"| {', '.join(f'`{name}`' for name in names)} | {how['help']} |\n" for names, how in EVERYWHERE)
+    parts = [TOP.replace("OUTPUT\n", output), "| command | what it does |\n|---|---|\n" + "".join(_contents(context))]
     parts += ["\n".join(_command(context, name)) for name in main.list_commands(context)]
     return "\n".join(parts)
 
@@ -101,11 +119,15 @@ def _command(parent: click.Context, name: str) -> Iterator[str]:
     usage = " ".join(command.collect_usage_pieces(context))
     yield f"## {name}\n\n    flawforge {name} {usage}\n"
     yield f"{_text(command.help or '')}\n"
-    options = [each for each in command.params if isinstance(each, click.Option)]
-    if options:
-        yield "| option | meaning | default |\n|---|---|---|"
-    for option in options:
-        yield _option(option, context)
+    for section in SECTIONS:
+        options = [each for each in command.params if isinstance(each, Option) and each.section == section]
+        options = [each for each in options if not each.hidden]
+        if section == "Output" or not options:
+            continue
+        yield f"**{section}**\n\n| option | meaning | default |\n|---|---|---|"
+        yield from (_option(option, context) for option in options)
+        yield ""
+    yield "And " + ", ".join(f"`{name}`" for names, _ in EVERYWHERE for name in names) + "."
     yield "\n```sh\n" + "\n".join(EXAMPLES[name]) + "\n```\n"
 
 

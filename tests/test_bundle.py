@@ -123,11 +123,13 @@ def test_writing_that_fails_leaves_nothing(model: Path, tmp_path: Path, monkeypa
     assert list(target.parent.iterdir()) == []
 
 
-def test_rewriting_replaces_the_whole_folder(model: Path) -> None:
+def test_rewriting_keeps_results_of_the_same_network_and_removes_others(model: Path) -> None:
     content = bundle.read(model)
     (model / "evaluation").mkdir()
     (model / "evaluation" / "evaluation.json").write_text("{}")
     bundle.rewrite(model, dataclasses.replace(content, card="new"))
     assert (model / "README.md").read_text() == "new"
+    assert (model / "evaluation" / "evaluation.json").exists()
+    bundle.rewrite(model, dataclasses.replace(content, config={**content.config, "seed": 7}))
     assert not (model / "evaluation").exists()
     assert [path.name for path in model.parent.iterdir()] == ["model"]

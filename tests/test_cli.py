@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import datetime
 import hashlib
 import json
 import random
@@ -18,11 +20,15 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from flawforge.cli import main
+from flawforge.cli import known, main
+from flawforge.forge import FORGERS
+from flawforge.judging.rows import COLUMNS
 from flawforge.methods import METHODS
+from flawforge.reporting.kept import kept
 
 TINY = [text for key, value in vars(METHODS["draem"].tiny).items() for text in ("--set", f"{key}={value}")]
 SMALL = ["--size", "64", "--method", "draem", *TINY]
+GOOD = "test/good"
 FLAWFORGE = [sys.executable, "-m", "flawforge"]
 
 
@@ -67,9 +73,18 @@ def test_inspect_rows_overlays_and_a_bad_file(washers: Path, tiny_model: Path, t
     with (tmp_path / "out" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["image_path"] for row in rows] == [str(path) for path in sorted(good.iterdir())]
-    names = "image_path,pred_score,p_value,verdict,pred_label,threshold,regions,model_id,seconds,valid,notes,error"
-    assert ",".join(rows[0]) == names
+    assert tuple(rows[0]) == COLUMNS
+    for row in rows:
+        assert (tmp_path / "out" / row["overlay"]).is_file()
+        assert (float(row["score_normalised"]) > 0.5) == (row["verdict"] == "NG")
+        assert float(row["review_threshold"]) <= float(row["threshold"])
+        assert datetime.datetime.fromisoformat(row["time"]).utcoffset() is not None
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 6
+    assert result.stdout.startswith("6 judged: ")
+    for words in ("results.csv", "6 overlays in", "index.html"):
+        assert words in result.stdout
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert page.count("<figure>") == len(list((tmp_path / "out" / "thumbnails").iterdir())) == 6
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"")
     result = call("inspect", tiny_model, bad, next(good.iterdir()), "--format", "jsonl")
@@ -92,14 +107,16 @@ def test_thresholds_and_rules_move_at_inspection_and_the_score_stays(washers: Pa
     assert [row["pred_score"] for row in own] == [row["pred_score"] for row in low]
     assert {row["verdict"] for row in low} == {"NG"}
     assert {row["verdict"] for row in rows("--threshold", -1e9, "--min-area", 1e9)} == {"OK"}
-    areas = [max(region["area"] for region in json.loads(row["regions"])) for row in low]
+    areas = [float(row["largest_area"]) for row in low]
+    assert {(row["largest_area"], row["area_unit"]) for row in rows("--threshold", -1e9, "--scale", 0.5)} == {
+        (f"{area / 4:.6g}", "mm2") for area in areas
+    }
     for scale in (0.5, 2.0):  # mm a pixel: the same part passes or not as its largest region has the area or not
         limit = sorted(areas)[len(areas) // 2] * scale**2
         verdicts = [row["verdict"] for row in rows("--threshold", -1e9, "--min-area", limit, "--scale", scale)]
         assert verdicts == ["NG" if area * scale**2 >= limit else "OK" for area in areas]
     assert float(rows("--false-alarm", 0.6)[0]["threshold"]) <= float(own[0]["threshold"])
     refused(call("inspect", tiny_model, washers / "test" / "good", "--false-alarm", 0.001), "hold back 999 pictures")
-    refused(call("inspect", tiny_model, washers / "test" / "good", "--scale", 0.1), "add --min-area")
 
 
 def test_dry_run_forecasts_and_writes_nothing(washers: Path, tmp_path: Path) -> None:
@@ -204,7 +221,24 @@ def test_a_mask_of_another_size_is_refused(washers: Path, tiny_model: Path, tmp_
     ("arguments", "words"),
     [
         (["fit", "{data}", "-o", "{new}", "--method", "magic"], "allowed are auto"),
-        (["fit", "{data}", "-o", "{new}", "--set", "bach=2"], "did you mean batch"),
+        (["fit", "{data}", "-o", "{new}", "--method", "patchcor"], "did you mean patchcore"),
+        (["fit", "{data}", "-o", "{new}", "--set", "bach=2"], "there is no setting 'bach'"),
+        (["fit", "{data}", "-o", "{new}", "--method", "draem", "--set", "bach=2"], "did you mean batch"),
+        (["fit", "{data}", "-o", "{new}", "--profile", "papr"], "there is no profile 'papr'"),
+        (["fit", "{data}", "-o", "{new}", "--minutes", "0"], "'--minutes': 0 was given; give a number above 0"),
+        (["fit", "{data}", "-o", "{new}", "--minutes", "ten"], "'--minutes': ten was given; give a number above 0"),
+        (
+            ["fit", "{data}", "-o", "{new}", "--false-alarm", "5"],
+            "give a share between 0 and 1, such as 0.05, or a percentage",
+        ),
+        (["fit", "{data}", "-o", "{new}", "--roi", "none.png"], "There is no file or folder none.png"),
+        (["fit", "{data}", "-o", "{new}", "--both-days"], "add --other-day FOLDER"),
+        (["calibrate", "{model}", "{data}", "--other-day", "{new}"], "new"),
+        (["pod", "{model}", "{data}", "--kind", "scrach"], "did you mean scratch"),
+        (["pod", "{model}", "{data}/none"], "none"),
+        (["drift", "{model}", "{data}/none"], "none"),
+        (["inspect", "{model}", "--watch", "{new}"], "which is no folder"),
+        (["inspect", "{model}", "{data}", "--json", "-"], "add -o FOLDER"),
         (["fit", "{data}", "-o", "{new}", "--set", "batch"], "KEY=VALUE"),
         (["fit", "{data}", "-o", "{new}", "--config", "none.toml"], "none.toml"),
         (["fit", "{data}", "-o", "{new}", "--steps", "1", "--minutes", "1"], "give one of the two"),
@@ -304,9 +338,142 @@ def test_lists_and_doctor() -> None:
         result = call(command)
         assert result.exit_code == 0, result.output
         assert words in result.output
+        told = call(command, "--json", "-")
+        assert words in json.dumps(json.loads(told.stdout))
+        assert call(command, "--quiet").output == ""
+    assert "as fast as float32" in call("doctor", "--speed").output
 
 
 def test_forge_writes_a_contact_sheet(washers: Path, tmp_path: Path) -> None:
     result = call("forge", washers, "-o", tmp_path / "f", "--forger", "perlin", "--count", 2)
     assert result.exit_code == 0, result.output
     assert any(path.suffix in (".jpg", ".png") and "perlin" in path.name for path in (tmp_path / "f").iterdir())
+
+
+def test_what_the_command_line_knows_without_torch_is_what_the_tables_say() -> None:
+    assert list(known.METHODS) == list(METHODS)
+    for name, method in METHODS.items():
+        told = known.METHODS[name]
+        assert (told.title, told.paper, told.profiles.split()) == (method.title, method.paper, list(method.profiles))
+        for config in method.profiles.values():
+            assert told.settings.split() == [field.name for field in dataclasses.fields(config)]
+    assert {name: (kind.__doc__ or "").strip().splitlines()[0] for name, kind in FORGERS.items()} == known.FORGERS
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["doctor"],
+        ["methods"],
+        ["forgers"],
+        ["fit", "--help"],
+        ["fit", "{data}", "-o", "{new}", "--method", "magic"],
+        ["fit", "{data}/none", "-o", "{new}"],
+        ["fit", "{data}", "-o", "{new}", "--set", "bach=2"],
+        ["fit", "{data}", "-o", "{new}", "--minutes", "1", "--steps", "1"],
+        ["fit", "{data}", "-o", "{new}", "--tolerate", "smoke"],
+        ["fit", "{data}", "-o", "{new}", "--resume"],
+        ["fit", "{data}", "-o", "{model}"],
+        ["calibrate", "{model}", "{data}/none"],
+        ["evaluate", "{model}", "{data}/none"],
+        ["pod", "{model}", "{data}/none"],
+        ["drift", "{model}", "{data}/none"],
+        ["inspect", "{model}", "{data}/none.png.pdf"],
+        ["inspect", "{data}", "{model}"],
+        ["export", "{data}", "-o", "{new}", "--to", "onnx"],
+        ["bench", "speed", "{model}", "{data}/none"],
+        ["report", "{data}"],
+        ["forge", "{data}", "-o", "{new}", "--forger", "magic"],
+        ["demo", "-o", "{model}"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_a_mistake_is_answered_before_anything_heavy_is_imported(
+    arguments: list[str], washers: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    names = {"data": washers, "model": tiny_model, "new": tmp_path / "new"}
+    words = [each.format(**names) for each in arguments]
+    code = (
+        f"import sys\nfrom flawforge.cli import main\ntry:\n    main({words!r})\nexcept SystemExit as end:\n"
+        "    print(end.code, *sorted({'torch', 'scipy', 'sklearn', 'lightning_fabric'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    code, *heavy = done.stdout.strip().splitlines()[-1].split()
+    assert heavy == []
+    assert code in (("0",) if len(arguments) == 1 or "--help" in arguments else ("1", "2")), done.stderr
+
+
+def test_exit_codes_for_rejects_and_drift(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    good = washers / GOOD
+    low, high = ("--threshold", -1e9), ("--threshold", 1e9)
+    assert call("inspect", tiny_model, good, *low).exit_code == 0
+    assert call("inspect", tiny_model, good, *low, "--fail-on", "ng").exit_code == 3
+    assert call("inspect", tiny_model, good, *high, "--fail-on", "ng").exit_code == 0
+    assert call("inspect", tiny_model, good, *low, "--min-area", 1e9, "--fail-on", "review").exit_code == 0
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    assert call("inspect", tiny_model, good, bad, *low, "--fail-on", "ng").exit_code == 1  # not judged weighs more
+    many = [good] * 12
+    model = shutil.copytree(tiny_model, tmp_path / "m")
+    told = [call("drift", model, *many, "--alarm", "50%", "--defects", "1%", *more) for more in ((), ("--fail-on", "drift"))]
+    alarm = "DRIFT" in told[0].stdout
+    assert [each.exit_code for each in told] == [0, 4 if alarm else 0]
+
+
+def test_percentages_are_shares(washers: Path, tiny_model: Path) -> None:
+    good = washers / GOOD
+    one, other = (call("inspect", tiny_model, good, "--false-alarm", rate) for rate in ("60%", 0.6))
+    thresholds = [[row["threshold"] for row in csv.DictReader(each.stdout.splitlines())] for each in (one, other)]
+    assert thresholds[0] == thresholds[1]
+    assert thresholds[0]
+
+
+def test_json_quiet_and_a_log(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    model, good = shutil.copytree(tiny_model, tmp_path / "m"), washers / GOOD
+    result = call("drift", model, good, "--json", "-", "--no-save")
+    assert json.loads(result.stdout)["n"] == 6
+    assert "6 production parts" in result.stderr
+    assert kept(Path(model)) == ()
+    log = tmp_path / "log.txt"
+    result = call("drift", model, good, "--quiet", "--log-file", log)
+    assert (result.output, result.exit_code) == ("", 0)
+    assert len(kept(Path(model), "drift")) == 1
+    lines = log.read_text().splitlines()
+    assert "saved into" in lines[-1]
+    assert datetime.datetime.fromisoformat(lines[0].split()[0]).utcoffset() is not None
+    result = call("drift", model, good / "none", "--log-file", log, "--verbose")
+    assert "Traceback" in result.stderr
+    assert log.read_text().splitlines()[-1].endswith(result.stderr.splitlines()[-1].partition("] ")[2])
+    refused(call("drift", model, good, "--log-file", tmp_path), "cannot be written to")
+    result = call("inspect", model, good, "-o", tmp_path / "o", "--json", tmp_path / "i.json", "--csv-dialect", "excel")
+    assert json.loads((tmp_path / "i.json").read_text())["count"] == 6
+    assert (tmp_path / "o" / "results.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+
+
+def test_calibrate_keeps_results_and_judges_them_again(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "m"))
+    result = call("evaluate", model, washers)
+    assert f"saved into {model} as evaluation of {washers.parent.name}/parts (6 good, 8 defective), 2" in result.stderr
+    assert "next: flawforge report" in result.stderr
+    assert "to expect: 16.7 % of good parts on average" in result.stdout
+    result = call("calibrate", model, washers / GOOD, "--false-alarm", "50%", "--json", tmp_path / "c.json")
+    assert result.exit_code == 0, result.output
+    assert "judged again at the new limits: evaluation of " in result.stdout
+    new, old = kept(model, "evaluation")
+    assert new.limit == json.loads((tmp_path / "c.json").read_text())["calibration"]["threshold"]
+    assert new.limit != old.limit
+
+
+def test_the_speed_is_asked_for_with_and_without_the_old_word(tiny_model: Path, tmp_path: Path) -> None:
+    for words in (["speed"], []):
+        refused(call("bench", *words, tiny_model, tmp_path / "none"), f"There is no file or folder {tmp_path / 'none'}")
+
+
+def test_help_is_in_sections_and_says_nothing_of_devices() -> None:
+    text = call("fit", "--help").output
+    places = [text.index(f"\n{section}:\n") for section in ("Options", "Limits", "Advanced", "Output")]
+    assert places == sorted(places)
+    assert "--devices" not in text
+    assert text.index("--minutes") < places[1] < text.index("--false-alarm") < places[2] < text.index("--workers")
+    for name in ("inspect", "doctor", "methods", "report"):
+        assert "--log-file" in call(name, "--help").output

@@ -17,7 +17,7 @@ import pytest
 
 from flawforge import fitting
 from flawforge.judging import loading
-from flawforge.reporting.overlays import album, save_album
+from flawforge.reporting.kept import album, keep, kept
 from flawforge.types import ModelError
 from flawforge_runtime import bundle, files
 
@@ -78,7 +78,7 @@ def test_a_rewrite_that_dies_anywhere_leaves_the_old_or_the_new_model(tiny_model
         assert bundle.read(folder).card == "third"
         assert sorted(path.name for path in folder.parent.iterdir()) == ["model"]
         names = {path.name for path in folder.iterdir()}
-        assert names == {path.name for path in tiny_model.iterdir()} | {"notes.txt"}
+        assert names == {path.name for path in tiny_model.iterdir()} | {"notes.txt", "evaluation"}
         if not died:
             break
     assert not died
@@ -87,21 +87,25 @@ def test_a_rewrite_that_dies_anywhere_leaves_the_old_or_the_new_model(tiny_model
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_an_album_that_dies_anywhere_leaves_the_old_or_the_new_one(tmp_path: Path) -> None:
+def test_a_result_that_dies_anywhere_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
     for operation in range(1, 100):
         folder = tmp_path / str(operation)
         folder.mkdir()
-        save_album(folder, "evaluation", {"run": "old"}, [("best", {}, picture)])
+        keep(folder, "evaluation", {"run": "old"}, [("best", {}, picture)])
 
         def work(folder: Path = folder) -> None:
-            save_album(folder, "evaluation", {"run": "new"}, [("best", {}, picture)])
+            keep(folder, "evaluation", {"run": "new"}, [("best", {}, picture)])
 
         died = fork_and_die(operation, work)
-        found = json.loads((album(folder, "evaluation") / "evaluation.json").read_text())
-        assert found["run"] in ("old", "new")
-        assert (album(folder, "evaluation") / found["overlays"][0]["file"]).is_file()
-        save_album(folder, "evaluation", {"run": "third"}, [("best", {}, picture)])
+        runs = [one.read() for one in kept(folder, "evaluation")]
+        assert [run["run"] for run in runs] in (["old"], ["new", "old"])
+        assert json.loads((album(folder, "evaluation") / "evaluation.json").read_text()) == runs[0]
+        for one, run in zip(kept(folder, "evaluation"), runs, strict=True):
+            assert (one.folder / run["overlays"][0]["file"]).is_file()
+        third = keep(folder, "evaluation", {"run": "third"}, [("best", {}, picture)])
+        assert album(folder, "evaluation") == third.folder
+        assert len(list((folder / "evaluation").iterdir())) == len(runs) + 1
         assert sorted(path.name for path in folder.iterdir()) == ["evaluation"]
         if not died:
             break

@@ -18,6 +18,7 @@ from flawforge.pictures.listing import Entry, read_entries
 from flawforge.proving import evaluate as ev
 from flawforge.proving import intervals, metrics
 from flawforge.reporting.close_ups import GAP, LARGE, PANEL
+from flawforge.reporting.kept import kept
 from flawforge.types import CalibrationError, DataError, ImageError, ScoreRule
 from flawforge_runtime import images
 from flawforge_runtime.calibrate import calibrate
@@ -276,6 +277,22 @@ def test_one_class_leaves_its_questions_open(parts: Path) -> None:
     assert 0 < result["pixel"]["auroc"]["value"] < 1  # a defective picture has good pixels too
 
 
+def test_verdicts_are_counted_against_labels_and_stand_beside_the_expected_rate(parts: Path) -> None:
+    result = ev.evaluate(an_inspector(), read_entries(parts), bootstrap=0)
+    rows = result.pictures
+    for name, label in (("good", 0), ("defective", 1)):
+        for verdict in ("OK", "REVIEW", "NG"):
+            count = sum(row["label"] == label and row["verdict"] == verdict for row in rows)
+            assert result.confusion[name][verdict] == result.as_dict()["confusion"][name][verdict] == count
+    lines = [line.split() for line in result.lines()]
+    assert ["verdict", "OK", "REVIEW", "NG"] in lines
+    assert ["defective", *map(str, result.confusion["defective"].values())] in lines
+    (alarms,) = (line for line in result.lines() if "false-alarm rate" in line)
+    assert "1 of 5 good pictures NG; to expect: 10 % of good parts on average" in alarms
+    (escapes,) = (line for line in result.lines() if "escape rate" in line)
+    assert "2 of 5 defective pictures not NG" in escapes
+
+
 def test_what_is_judged() -> None:
     train, test = Entry(Path("a")), Entry(Path("b"), split="test")
     nameless = Entry(Path("c"), label=None, kind="unlabelled")
@@ -332,14 +349,16 @@ def test_the_telling_pictures(parts: Path) -> None:
     assert set(names["good"]) == {"good/1", "good/2"}  # about the median
 
 
-def test_saved_evaluation_is_whole_and_replaces_the_old_one(parts: Path, tmp_path: Path) -> None:
+def test_saved_evaluation_is_whole_and_stands_beside_the_old_one(parts: Path, tmp_path: Path) -> None:
     inspector, entries = an_inspector(), read_entries(parts)
     result = ev.evaluate(inspector, entries, bootstrap=5)
     model = tmp_path / "model"
     model.mkdir()
-    ev.save_evaluation(model, replace(result, notes=("old",)))
-    folder = ev.save_evaluation(model, result, ev.draw_telling(inspector, entries, result))
-    assert folder == model / "evaluation"
+    old = ev.save_evaluation(model, replace(result, notes=("old",)))
+    new = ev.save_evaluation(model, result, ev.draw_telling(inspector, entries, result), data="parts")
+    folder = new.folder
+    assert kept(model) == (new, old)
+    assert (old.read()["notes"], new.data, new.counts) == (["old"], "parts", {"good": 5, "defective": 5})
     assert [path.name for path in model.iterdir()] == ["evaluation"]
     saved: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
     assert {key: saved[key] for key in result.as_dict()} == result.as_dict()
@@ -352,7 +371,7 @@ def test_saved_evaluation_is_whole_and_replaces_the_old_one(parts: Path, tmp_pat
     with pytest.raises(ValueError, match="JSON"):
         ev.save_evaluation(model, replace(result, seconds={"total": float("nan")}))
     assert json.loads((folder / "evaluation.json").read_text()) == saved
-    assert [path.name for path in model.iterdir()] == ["evaluation"]
+    assert kept(model) == (new, old)
 
 
 def test_nothing_of_it_imports_torch() -> None:

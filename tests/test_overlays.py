@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawforge.reporting.overlays import overlay
+from flawforge.reporting.overlays import LEAST_WIDTH, RING, labelled, overlay, ring_centres
 from flawforge.types import ConfigError, Decision
 from flawforge_runtime.calibrate import calibrate
-from flawforge_runtime.drawing import AT_THRESHOLD, DEFECT, MARKED, Scale, outline
+from flawforge_runtime.drawing import AT_THRESHOLD, COLOURS, DEFECT, MARKED, Scale, outline
 
 SCALE = Scale(low=1.0, threshold=3.0)
 
@@ -103,3 +105,55 @@ def test_sizes_that_differ_are_refused() -> None:
         overlay(np.zeros((4, 4, 3), np.uint8), judged(np.zeros((4, 4), np.float32)), SCALE, np.zeros((3, 4), bool))
     with pytest.raises(ConfigError, match="map"):
         overlay(np.zeros((5, 4, 3), np.uint8), judged(np.zeros((4, 4), np.float32)), SCALE)
+
+
+def rejected(anomaly_map: NDArray[np.float32], verdict: str = "NG") -> Decision:
+    return replace(judged(anomaly_map), verdict=verdict, pred_label=verdict == "NG", pred_score=9.0, threshold=3.0)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (400, 900)])
+@pytest.mark.parametrize("marked", [0, 1])
+def test_a_reject_without_a_visible_mark_gets_a_ring(shape: tuple[int, int], marked: int) -> None:
+    """A mark of one pixel, or none at all: the ring lies around the map's highest value."""
+    anomaly_map = np.ones(shape, np.float32)
+    anomaly_map[20, 30] = 9.0 if marked else 2.9
+    left, _ = panels(overlay(np.zeros((*shape, 3), np.uint8), rejected(anomaly_map), SCALE))
+    rows, columns = np.nonzero((left == MARKED).all(-1))
+    assert rows.max() - rows.min() >= RING * min(shape)
+    assert abs((rows.max() + rows.min()) / 2 - 20) <= 1.5
+    assert abs((columns.max() + columns.min()) / 2 - 30) <= 1.5
+    calm, _ = panels(overlay(np.zeros((*shape, 3), np.uint8), rejected(anomaly_map, "OK"), SCALE))
+    outline_of_one_pixel = {64: 3**2 - 1, 900: 5**2 - 1}[shape[1]]
+    assert (calm == MARKED).all(-1).sum() == (outline_of_one_pixel if marked else 0)
+
+
+def test_a_mark_that_can_be_seen_gets_no_ring_and_of_many_specks_the_highest_do() -> None:
+    large = np.zeros((100, 100), np.float32)
+    large[40:50, 40:50] = 9.0
+    assert ring_centres(rejected(large)) == []
+    specks = np.zeros((100, 100), np.float32)
+    specks[::3, ::3] = 4.0
+    specks[33, 33] = 90.0
+    centres = ring_centres(rejected(specks))
+    assert len(centres) == 5
+    few = np.zeros((100, 100), np.float32)
+    few[3, 3], few[90, 9], few[50, 50] = 5.0, 7.0, 6.0
+    assert ring_centres(rejected(few)) == [(90, 9), (50, 50), (3, 3)]
+
+
+@pytest.mark.parametrize("size", [(20, 30), (600, 800)])
+def test_a_label_carries_the_verdict_and_leaves_the_picture_as_it_is(size: tuple[int, int]) -> None:
+    decision = rejected(np.full(size, 2.0, np.float32))
+    drawn = overlay(np.full((*size, 3), 77, np.uint8), decision, SCALE)
+    told = labelled(drawn, decision, SCALE)
+    factor = told.shape[1] // drawn.shape[1]
+    assert told.shape[1] == factor * drawn.shape[1] >= LEAST_WIDTH
+    strip = (told.shape[0] - factor * drawn.shape[0]) // 2
+    assert strip >= 28
+    assert (told[strip:-strip:factor, ::factor] == drawn).all()
+    colours = {tuple(pixel) for pixel in told[:strip].reshape(-1, 3).tolist()}
+    chip = tuple(int(COLOURS["NG"][at : at + 2], 16) for at in (1, 3, 5))
+    assert chip in colours
+    assert (255, 255, 255) in colours
+    assert (told[:strip, -2:] == chip).all()  # the words fit
+    assert len(np.unique(told[-strip:].reshape(-1, 3), axis=0)) > 50  # the colours of the map

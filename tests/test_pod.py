@@ -21,6 +21,7 @@ from flawforge.pictures import copies
 from flawforge.proving import leakage, pod
 from flawforge.proving.curves import Trial, kind_curve
 from flawforge.proving.specimens import Recipe
+from flawforge.reporting.kept import album
 from flawforge.types import CalibrationError, ConfigError, DataError, Mask
 from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.images import as_picture, write_image
@@ -234,9 +235,9 @@ def test_the_command_leaves_training_pictures_out_and_the_report_finds_its_files
     result = json.loads((tmp_path / "pod.json").read_text())
     assert result["goods"] == result["false_alarm"]["calibrated_on"] == 6
     assert result["forgers"]["trained_on"] == []
-    kept = json.loads((model / "proof" / "proof.json").read_text())
-    assert kept["curves"] == result["curves"]
-    assert all((model / "proof" / row["file"]).is_file() for row in kept["overlays"])
+    stored = json.loads((album(model, "proof") / "proof.json").read_text())
+    assert stored["curves"] == result["curves"]
+    assert all((album(model, "proof") / row["file"]).is_file() for row in stored["overlays"])
     loaded = loading.load(model)
     train = [
         p for p in sorted(folder.iterdir()) if copies.fingerprint(p) in loaded.content.config["training"]["fingerprints"]

@@ -26,7 +26,7 @@ from flawforge.proving import evaluate, intervals
 from flawforge.reporting import charts, report
 from flawforge.reporting import page as page_of
 from flawforge.reporting.answer import chance_of_alarms
-from flawforge.reporting.overlays import album
+from flawforge.reporting.kept import album
 from flawforge.types import ConfigError, ModelError, ScoreRule
 from flawforge_runtime import bundle, images
 from flawforge_runtime.calibrate import calibrate, rank
@@ -119,7 +119,7 @@ def deviation(pictures: list[Any]) -> Network:
 
 def edit(model: Path, change: Callable[[dict[str, Any]], object]) -> str:
     """Change the model's evaluation and give the page made of it."""
-    file = model / "evaluation" / "evaluation.json"
+    file = album(model, "evaluation") / "evaluation.json"
     data = json.loads(file.read_text())
     change(data)
     file.write_text(json.dumps(data))
@@ -513,7 +513,7 @@ def test_what_cannot_be_written_or_read_is_one_sentence(tmp_path: Path, model: P
         assert "\n" not in str(wrong.value)
     with pytest.raises(ModelError):
         write_report(tmp_path, tmp_path / "report.html")
-    (copy / "evaluation" / "evaluation.json").write_text("{")
+    (album(copy, "evaluation") / "evaluation.json").write_text("{")
     with pytest.raises(ModelError, match=r"evaluation\.json is not a JSON object"):
         write_report(copy, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
@@ -528,7 +528,7 @@ def test_harmed_results_are_one_sentence(model: Path, tmp_path: Path) -> None:
     """One value of evaluation, proof or drift changed in type, made extreme or taken away: a report or a sentence."""
     folder = tmp_path / "m"
     shutil.copytree(model, folder)
-    files = [each for name in ("evaluation", "proof", "drift") if (each := folder / name / f"{name}.json").is_file()]
+    files = [each for name in ("evaluation", "proof", "drift") if (each := album(folder, name) / f"{name}.json").is_file()]
     assert files
     rng = random.Random(4)
     refused, sentences = 0, []

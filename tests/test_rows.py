@@ -10,10 +10,15 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from flawforge.judging.rows import UNFINISHED, open_results
-from flawforge.types import DataError, ModelError
+from flawforge.judging import rows as rowing
+from flawforge.judging.rows import COLUMNS, UNFINISHED, Pictures, Tally, check_form, flat, judge_all, open_results
+from flawforge.types import ConfigError, DataError, ModelError, ScoreRule
+from flawforge_runtime.calibrate import calibrate
+from flawforge_runtime.inspector import Inspector
 
 ROW: dict[str, Any] = {
     "image_path": "a.png",
@@ -22,7 +27,10 @@ ROW: dict[str, Any] = {
     "verdict": "OK",
     "pred_label": False,
     "threshold": 2.0,
-    "regions": [{"x": 1}],
+    "regions": [{"x": 1, "y": 2, "w": 3, "h": 4, "area": 9}, {"x": 5, "y": 6, "w": 7, "h": 8, "area": 12}],
+    "region_count": 2,
+    "largest_area": 12.3456789,
+    "area_unit": "px",
     "model_id": "0",
     "seconds": 0.1,
     "valid": True,
@@ -30,8 +38,8 @@ ROW: dict[str, Any] = {
 }
 
 
-def write(out: Path, form: str, *rows: dict[str, Any], end: BaseException | None = None) -> None:
-    with open_results(out, form) as (put, _):
+def write(out: Path, form: str, *rows: dict[str, Any], end: BaseException | None = None, dialect: str = "standard") -> None:
+    with open_results(out, form, dialect) as (put, _):
         for row in rows:
             put(row)
         if end is not None:
@@ -116,7 +124,7 @@ def test_json_lines_hold_a_name_as_it_is_and_csv_holds_nothing_that_acts(tmp_pat
         r"\x1b[31m.png",
         "ä;'-2.png",
     ]
-    assert (cells[0]["notes"], cells[0]["pred_score"], cells[0]["regions"]) == ("one; =two", "-1.5", '[{"x": 1}]')
+    assert (cells[0]["notes"], cells[0]["pred_score"], cells[0]["region_count"]) == ("one; =two", "-1.5", "2")
 
 
 def test_a_picture_without_a_verdict_has_a_row_in_both_forms(tmp_path: Path) -> None:
@@ -128,3 +136,78 @@ def test_a_picture_without_a_verdict_has_a_row_in_both_forms(tmp_path: Path) -> 
     assert (second["verdict"], second["error"]) == ("OK", "")
     with pytest.raises(ValueError, match="not JSON compliant"):
         write(tmp_path / "j", "jsonl", ROW | {"pred_score": float("nan")})
+
+
+def test_a_flat_row_holds_the_largest_region_and_rounded_figures(tmp_path: Path) -> None:
+    write(tmp_path / "c", "csv", ROW | {"pred_score": 1 / 3, "seconds": 123456.789, "score_normalised": None})
+    with (tmp_path / "c" / "results.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert tuple(row) == COLUMNS
+    assert (row["x"], row["y"], row["w"], row["h"], row["largest_area"]) == ("5", "6", "7", "8", "12.3457")
+    assert (row["pred_score"], row["seconds"], row["score_normalised"]) == ("0.333333", "123457", "")
+    assert flat({"image_path": "b.png", "error": "no"})["x"] == ""
+
+
+def test_excel_reads_semicolons_decimal_commas_and_a_byte_order_mark(tmp_path: Path) -> None:
+    row = ROW | {"image_path": "a;=1.png", "pred_score": -0.5, "notes": ["3,5 px"]}
+    write(tmp_path / "c", "csv", row, dialect="excel")
+    data = (tmp_path / "c" / "results.csv").read_bytes()
+    assert data.startswith(b"\xef\xbb\xbftime;image_path;")
+    (cells,) = csv.DictReader(io.StringIO(data.decode("utf-8-sig")), delimiter=";")
+    assert (cells["pred_score"], cells["image_path"], cells["notes"]) == ("-0,5", "a;'=1.png", "3,5 px")
+
+
+def test_parquet_is_written_at_the_end_and_json_lines_until_then(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    error = {"image_path": os.fsdecode(b"\xe4.png"), "error": "no"}
+    with open_results(tmp_path / "p", "parquet") as (put, _):
+        put(ROW)
+        put(error)
+        assert len((tmp_path / "p" / "results.jsonl").read_text().splitlines()) == 2
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["results.jsonl", "results.parquet"]
+    first, second = parquet.read_table(tmp_path / "p" / "results.parquet").to_pylist()
+    assert {key: first[key] for key in ROW} == ROW
+    assert (second["image_path"], second["error"], second["verdict"]) == ("\\udce4.png", "no", None)
+
+
+def test_parquet_without_its_package_or_folder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match=r"pip install 'flawforge\[parquet\]'"):
+        check_form("parquet")
+    with pytest.raises(ConfigError, match="pyarrow"):
+        write(tmp_path / "p", "parquet", ROW)
+    assert not (tmp_path / "p").exists()
+    monkeypatch.setattr(rowing, "check_form", lambda form: None)
+    with pytest.raises(ConfigError, match="add -o FOLDER"), open_results(None, "parquet"):
+        pass
+
+
+def bright(folder: Path, *levels: int) -> list[Path]:
+    """Grey pictures of these levels."""
+    folder.mkdir()
+    paths = [folder / f"{place}.png" for place in range(len(levels))]
+    for path, level in zip(paths, levels, strict=True):
+        Image.fromarray(np.full((32, 32, 3), level, np.uint8)).save(path)
+    return paths
+
+
+def test_rejects_are_copied_whole_and_never_over_another(tmp_path: Path) -> None:
+    inspector = Inspector(
+        lambda batch: (batch.mean(axis=1), batch.mean(axis=(1, 2, 3))),
+        (32, 32),
+        ScoreRule(),
+        calibrate([0.1, 0.5], 0.34),
+        about={"model_id": "0"},
+    )
+    paths = bright(tmp_path / "a", 10, 250) + bright(tmp_path / "b", 10, 240)
+    tally, said = Tally(), list[str]()
+    found = list(judge_all(inspector, paths, lambda row: None, tally, Pictures(copy_ng=tmp_path / "ng"), said.append))
+    assert [row["verdict"] for row in found] == ["OK", "NG", "OK", "NG"]
+    assert sorted(path.name for path in (tmp_path / "ng").iterdir()) == ["1-2.png", "1.png"]
+    assert (tmp_path / "ng" / "1.png").read_bytes() == paths[1].read_bytes()
+    assert (tmp_path / "ng" / "1-2.png").read_bytes() == paths[3].read_bytes()
+    (tmp_path / "file").write_text("in the way")
+    list(judge_all(inspector, paths[:2], lambda row: None, tally, Pictures(copy_ng=tmp_path / "file"), said.append))
+    assert tally.uncopied == 1
+    assert "could not be copied" in said[0]
+    assert "1 NG picture could not be copied" in tally.faults(0)

@@ -218,7 +218,9 @@ def test_the_end_of_a_run_is_one_line(good: Path, tiny_model: Path, tmp_path: Pa
     bad.write_bytes(b"")
     out = tmp_path / "out"
     result = call("inspect", tiny_model, good, bad, good, "-o", out, "--threshold", -1e9, "--format", "jsonl")
-    assert result.stdout == f"0 OK, 0 REVIEW, 2 NG, 1 skipped; rows are in {out / 'results.jsonl'}\n"
+    assert result.stdout == (
+        f"3 judged: 0 OK, 0 REVIEW, 2 NG, 1 error; rows are in {out / 'results.jsonl'}; pictures in {out / 'index.html'}\n"
+    )
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert ["error" in row for row in rows] == [False, True, False]
     assert (rows[0]["valid"], rows[0]["notes"]) == (True, [])
@@ -299,6 +301,20 @@ def test_the_runtime_judges_odd_names_and_counts_what_it_skips(
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [os.fsencode(row["image_path"]) for row in rows] == lines.splitlines()
     assert ["error" in row for row in rows] == [True, False]
+
+
+def test_the_runtime_ends_with_a_code_where_a_picture_is_rejected(box: Path, good: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"")
+    content = bundle.read(box)
+    assert content.calibration is not None
+    for name, threshold in (("low", -1e9), ("high", 1e9)):
+        moved = content.calibration.moved(threshold=threshold)
+        bundle.write(tmp_path / name, dataclasses.replace(content, calibration=moved, guard=None))
+    low, high = str(tmp_path / "low"), str(tmp_path / "high")
+    assert runtime_main([low, str(good)]) == 0
+    assert runtime_main([low, str(good), "--fail-on", "ng"]) == 3
+    assert runtime_main([high, str(good), "--fail-on", "ng"]) == 0
+    assert runtime_main([low, str(good), str(tmp_path / "bad.png"), "--fail-on", "ng"]) == 1
 
 
 class Pressed(io.RawIOBase):

@@ -166,9 +166,11 @@ def test_streamed_pictures_are_drawn_and_evaluated_at_the_maps_size(tmp_path: Pa
     assert {each.group for each in shown} == {"top_catch", "detection", "top_good", "good"}
     decision = inspector(path)
     assert tiles.mask_like(root / "ground_truth" / "spot" / "0_mask.png", (50, 44), 10**6).sum() == 8 * 7
-    rows.write_overlay(tmp_path, decision, inspector, 10**6, 1)
-    (drawn,) = (tmp_path / "overlays").iterdir()
-    assert read_picture(drawn).pixels.shape == (50, 2 * 44 + 4, 3)
+    drawn = rows.overlay_path(tmp_path, decision, 1)
+    rows.write_overlay(drawn, decision, inspector, rows.picture_of(decision, 10**6))
+    high, wide, _ = read_picture(drawn).pixels.shape
+    assert wide == 7 * (2 * 44 + 4)  # enlarged, so that its words can be read
+    assert high == 7 * 50 + 2 * 28
     write_image(root / "ground_truth" / "spot" / "0_mask.png", mask[:, :90])
     with pytest.raises(ImageError, match=r"is 150 x 90 \(h x w\) and its map 50 x 44"):
         evaluate.evaluate(inspector, entries, bootstrap=0)

@@ -2,7 +2,7 @@
 
 Each takes a model, as its folder or as an Inspector, and pictures, as paths or as arrays. The result is a frozen dataclass:
 `lines()` is what the command of the same name prints, `as_dict()` what it writes with --json. Where the model is given as
-its folder, the result is kept there for the report; `save=False` leaves the folder as it is.
+its folder, the result is added there under its date, for the report; `save=False` leaves the folder as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flawforge.proving.labelled import labelled
 from flawforge.proving.leakage import config_of
 from flawforge.proving.pod import Proof
 from flawforge.proving.specimens import COUNT
-from flawforge.reporting.overlays import save_album
+from flawforge.reporting.kept import Kept, keep
 from flawforge.types import ConfigError, DataError, Image
 from flawforge_runtime.feed import Source
 from flawforge_runtime.inspector import Inspector
@@ -76,10 +76,11 @@ def evaluate(
         inspector, pictures, seed=seed, bootstrap=bootstrap, large_masks=large_masks, notes=notes, progress=progress
     )
 
-    def keep(folder: Path) -> None:
-        evaluating.save_evaluation(folder, result, evaluating.draw_telling(inspector, pictures, result))
+    def store(folder: Path) -> Kept:
+        drawn = evaluating.draw_telling(inspector, pictures, result)
+        return evaluating.save_evaluation(folder, result, drawn, data=_name(data, len(pictures)))
 
-    return _kept(result, folder if save else None, "evaluation", keep)
+    return _stored(result, folder if save else None, "evaluation", store)
 
 
 def pod(
@@ -122,7 +123,8 @@ def pod(
     trained_on = proof.forgers_of(config_of(inspector))
     recipe = proof.recipe_for(trained_on, kinds, contrasts, sizes, count, scale, seed)
     result = proof.prove(inspector, pictures, recipe, scale=scale, parts=parts, progress=progress)
-    return _kept(result, folder if save else None, "proof", lambda folder: proof.save_proof(folder, result))
+    name = _name(good, len(pictures))
+    return _stored(result, folder if save else None, "POD", lambda folder: proof.save_proof(folder, result, data=name))
 
 
 def drift(
@@ -154,7 +156,11 @@ def drift(
     parts = _parts(sources, group_by) if group_by is not None else None
     result = drifting.watch(inspector, sources, alarm=alarm, defects=defects, parts=parts, seed=seed, progress=progress)
     result = replace(result, notes=(*notes, *result.notes))
-    return _kept(result, folder if save else None, "check", lambda folder: save_album(folder, "drift", result.as_dict()))
+
+    def store(folder: Path) -> Kept:
+        return keep(folder, "drift", result.as_dict(), data=_name(pictures, len(sources)))
+
+    return _stored(result, folder if save else None, "drift check", store)
 
 
 def _opened(
@@ -175,12 +181,20 @@ def _parts(pictures: Sequence[Any], group_by: str | None) -> dict[Path, str] | N
     return part_of([Entry(path) for path in pictures], group_by)
 
 
-def _kept(result: Result, folder: Path | None, what: str, keep: Callable[[Path], Any]) -> Result:
+def _name(data: Any, count: int) -> str:
+    """What stored results call the data: the last two parts of its path, the first of several, or how many were given."""
+    first = data if isinstance(data, str | Path) else next(iter(data), None) if isinstance(data, Sequence) else None
+    if not isinstance(first, str | Path):
+        return f"{count} pictures given in Python"
+    more = len(data) - 1 if isinstance(data, Sequence) and not isinstance(data, str) else 0
+    return "/".join(Path(first).resolve().parts[-2:]) + (f" and {more} more" if more else "")
+
+
+def _stored(result: Result, folder: Path | None, what: str, store: Callable[[Path], Kept]) -> Result:
     """The result, kept in the model folder; where that cannot be written to, the result says so."""
     if folder is None:
         return result
     try:
-        keep(folder)
+        return replace(result, saved=store(folder))
     except (PermissionError, BlockingIOError):
         return replace(result, unsaved=f"{folder} cannot be written to, so the report will not show this {what}")
-    return result

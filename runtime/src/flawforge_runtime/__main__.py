@@ -15,9 +15,11 @@ from flawforge_runtime import __version__
 from flawforge_runtime.names import shown
 from flawforge_runtime.types import FlawforgeError
 
+NG_FOUND = 3  # exit code, as that of `flawforge inspect`
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 all judged; 1 a stated error, or a file or folder that could not be judged."""
+    """0 all judged; 1 a stated error, or a file or folder that could not be judged; 3 a reject, with --fail-on."""
     options = _parser().parse_args(arguments)
     try:
         with warnings.catch_warnings():
@@ -51,7 +53,10 @@ def _judge(options: argparse.Namespace) -> int:
             _say(f"flawforge-runtime: Interrupted; the rows so far are printed: {tally}.")
             return 1
         _say(f"The watch has ended: {tally}.")
-    return 1 if tally.skipped or source.missed else 0
+    if tally.skipped or source.missed:
+        return 1
+    fails = {"ng": ("NG",), "review": ("NG", "REVIEW")}.get(options.fail_on, ())
+    return NG_FOUND if any(tally.verdicts[verdict] for verdict in fails) else 0
 
 
 def _say(sentence: str) -> None:
@@ -69,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--watch", type=Path, help="judge pictures as they come to lie in this folder, until Ctrl-C")
     parser.add_argument("--threads", type=int, help="threads of the network, at most the cores [default: all]")
     parser.add_argument("--precision", default="float32", help="float32, or bfloat16 with OpenVINO [default: float32]")
+    parser.add_argument(
+        "--fail-on", choices=["ng", "review"], help="end with exit code 3 where a picture is NG (review: NG or REVIEW)"
+    )
     parser.add_argument("--version", action="version", version=__version__)
     return parser
 

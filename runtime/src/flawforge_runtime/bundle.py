@@ -5,7 +5,7 @@
     roi.png      only where a region of interest was given
     template.png only where parts are laid alike before they are judged; config.json's `align` goes with it
 An export holds the network as a graph instead: model.onnx, or model.xml and model.bin. That is format 2.
-    evaluation/  written by `evaluate` for the report; not part of the model, not hashed
+    evaluation/  proof/  drift/  results that `evaluate`, `pod` and `drift` keep; not part of the model, not hashed
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FORMAT, EXPORT_FORMAT = 1, 2
 MANIFEST = "manifest.json"
 COMMON = ("config.json", "calibration.json", "README.md")
 OPTIONAL = ("guard.json", "roi.png", "template.png")
-ALBUMS = ("evaluation", "proof", "drift")  # written by the commands of these names for the report; not part of the model
+RESULTS = ("evaluation", "proof", "drift")  # kept by `evaluate`, `pod` and `drift`; not part of the model
 PRIVATE = ("fingerprints", "likenesses")  # of config's training: what tells its pictures again; not for handing on
 NEXT, COMMIT = ".next", ".commit"  # see `rewrite`
 NETWORKS = {"torch": ("model.safetensors",), "onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
@@ -154,14 +154,15 @@ def _hold(folder: Path) -> Iterator[None]:
 
 
 def rewrite(folder: Path, content: Content) -> None:
-    """Replace the model in an existing folder (recalibration, the end of a fit); its albums no longer hold and are removed.
+    """Replace the model in an existing folder (recalibration, the end of a fit).
 
+    Results that were measured with another network are removed; those of this one stay, whatever its thresholds are now.
     Files of the user's own stay. At every moment a reader finds the old model or the new one, also after a crash:
 
         1  all new files are written into .next                    a reader sees the old model
         2  .next is renamed to .commit, which is one operation      from here on a reader sees the new one:
         3  its files are moved over the old ones, manifest last     what is in .commit wins
-        4  albums and files that the new model lacks are removed
+        4  files that the new model lacks are removed
 
     A crash in 1 leaves .next, which the next `rewrite` removes; one after 2 leaves .commit, which it finishes.
     To be called under `hold`.
@@ -188,10 +189,11 @@ def finish(folder: Path) -> None:
     commit = folder / COMMIT
     if not commit.is_dir():
         return
-    for name in ALBUMS:
-        shutil.rmtree(folder / name, ignore_errors=True)
     if (commit / MANIFEST).is_file():
-        committed = set(_manifest(commit).get("files", ()))
+        if _network_of(commit) != _network_of(folder):
+            for name in RESULTS:
+                shutil.rmtree(folder / name, ignore_errors=True)
+        committed = set(read_manifest(commit).get("files", ()))
         for name in sorted(committed):
             if (commit / name).is_file():
                 (commit / name).replace(folder / name)
@@ -215,7 +217,8 @@ def _parse(folder: Path, name: str, data: bytes) -> Any:
         raise ModelError(DAMAGED.format(folder=folder, why=why)) from error
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What manifest.json holds. Raises ModelError where the folder is none of ours, or of a newer format."""
     if not folder.is_dir():
         raise ModelError(NOT_A_MODEL.format(folder=folder, why="there is no such folder"))
     if not (folder / MANIFEST).is_file():
@@ -230,6 +233,14 @@ def _manifest(folder: Path) -> dict[str, Any]:
             "update flawforge."
         )
     return manifest
+
+
+def _network_of(folder: Path) -> str:
+    """The model_id in the manifest, which recalibrating does not change; "" where there is none."""
+    try:
+        return str(read_manifest(folder).get("model_id") or "")
+    except ModelError:
+        return ""
 
 
 def _bytes(folder: Path, name: str, path: Path, expected: int | None) -> bytes:
@@ -281,7 +292,7 @@ def _state(folder: Path) -> tuple[Any, ...]:
 
 def _read(folder: Path) -> Content:
     committed = (folder / COMMIT / MANIFEST).is_file()
-    manifest = _manifest(folder / COMMIT if committed else folder)
+    manifest = read_manifest(folder / COMMIT if committed else folder)
     listed = _listed(folder, manifest)
     allowed = [{*COMMON, *files} for files in NETWORKS.values()]
     if set(listed) - set(OPTIONAL) not in allowed:

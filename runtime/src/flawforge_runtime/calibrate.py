@@ -294,6 +294,24 @@ class Calibration:
         _refuse_nan(score)
         return (1 + self.n - bisect_left(self.scores, score)) / (self.n + 1)
 
+    def normalised(self, score: float) -> float:
+        """The score on one scale for all models, in [0, 1]; it rises with the score.
+
+        0.5 + z / (2 (1 + |z|)) with z = (score - threshold) / (threshold - median of the held-back scores): 0.25 for a score
+        as the median good picture has it, 0.5 at the NG threshold, 0.75 as far above it. Where a threshold of the user's own
+        lies at or below that median, the spread of the held-back scores takes the place of the difference.
+        """
+        width = self.threshold - float(np.median(self.scores))
+        if width <= 0.0:
+            width = max(self.scores[-1] - self.scores[0], abs(self.threshold) * 0.01, 1e-6)
+        z = min(max((score - self.threshold) / width, -1e12), 1e12)
+        return 0.5 + z / (2.0 * (1.0 + abs(z)))
+
+    @property
+    def least_p(self) -> float:
+        """The lowest p-value that so many held-back scores can give."""
+        return 1.0 / (self.n + 1)
+
     def carried(self, threshold: float) -> float:
         """The false-alarm rate to expect of a threshold, on average: (1 + calibration scores above it) / (n + 1)."""
         return self._rank_of(threshold) / (self.n + 1)

@@ -6,6 +6,7 @@ One bad file never stops a feed: it comes out as its path and one sentence. What
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import io
 import math
 import os
@@ -25,12 +26,18 @@ SETTLED = 2  # looks in a row at which a file must have the same size and time, 
 FIELDS = (
     "image_path",
     "pred_score",
+    "score_normalised",
     "p_value",
     "verdict",
     "pred_label",
     "threshold",
+    "review_threshold",
     "regions",
+    "region_count",
+    "largest_area",
+    "area_unit",
     "model_id",
+    "time",
     "seconds",
     "valid",
     "notes",
@@ -61,16 +68,27 @@ def inspect_paths(inspector: Callable[[Path], Decision], paths: Iterable[Path]) 
 
 
 def row(decision: Decision, model_id: str) -> dict[str, Any]:
-    """The result fields (FIELDS) that other people's scripts rely on, JSON-able. A higher score is stranger."""
+    """The result fields (FIELDS) that other people's scripts rely on, JSON-able. A higher score is more anomalous.
+
+    score_normalised  the score on one scale for all models: 0.5 at the NG threshold, see `Calibration.normalised`
+    largest_area      of a marked region, in `area_unit`: px, or mm2 where the model knows the width of a pixel
+    time              when it was judged, local time with its offset from UTC
+    """
     return {
         "image_path": decision.image_path,
         "pred_score": decision.pred_score,
+        "score_normalised": decision.score_normalised,
         "p_value": decision.p_value,
         "verdict": decision.verdict,
         "pred_label": decision.pred_label,
         "threshold": decision.threshold,
+        "review_threshold": decision.review_threshold,
         "regions": [dataclasses.asdict(region) for region in decision.regions],
+        "region_count": len(decision.regions),
+        "largest_area": decision.largest_area,
+        "area_unit": "px" if decision.mm_per_pixel is None else "mm2",
         "model_id": model_id,
+        "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "seconds": round(decision.seconds, 4),
         "valid": decision.valid,
         "notes": list(decision.notes),
@@ -112,10 +130,15 @@ class Tally:
             self.verdicts[each["verdict"]] += 1
             self.strange += not each["valid"]
 
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        verdicts = {verdict: self.verdicts[verdict] for verdict in ("OK", "REVIEW", "NG")}
+        return {"count": self.count, **verdicts, "not_like_any_good": self.strange, "not_judged": self.skipped}
+
     def __str__(self) -> str:
         counts = ", ".join(f"{self.verdicts[verdict]} {verdict}" for verdict in ("OK", "REVIEW", "NG"))
         strange = f" ({self.strange} not like any good picture)" if self.strange else ""
-        return f"{counts}{strange}, {self.skipped} skipped"
+        return f"{counts}{strange}, {self.skipped} error{'' if self.skipped == 1 else 's'}"
 
 
 @dataclass
@@ -291,6 +314,12 @@ def piped(stream: TextIO) -> Iterator[Path]:
             yield Path(name)
 
 
+def check_watch(folder: Path) -> None:
+    """Raises DataError where there is no such folder to watch."""
+    if not _is_folder(folder):
+        raise DataError(f"--watch was given as {folder}, which is no folder; make it first, or give another.")
+
+
 def watched(
     folder: Path,
     *,
@@ -311,8 +340,7 @@ def watched(
     say    is told once when the folder is gone, and once when it is back
     Raises DataError where there is no such folder at the start.
     """
-    if not _is_folder(folder):
-        raise DataError(f"--watch was given as {folder}, which is no folder; make it first, or give another.")
+    check_watch(folder)
     look = _Look(folder, say)
     seen: dict[Path, tuple[int, int]] = {} if old else look() or {}
     waiting: dict[Path, tuple[tuple[int, int], int]] = {}

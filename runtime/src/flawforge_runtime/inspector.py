@@ -240,7 +240,7 @@ class Inspector:
             regions=regions,
             seconds=time.perf_counter() - start,
             notes=(*notes, *judged.notes, *((by_rule,) if by_rule else ())),
-            scale=calibration.scale,
+            **_on_scale(calibration, judged.score),
         )
 
     def _invalid(
@@ -269,7 +269,7 @@ class Inspector:
             seconds=time.perf_counter() - start,
             notes=(judged.unlike, *notes, *judged.notes),
             valid=False,
-            scale=calibration.scale,
+            **_on_scale(calibration, score),
         )
 
     def _judge_tiled(self, picture: images.Picture, step: Step) -> Judged:
@@ -425,6 +425,17 @@ def _arrived(
     inspector: Inspector = opened(load, folder, how, model)
     assert inspector.content is not None
     return replace(inspector, content=replace(inspector.content, **saved), **own)
+
+
+def _on_scale(calibration: Calibration, score: float) -> dict[str, Any]:
+    """The fields of a Decision that say where its score lies."""
+    return {
+        "scale": calibration.scale,
+        "score_normalised": calibration.normalised(score),
+        "review_threshold": calibration.review_threshold,
+        "least_p": calibration.least_p,
+        "mm_per_pixel": calibration.rules.mm_per_pixel,
+    }
 
 
 def _finite(judged: Judged) -> Judged:

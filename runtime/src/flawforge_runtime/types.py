@@ -13,6 +13,7 @@ Errors, all one sentence that says what was given, what is allowed and what to d
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,14 @@ class Region:
     peak: float
 
 
+def p_words(p_value: float, least: float) -> str:
+    """A p-value for people: "= 0.12"; "< 0.048", rounded up, where it is the least that there can be, and so a bound."""
+    if p_value > least * (1 + 1e-9):
+        return f"= {p_value:.2g}"
+    step = 10.0 ** (math.floor(math.log10(p_value)) - 1)
+    return f"< {math.ceil(p_value / step + 1e-9) * step:.2g}"
+
+
 @dataclass(frozen=True)
 class Decision:
     """The judgement on one picture. A higher `pred_score` is more anomalous.
@@ -95,6 +104,11 @@ class Decision:
     picture      h w 3, what was judged, for a notebook to show; of another size where it was judged strip by strip; None =
                  not kept
     scale        of the heat map's colours, one for all pictures of a model; None = the map's own range
+    score_normalised  the score on one scale for all models, in [0, 1]: 0.5 at `threshold`, see `Calibration.normalised`;
+                 None = not known
+    review_threshold  the score above which the verdict is REVIEW; None = not known
+    least_p      the lowest p-value that the calibration can give
+    mm_per_pixel width of a pixel in mm; None = not known, areas are in px
     """
 
     image_path: str
@@ -111,6 +125,20 @@ class Decision:
     valid: bool = True
     picture: Image | None = field(default=None, repr=False, compare=False)
     scale: Scale | None = field(default=None, repr=False, compare=False)
+    score_normalised: float | None = None
+    review_threshold: float | None = None
+    least_p: float = 0.0
+    mm_per_pixel: float | None = None
+
+    @property
+    def p_text(self) -> str:
+        """The p-value for people, such as "= 0.12"; "< 0.048" where it is the lowest that the calibration can give."""
+        return p_words(self.p_value, self.least_p)
+
+    @property
+    def largest_area(self) -> float:
+        """Area of the largest marked region, in px, or mm2 where `mm_per_pixel` is known; 0 where nothing is marked."""
+        return max((region.area for region in self.regions), default=0) * (self.mm_per_pixel or 1.0) ** 2
 
     def _repr_html_(self) -> str:
         """For a notebook: the verdict, and picture and heat map side by side."""
@@ -122,7 +150,7 @@ class Decision:
             np.full((*own.shape, 3), 128, np.uint8) if self.picture is None else drawing.fit_to(self.picture, own.shape)
         )
         drawn = drawing.side_by_side(picture, scale.ramp(own), self.pred_mask, max_side=360)
-        score = f"score {self.pred_score:.4g}, NG above {self.threshold:.4g}, p-value {self.p_value:.3g}"
+        score = f"score {self.pred_score:.4g}, NG above {self.threshold:.4g}, p-value {self.p_text}"
         return drawing.figure(drawn, self.verdict, [f"{self.image_path or 'picture'}: {score}", *self.notes])
 
     def __repr__(self) -> str:

@@ -7,7 +7,10 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -17,25 +20,61 @@ PARTS = ("torch", "lightning-fabric", "numpy", "opencv-python-headless", "pillow
 LEAST_MEMORY, LEAST_DISK = 2 << 30, 1 << 30
 
 
-def examine() -> tuple[bool, list[str]]:
-    """(healthy, lines for people). Unhealthy: a part is missing, or memory or disk is below what a fit needs."""
-    healthy = True
-    lines = [f"flawforge {__version__}, Python {platform.python_version()}, {platform.platform()}"]
-    for part in PARTS:
-        try:
-            lines.append(f"  {part:<24}{importlib.metadata.version(part)}")
-        except importlib.metadata.PackageNotFoundError:
-            healthy = False
-            lines.append(f"  {part:<24}missing: pip install {part}")
-    memory, disk = psutil.virtual_memory().available, shutil.disk_usage(Path.cwd()).free
-    for name, have, least in (("memory free", memory, LEAST_MEMORY), ("disk free", disk, LEAST_DISK)):
-        enough = have >= least
-        healthy &= enough
-        lines.append(f"  {name:<24}{have / 2**30:.1f} GiB{'' if enough else f', a fit needs {least / 2**30:.0f}'}")
-    lines.append(f"  {'processor':<24}{os.cpu_count()} cores, {platform.processor() or platform.machine()}")
-    lines.append(f"  {'training speed':<24}{_speed()}")
-    lines.append("ready" if healthy else "not ready: see the lines above")
-    return healthy, lines
+@dataclass(frozen=True)
+class Health:
+    """What a machine has.
+
+    parts    version by package; "" = missing
+    memory, disk  free, in bytes
+    speed    of training, in words; "" = not measured
+    """
+
+    system: str
+    parts: Mapping[str, str]
+    memory: int
+    disk: int
+    processor: str
+    speed: str = ""
+
+    @property
+    def healthy(self) -> bool:
+        """Nothing is missing, and memory and disk are enough for a fit."""
+        return all(self.parts.values()) and self.memory >= LEAST_MEMORY and self.disk >= LEAST_DISK
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [self.system]
+        lines += [f"  {part:<24}{version or f'missing: pip install {part}'}" for part, version in self.parts.items()]
+        for name, have, least in (("memory free", self.memory, LEAST_MEMORY), ("disk free", self.disk, LEAST_DISK)):
+            few = "" if have >= least else f", a fit needs {least / 2**30:.0f}"
+            lines.append(f"  {name:<24}{have / 2**30:.1f} GiB{few}")
+        lines.append(f"  {'processor':<24}{self.processor}")
+        if self.speed:
+            lines.append(f"  {'training speed':<24}{self.speed}")
+        return [*lines, "ready" if self.healthy else "not ready: see the lines above"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `flawforge doctor --json` writes."""
+        return asdict(self) | {"healthy": self.healthy}
+
+
+def examine(speed: bool = False) -> Health:
+    """Look at this machine. speed: import torch and time it too."""
+    return Health(
+        system=f"flawforge {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        parts={part: _version(part) for part in PARTS},
+        memory=int(psutil.virtual_memory().available),
+        disk=shutil.disk_usage(Path.cwd()).free,
+        processor=f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
+        speed=_speed() if speed else "",
+    )
+
+
+def _version(part: str) -> str:
+    try:
+        return importlib.metadata.version(part)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _speed() -> str:

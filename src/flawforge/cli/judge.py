@@ -8,42 +8,90 @@ from typing import Any
 
 import click
 
+from flawforge import __version__
 from flawforge.cli.options import (
-    counter,
-    fail,
+    FILE,
+    MODEL,
+    NEW,
+    NG_FOUND,
+    PATH,
+    Command,
+    Number,
+    Share,
+    check_any,
+    option,
     pictures,
-    progress_bar,
     rules_of,
-    say,
-    say_aside,
-    tell,
     with_backend,
     with_device,
     with_max_pixels,
     with_rules,
     with_seed,
+    with_threads,
+)
+from flawforge.cli.output import (
+    counter,
+    fail,
+    next_steps,
+    output,
+    progress_bar,
+    quoted,
+    say,
+    say_aside,
+    tell,
+    write_json,
 )
 from flawforge.types import ConfigError
 
+FAILS = {"ng": ("NG",), "review": ("NG", "REVIEW")}
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="Write results and overlays to this folder. [default: print rows]"
+
+@click.command(cls=Command)
+@click.argument("model", type=MODEL)
+@click.argument("paths", nargs=-1, type=PATH)
+@option("-o", "--out", type=PATH, help="Write rows and index.html to this folder. [default: print rows]")
+@option("--overlays", is_flag=True, help="Also save each picture with its heat map and marked regions; needs -o.")
+@option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl", "parquet"]),
+    help="Row format; parquet needs -o. [default: csv; jsonl for - and --watch]",
 )
-@click.option(
-    "--format", "form", type=click.Choice(["csv", "jsonl"]), help="Row format. [default: csv; jsonl for - and --watch]"
+@option(
+    "--csv-dialect",
+    "dialect",
+    type=click.Choice(["standard", "excel"]),
+    default="standard",
+    show_default=True,
+    help="excel: semicolons, decimal commas and a byte order mark, for Excel in countries that write 1,5.",
 )
-@click.option("--overlays", is_flag=True, help="Also save each picture with its heat map and marked regions; needs -o.")
-@click.option("--threshold", type=float, help="Judge NG above this score, instead of MODEL's threshold.")
-@click.option("--false-alarm", type=float, help="Share of good parts that may be judged NG. [default: MODEL's own]")
-@click.option("--review", type=float, help="Share of good parts that may be judged NG or REVIEW. [default: MODEL's own]")
-@click.option("--confidence", type=float, help="Keep the rates with this probability. [default: as in MODEL]")
+@option("--watch", type=PATH, help="Watch this folder and judge each new picture, until Ctrl-C.")
+@option("--copy-ng", type=PATH, metavar="FOLDER", help="Copy the pictures that are judged NG to this folder.")
+@option(
+    "--fail-on",
+    type=click.Choice(list(FAILS)),
+    help=f"End with exit code {NG_FOUND} where a picture is judged NG (review: NG or REVIEW).",
+)
+@option("--threshold", type=Number(), section="Limits", help="Judge NG above this score, instead of MODEL's threshold.")
+@option(
+    "--false-alarm",
+    type=Share(),
+    section="Limits",
+    help="Share of good parts that may be judged NG. [default: MODEL's own]",
+)
+@option(
+    "--review",
+    type=Share(),
+    section="Limits",
+    help="Share of good parts that may be judged NG or REVIEW. [default: MODEL's own]",
+)
+@option(
+    "--confidence",
+    type=Share(),
+    section="Limits",
+    help="Keep the rates with this probability, for example 95%. [default: as in MODEL]",
+)
 @with_rules
-@click.option(
-    "--watch", type=click.Path(path_type=Path), help="Watch this folder and judge pictures as they arrive, until Ctrl-C."
-)
 @with_device
 @with_backend
 @with_max_pixels
@@ -52,8 +100,11 @@ def inspect(
     paths: tuple[Path, ...],
     out: Path | None,
     form: str | None,
+    dialect: str,
     overlays: bool,
     watch: Path | None,
+    copy_ng: Path | None,
+    fail_on: str | None,
     device: str,
     backend: str | None,
     threads: int | None,
@@ -67,21 +118,34 @@ def inspect(
     """Judge PATHS (pictures or folders) with MODEL: OK, REVIEW or NG, one row per picture.
 
     The path - reads one path per line from standard input and prints a JSON line for each at once. Rates, threshold and
-    rules given here replace MODEL's own; every row contains the raw score. A file or folder that cannot be read is
-    reported, a file gets a row with an error, and judging continues; the exit code is then 1. With -o, each row is saved
-    at once, and the folder contains unfinished.txt until the run ends.
+    rules given here replace MODEL's own; every row contains the raw score, and score_normalised, which is 0.5 at the NG
+    threshold of every model. A file or folder that cannot be read is reported, a file gets a row with an error, and judging
+    continues; the exit code is then 1. With -o, each row is saved at once, and the folder contains unfinished.txt until the
+    run ends; index.html shows the pictures, the most anomalous first (not with - or --watch, which have no known end).
     """
     if overlays and out is None:
         raise ConfigError("--overlays was given without a folder to write to; add -o FOLDER.")
     if not paths and watch is None:
         raise ConfigError("No picture was given; give pictures, folders, - for paths from standard input, or --watch.")
+    if output().json == "-" and out is None:
+        raise ConfigError("--json - was given and the rows are printed there too; add -o FOLDER, or --format jsonl alone.")
+    from flawforge_runtime.feed import Source, check_watch
+
+    if watch is not None:
+        check_watch(watch)
+    source = Source(paths, watch, sys.stdin, say_aside)
+    if not source.live:
+        check_any(paths)
+    files = None if source.live else list(source)
+    form = form or ("jsonl" if source.live else "csv")
     import dataclasses
 
     from flawforge.judging import rows
     from flawforge.judging.loading import load
-    from flawforge_runtime.feed import Source
 
+    rows.check_form(form)
     loaded = load(model, device=device, backend=backend, threads=threads)
+    _note_version(loaded.about.get("flawforge_version"))
     inspector = dataclasses.replace(loaded, max_pixels=max_pixels)
     changes: dict[str, Any] = {
         "false_alarm": false_alarm,
@@ -92,21 +156,21 @@ def inspect(
     changes["rules"] = rules_of(inspector.calibration, **rules)
     if inspector.calibration is not None and any(value is not None for value in changes.values()):
         inspector = inspector.with_calibration(inspector.calibration.moved(**changes))
-    source = Source(paths, watch, sys.stdin, say_aside)
-    files = None if source.live else list(source)
-    form = form or ("jsonl" if source.live else "csv")
     tally = rows.Tally()
-    place = f"in {out / f'results.{form}'}" if out is not None else "printed"
-    total = None if files is None else len(files)
+    place = f"in {out / rows.rows_file(form)}" if out is not None else "printed"
+    wanted = rows.Pictures(overlays=overlays, thumbnails=files is not None, copy_ng=copy_ng)
     try:
-        with rows.open_results(out, form) as (write, folder), progress_bar("inspecting", total, "picture") as bar:
-            inspector = dataclasses.replace(inspector, progress=lambda row, of: bar.set_postfix_str(f"row {row} of {of}"))
-            overlay_folder = folder if overlays else None
+        with (
+            rows.open_results(out, form, dialect) as (write, folder),
+            progress_bar("inspecting", None if files is None else len(files), "pictures") as bar,
+        ):
+            inspector = dataclasses.replace(inspector, progress=lambda row, of: bar.at(bar.done, note=f"row {row} of {of}"))
+            wanted.folder, wanted.thumbnails = folder, wanted.thumbnails and folder is not None
             try:
-                for _ in rows.judge_all(
-                    inspector, source if files is None else files, write, tally, overlay_folder, say_aside
-                ):
-                    bar.update()
+                for row in rows.judge_all(inspector, source if files is None else files, write, tally, wanted, say_aside):
+                    bar.more()
+                    if source.watching and out is not None:
+                        say(_verdict_line(row))
             except KeyboardInterrupt:
                 if not source.watching:  # the way to end a watch
                     raise
@@ -116,58 +180,108 @@ def inspect(
             if tally.count
             else "Interrupted before the first picture was judged."
         )
+    faults = tally.faults(source.missed)
+    page = _page(out, wanted, rows.rows_file(form), f"{model.resolve().name}: {', '.join(map(str, paths))}")
     if out is not None or source.watching:
-        say(f"{tally}; rows are {place}", err=out is None)
-    if faults := tally.faults(source.missed):
+        drawn = sum(bool(card.overlay) for card in wanted.cards)
+        places = [f"rows are {place}"]
+        places += [f"{drawn} overlays in {out / 'overlays'}"] if out is not None and drawn else []
+        places += [f"pictures in {page}"] if page is not None else []
+        say(f"{tally.count} judged: {tally}; {'; '.join(places)}", err=out is None)
+    write_json({**tally.as_dict(), "model_id": inspector.about["model_id"], "rows": str(out) if out else ""})
+    if faults:
         fail(faults)
+    if any(tally.verdicts[verdict] for verdict in FAILS.get(fail_on or "", ())):
+        sys.exit(NG_FOUND)
 
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
-@click.option("--to", required=True, type=click.Choice(["onnx", "openvino"]), help="Backend that will judge.")
-@click.option("--int8", is_flag=True, help="Use 8-bit weights and activations: faster, but scores change.")
-@click.option(
+def _note_version(made_by: str | None) -> None:
+    if made_by and made_by != __version__:
+        say_aside(f"note: the model was made by flawforge {made_by}, and this is {__version__}")
+
+
+def _verdict_line(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"not judged  {row['image_path']}"
+    return f"{row['verdict']:<6}  {row['pred_score']:.4g} ({row['score_normalised']:.3f})  {row['image_path']}"
+
+
+def _page(out: Path | None, wanted: Any, results: str, title: str) -> Path | None:
+    """Write index.html where there are pictures for it; a page that cannot be written is said, and costs no row."""
+    if out is None or not wanted.cards:
+        return None
+    from flawforge.reporting.index import write_index
+
+    try:
+        return write_index(out, wanted.cards, results, title)
+    except OSError as error:
+        say_aside(f"index.html could not be written: {error.strerror or error}")
+        return None
+
+
+@click.command(cls=Command)
+@click.argument("model", type=MODEL)
+@option("-o", "--out", required=True, type=NEW, help="Folder to write; must not exist.")
+@option("--to", required=True, type=click.Choice(["onnx", "openvino"]), help="Backend that will judge.")
+@option("--int8", is_flag=True, help="Use 8-bit weights and activations: faster, but scores change.")
+@option(
     "--good",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Good pictures for the comparison. [default: those that fit held back, if they still exist]",
 )
-@click.option(
-    "--pictures", default=64, show_default=True, help="Number of pictures to compare, half of them forged; at least 64."
+@option(
+    "--pictures",
+    default=64,
+    show_default=True,
+    type=Number(whole=True, least=64),
+    section="Advanced",
+    help="Number of pictures to compare, half of them with synthetic defects; at least 64.",
 )
-@click.option("--max-flips", default=0.02, show_default=True, help="With --int8: share of verdicts that may change.")
+@option(
+    "--max-flips",
+    default=0.02,
+    show_default=True,
+    type=Share(ends=True),
+    section="Advanced",
+    help="With --int8: share of verdicts that may change.",
+)
 @with_seed
 def export(model: Path, out: Path, to: str, **options: Any) -> None:
     """Write MODEL as a folder that judges without torch, after checking that it gives the same verdicts.
 
-    Both judge good and forged pictures. A float32 export is refused if one verdict changes; nothing is written then.
+    Both judge good pictures and pictures with synthetic defects. A float32 export is refused if one verdict changes; nothing
+    is written then.
     """
     from flawforge.judging.export import export as write_export
 
-    with progress_bar("exporting", 2 + options["int8"] + (to == "openvino"), "step") as bar:
-
-        def step(name: str) -> None:
-            bar.update()
-            bar.set_postfix_str(name)
-
-        result = write_export(model, out, to, progress=step, **options)
+    with progress_bar("exporting", 2 + options["int8"] + (to == "openvino"), "steps") as bar:
+        result = write_export(model, out, to, progress=bar.more, **options)
     tell(result)
+    next_steps(f"flawforge-runtime {quoted(out)} PICTURES", f"flawforge inspect {quoted(out)} PICTURES")
 
 
-@click.command()
-@click.argument("what", metavar="WHAT", type=click.Choice(["speed"]))
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--repeats", default=200, show_default=True, help="Number of judgements to time; at least 20.")
-@click.option("--threads", type=int, help="Threads of the network, at most the number of cores. [default: all]")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all figures to this file.")
-def bench(
-    what: str, model: Path, paths: tuple[Path, ...], repeats: int, threads: int | None, json_file: Path | None
-) -> None:
-    """Measure the speed of a model or an export on PATHS: time from file to verdict, memory, cold start. WHAT is speed."""
+@click.command(cls=Command)
+@click.argument("model", type=PATH)
+@click.argument("paths", nargs=-1, required=True, type=PATH)
+@option(
+    "--repeats",
+    default=200,
+    show_default=True,
+    type=Number(whole=True, least=20),
+    help="Number of judgements to time; at least 20.",
+)
+@with_threads
+def bench(model: Path, paths: tuple[Path, ...], repeats: int, threads: int | None) -> None:
+    """Measure the speed of MODEL, a model or an export: file to verdict, memory, start-up.
+
+    PATHS are pictures or folders of pictures.
+    """
+    if str(model) == "speed" and not model.exists() and len(paths) > 1:  # as it was called once: bench speed MODEL PATHS
+        model, paths = paths[0], paths[1:]
+    MODEL.check(model)
+    files = pictures(paths)
     from flawforge.judging import speed
 
-    files = pictures(paths)
-    with counter(what) as show:
+    with counter("timing") as show:
         result = speed.measure(model, files, repeats=repeats, threads=threads, progress=show)
-    tell(result, json_file)
+    tell(result)

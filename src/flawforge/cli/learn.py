@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,116 +10,173 @@ from typing import Any
 
 import click
 
+from flawforge.cli import known
 from flawforge.cli.options import (
-    counter,
-    fail,
-    progress_bar,
+    COUNT,
+    DATA,
+    FILE,
+    MODEL,
+    PATH,
+    Command,
+    Known,
+    Number,
+    ShareOrPattern,
+    option,
     rules_of,
-    say,
-    tell,
+    unknown,
     with_backend,
     with_device,
     with_group_by,
     with_max_pixels,
+    with_other_day,
     with_rates,
     with_rules,
     with_seed,
 )
+from flawforge.cli.output import Bar, counter, fail, next_steps, output, progress_bar, quoted, say, tell, write_json
 from flawforge.types import ConfigError
-from flawforge_runtime.names import shown
 
 METHOD = "auto"  # as fitting.METHOD; both are repeated so that --help imports neither OpenCV nor torch (tested)
+MINUTES = Number(above=0, like=10)
 
 
-@click.command()
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model folder to write; must not exist.")
-@click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
-@click.option("--profile", default="", help="Named settings of the method, such as cpu or paper. [default: cpu]")
-@click.option("--minutes", type=float, help="Training time, for methods that train. [default: 10, or the method's schedule]")
-@click.option(
+@click.command(cls=Command)
+@click.argument("data", type=DATA)
+@option("-o", "--out", required=True, type=PATH, help="Model folder to write; must not exist.")
+@option(
+    "--method",
+    default=METHOD,
+    show_default=True,
+    type=Known(known.METHODS, "method"),
+    metavar="NAME",
+    help="See `flawforge methods`.",
+)
+@option(
+    "--minutes",
+    type=MINUTES,
+    help="Training time, for methods that train; statistics count against it, calibration does not. "
+    "[default: 10, or the method's schedule]",
+)
+@option("--size", default=256, show_default=True, type=COUNT, help="Working size: a canvas of about SIZE x SIZE pixels.")
+@option("--tile", type=COUNT, help="Tile size in pixels for large pictures; each tile is processed at --size.")
+@option(
+    "--roi",
+    type=FILE,
+    help="Mask picture whose white area is judged; or auto, to locate the part in the good pictures.",
+)
+@option("--ignore", type=FILE, help="Mask picture, white = not judged; no synthetic defect is drawn there.")
+@option(
+    "--holdout",
+    default="0.2",
+    show_default=True,
+    type=ShareOrPattern(),
+    metavar="SHARE",
+    help="Share of good pictures held back for calibration, or a file name pattern such as 'batch7*'.",
+)
+@option(
+    "--folds",
+    type=Number(whole=True, least=2),
+    help="Cross-validation for small sets: this many extra fits, so that every picture serves for training and for "
+    "calibration. Takes that many times longer; the stated false-alarm rate is weaker than with a hold-out.",
+)
+@option("--strict", is_flag=True, help="Refuse to fit if any good picture stands out from the others.")
+@option("--clean", is_flag=True, help="Leave out good pictures that stand out from the others; each is named.")
+@option("--resume", is_flag=True, help="Continue a fit that was stopped; give the same options as before.")
+@option("--dry-run", is_flag=True, help="Check the data, forecast time and memory, and stop.")
+@with_rates
+@with_other_day
+@option(
+    "--profile",
+    default="",
+    section="Advanced",
+    help="Named settings of the method, such as cpu or paper. [default: cpu]",
+)
+@option(
     "--clock",
     default="wall",
     show_default=True,
+    type=click.Choice(["wall", "cpu"]),
+    section="Advanced",
     help="What --minutes counts: wall, or cpu: processor time, so that other programs do not shorten training.",
 )
-@click.option("--steps", type=int, help="Training steps instead of minutes; the result is the same to the bit on every run.")
-@click.option("--size", default=256, show_default=True, help="Working size: a canvas of about SIZE x SIZE pixels.")
-@click.option(
+@option(
+    "--steps",
+    type=COUNT,
+    section="Advanced",
+    help="Training steps instead of minutes; the result is the same to the bit on every run.",
+)
+@option(
     "--depth",
     type=click.IntRange(8, 16),
+    section="Advanced",
     help="Bit depth of the camera, if its pictures are stored with 16 bits: for example 12. [default: 16]",
 )
-@click.option("--tile", type=int, help="Split large pictures into square tiles of this many pixels.")
-@click.option(
-    "--roi",
-    type=click.Path(path_type=Path),
-    help="Mask picture whose white area is judged; or auto, to locate the part in the good pictures.",
-)
-@click.option("--ignore", type=click.Path(path_type=Path), help="Mask picture, white = not judged; nothing is forged there.")
-@click.option(
+@option(
     "--align",
     default="auto",
     show_default=True,
-    help="Align parts before they are judged: on, off, or auto: align only if the good pictures show that it helps.",
+    type=click.Choice(["auto", "on", "off"]),
+    section="Advanced",
+    help="Align parts before they are judged: on, off, or auto: only if it helps on the good pictures.",
 )
-@click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to take textures for forgeries from.")
-@click.option(
+@option(
+    "--tolerate",
+    default="",
+    metavar="KINDS",
+    section="Advanced",
+    help="Accept variation that the good pictures do not show: all, or any of "
+    "brightness,turn,shift,jpeg,blur. Costs sensitivity.",
+)
+@with_group_by
+@option("--textures", type=FILE, section="Advanced", help="Folder of pictures to take textures for synthetic defects from.")
+@option(
     "--init",
-    type=click.Path(path_type=Path),
+    type=FILE,
+    section="Advanced",
     help="Start from a model folder, a .safetensors file or timm:NAME, for methods that support it.",
 )
-@click.option(
+@option(
     "--trunk",
     default="",
+    section="Advanced",
     help="Network that computes the features: lite0, lite1 or lite2 (trained on ImageNet, "
     "from an installed package), a model folder, a .safetensors file or timm:NAME; none or the name of a ResNet = "
     "trained on DATA alone. [default: the method's own]",
 )
-@with_rates
-@click.option(
-    "--holdout",
-    default="0.2",
-    show_default=True,
-    help="Share of good pictures held back for calibration, or a file name pattern such as 'batch7*'.",
-)
-@with_group_by
-@click.option(
-    "--folds",
-    type=int,
-    help="For few pictures: use every picture for training and for calibration, at the cost of this many more fits "
-    "of the same length. The stated false-alarm rate is weaker than with a hold-out.",
-)
-@click.option(
-    "--tolerate",
-    default="",
-    metavar="KINDS",
-    help="Accept variation that the good pictures do not show: all, or any of "
-    "brightness,turn,shift,jpeg,blur. Costs sensitivity.",
-)
-@click.option("--strict", is_flag=True, help="Refuse to fit if any good picture stands out from the others.")
-@click.option("--clean", is_flag=True, help="Leave out good pictures that stand out from the others; each is named.")
 @with_seed
-@click.option(
+@option(
     "--workers",
     default=1,
     show_default=True,
+    type=Number(whole=True, least=0),
+    section="Advanced",
     help="Threads that prepare synthetic defects ahead of training. They affect speed, not results.",
 )
 @with_device
-@click.option("--devices", default=1, show_default=True, help="Number of devices; only 1 is supported.")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file with method settings; --set wins over it.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="One method setting; can be given several times.")
-@click.option("--resume", is_flag=True, help="Continue a fit that was stopped; give the same options as before.")
-@click.option("--checkpoint-every", default=60.0, show_default=True, help="Seconds between checkpoints.")
-@click.option("--dry-run", is_flag=True, help="Check the data, forecast time and memory, and stop.")
+@option("--devices", default=1, hidden=True, help="Number of devices; only 1 is supported.")
+@option("--config", type=FILE, section="Advanced", help="TOML file with method settings; --set wins over it.")
+@option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    section="Advanced",
+    help="One method setting; can be given several times.",
+)
+@option(
+    "--checkpoint-every",
+    default=60.0,
+    show_default=True,
+    type=Number(above=0),
+    section="Advanced",
+    help="Seconds between checkpoints.",
+)
 @with_max_pixels
 def fit(
     data: Path,
     out: Path,
     pairs: tuple[str, ...],
     config: Path | None,
-    holdout: str,
     devices: int,
     resume: bool,
     dry_run: bool,
@@ -131,27 +189,65 @@ def fit(
     """
     if devices != 1:
         raise ConfigError(f"--devices was given as {devices}; only 1 is supported.")
-    from flawforge.config import parse_pairs, read_toml
-
-    settings = (read_toml(config) if config else {}) | parse_pairs(pairs)
+    settings = _checked(options, out, pairs, config, resume, dry_run, folds)
     from flawforge import fitting
 
-    request = fitting.Request(data=data, out=out, settings=settings, holdout=_share_or_pattern(holdout), **options)
-    if not dry_run:
-        fitting.check_output(out, resume)
+    request = fitting.Request(data=data, out=out, settings=settings, **options)
     if folds is not None:
-        if resume or dry_run:
-            raise ConfigError("--folds was given with --resume or --dry-run; leave those out.")
         _fit_in_folds(request, folds)
-        return
-    with _resumable(out):
-        _fit(request, resume, dry_run)
+    else:
+        with _resumable(out):
+            _fit(request, resume, dry_run)
+    if not dry_run:
+        next_steps(
+            f"flawforge inspect {quoted(out)} PICTURES -o judged --overlays", f"flawforge pod {quoted(out)} {quoted(data)}"
+        )
+
+
+def _checked(
+    options: dict[str, Any],
+    out: Path,
+    pairs: tuple[str, ...],
+    config: Path | None,
+    resume: bool,
+    dry_run: bool,
+    folds: int | None,
+) -> dict[str, Any]:
+    """The settings of --config and --set; whatever can be refused before torch is imported is refused here."""
+    from flawforge.config import parse_pairs, read_toml
+    from flawforge.fitting.places import check_output
+    from flawforge.pictures.tolerance import kinds_from
+
+    method = known.METHODS[options["method"]]
+    profiles, names = method.profiles.split(), method.settings.split()
+    if options["profile"] and options["profile"] not in profiles:
+        raise ConfigError(f"--profile: {unknown('profile', options['profile'], profiles)}")
+    settings = (read_toml(config) if config else {}) | parse_pairs(pairs)
+    for name in settings:
+        if name not in names:
+            raise ConfigError(f"--set: {unknown('setting', name, names)}")
+    if options["steps"] is not None and options["minutes"] is not None:
+        raise ConfigError(
+            f"--steps {options['steps']} and --minutes {options['minutes']:g} were given; give one of the two."
+        )
+    if folds is not None and (resume or dry_run):
+        raise ConfigError("--folds was given with --resume or --dry-run; leave those out.")
+    _check_other_day(options["other_day"], options["both_days"])
+    kinds_from(options["tolerate"])
+    if not dry_run:
+        check_output(out, resume)
+    return settings
+
+
+def _check_other_day(folder: Path | None, both: bool) -> None:
+    if both and folder is None:
+        raise ConfigError("--both-days was given without pictures of another day; add --other-day FOLDER.")
 
 
 @contextmanager
 def _resumable(out: Path) -> Iterator[None]:
     """Ctrl-C in a fit offers --resume only if there is a checkpoint to resume from."""
-    from flawforge.fitting import checkpoint_file
+    from flawforge.fitting.places import checkpoint_file
 
     try:
         yield
@@ -166,70 +262,98 @@ def _fit_in_folds(request: Any, folds: int) -> None:
 
     with counter(f"{folds} fits and the final one") as count:
         inspector = run(request, folds, show=lambda line: say(f"  {line}"), on_fold=count)
-    tell(inspector)
     say(f"model: {request.out}")
+    tell(inspector)
+
+
+class Course:
+    """Where a fit stands, on one bar in seconds of its forecast. Names for people: "statistics", "training", "check"."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar, self.start = bar, time.monotonic()
+        self.stages: list[tuple[str, str, float]] = []
+        self.place, self.before = 0, 0.0
+
+    def checking(self, done: int, of: int) -> None:
+        """Reading the pictures; how long the rest takes is not known yet."""
+        self.bar.at(time.monotonic() - self.start, note=f"checking picture {done} of {of}")
+
+    def comparing(self, done: int, of: int) -> None:
+        """Comparing the pictures with each other."""
+        self.bar.at(time.monotonic() - self.start, note=f"comparing picture {done} of {of}")
+
+    def forecast(self, stages: Any) -> None:
+        """From here on the end is known."""
+        self.stages, self.before = list(stages), time.monotonic() - self.start
+        self.at(self.stages[0][0] if self.stages else "", 0.0)
+
+    def tick(self, tick: Any) -> None:
+        """One step of the fit."""
+        self.at(tick.stage, tick.progress)
+
+    def calibrating(self, done: int, of: int) -> None:
+        """One picture of the calibration."""
+        names = [name for name, _, _ in self.stages[self.place :]]
+        following = next((name for name in names if "calibration" in name), "calibration")
+        self.at(following, done / max(of, 1))
+
+    def at(self, stage: str, share: float) -> None:
+        """`share` of a stage is done, and all stages before it."""
+        places = [place for place, (name, _, _) in enumerate(self.stages) if name == stage and place >= self.place]
+        if places:
+            self.place = places[0]
+        done = self.before + sum(seconds for _, _, seconds in self.stages[: self.place])
+        part = "check"
+        if self.place < len(self.stages):
+            done += min(share, 1.0) * self.stages[self.place][2]
+            part = self.stages[self.place][1]
+        total = self.before + sum(seconds for _, _, seconds in self.stages)
+        self.bar.at(min(done, total), total, note=part)
 
 
 def _fit(request: Any, resume: bool = False, dry_run: bool = False) -> Any:
     from flawforge import fitting
 
-    with counter("checking data") as show:
-        plan = fitting.plan(request, progress=show)
-    for line in (*plan.report.lines(), *plan.notes):
-        say(f"  {line}")
-    with counter("comparing good pictures") as show:
-        plan = fitting.questioned(plan, show)
-    for line in plan.screening.lines() if plan.screening else ():
-        say(f"  {line}")
-    canvas = "{} x {} (h x w)".format(*plan.canvas)
-    say(f"  {len(plan.train)} to train on, {len(plan.held)} held back; canvas {canvas}")
-    pictures = fitting.load_pictures(plan)
-    for line in fitting.forecast(plan, pictures).lines():
-        say(f"  {line}")
-    if dry_run:
-        return None
-    with progress_bar(request.method, 100, "%") as bar:
-        bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
-
-        stage = ""
-
-        def on_tick(tick: Any) -> None:
-            nonlocal stage
-            if stage and tick.stage != stage:
-                bar.reset()
-            stage = tick.stage
-            bar.set_description_str(f"{request.method}: {stage}", False)
-            losses = [f"{name} {value:.4f}" for name, value in tick.losses.items()]
-            bar.set_postfix_str(", ".join([f"step {tick.step}", *losses]), False)
-            bar.update(100 * tick.progress - bar.n)
-
+    with progress_bar("fit", None, "s") as bar:
+        course = Course(bar)
+        plan = fitting.plan(request, progress=course.checking)
+        for line in (*plan.report.lines(), *plan.notes):
+            say(f"  {line}")
+        plan = fitting.questioned(plan, course.comparing)
+        for line in plan.screening.lines() if plan.screening else ():
+            say(f"  {line}")
+        canvas = "{} x {} (h x w)".format(*plan.canvas)
+        say(f"  {len(plan.train)} to train on, {len(plan.held)} held back; canvas {canvas}")
+        pictures = fitting.load_pictures(plan)
+        forecast = fitting.forecast(plan, pictures)
+        for line in forecast.lines():
+            say(f"  {line}")
+        if dry_run:
+            write_json({"forecast": forecast.as_dict(), "data": plan.report.as_dict(), "notes": list(plan.notes)})
+            return None
+        course.forecast(forecast.stages)
         inspector = fitting.run(
             request,
             resume=resume,
             made=plan,
             pictures=pictures,
-            on_tick=on_tick,
-            show=lambda line: bar.write(f"  {shown(line)}"),
+            on_tick=course.tick,
+            on_calibrate=course.calibrating,
+            show=lambda line: say(f"  {line}"),
         )
-    tell(inspector)
     say(f"model: {request.out}")
+    tell(inspector)
     return inspector
 
 
-def _share_or_pattern(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("good", type=click.Path(path_type=Path))
+@click.command(cls=Command)
+@click.argument("model", type=MODEL)
+@click.argument("good", type=DATA)
 @with_rates
-@with_group_by
+@with_other_day
 @with_rules
-@click.option("--yes", is_flag=True, help="All pictures show good parts, even if the model rejects many of them.")
+@option("--yes", is_flag=True, help="All pictures show good parts, even if the model rejects many of them.")
+@with_group_by
 @with_device
 @with_backend
 def calibrate(
@@ -239,74 +363,98 @@ def calibrate(
     review: float | None,
     confidence: float | None,
     group_by: str | None,
-    yes: bool,
     device: str,
     backend: str | None,
     threads: int | None,
+    yes: bool,
+    other_day: Path | None,
+    both_days: bool,
     **rules: Any,
 ) -> None:
     """Set the thresholds of MODEL from GOOD pictures that it was not trained on.
 
-    Rules turn a verdict into OK if few regions are marked. They never raise the false-alarm rate, but can raise escapes.
+    Rules can turn NG into OK if few regions are marked. They cannot add false alarms, but may let more defects pass. Results
+    that MODEL keeps are judged again at the new thresholds.
     """
+    _check_other_day(other_day, both_days)
     from flawforge import fitting
     from flawforge_runtime import bundle
 
-    calibration, notes = fitting.recalibrate(
-        model,
-        good,
-        false_alarm,
-        review,
-        confidence=confidence,
-        group_by=group_by,
-        yes=yes,
-        device=device,
-        backend=backend,
-        threads=threads,
-        rules=rules_of(bundle.read(model).calibration, **rules),
-    )
+    with counter("calibrating") as show:
+        calibration, notes = fitting.recalibrate(
+            model,
+            good,
+            false_alarm,
+            review,
+            confidence=confidence,
+            group_by=group_by,
+            device=device,
+            backend=backend,
+            threads=threads,
+            rules=rules_of(bundle.read(model).calibration, **rules),
+            progress=show,
+            yes=yes,
+            other_day=other_day,
+            both_days=both_days,
+        )
     for note in notes:
         say(f"  {note}")
     for line in calibration.lines():
         say(line)
+    write_json({"calibration": calibration.as_dict(), "notes": notes})
+    next_steps(f"flawforge evaluate {quoted(model)} DATA")
 
 
-@click.command()
-@click.option(
+@click.command(cls=Command)
+@option(
     "-o",
     "--out",
     default=Path("flawforge-demo"),
     show_default=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder to write; must not exist.",
 )
-@click.option(
+@option(
     "--good",
     default=495,
     show_default=True,
+    type=COUNT,
     help="Good parts to render; a fifth is held back, and a false-alarm rate of 1 % needs 99 of those.",
 )
-@click.option("--method", default=METHOD, show_default=True, help="See `flawforge methods`.")
-@click.option("--minutes", default=1.5, show_default=True, help="Training time, for methods that train.")
-@click.option("--count", default=32, show_default=True, help="Forgeries per kind and contrast for the POD.")
+@option(
+    "--method",
+    default=METHOD,
+    show_default=True,
+    type=Known(known.METHODS, "method"),
+    metavar="NAME",
+    help="See `flawforge methods`.",
+)
+@option("--minutes", default=1.5, show_default=True, type=MINUTES, help="Training time, for methods that train.")
+@option("--count", default=32, show_default=True, type=COUNT, help="Synthetic defects per kind and contrast for the POD.")
 @with_seed
 def demo(out: Path, good: int, method: str, minutes: float, count: int, seed: int) -> None:
     """Run every step on rendered sample parts; needs no data and no internet."""
-    from flawforge import api
-    from flawforge.demo.washers import write_demo_parts
-    from flawforge.fitting import Request, check_output
-    from flawforge.reporting.report import report
+    from flawforge.fitting.places import check_output
 
     check_output(out, resume=False)
-    with counter("rendering washers") as show:
-        write_demo_parts(out / "parts", good=good, seed=seed, progress=show)
-    model = out / "model"
-    _fit(Request(out / "parts", model, method=method, minutes=minutes, seed=seed))
-    with counter("evaluating") as show:
-        tell(api.evaluate(model, out / "parts", seed=seed, progress=show))
-    with counter("proving") as show:
-        tell(api.pod(model, out / "parts", count=count, seed=seed, progress=show))
-    with counter("watching") as show:
-        tell(api.drift(model, out / "parts" / "test" / "good", seed=seed, progress=show))
-    report(model, out / "report.html")
+    from flawforge import api
+    from flawforge.demo.washers import write_demo_parts
+    from flawforge.fitting import Request
+    from flawforge.reporting.report import report
+
+    model, parts = out / "model", out / "parts"
+    with counter("1 of 5, rendering washers") as show:
+        write_demo_parts(parts, good=good, seed=seed, progress=show)
+    say("2 of 5, fit")
+    json, output().json = output().json, ""  # the last step writes it, for all
+    _fit(Request(parts, model, method=method, minutes=minutes, seed=seed))
+    with counter("3 of 5, evaluating") as show:
+        tell(api.evaluate(model, parts, seed=seed, progress=show))
+    with counter("4 of 5, measuring POD") as show:
+        tell(api.pod(model, parts, count=count, seed=seed, progress=show))
+    with counter("5 of 5, checking for drift") as show:
+        tell(api.drift(model, parts / "test" / "good", seed=seed, progress=show))
+    page = report(model, out / "report.html")
+    output().json = json
+    write_json(page.as_dict())
     say(f"open {(out / 'report.html').resolve()}")

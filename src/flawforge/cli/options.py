@@ -1,26 +1,72 @@
-"""What several commands share: options, progress, and how an error reaches a person."""
+"""What several commands share: options, the kinds of values they take, and how an error reaches a person."""
 
 from __future__ import annotations
 
+import difflib
 import errno
 import io
+import os
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from flawforge.types import ConfigError, FlawforgeError
-from flawforge_runtime.names import shown
+from flawforge.cli.output import EVERYWHERE, fail, output, say_aside
+from flawforge.types import ConfigError, DataError, FlawforgeError, ModelError
 
 MAX_PIXELS = 100_000_000  # as images.MAX_PIXELS
+ERROR, USAGE, NG_FOUND, DRIFTED = 1, 2, 3, 4  # exit codes; the report's criteria have 5 and 6
+SECTIONS = ("Options", "Limits", "Advanced", "Output")
+
+
+class Option(click.Option):
+    """An option that stands in a section of --help: one of SECTIONS."""
+
+    def __init__(self, *names: Any, section: str = "Options", **how: Any) -> None:
+        super().__init__(*names, **how)
+        self.section = section
+
+
+def option(*names: str, **how: Any) -> Callable[..., Any]:
+    """As click.option, with `section`."""
+    return click.option(*names, cls=Option, **how)
+
+
+class Command(click.Command):
+    """A command whose --help has sections, and that takes the options of EVERYWHERE."""
+
+    def __init__(self, *arguments: Any, **how: Any) -> None:
+        super().__init__(*arguments, **how)
+        self.params += [Option(names, section="Output", expose_value=False, **each) for names, each in EVERYWHERE]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        for param in self.params:
+            value = ctx.params.get(param.name or "")
+            if isinstance(param.type, Checked) and value is not None:
+                for path in value if isinstance(value, tuple) else (value,):
+                    param.type.check(path)
+        return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            row = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if row is not None:
+                rows.setdefault(getattr(param, "section", "Output"), []).append(row)
+        for section in SECTIONS:
+            if section in rows:
+                with formatter.section(section):
+                    formatter.write_dl(rows[section])
 
 
 class Group(click.Group):
-    """Every error that we foresee is one sentence on standard error and exit code 1; usage errors are click's code 2."""
+    """Every error that we foresee is one sentence on standard error: exit code 2 for a wrong option or argument, else 1."""
+
+    command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):
@@ -32,7 +78,9 @@ class Group(click.Group):
                 warnings.filterwarnings("ignore", module=r"PIL\.")
                 return super().invoke(ctx)
         except FlawforgeError as error:
-            fail(str(error))
+            if output().verbose:
+                traceback.print_exc()
+            fail(str(error), USAGE if isinstance(error, ConfigError) else ERROR)
         except KeyboardInterrupt:
             fail("Interrupted before it was done.")
         except BrokenPipeError:  # the reader has seen enough, as `head` does: click ends quietly
@@ -41,40 +89,173 @@ class Group(click.Group):
             fail(_disk_sentence(error))
 
 
-def say(line: str, err: bool = False) -> None:
-    """Print one line for people; what a file's name may hold does not reach the terminal raw."""
-    click.echo(shown(line), err=err)
+class Share(click.ParamType):
+    """A share in (0, 1), as 0.05 or as 5%. ends: 0 and 1 are shares too."""
+
+    name = "share"
+
+    def __init__(self, ends: bool = False) -> None:
+        self.ends = ends
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        share = _share(str(value))
+        if share is None or not 0 <= share <= 1 or (share in (0, 1) and not self.ends):
+            self.fail(
+                f"{value} was given; give a share between 0 and 1, such as 0.05, or a percentage such as 5%.", param, ctx
+            )
+        return share
 
 
-def say_aside(line: str) -> None:
-    """As `say`, on standard error, above a progress bar where there is one."""
-    from tqdm import tqdm
+class ShareOrPattern(click.ParamType):
+    """A share as in `Share`, or any other text."""
 
-    tqdm.write(shown(line), file=sys.stderr)
+    name = "share or pattern"
 
-
-def tell(result: Any, json_file: Path | None = None) -> None:
-    """Print a result of the library, and write it where --json names a file."""
-    if unsaved := getattr(result, "unsaved", ""):
-        say(f"  {unsaved}", err=True)
-    if json_file is not None:
-        from flawforge.reporting.overlays import write_json
-
-        write_json(json_file, result.as_dict())
-    for line in result.lines():
-        say(line)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        share = _share(str(value))
+        if share is not None and not 0 < share < 1:
+            self.fail(f"{value} was given; give a share between 0 and 1, such as 20%, or a file name pattern.", param, ctx)
+        return str(value) if share is None else share
 
 
-def fail(sentence: str) -> None:
-    say(f"flawforge: {sentence}", err=True)
-    sys.exit(1)
+def _share(text: str) -> float | None:
+    """0.05 of "0.05" and of "5%" or "5 %"; None where it is no number."""
+    number = text.strip().removesuffix("%").strip()
+    try:
+        return float(number) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        return None
 
 
-def pictures(paths: Iterable[Path]) -> list[Path]:
-    """The pictures in PATHS; what is left out is said. Raises DataError where there is none."""
+class Number(click.ParamType):
+    """A number within bounds.
+
+    above, least, most  bounds; None = none
+    whole               an integer
+    like                an example for the sentence
+    """
+
+    def __init__(
+        self,
+        *,
+        above: float | None = None,
+        least: float | None = None,
+        most: float | None = None,
+        whole: bool = False,
+        like: object = "",
+    ) -> None:
+        self.above, self.least, self.most, self.whole, self.like = above, least, most, whole, like
+        self.name = "integer" if whole else "number"
+
+    @property
+    def allowed(self) -> str:
+        """The bounds in words."""
+        bounds = [f"above {self.above:g}" if self.above is not None else ""]
+        bounds += [f"from {self.least:g}" if self.least is not None else ""]
+        bounds += [f"to {self.most:g}" if self.most is not None else ""]
+        words = " ".join(bound for bound in bounds if bound)
+        return f"a{' whole' * self.whole} number {words}".rstrip() + (f", for example {self.like}" if self.like else "")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = int(str(value)) if self.whole else float(value)
+        except ValueError:
+            self.fail(f"{value} was given; give {self.allowed}.", param, ctx)
+        inside = self.above is None or number > self.above
+        inside &= self.least is None or number >= self.least
+        inside &= self.most is None or number <= self.most
+        if not inside or number in (float("inf"), float("-inf")) or number != number:
+            self.fail(f"{value} was given; give {self.allowed}.", param, ctx)
+        return number
+
+
+COUNT = Number(whole=True, least=1)
+
+
+class Known(click.ParamType):
+    """One of some names; another gets the nearest one, or all. what: the names stand for, in words."""
+
+    name = "name"
+
+    def __init__(self, names: Iterable[str], what: str) -> None:
+        self.names, self.what = tuple(names), what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.names:
+            self.fail(unknown(self.what, str(value), self.names), param, ctx)
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        return [click.shell_completion.CompletionItem(name) for name in self.names if name.startswith(incomplete)]
+
+
+def unknown(what: str, given: str, names: Sequence[str]) -> str:
+    """The sentence for a name that is none of `names`."""
+    near = difflib.get_close_matches(given, names, n=1)
+    return f"there is no {what} '{given}'; " + (f"did you mean {near[0]}?" if near else f"allowed are {', '.join(names)}.")
+
+
+class Checked(click.Path):
+    """A path that the command looks at before it imports anything heavy. check: raises a FlawforgeError for a wrong one."""
+
+    def __init__(self, check: Callable[[Path], object]) -> None:
+        super().__init__(path_type=Path)
+        self.check = check
+
+
+def _check_model(folder: Path) -> None:
+    """By its manifest; the weights are checked when it is opened."""
+    from flawforge_runtime import bundle
+
+    if not (folder / bundle.COMMIT).is_dir():
+        bundle.read_manifest(folder)
+
+
+def _check_data(data: Path) -> None:
+    from flawforge.pictures.listing import read_listing
+
+    read_listing(data)
+
+
+def _check_new(folder: Path) -> None:
+    from flawforge_runtime import bundle
+    from flawforge_runtime.files import free
+
+    if not free(folder):
+        raise ModelError(bundle.TAKEN.format(folder=folder))
+
+
+def _check_file(path: Path) -> None:
+    if str(path) != "auto" and not str(path).startswith("timm:") and not path.exists():
+        raise ConfigError(f"There is no file or folder {path}; check the path.")
+
+
+PATH = click.Path(path_type=Path)
+MODEL, DATA, NEW, FILE = map(Checked, (_check_model, _check_data, _check_new, _check_file))
+
+
+def check_any(paths: Sequence[Path]) -> None:
+    """Raises DataError where none of PATHS is there; a single one that is not costs its own row alone."""
+    if paths and not any(os.path.lexists(path) for path in paths):
+        raise DataError(
+            f"There is no file or folder {paths[0]}{' nor any of the others' * (len(paths) > 1)}; check the path."
+        )
+
+
+def pictures(paths: Iterable[Path], *, quiet: bool = False) -> list[Path]:
+    """The pictures in PATHS; what is left out is said, unless `quiet`. Raises DataError where there is none."""
     from flawforge_runtime.feed import Source
 
-    return list(Source(paths, say=say_aside))
+    paths = tuple(paths)
+    check_any(paths)
+    return list(Source(paths) if quiet else Source(paths, say=say_aside))
+
+
+def check_data(data: Path) -> None:
+    """Refuse, before anything heavy is imported, a data set that is none. Raises DataError."""
+    from flawforge.pictures.listing import read_listing
+
+    read_listing(data)
 
 
 def _disk_sentence(error: OSError) -> str:
@@ -85,73 +266,84 @@ def _disk_sentence(error: OSError) -> str:
 
 
 def with_max_pixels(command: Callable[..., Any]) -> Callable[..., Any]:
-    option = click.option(
-        "--max-pixels", default=MAX_PIXELS, show_default=True, help="Refuse larger pictures without reading them."
-    )
-    return option(command)
+    return option(
+        "--max-pixels",
+        default=MAX_PIXELS,
+        show_default=True,
+        type=COUNT,
+        section="Advanced",
+        help="Refuse larger pictures without reading them.",
+    )(command)
 
 
 def with_rates(command: Callable[..., Any]) -> Callable[..., Any]:
-    alarm = click.option(
+    alarm = option(
         "--false-alarm",
-        type=float,
-        help="False-alarm rate: share of good parts that may be judged NG. [default: 0.01, or "
+        type=Share(),
+        section="Limits",
+        help="False-alarm rate: share of good parts that may be judged NG. [default: 1%, or "
         "the lowest rate that the held-back pictures support]",
     )
-    review = click.option(
+    review = option(
         "--review",
-        type=float,
-        help="Share of good parts that may be judged NG or REVIEW. [default: 0.05, or the lowest that is supported]",
+        type=Share(),
+        section="Limits",
+        help="Share of good parts that may be judged NG or REVIEW. [default: 5%, or the lowest that is supported]",
     )
-    confidence = click.option(
+    confidence = option(
         "--confidence",
-        type=float,
-        help="Probability with which the rates hold, for example 0.95; else on average. Needs more pictures.",
+        type=Share(),
+        section="Limits",
+        help="Probability with which the rates hold, for example 95%; else on average. Needs more pictures.",
     )
     return alarm(review(confidence(command)))
 
 
-class Share(click.ParamType):
-    """A share in (0, 1), as 0.05 or as 5%."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        text = str(value).strip()
-        try:
-            share = float(text.removesuffix("%").strip()) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            share = 0.0
-        if not 0 < share < 1:
-            self.fail(
-                f"{value} was given; give a share between 0 and 1, such as 0.05, or a percentage such as 5%.", param, ctx
-            )
-        return share
-
-
 def with_acceptance(command: Callable[..., Any]) -> Callable[..., Any]:
-    alarms = click.option(
+    alarms = option(
         "--accept-false-alarms",
         type=Share(),
+        section="Limits",
         help="Highest acceptable share of good parts judged NG, such as 2%. The result is PASS, FAIL or NOT ENOUGH DATA by "
         "the 95 % interval of the measured share; exit code 0, 6 or 5.",
     )
-    escapes = click.option(
+    escapes = option(
         "--accept-escapes",
         type=Share(),
+        section="Limits",
         help="Highest acceptable share of defective parts not judged NG; the same.",
     )
     return alarms(escapes(command))
 
 
-def with_rules(command: Callable[..., Any]) -> Callable[..., Any]:
-    area = click.option("--min-area", type=float, help="Ignore marked regions smaller than this: px, or mm2 with --scale.")
-    count = click.option(
-        "--max-count",
-        type=int,
-        help="Judge a part OK if it has at most this many regions of at least --min-area. [default: 0]",
+def with_other_day(command: Callable[..., Any]) -> Callable[..., Any]:
+    folder = option(
+        "--other-day",
+        type=DATA,
+        metavar="FOLDER",
+        section="Limits",
+        help="Good pictures of another shift or day: their false-alarm rate is measured and stands beside the stated one.",
     )
-    scale = click.option("--scale", type=float, help="Width of a pixel in millimetres.")
+    both = option(
+        "--both-days", is_flag=True, section="Limits", help="Set limits that hold on the pictures of --other-day too."
+    )
+    return folder(both(command))
+
+
+def with_rules(command: Callable[..., Any]) -> Callable[..., Any]:
+    area = option(
+        "--min-area",
+        type=Number(least=0),
+        section="Limits",
+        help="Ignore marked regions smaller than this: px, or mm2 with --scale.",
+    )
+    count = option(
+        "--max-count",
+        type=Number(whole=True, least=0),
+        section="Limits",
+        help="Accept a part with at most this many regions of at least --min-area. [default: 0]",
+    )
+    scale = option("--scale", type=Number(above=0, like=0.05), section="Limits", help="Width of a pixel in millimetres.")
     return area(count(scale(command)))
 
 
@@ -159,58 +351,63 @@ def rules_of(calibration: Any, min_area: float | None, max_count: int | None, sc
     """The model's rules with what was given; None where nothing was."""
     from flawforge_runtime.calibrate import Rules
 
-    if min_area is None and max_count is None:
-        if scale is not None:
-            raise ConfigError(f"--scale {scale:g} was given without a rule to measure by; add --min-area.")
+    if min_area is None and max_count is None and scale is None:
         return None
     old = calibration.rules if calibration is not None else Rules()
     area = old.min_area if min_area is None else min_area
     return Rules(area, old.max_count if max_count is None else max_count, old.mm_per_pixel if scale is None else scale)
 
 
-with_group_by = click.option(
+with_group_by = option(
     "--group-by",
     metavar="REGEX",
-    help="Pictures whose FOLDER/NAME gives the same match belong to one part: held back together, counted once. "
+    section="Advanced",
+    help="Regular expression for the part's number in FOLDER/NAME. Pictures of one part stay together and count once. "
     "[default: the CSV's column group]",
 )
 
 
-with_device = click.option(
-    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where the network runs."
+with_device = option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    section="Advanced",
+    help="Where the network runs.",
 )
 
 
 def with_backend(command: Callable[..., Any]) -> Callable[..., Any]:
-    backend = click.option(
+    backend = option(
         "--backend",
         type=click.Choice(["torch", "onnx", "openvino"]),
+        section="Advanced",
         help="Must be the backend that MODEL was exported to. [default: the one in MODEL]",
     )
-    threads = click.option("--threads", type=int, help="Threads of the network, at most the number of cores. [default: all]")
-    return backend(threads(command))
+    return backend(with_threads(command))
 
 
-with_seed = click.option("--seed", default=0, show_default=True, help="Seed of all random draws.")
+with_threads = option(
+    "--threads",
+    type=COUNT,
+    section="Advanced",
+    help="Threads of the network, at most the number of cores. [default: all]",
+)
 
+with_seed = option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=Number(whole=True, least=0),
+    section="Advanced",
+    help="Seed of all random draws.",
+)
 
-@contextmanager
-def progress_bar(label: str, total: float | None, unit: str) -> Iterator[Any]:
-    from tqdm import tqdm
-
-    # Without a terminal a bar is a log: one line in half a minute is enough.
-    quiet = {} if sys.stderr.isatty() else {"mininterval": 30.0, "maxinterval": 30.0}
-    with tqdm(total=total, desc=label, unit=unit, dynamic_ncols=True, **quiet) as bar:
-        yield bar
-
-
-@contextmanager
-def counter(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress callback (done, all) shown as a bar with an ETA."""
-    with progress_bar(label, 1, "") as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
+with_save = option(
+    "--no-save",
+    "save",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Do not add the result to MODEL, where the report finds it.",
+)

@@ -7,57 +7,58 @@ from pathlib import Path
 
 import click
 
-from flawforge.cli.options import progress_bar, say, tell, with_seed
+from flawforge.cli import known
+from flawforge.cli.options import COUNT, DATA, ERROR, FILE, NEW, Command, Known, option, with_seed
+from flawforge.cli.output import progress_bar, say, tell, write_json
 
 
-@click.command()
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
-@click.option("--forger", "forgers", multiple=True, metavar="NAME", help="See `flawforge forgers`. [default: all]")
-@click.option("--count", default=16, show_default=True, help="Forgeries per forger.")
-@click.option("--textures", type=click.Path(path_type=Path), help="Folder of pictures to take textures for forgeries from.")
+@click.command(cls=Command)
+@click.argument("data", type=DATA)
+@option("-o", "--out", required=True, type=NEW, help="Folder to write; must not exist.")
+@option(
+    "--forger",
+    "forgers",
+    multiple=True,
+    metavar="NAME",
+    type=Known(known.FORGERS, "forger"),
+    help="See `flawforge forgers`; can be given several times. [default: all]",
+)
+@option("--count", default=16, show_default=True, type=COUNT, help="Synthetic defects per forger.")
+@option("--textures", type=FILE, help="Folder of pictures to take textures from.")
 @with_seed
 def forge(data: Path, out: Path, forgers: tuple[str, ...], count: int, textures: Path | None, seed: int) -> None:
     """Forge defects into the good pictures in DATA: pictures, masks and a contact sheet per forger."""
-    from flawforge.forge import FORGERS
     from flawforge.reporting.contact_sheets import forge as write
 
-    with progress_bar("forging", len(forgers) or len(FORGERS), "forger") as bar:
-
-        def turn(name: str) -> None:
-            bar.set_postfix_str(name)
-            bar.update()
-
-        result = write(data, out, forgers or None, count=count, seed=seed, textures=textures, progress=turn)
+    with progress_bar("forging", len(forgers) or len(known.FORGERS), "forgers") as bar:
+        result = write(data, out, forgers or None, count=count, seed=seed, textures=textures, progress=bar.more)
     tell(result)
 
 
-@click.command()
+@click.command(cls=Command)
 def methods() -> None:
     """List the methods and their profiles."""
-    from flawforge.methods import METHODS
-
-    for method in METHODS.values():
-        say(f"{method.name:<12}{method.title} [{', '.join(method.profiles)}]")
+    for name, method in known.METHODS.items():
+        say(f"{name:<12}{method.title} [{', '.join(method.profiles.split())}]")
         say(f"{'':<12}{method.paper}")
+    write_json({name: method._asdict() for name, method in known.METHODS.items()})
 
 
-@click.command()
+@click.command(cls=Command)
 def forgers() -> None:
     """List the forgers and what each one does."""
-    from flawforge.forge import FORGERS
+    for name, title in known.FORGERS.items():
+        say(f"{name:<18}{title}")
+    write_json(known.FORGERS)
 
-    for name, kind in FORGERS.items():
-        say(f"{name:<18}{(kind.__doc__ or '').strip().splitlines()[0]}")
 
-
-@click.command()
-def doctor() -> None:
+@click.command(cls=Command)
+@option("--speed", is_flag=True, help="Also import torch, look for CUDA and time one layer; takes a few seconds.")
+def doctor(speed: bool) -> None:
     """Report what this machine has, and whether it can run flawforge."""
     from flawforge.cli.doctor import examine
 
-    healthy, lines = examine()
-    for line in lines:
-        say(line)
-    if not healthy:
-        sys.exit(1)
+    result = examine(speed)
+    tell(result)
+    if not result.healthy:
+        sys.exit(ERROR)

@@ -1,22 +1,53 @@
-"""From good pictures to a calibrated model: plan, train, calibrate, save."""
+"""From good pictures to a calibrated model: plan, train, calibrate, save.
 
-from flawforge.fitting.forecasting import Forecast, forecast
-from flawforge.fitting.pipeline import Show, check_output, checkpoint_file, fit, identity, run, work_folder
-from flawforge.fitting.planning import (
-    METHOD,
-    Plan,
-    Request,
-    batches,
-    load_pictures,
-    new_net,
-    plan,
-    promised_rates,
-    same_part,
-    seeded,
-    stages_of,
-)
-from flawforge.fitting.questions import questioned
-from flawforge.fitting.thresholds import calibrate_on, recalibrate
+The names below are fetched when first used, so that the command line can look at a folder before it imports torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` fetches them
+    from flawforge.fitting.forecasting import Forecast, forecast
+    from flawforge.fitting.pipeline import Show, fit, identity, run
+    from flawforge.fitting.places import check_output, checkpoint_file, work_folder
+    from flawforge.fitting.planning import (
+        METHOD,
+        Plan,
+        Request,
+        batches,
+        load_pictures,
+        new_net,
+        plan,
+        promised_rates,
+        same_part,
+        seeded,
+        stages_of,
+    )
+    from flawforge.fitting.questions import questioned
+    from flawforge.fitting.thresholds import calibrate_on, recalibrate
+
+_HOME = {
+    "forecasting": ("Forecast", "forecast"),
+    "pipeline": ("Show", "fit", "identity", "run"),
+    "places": ("check_output", "checkpoint_file", "work_folder"),
+    "planning": (
+        "METHOD",
+        "Plan",
+        "Request",
+        "batches",
+        "load_pictures",
+        "new_net",
+        "plan",
+        "promised_rates",
+        "same_part",
+        "seeded",
+        "stages_of",
+    ),
+    "questions": ("questioned",),
+    "thresholds": ("calibrate_on", "recalibrate"),
+}
 
 __all__ = [
     "METHOD",
@@ -43,3 +74,10 @@ __all__ = [
     "stages_of",
     "work_folder",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

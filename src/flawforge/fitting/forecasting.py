@@ -16,10 +16,12 @@ from flawforge import config
 from flawforge.fitting import engine
 from flawforge.fitting.planning import Plan, batches, new_net, stages_of
 from flawforge.pictures import dataset
-from flawforge.types import (
-    Collect,
-    Train,
-)
+from flawforge.types import Collect, Prove, Stage, Train
+
+PARTS = ("statistics", "training", "check")
+EARLY, CALIBRATION = "first calibration", "calibration"
+READING = 0.03  # seconds to read a picture and hold it against the good ones, about
+LOOK = 0.05  # seconds of a network for a picture, where nothing could be timed
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Forecast:
     """Measured on the real net and data before training: seconds per step, bytes of memory at the peak, parameters.
 
     collect  {stage: minutes} of the stages that look at every good picture and say what they need; beside `minutes`
+    stages   (name, part of the work, seconds) of each stage and of the calibration; the parts are PARTS
     """
 
     seconds_per_step: float
@@ -35,21 +38,39 @@ class Forecast:
     memory_bytes: int
     parameters: int
     collect: Mapping[str, float] = field(default_factory=dict)
+    stages: tuple[tuple[str, str, float], ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole fit, calibration included."""
+        return sum(seconds for _, _, seconds in self.stages)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        values = dataclasses.asdict(self)
+        stages = [{"stage": name, "part": part, "seconds": seconds} for name, part, seconds in self.stages]
+        return values | {"collect": dict(self.collect), "stages": stages, "seconds": self.seconds}
+
+    def _whole(self) -> str:
+        """The whole fit in words: about 40 s: statistics 15 s, training 12 s, check 13 s."""
+        parts = {part: sum(seconds for _, own, seconds in self.stages if own == part) for part in PARTS}
+        named = ", ".join(f"{part} {_duration(seconds)}" for part, seconds in parts.items() if seconds >= 0.5)
+        return f"the whole fit takes about {_duration(self.seconds)}" + (f": {named}" if named else "")
 
     def lines(self) -> list[str]:
         """For people."""
-        looks = [f"{minutes:.1f} minutes for the {name}" for name, minutes in self.collect.items()]
+        memory = f"about {self.memory_bytes / 2**30:.1f} GiB of memory"
         if not self.steps:
-            how_long = "; about " + " and ".join(looks) if looks else ""
-            return [
-                f"forecast: no training steps, so neither --minutes nor --steps bounds it{how_long}; "
-                f"{self.memory_bytes / 2**30:.1f} GiB of memory or a little more"
-            ]
-        return [
-            f"forecast: {self.steps} steps of {self.seconds_per_step:.2f} s, {self.minutes:.1f} minutes, "
-            + "".join(f"then about {look}, " for look in looks)
-            + f"{self.memory_bytes / 2**30:.1f} GiB of memory, {self.parameters / 1e6:.1f} M parameters"
-        ]
+            return [f"forecast: no training steps, so --minutes and --steps have no effect; {memory}", self._whole()]
+        steps = f"{self.steps} steps of {self.seconds_per_step:.2f} s, {self.minutes:.1f} minutes of training"
+        return [f"forecast: {steps}, {memory}, {self.parameters / 1e6:.1f} M parameters", self._whole()]
+
+
+def _duration(seconds: float) -> str:
+    """For people: 40 s, 3 min, 1.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def forecast(plan: Plan, pictures: dataset.GoodPictures, *, trial_steps: int = 2) -> Forecast:
@@ -62,6 +83,13 @@ def forecast(plan: Plan, pictures: dataset.GoodPictures, *, trial_steps: int = 2
     stages = stages_of(plan, net, pictures)
     train = [stage for stage in stages if isinstance(stage, Train)]
     seconds: dict[str, list[float]] = {stage.name: [] for stage in train}
+    ticks: list[tuple[engine.Tick, float]] = []
+
+    def on_tick(tick: engine.Tick) -> None:
+        ticks.append((tick, time.monotonic()))
+        if tick.stage in seconds:
+            seconds[tick.stage].append(tick.seconds)
+
     if train:
         # As many trial steps for each stage, whatever its part of the budget: one may cost many times another's.
         alike = [dataclasses.replace(each, share=1.0) if isinstance(each, Train) else each for each in stages]
@@ -72,22 +100,66 @@ def forecast(plan: Plan, pictures: dataset.GoodPictures, *, trial_steps: int = 2
             engine.Budget(steps=(trial_steps + 1) * len(train)),
             engine.Run(seed=plan.request.seed, workers=0, precision=plan.settings.precision, device=plan.request.device),
             clean=lambda: islice(pictures.clean_batches(plan.settings.batch), 1),
-            on_tick=lambda tick: seconds[tick.stage].append(tick.seconds) if tick.stage in seconds else None,
+            on_tick=on_tick,
         )
     memory = int(1.1 * psutil.Process().memory_info().rss)
     parameters = sum(p.numel() for p in net.parameters())
     collect, held = _looks(plan, pictures, net, [stage for stage in stages if isinstance(stage, Collect)])
     memory += held
     if not train:
-        return Forecast(0.0, 0, 0.0, memory, parameters, collect)
-    steps, spent = 0, 0.0
+        return Forecast(0.0, 0, 0.0, memory, parameters, collect, _stages(plan, len(pictures), stages, ticks, collect, {}))
+    steps, spent, each_step = 0, 0.0, dict[str, float]()
     for stage in train:
         at = seconds[stage.name]
-        per_step = max((at[-1] - at[0]) / max(len(at) - 1, 1), 1e-4)
+        per_step = each_step[stage.name] = max((at[-1] - at[0]) / max(len(at) - 1, 1), 1e-4)
         share = stage.share / sum(each.share for each in train)
         count = plan.budget.steps * share if plan.budget.steps else 60 * (plan.budget.minutes or 0) * share / per_step
         steps, spent = steps + max(1, round(count)), spent + max(1, round(count)) * per_step
-    return Forecast(spent / steps, steps, spent / 60, memory, parameters, collect)
+    whole = _stages(plan, len(pictures), stages, ticks, collect, each_step)
+    return Forecast(spent / steps, steps, spent / 60, memory, parameters, collect, whole)
+
+
+def _stages(
+    plan: Plan,
+    pictures: int,
+    stages: Sequence[Stage],
+    ticks: Sequence[tuple[engine.Tick, float]],
+    collect: Mapping[str, float],
+    each_step: Mapping[str, float],
+) -> tuple[tuple[str, str, float], ...]:
+    """`Forecast.stages`: looks by the one batch that was shown to each, training by its budget, the rest by their like.
+
+    collect    minutes of looks that state what they need; each_step: seconds of a step of each training stage
+    """
+    batch, budget = plan.settings.batch, plan.budget
+    first: dict[str, float] = {}
+    for tick, _ in ticks:
+        first.setdefault(tick.stage, tick.seconds / tick.step)
+    looks = [first[stage.name] for stage in stages if isinstance(stage, Collect) and stage.name in first]
+    glance = max(looks, default=min(each_step.values(), default=LOOK * batch) / 3)  # seconds of a batch without gradients
+    judging = len(plan.held) * (glance / batch + READING)
+    trains = [stage for stage in stages if isinstance(stage, Train)]
+    found, looked, trained = [], 0.0, False
+    for stage in stages:
+        if isinstance(stage, Train):
+            trained, share = True, stage.share / sum(each.share for each in trains)
+            if budget.steps:
+                seconds = each_step[stage.name] * max(1, round(budget.steps * share))
+            else:
+                proofs = sum(each.share for each in stages if isinstance(each, Prove))
+                minutes = budget.minutes or 0.0
+                seconds = 60 * share * max(minutes * (1 - proofs) - looked / 60, minutes / 10)
+            found.append((stage.name, "training", seconds))
+            continue
+        count = stage.batches if isinstance(stage, Prove) else -(-pictures // batch)
+        seconds = first.get(stage.name, glance) * count
+        if stage.name in collect:
+            seconds = 60 * collect[stage.name]
+        looked += seconds if isinstance(stage, Collect) else 0.0
+        found.append((stage.name, "check" if trained else "statistics", seconds))
+        if isinstance(stage, Collect) and stage.usable and stage is not stages[-1]:
+            found.append((EARLY, "check", judging))
+    return (*found, (CALIBRATION, "check", judging))
 
 
 def _looks(plan: Plan, pictures: dataset.GoodPictures, net: Any, stages: Sequence[Collect]) -> tuple[dict[str, float], int]:

@@ -18,14 +18,15 @@ import torch
 
 from flawforge.fitting import engine
 from flawforge.fitting.contents import content_of
+from flawforge.fitting.places import check_output, checkpoint_file, work_folder
 from flawforge.fitting.planning import Plan, Request, batches, load_pictures, new_net, plan, stages_of
 from flawforge.fitting.questions import questioned
 from flawforge.fitting.thresholds import LOOK, calibrate_on, guard_of, on_another_day, write_sheet
 from flawforge.judging import loading
 from flawforge.pictures import dataset
 from flawforge.reporting import card
-from flawforge.types import ConfigError, Mask, ModelError, Stage
-from flawforge_runtime import bundle, calibrate, files, inspector
+from flawforge.types import ConfigError, Mask, Stage
+from flawforge_runtime import bundle, calibrate, inspector
 from flawforge_runtime.guard import Guard
 
 Show = Callable[[str], None]
@@ -64,30 +65,6 @@ def _mask_hash(mask: Mask | None) -> str | bool:
     return hashlib.sha256(repr(mask.shape).encode() + np.packbits(mask).tobytes()).hexdigest()
 
 
-def work_folder(out: Path) -> Path:
-    """Where a fit keeps its checkpoint until the model folder is complete."""
-    return out.with_name(f"{out.name}.fitting")
-
-
-def checkpoint_file(out: Path) -> Path:
-    """What `--resume` goes on from."""
-    return work_folder(out) / "checkpoint.safetensors"
-
-
-def check_output(out: Path, resume: bool) -> None:
-    """Refuse, before any work, a model folder that exists, and a started fit unless it is to be resumed."""
-    work = work_folder(out)
-    if checkpoint_file(out).exists() and not resume:
-        raise ModelError(
-            f"{work} holds an unfinished fit; add --resume to continue it, or remove the folder to start again."
-        )
-    early = resume and (out / "manifest.json").is_file()  # what a method saves before it trains
-    if not early and not files.free(out):
-        raise ModelError(bundle.TAKEN.format(folder=out))
-    if resume and not checkpoint_file(out).is_file():
-        raise ModelError(f"There is no checkpoint in {work} to resume from; leave out --resume to start the fit.")
-
-
 @dataclass
 class Job:
     """A fit under way.
@@ -97,6 +74,7 @@ class Job:
     start_notes     what the method says of the weights that the net starts from
     given           thresholds that were found otherwise (folds.py); None = from the pictures that are held back
     show            takes a line for people
+    on_calibrate    called with (done, all) held-back pictures
     begun           when it was opened, on time.monotonic's clock
     guard           of the good pictures; it does not depend on the net, so it is fitted once; None = not yet
     ranked          calibration pictures by score, most anomalous first, once they are judged
@@ -110,6 +88,7 @@ class Job:
     given: calibrate.Calibration | None
     show: Show
     begun: float
+    on_calibrate: Callable[[int, int], None]
     guard: Guard | None = None
     ranked: tuple[tuple[Path, float], ...] = ()
 
@@ -123,6 +102,7 @@ def run(
     given: calibrate.Calibration | None = None,
     show: Show = lambda line: None,
     on_tick: Callable[[engine.Tick], None] | None = None,
+    on_calibrate: Callable[[int, int], None] = lambda done, of: None,
 ) -> inspector.Inspector:
     """Open, train, calibrate, save. Returns the inspector that `loading.load(out)` would give.
 
@@ -136,7 +116,7 @@ def run(
             made = questioned(plan(request))
             for line in made.screening.lines() if made.screening else ():
                 show(line)
-        job = opened(made, pictures, given, show)
+        job = dataclasses.replace(opened(made, pictures, given, show), on_calibrate=on_calibrate)
         work = work_folder(request.out)
         work.mkdir(parents=True, exist_ok=True)
         try:
@@ -160,7 +140,9 @@ def opened(
     """A fit that has not begun to learn: the pictures are read (None), the net has its first weights."""
     pictures = pictures or load_pictures(plan)
     net, notes = new_net(plan)
-    return Job(plan, pictures, net, stages_of(plan, net, pictures), notes, given, show, time.monotonic())
+    return Job(
+        plan, pictures, net, stages_of(plan, net, pictures), notes, given, show, time.monotonic(), lambda done, of: None
+    )
 
 
 def train(job: Job, resume: bool, on_tick: Callable[[engine.Tick], None] | None) -> list[dict[str, Any]]:
@@ -221,6 +203,7 @@ def thresholds(job: Job, bare: inspector.Inspector) -> calibrate.Calibration:
         batches=job.plan.batches.of() if job.plan.batches else {},
         tolerate=request.tolerate,
         seed=request.seed,
+        progress=job.on_calibrate,
     )
     for line in (*(f"skipped: {reason}" for _, reason in scored.skipped), *scored.lines()):
         job.show(line)

@@ -18,6 +18,7 @@ from flawforge.pictures.copies import fingerprint, likeness
 from flawforge.pictures.listing import part_of
 from flawforge.pictures.screening import outlier_limit
 from flawforge.proving import leakage
+from flawforge.proving.again import judge_again
 from flawforge.reporting import card
 from flawforge.reporting.good_sheet import FILE, MOST, good_sheet
 from flawforge.types import DataError, ImageError, ModelError
@@ -112,6 +113,7 @@ def calibrate_on(
     rules: calibrate.Rules | None = None,
     tolerate: str = "",
     seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Scored:
     """Judge good pictures that training never saw, and set the thresholds. Unreadable ones are skipped and named.
 
@@ -119,6 +121,7 @@ def calibrate_on(
     batches   which block of neighbours each picture lies in; {} = there are none, None = not known: they are looked for.
               Where scores of one block are alike, a block counts once, and the rates are raised to what so many support
     tolerate  kinds of variation that good parts may show: each picture is judged once, varied at random by seed and place
+    progress  called with (done, all)
     Raises CalibrationError where the readable ones cannot carry the rates.
     """
     judgements: list[tuple[Path, float, float]] = []
@@ -128,6 +131,7 @@ def calibrate_on(
     skipped = []
     kinds = tolerance.kinds_from(tolerate)
     for place, path in enumerate(paths):
+        progress(place, len(paths))
         try:
             picture = images.read_picture(path, max_pixels=model.max_pixels, depth=model.depth)
             if kinds:
@@ -258,9 +262,12 @@ def recalibrate(
     yes: bool = False,
     other_day: Path | None = None,
     both_days: bool = False,
+    progress: Callable[[int, int], None] = lambda done, of: None,
     **how: Any,
 ) -> tuple[calibrate.Calibration, list[str]]:
-    """New thresholds for an existing model from new good pictures; the folder is replaced as a whole.
+    """New thresholds for an existing model from new good pictures; the model is replaced as a whole.
+
+    The results that its folder keeps are judged again at the new thresholds.
 
     confidence, group_by  as `fit` takes them; rules  None = as the model has them; how  as `loading.load` takes it
     yes  the pictures show good parts, even if the model rejects more of them than it did of those before
@@ -269,7 +276,9 @@ def recalibrate(
     where all pictures were trained on, or where `yes` is needed), CalibrationError, ModelError, ConfigError.
     """
     with bundle.hold(folder):
-        return _recalibrate(folder, good, false_alarm, review, confidence, group_by, rules, yes, other_day, both_days, how)
+        return _recalibrate(
+            folder, good, false_alarm, review, confidence, group_by, rules, yes, other_day, both_days, progress, how
+        )
 
 
 def _recalibrate(
@@ -283,6 +292,7 @@ def _recalibrate(
     yes: bool,
     other_day: Path | None,
     both_days: bool,
+    progress: Callable[[int, int], None],
     how: Mapping[str, Any],
 ) -> tuple[calibrate.Calibration, list[str]]:
     model = loading.load(folder, **how)
@@ -302,7 +312,7 @@ def _recalibrate(
         rules = model.calibration.rules
     paths = [entry.path for entry in entries]
     fitted = {"tolerate": model.content.config.get("tolerate", ""), "seed": model.content.config["seed"]}
-    scored = calibrate_on(model, paths, *rates, confidence=confidence, parts=parts, rules=rules, **fitted)
+    scored = calibrate_on(model, paths, *rates, confidence=confidence, parts=parts, rules=rules, progress=progress, **fitted)
     calibration = scored.calibration
     notes = (*listing.notes, *leakage.left_out(trained, trained + len(entries)), *notes)
     if model.calibration is not None:
@@ -320,13 +330,10 @@ def _recalibrate(
         new_guard = fit_guard(seen, model.guard_size)
     content = dataclasses.replace(model.content, calibration=calibration, guard=new_guard)
     bundle.rewrite(folder, dataclasses.replace(content, card=card.model_card(content)))
-    sheet = write_sheet(folder, model, scored.ranked, ())
-    return calibration, [
-        *notes,
-        *(f"skipped: {reason}" for _, reason in scored.skipped),
-        *scored.lines(),
-        LOOK.format(file=sheet),
-    ]
+    stored = judge_again(folder, calibration, content.model_id)
+    skips = [f"skipped: {reason}" for _, reason in scored.skipped]
+    sheet = LOOK.format(file=write_sheet(folder, model, scored.ranked, ()))
+    return calibration, [*notes, *skips, *scored.lines(), *stored, sheet]
 
 
 def compared(old: calibrate.Calibration, scored: Scored, yes: bool) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from flawforge.types import Mask
 
@@ -130,6 +129,8 @@ def grow(length: float, step: float, bend: float, wobble: float, rng: np.random.
     bend is the total turn in degrees at most, spread evenly (a curve); wobble the turn per step, which leans back to the
     curve (each step keeps 0.85 of it), so that a path never curls up.
     """
+    from scipy.signal import lfilter  # it imports scipy.stats: a second that judging can do without
+
     count = max(4, int(np.ceil(length / step)))
     start, total = rng.uniform(0.0, 360.0), rng.uniform(-bend, bend)
     lean = lfilter([1.0], [1.0, -0.85], rng.normal(0.0, max(wobble, 1e-9), count))

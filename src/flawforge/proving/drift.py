@@ -29,6 +29,7 @@ from scipy.stats import binom
 
 from flawforge.proving import intervals, leakage
 from flawforge.proving.intervals import Estimate
+from flawforge.reporting.kept import Kept
 from flawforge.types import CalibrationError, ConfigError, DataError, Image, ImageError
 from flawforge_runtime.calibrate import Calibration, ExpectedRate, calibrated, expected_rate, percent
 from flawforge_runtime.images import as_picture
@@ -122,7 +123,9 @@ class Drift:
     skipped         {"path", "reason"} of the pictures that cannot be read
     invalid         pictures that were like no good picture
     notes           what was left aside
-    unsaved         why the result was not kept in the model folder; "" where it was, or was not to be
+    threshold       rejected above this score
+    saved           as what the model folder keeps it; None where it does not
+    unsaved         why the model folder does not keep it; "" where it does, or was not to
     """
 
     alarm: bool
@@ -142,7 +145,9 @@ class Drift:
     wealth: tuple[float, ...]
     invalid: int
     parts: tuple[Mapping[str, Any], ...]
+    threshold: float
     notes: tuple[str, ...] = ()
+    saved: Kept | None = None
     unsaved: str = ""
 
     @property
@@ -176,7 +181,8 @@ class Drift:
 
     def as_dict(self) -> dict[str, Any]:
         """What `flawforge drift --json` writes."""
-        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("notes", "unsaved")}
+        apart = ("notes", "saved", "unsaved")
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in apart}
         return values | {
             "rejected_share": self.rejected_share._asdict(),
             "expected": self.expected.as_dict(),
@@ -229,30 +235,37 @@ def watch(
             progress(done, len(pictures))
     if not looks:
         raise DataError(f"None of the {len(pictures)} pictures can be read; give pictures of parts in use, in their order.")
-    scores = list(highest.values())
-    path_of_wealth = evidence(calibration, scores, alarm=alarm, defects=defects, seed=seed)
-    alarms = np.flatnonzero(path_of_wealth >= level(alarm))
-    rejected = sum(score > calibration.threshold for score in scores)
     return Drift(
-        alarm=bool(alarms.size),
-        at=int(alarms[0]) if alarms.size else None,
-        n=len(scores),
-        rejected=rejected,
-        rejected_share=intervals.rate(rejected, len(scores)),
-        alarm_rate=alarm,
-        defects=defects,
-        expected=calibration.rate_ng,
-        level=level(alarm),
-        evidence=float(path_of_wealth.max()),
+        **finding(calibration, list(highest.values()), alarm=alarm, defects=defects, seed=seed),
         looks=tuple(compare_looks(calibration.looks, looks[-RECENT:])),
         skipped=tuple(skipped),
-        seed=seed,
         model=dict(inspector.about),
-        wealth=tuple(path_of_wealth.tolist()),
         invalid=invalid,
         parts=tuple({"part": part, "score": score} for part, score in highest.items()),
         notes=tuple(leakage.left_out(trained, given)),
     )
+
+
+def finding(calibration: Calibration, scores: Sequence[float], *, alarm: float, defects: float, seed: int) -> dict[str, Any]:
+    """What the scores of parts in use say against a calibration, as fields of `Drift`. Errors as in `evidence`."""
+    path_of_wealth = evidence(calibration, scores, alarm=alarm, defects=defects, seed=seed)
+    alarms = np.flatnonzero(path_of_wealth >= level(alarm))
+    rejected = sum(score > calibration.threshold for score in scores)
+    return {
+        "alarm": bool(alarms.size),
+        "at": int(alarms[0]) if alarms.size else None,
+        "n": len(scores),
+        "rejected": rejected,
+        "rejected_share": intervals.rate(rejected, len(scores)),
+        "alarm_rate": alarm,
+        "defects": defects,
+        "expected": calibration.rate_ng,
+        "level": level(alarm),
+        "evidence": float(path_of_wealth.max()),
+        "seed": seed,
+        "wealth": tuple(path_of_wealth.tolist()),
+        "threshold": calibration.threshold,
+    }
 
 
 def compare_looks(reference: Mapping[str, Sequence[float]], now: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -262,27 +275,32 @@ def compare_looks(reference: Mapping[str, Sequence[float]], now: Sequence[Mappin
     """
     rows = []
     for name in LOOKS:
-        before = np.asarray(reference.get(name, ()), float)
         after = np.array([look[name] for look in now])
-        if before.size == 0:
-            continue
-        middle = float(np.median(before))
-        spread = max(1.4826 * float(np.median(np.abs(before - middle))), 1e-3 * abs(middle), 1e-6)
-        shift = (float(np.median(after)) - middle) / spread
         low, high = median_interval(after)
-        rows.append(
-            {
-                "name": name,
-                "meaning": LOOKS[name],
-                "then": middle,
-                "now": float(np.median(after)),
-                "now_low": low,
-                "now_high": high,
-                "shift": shift,
-                "moved": abs(shift) > MOVED,
-            }
-        )
-    return sorted(rows, key=lambda row: -abs(row["shift"]))
+        rows.append(compared(name, reference, float(np.median(after)), low, high))
+    return sorted((row for row in rows if row is not None), key=lambda row: -abs(row["shift"]))
+
+
+def compared(
+    name: str, reference: Mapping[str, Sequence[float]], now: float, low: float | None, high: float | None
+) -> dict[str, Any] | None:
+    """One row of `compare_looks`, of a statistic whose median is `now`; None where the reference does not have it."""
+    before = np.asarray(reference.get(name, ()), float)
+    if before.size == 0:
+        return None
+    middle = float(np.median(before))
+    spread = max(1.4826 * float(np.median(np.abs(before - middle))), 1e-3 * abs(middle), 1e-6)
+    shift = (now - middle) / spread
+    return {
+        "name": name,
+        "meaning": LOOKS[name],
+        "then": middle,
+        "now": now,
+        "now_low": low,
+        "now_high": high,
+        "shift": shift,
+        "moved": abs(shift) > MOVED,
+    }
 
 
 def median_interval(values: Floats) -> tuple[float | None, float | None]:

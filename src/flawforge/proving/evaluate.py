@@ -23,9 +23,10 @@ from flawforge.proving import intervals, leakage, metrics
 from flawforge.proving.doubts import Doubts
 from flawforge.proving.intervals import Estimate
 from flawforge.proving.labelled import Labelled, choose, mask_of
+from flawforge.proving.shares import VERDICTS, confusion_of, escape_rate, operating_point, plain, rates_of
 from flawforge.reporting.acceptance import Acceptance, accept
 from flawforge.reporting.close_ups import close_up, large
-from flawforge.reporting.overlays import save_album
+from flawforge.reporting.kept import Kept, keep
 from flawforge.types import DataError, Decision, ImageError, Map, Mask
 from flawforge_runtime import tiles
 from flawforge_runtime.calibrate import Calibration, calibrated
@@ -35,7 +36,6 @@ from flawforge_runtime.images import as_picture
 POOLED = 400_000_000  # pixels; above it every second row and column is pooled, so that memory stays below about 6 GB
 OWN_GRID = "the picture's own size"
 FIRST = {"escape": "top_miss", "detection": "top_catch", "good": "top_good"}  # of these groups the first is drawn large too
-PRINTED = ("false_alarm_rate", "escape_rate")  # of the rates; the others stand in the JSON
 
 
 class Judge(Protocol):
@@ -82,7 +82,8 @@ class Evaluation:
     notes        what a reader must know
     skipped      {"path", "reason"} of the pictures that cannot be read
     pictures     one row each: path, kind, label, score, p_value, verdict, peak_on_defect, seconds, valid
-    unsaved      why the result was not kept in the model folder; "" where it was, or was not to be
+    saved        as what the model folder keeps it; None where it does not
+    unsaved      why the model folder does not keep it; "" where it does, or was not to
     acceptance   the criteria that it was held against, see `accepted`; None = none
     """
 
@@ -101,44 +102,57 @@ class Evaluation:
     notes: tuple[str, ...]
     skipped: tuple[Mapping[str, str], ...]
     pictures: tuple[Mapping[str, Any], ...]
+    saved: Kept | None = None
     unsaved: str = ""
     acceptance: Acceptance | None = None
 
     def accepted(self, false_alarms: float | None = None, escapes: float | None = None) -> Evaluation:
         """The same, held against the highest acceptable shares in (0, 1); None = no criterion. Raises ConfigError."""
-        return replace(self, acceptance=accept(_plain(self.rates), self.counts, false_alarms, escapes))
+        return replace(self, acceptance=accept(plain(self.rates), self.counts, false_alarms, escapes))
+
+    @property
+    def confusion(self) -> dict[str, dict[str, int]]:
+        """{"good": {"OK", "REVIEW", "NG"}, "defective": the same}: how many pictures got which verdict."""
+        return confusion_of(self.pictures)
 
     def lines(self) -> list[str]:
         """For people."""
         rows = [("image", self.image), ("pixel", self.pixel or {})]
         named = [(f"{group} {name}", estimate) for group, estimates in rows for name, estimate in estimates.items()]
-        named += [(name.replace("_rate", " rate").replace("_", "-"), self.rates[name]) for name in PRINTED]
         lines = [f"{self.counts['good']} good and {self.counts['defective']} defective pictures"]
         lines += [f"  {name:<22}{estimate.text}" for name, estimate in named]
+        lines.append(f"  {'verdict':<12}" + "".join(f"{verdict:>8}" for verdict in VERDICTS))
+        lines += [
+            f"  {name:<12}" + "".join(f"{count:>8}" for count in counts.values()) for name, counts in self.confusion.items()
+        ]
+        lines += [self._rate_line("false_alarm_rate", "good", "NG"), self._rate_line("escape_rate", "defective", "not NG")]
         if self.skipped:
             first = self.skipped[0]["reason"]
             lines.append(f"  note: {len(self.skipped)} pictures cannot be read and were not judged; the first: {first}")
         lines += [f"  note: {note}" for note in self.notes]
         return [*lines, *(f"  {line}" for line in (self.acceptance.lines() if self.acceptance else []))]
 
+    def _rate_line(self, name: str, group: str, what: str) -> str:
+        """A rate, its interval and its counts; beside the false alarms how many to expect."""
+        counts = self.confusion[group]
+        of = sum(counts.values())
+        events = counts["NG"] if what == "NG" else of - counts["NG"]
+        line = f"  {name.removesuffix('_rate').replace('_', '-') + ' rate':<22}{self.rates[name].text}"
+        if not of:
+            return line
+        line += f", {events} of {of} {group} pictures {what}"
+        return f"{line}; to expect: {self.calibration.rate_ng.text}" if name == "false_alarm_rate" else line
+
     def as_dict(self) -> dict[str, Any]:
         """What `flawforge evaluate --json` writes."""
         pixel: dict[str, Any] | None = None
         if self.pixel is not None:
-            pixel = {**_plain(self.pixel), "grid": self.grid, "pictures": self.pooled}
+            pixel = {**plain(self.pixel), "grid": self.grid, "pictures": self.pooled}
         return {
-            "image": _plain(self.image),
+            "image": plain(self.image),
             "pixel": pixel,
-            "operating_point": {
-                "threshold": self.calibration.threshold,
-                "review_threshold": self.calibration.review_threshold,
-                "pixel_threshold": self.calibration.pixel_threshold,
-                "promised_false_alarm": self.calibration.false_alarm,
-                "promised_review": self.calibration.review,
-                "expected": self.calibration.as_dict()["expected"],
-                "calibration_pictures": self.calibration.n,
-                **_plain(self.rates),
-            },
+            "operating_point": operating_point(self.calibration, self.rates),
+            "confusion": self.confusion,
             "kinds": {name: _kind_as_dict(kind) for name, kind in self.kinds.items()},
             "counts": dict(self.counts),
             "model": dict(self.model),
@@ -235,7 +249,7 @@ def evaluate(
     return Evaluation(
         image=_image(good, defective, bootstrap, rng),
         pixel=pixel,
-        rates=_rates(good, defective),
+        rates=rates_of(good, defective),
         calibration=calibration,
         kinds=_kinds(good, defective, bootstrap, rng),
         counts={
@@ -345,20 +359,6 @@ def _peak_on_defect(defective: Sequence[Mapping[str, Any]]) -> Estimate:
     return intervals.rate(sum(peaks), len(peaks))
 
 
-def _share(rows: Sequence[Mapping[str, Any]], *verdicts: str) -> Estimate:
-    return intervals.rate(sum(row["verdict"] in verdicts for row in rows), len(rows))
-
-
-def _rates(good: Sequence[Mapping[str, Any]], defective: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
-    return {
-        "false_alarm_rate": _share(good, "NG"),
-        "escape_rate": _share(defective, "OK", "REVIEW"),
-        "passed_rate": _share(defective, "OK"),
-        "review_rate_good": _share(good, "REVIEW"),
-        "review_rate_defective": _share(defective, "REVIEW"),
-    }
-
-
 def _kinds(
     good: Sequence[Mapping[str, Any]], defective: Sequence[Mapping[str, Any]], bootstrap: int, rng: np.random.Generator
 ) -> dict[str, Kind]:
@@ -366,17 +366,13 @@ def _kinds(
     for name in sorted({row["kind"] for row in defective}):
         rows = [row for row in defective if row["kind"] == name]
         auroc = _image(good, rows, bootstrap, rng)["auroc"]
-        kinds[name] = Kind(len(rows), auroc, _share(rows, "OK", "REVIEW"), _peak_on_defect(rows))
+        kinds[name] = Kind(len(rows), auroc, escape_rate(rows), _peak_on_defect(rows))
     return kinds
 
 
 def _kind_as_dict(kind: Kind) -> dict[str, Any]:
     estimates = {name: getattr(kind, name) for name in ("image_auroc", "escape_rate", "peak_on_defect")}
-    return {"count": kind.count, **_plain(estimates)}
-
-
-def _plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
-    return {name: estimate._asdict() for name, estimate in estimates.items()}
+    return {"count": kind.count, **plain(estimates)}
 
 
 @dataclass(frozen=True)
@@ -437,14 +433,13 @@ def draw_telling(
     return shown
 
 
-def save_evaluation(folder: Path, result: Evaluation, overlays: Sequence[Shown] = ()) -> Path:
-    """Write `folder`/evaluation: evaluation.json and the overlays as WebP; all of it or, where it fails, nothing new.
+def save_evaluation(model: Path, result: Evaluation, overlays: Sequence[Shown] = (), data: str = "") -> Kept:
+    """Keep an evaluation and its overlays in the model folder, see `reporting.kept.keep`.
 
-    The JSON is the result's with one more key, "overlays": {"file", "group", "path", "kind", "score", "p_value",
-    "verdict", "panels"} each. An older evaluation is replaced. OSError (a full disk) passes through. Returns the new folder.
+    Each overlay has the keys "file", "group", "path", "kind", "score", "p_value", "verdict" and "panels".
     """
     keys = ("path", "kind", "score", "p_value", "verdict")
     pictures = [
         (drawn.group, {key: drawn.row[key] for key in keys} | {"panels": drawn.panels}, drawn.image) for drawn in overlays
     ]
-    return save_album(Path(folder), "evaluation", result.as_dict(), pictures)
+    return keep(Path(model), "evaluation", result.as_dict(), pictures, data=data)

@@ -33,7 +33,7 @@ from flawforge.proving.curves import HEAD, KindCurve, Trial, kind_curve, unit_of
 from flawforge.proving.intervals import Estimate
 from flawforge.proving.specimens import CONTRASTS, COUNT, Forgery, Recipe, families_of, held_out_kinds, proof_pictures
 from flawforge.reporting.close_ups import close_up, large
-from flawforge.reporting.overlays import save_album
+from flawforge.reporting.kept import Kept, keep
 from flawforge.types import ConfigError, DataError, Decision, Image, ImageError, Mask
 from flawforge_runtime.calibrate import Calibration, ExpectedRate, calibrated
 from flawforge_runtime.drawing import Drawn
@@ -89,6 +89,10 @@ class FalseAlarm:
     calibration_pictures: int
     expected: ExpectedRate
 
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return dataclasses.asdict(self) | {"measured": self.measured._asdict(), "expected": self.expected.as_dict()}
+
 
 @dataclass(frozen=True)
 class Proof:
@@ -103,10 +107,11 @@ class Proof:
     skipped        {"path", "reason"} of the pictures that cannot be read
     mm_per_pixel   sizes are in mm; None = in px
     trials         each forgery: kind, contrast, size, good, score, verdict, pointed, hit
-    good_scores    {"path", "score", "verdict"} of the good pictures
+    good_scores    {"path", "score", "verdict", "part"} of the good pictures; a part has a number
     shown          drawn pictures: the hardest good ones, the largest missed, the smallest found
     notes          what a reader must know
-    unsaved        why the result was not kept in the model folder; "" where it was, or was not to be
+    saved          as what the model folder keeps it; None where it does not
+    unsaved        why the model folder does not keep it; "" where it does, or was not to
     """
 
     false_alarm: FalseAlarm
@@ -126,6 +131,7 @@ class Proof:
     good_scores: tuple[Mapping[str, Any], ...]
     shown: tuple[Shown, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
+    saved: Kept | None = None
     unsaved: str = ""
 
     def lines(self) -> list[str]:
@@ -141,10 +147,8 @@ class Proof:
 
     def as_dict(self) -> dict[str, Any]:
         """What `flawforge pod --json` writes."""
-        alarm = {item.name: getattr(self.false_alarm, item.name) for item in dataclasses.fields(FalseAlarm)}
         return {
-            "false_alarm": alarm
-            | {"measured": self.false_alarm.measured._asdict(), "expected": self.false_alarm.expected.as_dict()},
+            "false_alarm": self.false_alarm.as_dict(),
             "forgers": {
                 "trained_on": list(self.trained_on),
                 "proved_with": list(self.recipe.kinds),
@@ -282,10 +286,11 @@ def prove(
     elsewhere = sum(not trial.pointed for trial in rejects)
     names = [str(good) if isinstance(good, Path) else f"picture {index}" for index, good in enumerate(readable)]
     good_scores = [
-        {"path": name, "score": score, "verdict": verdict} for name, (score, verdict) in zip(names, judged, strict=True)
+        {"path": name, "score": score, "verdict": verdict, "part": part}
+        for name, (score, verdict), part in zip(names, judged, part_numbers, strict=True)
     ]
     return Proof(
-        false_alarm=_false_alarm(calibration, judged, readable, part_numbers),
+        false_alarm=false_alarm_of(calibration, judged, readable, part_numbers),
         trained_on=trained_on,
         curves=tuple(curves),
         elsewhere=intervals.rate(elsewhere, len(rejects)),
@@ -298,7 +303,7 @@ def prove(
         mm_per_pixel=scale,
         model=dict(inspector.about),
         seconds=time.perf_counter() - start,
-        trials=tuple(_row(trial, scale, names) for trial in trials),
+        trials=tuple(row_of(trial, scale, names) for trial in trials),
         good_scores=tuple(good_scores),
         shown=tuple(album.drawn(calibration, names, scale)),
         notes=tuple(notes),
@@ -312,15 +317,16 @@ def _parts_of(goods: Sequence[Image | Path], parts: Mapping[Path, str] | None) -
     return [names.setdefault(name, len(names)) for name in named]
 
 
-def _row(trial: Trial, scale: float | None, names: Sequence[str]) -> dict[str, Any]:
+def row_of(trial: Trial, scale: float | None, names: Sequence[str]) -> dict[str, Any]:
+    """A row of `Proof.trials`. names: of the good pictures."""
     size = trial.size * (scale or 1.0)
     return {**dataclasses.asdict(trial), "hit": trial.hit, "size": size, "good": names[trial.good]}
 
 
-def save_proof(folder: Path, result: Proof) -> Path:
-    """Write `folder`/proof for the report: proof.json and the pictures; returns it. OSError passes through."""
-    pictures = [(drawn.group, drawn.caption, drawn.image) for drawn in result.shown]
-    return save_album(Path(folder), "proof", result.as_dict(), pictures)
+def save_proof(model: Path, result: Proof, data: str = "") -> Kept:
+    """Keep a POD and its pictures in the model folder, see `reporting.kept.keep`."""
+    pictures = [(shown.group, shown.caption, shown.image) for shown in result.shown]
+    return keep(Path(model), "proof", result.as_dict(), pictures, data=data)
 
 
 def forgers_of(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -353,7 +359,7 @@ def _judge_goods(
     return judged, readable, skipped
 
 
-def _false_alarm(
+def false_alarm_of(
     calibration: Calibration, judged: Sequence[tuple[float, str]], goods: Sequence[Image | Path], parts: Sequence[int]
 ) -> FalseAlarm:
     """Expected and measured rates. What was calibrated on proves no rate, nor does a part of which any picture was.
@@ -364,7 +370,7 @@ def _false_alarm(
     known: set[int] = set()
     for (score, verdict), good, part in zip(judged, goods, parts, strict=True):
         rejected[part] = rejected.get(part, False) or verdict == "NG"
-        if _calibrated_on(calibration, good, score):
+        if calibrated_on(calibration, good, score):
             known.add(part)
     fresh = [alarm for part, alarm in rejected.items() if part not in known]
     return FalseAlarm(
@@ -379,7 +385,7 @@ def _false_alarm(
     )
 
 
-def _calibrated_on(calibration: Calibration, good: Image | Path, score: float) -> bool:
+def calibrated_on(calibration: Calibration, good: Image | Path, score: float) -> bool:
     """By the file, where the calibration knows its files: under --tolerate its score is that of a varied copy."""
     if calibration.pictures and isinstance(good, Path):
         return copies.fingerprint(good) in calibration.pictures

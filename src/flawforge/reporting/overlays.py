@@ -5,22 +5,26 @@ How it is drawn: `flawforge_runtime.drawing`.
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import cv2
+import numpy as np
 
 from flawforge.types import ConfigError, Decision, Image, Mask
-from flawforge_runtime.drawing import Drawn, Scale, side_by_side
-from flawforge_runtime.files import clear_drafts, locked, new_folder, write_atomically
-from flawforge_runtime.images import write_image
+from flawforge_runtime.drawing import AT_THRESHOLD, COLOURS, MARKED, Drawn, Scale, heat, side_by_side
+
+RING = 0.05  # share of the picture's shorter side; where no mark of a reject is as large, a ring shows where it lies
+RINGS = 5  # at most
+GAP = 4  # pixels between the two pictures, as `side_by_side` leaves them
+LEAST_WIDTH = 640  # pixels of a labelled overlay, so that its words can be read
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
 def overlay(
     pixels: Image, decision: Decision, scale: Scale, mask: Mask | None = None, *, max_side: int | None = None
 ) -> Drawn:
     """Picture with outlines, and beside it picture with heat map: h' (2 w' + gap) 3 uint8 RGB.
+
+    A picture that is not OK always has a visible mark: where no marked region is as large as RING, rings are drawn.
 
     pixels    h w 3, uint8 or float32 in [0, 1], the picture that was judged
     decision  its map and marks, h w
@@ -32,49 +36,78 @@ def overlay(
     for name, array in (("map", decision.anomaly_map), ("marks", decision.pred_mask), ("mask", mask)):
         if array is not None and array.shape != size:
             raise ConfigError(f"The {name} is {array.shape} and the picture {size} (h, w); give both at the same size.")
-    return side_by_side(pixels, scale.ramp(decision.anomaly_map), decision.pred_mask, mask, max_side=max_side)
+    drawn = side_by_side(pixels, scale.ramp(decision.anomaly_map), decision.pred_mask, mask, max_side=max_side)
+    centres = ring_centres(decision)
+    if not centres:
+        return drawn
+    drawn = drawn.copy()
+    high, wide = drawn.shape[0], (drawn.shape[1] - GAP) // 2
+    radius = max(3, round(RING * min(high, wide)))
+    for row, column in centres:
+        at = (int((column + 0.5) * wide / size[1]), int((row + 0.5) * high / size[0]))
+        left = np.ascontiguousarray(drawn[:, :wide])
+        cv2.circle(left, at, radius, MARKED, max(1, min(high, wide) // 150))
+        drawn[:, :wide] = left
+    return drawn
 
 
-def save_album(
-    folder: Path, name: str, result: Mapping[str, Any], pictures: Sequence[tuple[str, Mapping[str, Any], Drawn]] = ()
-) -> Path:
-    """Write `folder`/`name`: `name`.json and pictures as WebP; all of it or, where it fails, nothing new.
+def ring_centres(decision: Decision) -> list[tuple[int, int]]:
+    """(row, column) in the map of the highest marks, where all marks are too small to be seen; else nothing."""
+    if decision.verdict == "OK":
+        return []
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(decision.pred_mask.astype(np.uint8), connectivity=8)
+    least = RING * min(decision.pred_mask.shape)
+    if any(max(boxes[each, cv2.CC_STAT_WIDTH], boxes[each, cv2.CC_STAT_HEIGHT]) >= least for each in range(1, count)):
+        return []
+    if count == 1:
+        row, column = np.unravel_index(int(decision.anomaly_map.argmax()), decision.anomaly_map.shape)
+        return [(int(row), int(column))]
+    if count > 50:  # specks all over the picture: the highest few need no exact order
+        count = 51
+    peaks = []
+    for each in range(1, count):
+        place = int(np.where(labels == each, decision.anomaly_map, -np.inf).argmax())
+        row, column = np.unravel_index(place, labels.shape)
+        peaks.append((float(decision.anomaly_map[row, column]), (int(row), int(column))))
+    return [at for _, at in sorted(peaks, key=lambda peak: -peak[0])[:RINGS]]
 
-    pictures  (group, facts, picture) each
-    The JSON is `result` with one more key, "overlays": {"file", "group", and the facts} each. An older album of the name is
-    replaced. OSError (a full disk, BlockingIOError where another process writes it) passes through. Returns the new folder.
+
+def labelled(drawn: Drawn, decision: Decision, scale: Scale) -> Drawn:
+    """What `overlay` gives, with a line above it and one below, so that it says by itself what it shows.
+
+    Above: verdict, score, limit and p-value. Below: the colours of the heat map, and from which value on a pixel is marked.
+    A small picture is enlarged, so that its words can be read.
     """
-    target, new, old = Path(folder) / name, Path(folder) / f".{name}.new", retired(folder, name)
-    with locked(target):
-        shutil.rmtree(new, ignore_errors=True)  # left by a run that was killed, as are drafts
-        clear_drafts(new)
-        with new_folder(new) as draft:
-            index = []
-            for number, (group, facts, picture) in enumerate(pictures):
-                file = f"{number:02d}_{group}.webp"
-                write_image(draft / file, picture)
-                index.append({"file": file, "group": group, **facts})
-            write_json(draft / f"{name}.json", {**result, "overlays": index})
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-        new.rename(target)  # between these two renames a reader finds the old album by `album`
-        shutil.rmtree(old, ignore_errors=True)
-    return target
+    factor = -(-LEAST_WIDTH // drawn.shape[1])
+    drawn = np.repeat(np.repeat(drawn, factor, axis=0), factor, axis=1)
+    width = drawn.shape[1]
+    height = max(28, width // 26)
+    chip = tuple(int(COLOURS[decision.verdict][at : at + 2], 16) for at in (1, 3, 5))
+    head = np.full((height, width, 3), chip, np.uint8)
+    words = f"{decision.verdict}   score {decision.pred_score:.4g}, NG above {decision.threshold:.4g}, p {decision.p_text}"
+    if not decision.valid:
+        words = f"{decision.verdict}   not like any good picture"
+    _write(head, words, height // 3, PAPER)
+    foot = np.full((height, width, 3), PAPER, np.uint8)
+    bar = width // 4
+    ramp = np.tile(np.linspace(0, 1, bar, dtype=np.float32), (height // 2, 1))
+    grey = np.full((height // 2, bar, 3), 160, np.uint8)
+    top, left = height // 4, height // 3
+    foot[top : top + height // 2, left : left + bar] = heat(grey, ramp)
+    tick = left + round(AT_THRESHOLD * bar)
+    foot[top - 2 : top + height // 2 + 2, tick : tick + 2] = INK
+    _write(
+        foot, f"map: clear up to {scale.low:.3g}, marked above {scale.threshold:.3g} (line)", left + bar + height // 3, INK
+    )
+    return np.concatenate((head, drawn, foot))
 
 
-def retired(folder: Path, name: str) -> Path:
-    """Where an album lies for the moment in which a new one takes its name."""
-    return Path(folder) / f".{name}.old"
-
-
-def album(folder: Path, name: str) -> Path:
-    """The folder of an album that `save_album` wrote, also where a later one was interrupted between its two renames."""
-    target, old = Path(folder) / name, retired(folder, name)
-    return old if old.is_dir() and not target.exists() else target
-
-
-def write_json(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a result as indented JSON, atomically; ValueError for a value that JSON has no word for."""
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, f"{text}\n".encode(errors="backslashreplace"))  # names that are not UTF-8
+def _write(strip: Drawn, words: str, left: int, colour: tuple[int, int, int]) -> None:
+    """Words on a strip, as large as it allows."""
+    height, room = strip.shape[0], strip.shape[1] - left - 4
+    size = height / 42
+    (width, _), _ = cv2.getTextSize(words, FONT, size, 1)
+    size *= min(1.0, room / width)
+    thick = max(1, round(size * 1.6))
+    (_, tall), _ = cv2.getTextSize(words, FONT, size, thick)
+    cv2.putText(strip, words, (left, (height + tall) // 2), FONT, size, colour, thick, cv2.LINE_AA)

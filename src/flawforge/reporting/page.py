@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from flawforge.reporting import charts, pod_words
 from flawforge.reporting.card import when
-from flawforge.reporting.overlays import album
+from flawforge.reporting.kept import album
 from flawforge_runtime.calibrate import percent
 from flawforge_runtime.names import shown
 

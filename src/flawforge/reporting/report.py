@@ -21,7 +21,7 @@ from flawforge.reporting import answer
 from flawforge.reporting.acceptance import Acceptance, accept
 from flawforge.reporting.answer import Facts
 from flawforge.reporting.card import when
-from flawforge.reporting.overlays import album
+from flawforge.reporting.kept import album, kept
 from flawforge.reporting.page import MAKERS, MIME, as_data_uri, plain
 from flawforge.reporting.recorded import COMMANDS, KINDS
 from flawforge.types import ConfigError, ModelError
@@ -164,6 +164,7 @@ def report_facts(
         "drift": drift and {key: value for key, value in drift.items() if key != "parts"},
         "drifted": _measured_on(model_folder, "drift", drift),
         "stale": outdated,
+        "stored": _others(model_folder),
         "files": _read_json(model_folder / "manifest.json")["files"],
         "card": content.card,
     }
@@ -195,13 +196,19 @@ def _colours(calibration: Calibration | None) -> tuple[float, float] | None:
     return None if calibration is None else (calibration.scale.low, calibration.scale.threshold)
 
 
+def _others(model_folder: Path) -> list[str]:
+    """The stored results beside the newest of each kind, in words, newest first."""
+    newest = {album(model_folder, kind) for kind in KINDS}
+    return [one.text for one in kept(model_folder) if one.folder not in newest]
+
+
 def _measured_on(model_folder: Path, kind: str, result: Facts | None) -> str:
     """Which pictures a result is of, how many, and when it was made; "" without one."""
     if not result:
         return ""
-    kept: Any = result.get("kept")
-    kept = kept if isinstance(kept, dict) else {}
-    data, stamp = str(kept.get("data") or ""), str(kept.get("when") or "")
+    facts: Any = result.get("kept")
+    facts = facts if isinstance(facts, dict) else {}
+    data, stamp = str(facts.get("data") or ""), str(facts.get("when") or "")
     if not stamp:  # a result of an older version: the file's own time
         at = (album(model_folder, kind) / f"{kind}.json").stat().st_mtime
         stamp = datetime.datetime.fromtimestamp(at).astimezone().isoformat()

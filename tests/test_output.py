@@ -1,0 +1,181 @@
+"""What a person may give an option, how far a fit is said to be, and where lines go."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flawforge.cli.learn import Course
+from flawforge.cli.options import Command, Known, Number, Share, ShareOrPattern
+from flawforge.cli.output import Bar, counter, next_steps, say, say_aside, tell
+from flawforge.fitting.engine import Tick
+from flawforge_runtime.types import ConfigError
+
+
+def taken(kind: click.ParamType, text: str) -> Any:
+    """What an option of this kind makes of a text; the sentence where it is refused."""
+    try:
+        return kind.convert(text, None, None)
+    except click.BadParameter as error:
+        return error.message
+
+
+@pytest.mark.parametrize(
+    ("text", "share"), [("0.05", 0.05), ("5%", 0.05), (" 5 % ", 0.05), ("0.1%", 0.001), ("1e-3", 0.001)]
+)
+def test_a_share_may_be_a_percentage(text: str, share: float) -> None:
+    assert taken(Share(), text) == pytest.approx(share)
+    assert taken(ShareOrPattern(), text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["0", "1", "5", "100%", "-1%", "nan", "many", "%", ""])
+def test_what_is_no_share_is_refused_with_an_example(text: str) -> None:
+    assert "such as 0.05, or a percentage such as 5%" in taken(Share(), text)
+
+
+def test_ends_and_patterns() -> None:
+    assert [taken(Share(ends=True), text) for text in ("0", "100%")] == [0.0, 1.0]
+    assert taken(ShareOrPattern(), "batch7*") == "batch7*"
+    assert "file name pattern" in taken(ShareOrPattern(), "7")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "found"),
+    [
+        (Number(above=0), "0.2", 0.2),
+        (Number(above=0, like=10), "0", "0 was given; give a number above 0, for example 10."),
+        (Number(whole=True, least=1), "2.5", "2.5 was given; give a whole number from 1."),
+        (Number(least=0, most=9), "10", "10 was given; give a number from 0 to 9."),
+        (Number(), "inf", "inf was given; give a number."),
+        (Number(), "nan", "nan was given; give a number."),
+        (Known(["scratch", "stain"], "forger"), "scrach", "there is no forger 'scrach'; did you mean scratch?"),
+        (Known(["scratch", "stain"], "forger"), "qqq", "there is no forger 'qqq'; allowed are scratch, stain."),
+    ],
+)
+def test_a_refusal_says_what_was_given_and_what_is_allowed(kind: click.ParamType, text: str, found: Any) -> None:
+    assert taken(kind, text) == found
+
+
+STAGES = (
+    ("filters", "statistics", 2.0),
+    ("first calibration", "check", 1.0),
+    ("segmenter", "training", 5.0),
+    ("pack", "check", 0.5),
+    ("calibration", "check", 1.0),
+)
+
+
+class Seen(Bar):
+    """A bar that remembers what it showed."""
+
+    def __init__(self) -> None:
+        super().__init__("fit", None, "s")
+        self.shown: list[tuple[float, float | None, str]] = []
+
+    def at(self, done: float, total: float | None = None, note: str = "") -> None:
+        super().at(done, total, note)
+        self.shown.append((done, total, note))
+
+
+@given(st.lists(st.tuples(st.sampled_from([stage for stage, _, _ in STAGES] + ["unknown"]), st.floats(0, 1)), max_size=30))
+def test_progress_stays_within_the_forecast(ticks: list[tuple[str, float]]) -> None:
+    """Also where a stage comes that the forecast did not name, or one comes again."""
+    bar = Seen()
+    course = Course(bar)
+    course.checking(1, 2)
+    course.forecast(STAGES)
+    for stage, share in ticks:
+        course.tick(Tick(stage, 1, share, 0.0, {}))
+    for done, total, note in bar.shown[1:]:
+        assert total is not None
+        assert 0 <= done <= total
+        assert note in ("statistics", "training", "check")
+
+
+def test_a_fit_goes_from_its_beginning_to_its_end() -> None:
+    bar = Seen()
+    course = Course(bar)
+    course.forecast(STAGES)
+    for stage, _, _ in STAGES:
+        for share in (0.5, 1.0):
+            if "calibration" in stage:
+                course.calibrating(int(2 * share), 2)
+            else:
+                course.tick(Tick(stage, 1, share, 0.0, {}))
+    done = [each for each, _, _ in bar.shown]
+    assert done == sorted(done)
+    assert bar.shown[-1][0] == bar.shown[-1][1]
+    assert [note for _, _, note in bar.shown[1::2]] == [part for _, part, _ in STAGES]
+
+
+class Result:
+    """What the library gives."""
+
+    unsaved = "not kept"
+
+    def lines(self) -> list[str]:
+        return ["the result"]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"n": 1}
+
+
+@click.command(cls=Command)
+def speak() -> None:
+    """Say something of every kind."""
+    with counter("working") as show:
+        show(1, 2)
+        say("a line")
+    say_aside("a warning")
+    tell(Result())
+    next_steps("one", "two")
+
+
+def spoken(*options: str) -> Any:
+    return CliRunner().invoke(speak, options, catch_exceptions=False)
+
+
+def test_the_result_goes_to_standard_output_and_the_rest_beside_it(tmp_path: Path) -> None:
+    plain = spoken()
+    assert plain.stdout == "a line\nthe result\n"
+    assert plain.stderr == "a warning\n  not kept\nnext: one\n      two\n"
+    quiet = spoken("--quiet")
+    assert (quiet.stdout, quiet.stderr) == ("", "a warning\n  not kept\n")
+    as_json = spoken("--json", "-")
+    assert json.loads(as_json.stdout) == {"n": 1}
+    assert "the result" in as_json.stderr
+    assert spoken("--json", str(tmp_path / "r.json")).stdout == plain.stdout
+    assert json.loads((tmp_path / "r.json").read_text()) == {"n": 1}
+    assert "s] a line" in spoken("--verbose").stdout
+
+
+def test_the_log_keeps_what_quiet_hides_and_is_appended_to(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    for options in (("--quiet",), ()):
+        spoken("--log-file", str(log), *options)
+    lines = [line.split(" ", 1)[1] for line in log.read_text().splitlines()]
+    assert lines == ["a line", "a warning", "the result", "  not kept", "next: one", "      two"] * 2
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        spoken("--log-file", str(tmp_path))
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command(cls=Command)
+    def work() -> None:
+        with counter("working") as show:
+            for done in range(1, 5):
+                now[0] += 20.0
+                show(done, 8)
+
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    lines = CliRunner().invoke(work, [], catch_exceptions=False).stderr.splitlines()
+    assert lines == ["working: 25%, 40 s elapsed, about 120 s left", "working: 50%, 80 s elapsed, about 80 s left"]
