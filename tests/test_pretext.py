@@ -8,6 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from flawforge.forge import FORGERS
@@ -208,3 +210,51 @@ def test_the_gridding_trap_is_avoided() -> None:
         assert lattice(plain[level], 2) > 0.2
         assert lattice(even[level], 2) < 0.08
     assert torch.equal(plain[3], even[3])
+
+
+# ---- laws
+
+
+@given(st.integers(0, 1000), st.integers(2, 5), st.floats(-5, 5))
+@settings(max_examples=40, deadline=None)
+def test_losses_do_not_know_a_common_offset_or_the_order_of_pictures(seed: int, classes: int, offset: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(6, classes, generator=generator)
+    kind = torch.randint(0, classes, (6,), generator=generator)
+    order = torch.randperm(6, generator=generator)
+    for loss in (told_apart, either):
+        found = loss(logits, kind)
+        assert float(found) >= 0
+        torch.testing.assert_close(loss(logits + offset, kind), found, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(loss(logits[order], kind[order]), found, rtol=1e-4, atol=1e-5)
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_with_two_classes_both_losses_ask_the_same(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits, kind = torch.randn(5, 2, generator=generator), torch.randint(0, 2, (5,), generator=generator)
+    torch.testing.assert_close(either(logits, kind), told_apart(logits, kind), rtol=1e-3, atol=1e-4)
+
+
+@given(st.integers(33, 80), st.integers(33, 80), st.sampled_from([4, 8]))
+@settings(max_examples=25, deadline=None)
+def test_every_window_is_a_piece_of_its_picture(h: int, w: int, step: int) -> None:
+    images = torch.arange(float(h * w)).reshape(1, 1, h, w).expand(1, 3, h, w)
+    cut, (rows, columns) = windows(images, 32, step)
+    assert len(cut) == rows * columns
+    places = cut[:, 0, 0, 0].reshape(rows, columns)
+    inside = places[: (h - 32) // step + 1, : (w - 32) // step + 1]
+    expected = torch.arange(0, h - 31, step)[:, None] * w + torch.arange(0, w - 31, step)[None]
+    torch.testing.assert_close(inside[: len(expected), : expected.shape[1]], expected.float())
+
+
+@given(st.integers(1, 6), st.integers(1, 8), st.integers(1, 8))
+@settings(max_examples=30, deadline=None)
+def test_values_of_windows_go_back_to_their_grid(n: int, rows: int, columns: int) -> None:
+    values = torch.arange(float(n * rows * columns * 2)).reshape(n * rows * columns, 2)
+    grid = from_windows(values, (rows, columns))
+    assert grid.shape == (n, 2, rows, columns)
+    torch.testing.assert_close(grid.permute(0, 2, 3, 1).reshape(-1, 2), values)
+    for level in (torch.rand(n, 3, rows, columns), torch.rand(n, 1, rows, columns)):
+        torch.testing.assert_close(on_one_grid((level,), (rows, columns)), level)
