@@ -313,8 +313,8 @@ def test_minutes_leave_room_for_looking_and_proving() -> None:
     train = Train("a", [])
     stages = auto.stages(guided.Guided(TINY), TINY)
     trains = [stage for stage in stages if isinstance(stage, Train)]
-    part = engine._part(trains[0], stages, engine.Budget(minutes=10), looked=60.0)
+    part = engine._part(trains[0], stages, engine.Budget(minutes=10), seconds_looking=60.0)
     assert part.minutes == pytest.approx(7.8)  # a tenth for the gate, a fiftieth for what counts, a minute gone
-    assert engine._part(train, [train], engine.Budget(minutes=10), looked=0.0).minutes == 10
-    assert engine._part(trains[0], stages, engine.Budget(minutes=1), looked=600.0).minutes == pytest.approx(0.1)
-    assert engine._part(trains[0], stages, engine.Budget(steps=7), looked=60.0).steps == 7
+    assert engine._part(train, [train], engine.Budget(minutes=10), seconds_looking=0.0).minutes == 10
+    assert engine._part(trains[0], stages, engine.Budget(minutes=1), seconds_looking=600.0).minutes == pytest.approx(0.1)
+    assert engine._part(trains[0], stages, engine.Budget(steps=7), seconds_looking=60.0).steps == 7
