@@ -30,7 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
-from flawforge_runtime.calibrate import calibrate, rank
+from flawforge_runtime.calibrate import calibrate
+from flawforge_runtime.rates import rank
 from record import record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "false_alarm.csv"

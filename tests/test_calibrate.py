@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
 from flawforge.types import CalibrationError
-from flawforge_runtime.calibrate import (
-    Rules,
-    calibrate,
-    calibration_from_dict,
-    expected_rate,
-    highest_share,
-    percent,
-    pictures_needed,
-    rank,
-    strictest_rate,
-)
+from flawforge_runtime.calibrate import Rules, calibrate, calibration_from_dict
+from flawforge_runtime.rates import expected_rate, highest_share, percent, pictures_needed, rank, strictest_rate
 
 
 @pytest.mark.parametrize("n", range(1, 201))

@@ -11,7 +11,8 @@ import pytest
 from flawforge.reporting.card import model_card, when
 from flawforge_runtime import bundle
 from flawforge_runtime.bundle import Content
-from flawforge_runtime.calibrate import Rules, calibrate, percent
+from flawforge_runtime.calibrate import Rules, calibrate
+from flawforge_runtime.rates import percent
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 import flawforge as ff
 from flawforge.proving import intervals
 from flawforge_runtime import images
-from flawforge_runtime.calibrate import calibrate, highest_share
+from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.drawing import MARKED, escaped
 from flawforge_runtime.inspector import Inspector
+from flawforge_runtime.rates import highest_share
 from flawforge_runtime.types import Decision, ScoreRule
 
 HOSTILE = "<script>alert(1)</script>\"'&\x1b[2J.png"

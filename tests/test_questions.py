@@ -14,9 +14,11 @@ import pytest
 import flawforge as ff
 from flawforge import fitting
 from flawforge.fitting.thresholds import Scored, compared, doubts_of
+from flawforge.reporting.good_sheet import FILE
 from flawforge.types import CalibrationError, DataError
-from flawforge_runtime.calibrate import calibrate, share_interval
+from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.images import read_picture, write_image
+from flawforge_runtime.rates import share_interval
 
 
 def spoilt(washers: Path, folder: Path) -> Path:
@@ -52,7 +54,11 @@ def test_a_spoilt_picture_is_named_refused_or_left_out(washers: Path, tmp_path: 
 
 
 def test_clean_pictures_pass_strict(washers: Path, tmp_path: Path) -> None:
-    model = fitting.run(request(washers, tmp_path / "m", strict=True))
+    said: list[str] = []
+    model = fitting.run(request(washers, tmp_path / "m", strict=True), show=said.append)
+    sheet = read_picture(tmp_path / "m" / FILE).pixels
+    assert sheet.shape[1] >= 640
+    assert said[-1] == f"look at these good pictures: {tmp_path / 'm' / FILE}"
     assert model.content is not None
     assert model.content.config["screening"]["suspects"] == []
 

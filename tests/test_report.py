@@ -29,8 +29,9 @@ from flawforge.reporting.answer import chance_of_alarms
 from flawforge.reporting.kept import album
 from flawforge.types import ConfigError, ModelError, ScoreRule
 from flawforge_runtime import bundle, images
-from flawforge_runtime.calibrate import calibrate, rank
+from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.inspector import Inspector, Network
+from flawforge_runtime.rates import rank
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 SIZE = 128

@@ -15,7 +15,7 @@ import click
 import pytest
 
 from flawforge.cli import main
-from flawforge_runtime.calibrate import pictures_needed
+from flawforge_runtime.rates import pictures_needed
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawforge_runtime import bundle, images, looks, poses, tiles
-from flawforge_runtime.calibrate import Calibration, calibrated, highest_share, percent
+from flawforge_runtime.calibrate import Calibration, calibrated
 from flawforge_runtime.drawing import escaped
 from flawforge_runtime.guard import UNLIKE, Guard, Traits, describe, size_for
 from flawforge_runtime.maps import (
@@ -41,6 +41,7 @@ from flawforge_runtime.maps import (
     untimed,
 )
 from flawforge_runtime.origin import Origin, opened
+from flawforge_runtime.rates import highest_share, percent
 from flawforge_runtime.types import (
     CalibrationError,
     Decision,

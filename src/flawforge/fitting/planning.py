@@ -44,8 +44,9 @@ from flawforge.types import (
     TrainingError,
     TrainingSettings,
 )
-from flawforge_runtime import calibrate, images, maps, tiles
+from flawforge_runtime import images, maps, tiles
 from flawforge_runtime.poses import Template
+from flawforge_runtime.rates import UNSTATED, percent, pictures_needed, rank, strictest_rate
 
 FALSE_ALARM, REVIEW = 0.01, 0.05
 DEFAULT_MINUTES = 10.0
@@ -237,24 +238,24 @@ def promised_rates(
     """
     if n < 1:
         raise CalibrationError("No picture is held back, so no rate can be promised; raise --holdout.")
-    strictest = calibrate.strictest_rate(n, confidence)
+    strictest = strictest_rate(n, confidence)
     notes = []
     for asked in (false_alarm, review):
-        calibrate.rank(n, strictest if asked is None else asked, confidence)
+        rank(n, strictest if asked is None else asked, confidence)
     if false_alarm is None:
         false_alarm = max(FALSE_ALARM, strictest)
         if false_alarm > FALSE_ALARM:
             sure = "" if confidence is None else f" with {confidence:.4g} confidence"
-            needed = calibrate.pictures_needed(FALSE_ALARM, confidence)
+            needed = pictures_needed(FALSE_ALARM, confidence)
             note = (
-                f"{n} held-back pictures support a false-alarm rate of {calibrate.percent(false_alarm)}{sure} at best; "
-                f"{calibrate.percent(FALSE_ALARM)} needs {needed} held back"
+                f"{n} held-back pictures support a false-alarm rate of {percent(false_alarm)}{sure} at best; "
+                f"{percent(FALSE_ALARM)} needs {needed} held back"
             )
-            if false_alarm > calibrate.UNSTATED:
+            if false_alarm > UNSTATED:
                 few = "picture is" if n == 1 else "pictures are"
                 note = f"{n} held-back {few} not enough to state a false-alarm rate{sure}"
             if total > n and confidence is None:
-                folds = calibrate.percent(calibrate.strictest_rate(total))
+                folds = percent(strictest_rate(total))
                 note += f"; --folds {min(FOLDS, total)} calibrates on all {total}, for an estimate of {folds} at best"
             notes.append(note)
     if review is None:

@@ -25,6 +25,7 @@ from flawforge.types import DataError, ImageError, ModelError
 from flawforge_runtime import bundle, calibrate, images, inspector
 from flawforge_runtime.guard import Guard, Traits, fit_guard
 from flawforge_runtime.looks import LOOKS, looks_of
+from flawforge_runtime.rates import percent, pictures_needed, share_interval, strictest_rate
 
 Show = Callable[[str], None]
 
@@ -91,7 +92,7 @@ def doubts_of(calibration: calibrate.Calibration, ranked: Sequence[tuple[Path, f
     if not odd:
         return ()
     rest = [score for _, score in ranked[len(odd) :]]
-    rate = max(calibration.false_alarm, calibrate.strictest_rate(len(rest), calibration.confidence))
+    rate = max(calibration.false_alarm, strictest_rate(len(rest), calibration.confidence))
     without = calibrate.calibrate(rest, rate, confidence=calibration.confidence).threshold
     named = ", ".join(f"{path.name} ({score:.4g})" for path, score in odd[:NAMED])
     return (
@@ -190,17 +191,17 @@ def on_another_day(
         raise DataError(f"--other-day {folder} holds no picture that is labelled good; give a folder of good parts.")
     paths, trained = leakage.unseen([entry.path for entry in entries], model)
     first, notes = scored.calibration, leakage.left_out(trained, len(entries))
-    loose = calibrate.strictest_rate(len(paths), how.get("confidence"))
+    loose = strictest_rate(len(paths), how.get("confidence"))
     rates = max(first.false_alarm, loose), max(first.review, loose)
     other = calibrate_on(model, [path for path in paths if isinstance(path, Path)], *rates, **how)
     scores = [score for _, score in other.ranked]
     rejected = sum(score > first.threshold for score in scores)
-    low, high = (calibrate.percent(share) for share in calibrate.share_interval(rejected, len(scores)))
+    low, high = (percent(share) for share in share_interval(rejected, len(scores)))
     told = f"another day: {rejected} of {len(scores)} good pictures are NG ({low} to {high}, 95 % interval)"
     bound = first.rate_ng.bound
-    if calibrate.share_interval(rejected, len(scores))[0] <= bound:
-        return first, [*notes, f"{told}, in line with the stated {calibrate.percent(first.rate_ng.expected)} of the first"]
-    told += f", more than the {calibrate.percent(bound)} that were stated at most"
+    if share_interval(rejected, len(scores))[0] <= bound:
+        return first, [*notes, f"{told}, in line with the stated {percent(first.rate_ng.expected)} of the first"]
+    told += f", more than the {percent(bound)} that were stated at most"
     if not both:
         return first, [*notes, f"{told}: the rate does not hold on that day; --both-days sets limits that hold on both"]
     if other.calibration.threshold <= first.threshold:
@@ -220,7 +221,7 @@ def write_sheet(
     for path in dict.fromkeys([*suspects[: MOST // 2], *(path for path, _ in ranked)]):
         try:
             picture = images.read_picture(path, max_pixels=model.max_pixels, depth=model.depth)
-            decision = model(picture)
+            decision = model.decide(model.judge(picture))
         except (ImageError, OSError):
             continue
         what = f"calibration score {scores[path]:.4g}" if path in scores else "trained on"
@@ -239,14 +240,14 @@ def rates_of_batches(
     pictures: int, count: int, rates: tuple[float, float], confidence: float | None
 ) -> tuple[tuple[float, float], str]:
     """The rates for NG and for NG or REVIEW, raised to what so many batches support, and what to tell."""
-    least = calibrate.strictest_rate(count, confidence)
+    least = strictest_rate(count, confidence)
     told = (
         "scores of neighbours in name are more alike than chance allows, so "
         f"{pictures} calibration pictures count as {count} batches"
     )
     if least > rates[0]:
-        needed = calibrate.pictures_needed(rates[0], confidence)
-        told += f", which support {calibrate.percent(least)}; {calibrate.percent(rates[0])} needs {needed} batches"
+        needed = pictures_needed(rates[0], confidence)
+        told += f", which support {percent(least)}; {percent(rates[0])} needs {needed} batches"
     return (max(rates[0], least), max(rates[1], least)), told
 
 
@@ -350,7 +351,7 @@ def compared(old: calibrate.Calibration, scored: Scored, yes: bool) -> list[str]
     chance = float(binom.sf(rejected - 1, len(scores), kept))
     if chance < UNSURE and not yes:
         raise DataError(
-            f"{count}, and {calibrate.percent(kept)} at most were expected of good parts; the {moved}. Look at "
+            f"{count}, and {percent(kept)} at most were expected of good parts; the {moved}. Look at "
             f"{scored.ranked[0][0].name} and the others; remove those that are not good, or add --yes if all are."
         )
     return [f"{moved}; {count}"]

@@ -31,9 +31,10 @@ from flawforge.proving import intervals, leakage
 from flawforge.proving.intervals import Estimate
 from flawforge.reporting.kept import Kept
 from flawforge.types import CalibrationError, ConfigError, DataError, Image, ImageError
-from flawforge_runtime.calibrate import Calibration, ExpectedRate, calibrated, expected_rate, percent
+from flawforge_runtime.calibrate import Calibration, calibrated
 from flawforge_runtime.images import as_picture
 from flawforge_runtime.looks import LOOKS, looks_of
+from flawforge_runtime.rates import ExpectedRate, expected_rate, percent
 
 Floats = NDArray[np.float64]
 JUMPS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

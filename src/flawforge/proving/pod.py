@@ -35,9 +35,10 @@ from flawforge.proving.specimens import CONTRASTS, COUNT, Forgery, Recipe, famil
 from flawforge.reporting.close_ups import close_up, large
 from flawforge.reporting.kept import Kept, keep
 from flawforge.types import ConfigError, DataError, Decision, Image, ImageError, Mask
-from flawforge_runtime.calibrate import Calibration, ExpectedRate, calibrated
+from flawforge_runtime.calibrate import Calibration, calibrated
 from flawforge_runtime.drawing import Drawn
 from flawforge_runtime.images import MAX_PIXELS, as_picture
+from flawforge_runtime.rates import ExpectedRate
 
 HIT = "verdict NG and a marked region touches the defect (within 1/64 of the picture's shorter side)"
 SIZE = "largest extent (maximum Feret diameter) of the forged mask"

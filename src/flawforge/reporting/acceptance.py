@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flawforge.types import ConfigError
-from flawforge_runtime.calibrate import highest_share, percent
+from flawforge_runtime.rates import highest_share, percent
 
 PASS, FAIL, NOT_ENOUGH = "PASS", "FAIL", "NOT ENOUGH DATA"
 EXIT_CODES = {PASS: 0, NOT_ENOUGH: 5, FAIL: 6}

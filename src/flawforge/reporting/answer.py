@@ -12,7 +12,8 @@ from typing import Any
 
 from flawforge.reporting import pod_words
 from flawforge.reporting.acceptance import CRITERIA, FAIL, NOT_ENOUGH, PASS, Acceptance
-from flawforge_runtime.calibrate import Calibration, ExpectedRate, percent, pictures_needed, strictest_rate
+from flawforge_runtime.calibrate import Calibration
+from flawforge_runtime.rates import ExpectedRate, percent, pictures_needed, strictest_rate
 
 Facts = dict[str, Any]
 FEW = 30  # pictures of a class; with fewer, the report says that they are few

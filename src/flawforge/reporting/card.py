@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from flawforge_runtime.bundle import Content
-from flawforge_runtime.calibrate import Rules, percent, pictures_needed, strictest_rate
+from flawforge_runtime.calibrate import Rules
 from flawforge_runtime.names import shown
+from flawforge_runtime.rates import percent, pictures_needed, strictest_rate
 
 MONTHS = (  # in English whatever the locale is
     *("January", "February", "March", "April", "May", "June"),

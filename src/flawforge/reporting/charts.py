@@ -13,8 +13,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from flawforge_runtime.calibrate import percent
 from flawforge_runtime.drawing import AT_THRESHOLD, OPAQUE
+from flawforge_runtime.rates import percent
 
 WIDTH, HEIGHT = 460, 250
 LABELS, BAR = 78, 400  # where the axis of `rate_bar` starts, and its width

@@ -19,9 +19,9 @@ from flawforge.pictures.listing import evenly, textures_in
 from flawforge.pictures.saliency import Background, Saliency, background_of, saliency
 from flawforge.reporting.realism import Realism, realism
 from flawforge.types import ConfigError, DataError, Forged, Forger, Image, Mask, Sample
-from flawforge_runtime.calibrate import percent
 from flawforge_runtime.files import free, new_folder
 from flawforge_runtime.images import read_picture
+from flawforge_runtime.rates import percent
 
 Forgers = Sequence[str] | Mapping[str, Forger]
 

@@ -22,8 +22,8 @@ from markupsafe import Markup
 from flawforge.reporting import charts, pod_words
 from flawforge.reporting.card import when
 from flawforge.reporting.kept import album
-from flawforge_runtime.calibrate import percent
 from flawforge_runtime.names import shown
+from flawforge_runtime.rates import percent
 
 Facts = dict[str, Any]
 METRICS = {

@@ -10,7 +10,7 @@ from typing import Any
 
 from flawforge.reporting import charts
 from flawforge.reporting.charts import size
-from flawforge_runtime.calibrate import percent
+from flawforge_runtime.rates import percent
 
 Facts = dict[str, Any]
 GROUPS = {
