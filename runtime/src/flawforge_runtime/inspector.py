@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawforge_runtime import bundle, images, looks, poses, tiles
-from flawforge_runtime.calibrate import Calibration, calibrated, highest_share, percent
+from flawforge_runtime.calibrate import Calibration, calibrated, highest_share, percent, strictest_rate
 from flawforge_runtime.drawing import escaped
 from flawforge_runtime.guard import UNLIKE, Guard, Traits, describe, size_for
 from flawforge_runtime.maps import (
@@ -433,7 +433,7 @@ def _on_scale(calibration: Calibration, score: float) -> dict[str, Any]:
         "scale": calibration.scale,
         "score_normalised": calibration.normalised(score),
         "review_threshold": calibration.review_threshold,
-        "least_p": calibration.least_p,
+        "least_p": strictest_rate(calibration.n),
         "mm_per_pixel": calibration.rules.mm_per_pixel,
     }
 
