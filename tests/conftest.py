@@ -42,7 +42,7 @@ def washers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(washers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder that four steps on `washers` made: every part is there, nothing is learnt. Copy it to change it."""
+    """A model folder that twenty steps on `washers` made: every part is there, its scores differ, nothing is learnt. Copy it to change it."""
     from flawforge import fitting
     from flawforge.methods import METHODS
 
@@ -50,7 +50,7 @@ def tiny_model(washers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(
         tmp_path_factory,
         "tiny",
-        lambda out: fitting.run(fitting.Request(data=washers, out=out, method="draem", steps=4, size=64, settings=settings)),
+        lambda out: fitting.run(fitting.Request(data=washers, out=out, method="draem", steps=20, size=64, settings=settings)),
     )
 
 

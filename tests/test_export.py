@@ -50,7 +50,8 @@ def test_the_folder_is_a_model_that_says_what_was_proved(exported: Path, tiny_mo
     assert parity["good"] >= 1
     assert parity["source"] == "good ones held back by fit"
     assert parity["flips"] == []
-    assert 0.0 <= parity["score_difference"] <= 1e-3 * parity["score_spread"]
+    rounding = max(room.ROUNDING * parity["score_spread"], room.LEAST_ROUNDING * parity["score_size"])
+    assert 0.0 <= parity["score_difference"] <= rounding
     card = (exported / "README.md").read_text()
     assert config["export"]["from"] == bundle.read(tiny_model).model_id
     assert config["export"]["from"] in card
@@ -102,7 +103,7 @@ def test_thresholds_move_after_export(exports: dict[str, Path], washers: Path, t
     assert after.exported == before.exported
     assert after.model_id == before.model_id
     assert after.calibration is not None
-    assert (after.calibration.n, after.calibration.false_alarm) == (24, 0.2)
+    assert (after.calibration.n, after.calibration.false_alarm) == (5, 0.2)  # the others were trained on
     assert "## Export" in after.card
 
 

@@ -205,11 +205,6 @@ class Calibration:
         z = min(max((score - self.threshold) / width, -1e12), 1e12)
         return 0.5 + z / (2.0 * (1.0 + abs(z)))
 
-    @property
-    def least_p(self) -> float:
-        """The lowest p-value that so many held-back scores can give."""
-        return 1.0 / (self.n + 1)
-
     def carried(self, threshold: float) -> float:
         """The false-alarm rate to expect of a threshold, on average: (1 + calibration scores above it) / (n + 1)."""
         return self._rank_of(threshold) / (self.n + 1)

@@ -41,7 +41,7 @@ from flawforge_runtime.maps import (
     untimed,
 )
 from flawforge_runtime.origin import Origin, opened
-from flawforge_runtime.rates import highest_share, percent
+from flawforge_runtime.rates import highest_share, percent, strictest_rate
 from flawforge_runtime.types import (
     CalibrationError,
     Decision,
@@ -434,7 +434,7 @@ def _on_scale(calibration: Calibration, score: float) -> dict[str, Any]:
         "scale": calibration.scale,
         "score_normalised": calibration.normalised(score),
         "review_threshold": calibration.review_threshold,
-        "least_p": calibration.least_p,
+        "least_p": strictest_rate(calibration.n),
         "mm_per_pixel": calibration.rules.mm_per_pixel,
     }
 
