@@ -42,16 +42,12 @@ def washers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(washers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder that twenty steps on `washers` made: every part is there, its scores differ, nothing is learnt. Copy it to change it."""
+    """A model folder that twenty steps on `washers` made: every part is there, its scores differ. Copy it to change it."""
     from flawforge import fitting
     from flawforge.methods import METHODS
 
-    settings = dataclasses.asdict(METHODS["draem"].tiny)
-    return made_once(
-        tmp_path_factory,
-        "tiny",
-        lambda out: fitting.run(fitting.Request(data=washers, out=out, method="draem", steps=20, size=64, settings=settings)),
-    )
+    told = {"method": "draem", "steps": 20, "size": 64, "settings": dataclasses.asdict(METHODS["draem"].tiny)}
+    return made_once(tmp_path_factory, "tiny", lambda out: fitting.run(fitting.Request(data=washers, out=out, **told)))
 
 
 @pytest.fixture(scope="session")
