@@ -206,6 +206,18 @@ def test_an_even_sample_is_never_more_and_starts_at_the_first(count: int, most: 
     assert len({second - first for first, second in pairwise(some)}) <= 1
 
 
+@pytest.mark.parametrize("column", ["path", "Filename", "image"])
+def test_a_column_that_can_only_be_the_path_is_taken_for_it(tmp_path: Path, column: str) -> None:
+    touch(tmp_path, "a.png")
+    assert [entry.path.name for entry in read_entries(write_csv(tmp_path, f"{column},label\na.png,good\n"))] == ["a.png"]
+
+
+def test_a_csv_in_utf_16_is_named(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes("image_path\na.png\n".encode("utf-16"))
+    with pytest.raises(DataError, match="is not UTF-8 text; save it as CSV in UTF-8"):
+        read_entries(tmp_path / "list.csv")
+
+
 def test_fit_refuses_a_folder_of_test_pictures(tmp_path: Path) -> None:
     data = touch(tmp_path / "bottle", "train/good/0.png", "test/good/0.png", "test/broken/0.png")
     check_for_fit(data)

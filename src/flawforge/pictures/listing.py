@@ -28,6 +28,7 @@ Item = TypeVar("Item")
 
 GOOD_FOLDERS = ("good", "ok")
 LABELS = {"0": 0, "good": 0, "ok": 0, "normal": 0, "1": 1, "defect": 1, "defective": 1, "ng": 1, "anomalous": 1}
+PATH_COLUMNS = ("path", "file", "filename", "image", "picture")  # taken for image_path where no column has that name
 SPLITS = ("train", "calibration", "test")
 
 
@@ -289,8 +290,12 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         header = [name.strip().lower() for name in next(reader, [])]
         table = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text; save it as CSV in UTF-8 (in Excel: CSV UTF-8).") from None
+    except csv.Error as error:
         raise DataError(f"{path} is no readable CSV ({error}); save it as UTF-8 text with commas.") from None
+    if "image_path" not in header:
+        header = ["image_path" if name in PATH_COLUMNS else name for name in header]
     if "image_path" not in header:
         raise DataError(f"{path} has no column image_path (its columns: {', '.join(header) or 'none'}); add one.")
     return [(line, dict(zip_longest(header, row[: len(header)], fillvalue=""))) for line, row in table if any(row)]
