@@ -124,7 +124,7 @@ def test_defective_training_rows_are_named_and_never_learnt(tmp_path):
     ("text", "sentence"),
     [
         ("", r"has no column image_path \(its columns: none\)"),
-        ("path,label\na.png,0\n", r"has no column image_path \(its columns: path, label\)"),
+        ("part,label\na.png,0\n", r"has no column image_path \(its columns: part, label\)"),
         ("image_path\n", "has no rows"),
         ("image_path,label\na.png,good\na.png,maybe\n", "line 3 has label 'maybe', allowed are 0, good, "),
         ("image_path,label\na.png\n", "line 2 has label '', allowed"),
@@ -145,7 +145,7 @@ def test_csv_sentences(tmp_path, text, sentence):
 
 def test_csv_that_is_no_text(tmp_path):
     (tmp_path / "list.csv").write_bytes(b"image_path\n\xff\xfe\x00.png\n")
-    with pytest.raises(DataError, match="no readable CSV"):
+    with pytest.raises(DataError, match="is not UTF-8 text"):
         read_listing(tmp_path / "list.csv")
 
 
