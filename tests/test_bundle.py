@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from flawforge.judging import loading
+from flawforge.reporting import good_sheet
 from flawforge.types import ModelError
 from flawforge_runtime import bundle
 
@@ -25,7 +26,9 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
 
 def test_the_files_are_the_promised_ones_and_none_is_a_pickle(model: Path) -> None:
     names = {path.name for path in model.iterdir()}
-    assert names == {"config.json", "model.safetensors", "calibration.json", "guard.json", "manifest.json", "README.md"}
+    hashed = {"config.json", "model.safetensors", "calibration.json", "guard.json", "README.md"}
+    assert names == hashed | {"manifest.json", good_sheet.FILE}
+    assert set(json.loads((model / "manifest.json").read_text())["files"]) == hashed
     assert b"pickle" not in b"".join(path.read_bytes() for path in model.iterdir())
 
 

@@ -114,7 +114,7 @@ def test_no_trial_is_a_curve_that_says_so() -> None:
     ("hits", "why"),
     [
         ([1] * 15 + [0] * 15, "larger ones are found less often"),
-        ([0] * 30, "the sizes and the number tried do not show 90 %"),
+        ([0] * 30, "90 % is not demonstrated by the sizes and the number tried"),
     ],
 )
 def test_why_there_is_no_bound(hits: list[int], why: str) -> None:

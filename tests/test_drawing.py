@@ -225,6 +225,6 @@ def test_a_decision_shows_itself_without_picture_or_scale() -> None:
     decision = Decision("a/b.png", 4.0, 0.05, "NG", True, 1.0, surface, surface > 2, (), 0.1, notes=("odd",))
     page = read(decision._repr_html_())
     words = "".join(page.text)
-    assert "a/b.png: score 4, NG above 1, p-value 0.05" in words
+    assert "a/b.png: score 4, NG above 1, p-value = 0.05" in words
     assert "odd" in words
     assert repr(decision) == "<Decision NG on 'a/b.png', score 4>"

@@ -18,6 +18,7 @@ import pytest
 
 from flawforge.demo.washers import render_good
 from flawforge.judging import loading
+from flawforge.reporting import good_sheet
 from flawforge.types import FlawforgeError
 
 COUNT = int(os.environ.get("FLAWFORGE_FUZZ", "200"))
@@ -57,7 +58,7 @@ def harm_bytes(data: bytes, rng: random.Random) -> bytes:
 
 def harm(folder: Path, rng: random.Random) -> bool:
     """Harm one file; True where the hashes were put right again."""
-    target = folder / rng.choice(sorted(path.name for path in folder.iterdir()))
+    target = folder / rng.choice(sorted(path.name for path in folder.iterdir() if path.name != good_sheet.FILE))
     old = target.read_bytes()
     structured = target.suffix == ".json" and rng.random() < 0.8
     target.write_bytes(json.dumps(harm_json(json.loads(old), rng)).encode() if structured else harm_bytes(old, rng))

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 import flawforge as ff
 from flawforge.cli import main
 from flawforge.pictures.copies import fingerprint
+from flawforge.reporting.kept import album
 from flawforge.types import ConfigError, DataError, ImageError, ModelError
 from flawforge_runtime.images import read_mask, read_picture
 
@@ -174,7 +175,7 @@ def test_what_is_kept_in_the_model_folder_is_what_the_report_shows(tiny_model: P
         ff.drift(model, washers),
     )
     for name, result in (("evaluation", evaluation), ("proof", proof), ("drift", check)):
-        kept = json.loads((model / name / f"{name}.json").read_text())
+        kept = json.loads((album(model, name) / f"{name}.json").read_text())
         assert not result.unsaved
         assert {key: kept[key] for key in result.as_dict()} == json.loads(json.dumps(result.as_dict()))
     report = ff.report(model, tmp_path / "report.json")
@@ -197,7 +198,7 @@ def test_a_folder_that_another_process_writes_costs_the_copy_and_not_the_result(
         result = ff.drift(model, washers / "test" / "good")
         done = CliRunner().invoke(main, ["drift", str(model), str(washers / "test" / "good")])
     assert result.n == 6
-    assert result.unsaved == f"{model} cannot be written to, so the report will not show this check"
+    assert result.unsaved == f"{model} cannot be written to, so the report will not show this drift check"
     assert result.unsaved in done.stderr
     assert done.exit_code == 0
 

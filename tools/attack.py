@@ -229,7 +229,7 @@ def folders(work: Path, options: argparse.Namespace) -> Found:
             if base not in before:
                 before[base] = judged(work / base)
             shutil.copytree(work / base, folder)
-            target = folder / rng.choice(sorted(path.name for path in folder.iterdir() if path.is_file()))
+            target = folder / rng.choice(sorted(path.name for path in folder.iterdir() if path.suffix != ".jpg"))
             old, hashed = target.read_bytes(), rng.random() < 0.2
             if target.suffix == ".json" and rng.random() < 0.8:
                 data = json.dumps(harm_json(json.loads(old), rng)).encode()

@@ -49,7 +49,7 @@ class DataReport:
     duplicate_groups: tuple[tuple[Path, ...], ...] = ()
     notes: tuple[str, ...] = ()
     deep: bool = False
-    likenesses: Mapping[Path, NDArray[np.float16]] = field(default_factory=dict, repr=False)
+    likenesses: Mapping[Path, NDArray[np.float16]] = field(default_factory=dict, repr=False, compare=False)
 
     def readable(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
         """`entries` without the unreadable ones."""
