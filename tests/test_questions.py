@@ -83,11 +83,14 @@ def scored(scores: Sequence[float]) -> Scored:
 def test_limits_that_rise_over_defects_need_a_yes() -> None:
     old = calibrate(list(range(1, 101)), 0.01)
     fresh = scored([*range(1, 20), 50.5, 98.5])
-    assert compared(old, fresh, yes=False) == ["NG limit moves from 100 to 98.5; 0 of 21 pictures were NG by the old limit"]
+    assert compared(old, fresh, set(), yes=False) == ["NG limit moves from 100 to 98.5; 0 of 21 pictures were NG before"]
     bad = scored([*range(1, 20), *range(200, 209)])
-    with pytest.raises(DataError, match=r"9 of 28 pictures were NG by the old limit.*the NG limit moves.*--yes"):
-        compared(old, bad, yes=False)
-    assert compared(old, bad, yes=True)[0].endswith("9 of 28 pictures were NG by the old limit")
+    with pytest.raises(DataError, match=r"9 of 28 pictures were NG before.*the NG limit moves.*--yes"):
+        compared(old, bad, set(), yes=False)
+    foreign = {path for path, _ in fresh.ranked[3:12]}
+    with pytest.raises(DataError, match="9 of 21 pictures were NG before"):
+        compared(old, fresh, foreign, yes=False)
+    assert compared(old, bad, set(), yes=True)[0].endswith("9 of 28 pictures were NG before")
 
 
 def test_trained_pictures_calibrate_nothing(washers: Path, tiny_model: Path, tmp_path: Path) -> None:

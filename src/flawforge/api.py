@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flawforge.judging import loading
-from flawforge.pictures.listing import Entry, good_entries, labelled_listing, part_of, read_entries
+from flawforge.pictures.listing import Entry, check_for_fit, good_entries, labelled_listing, part_of, read_entries
 from flawforge.proving import drift as drifting
 from flawforge.proving import evaluate as evaluating
 from flawforge.proving import pod as proof
@@ -113,6 +113,7 @@ def pod(
     """
     inspector, folder = _opened(model, device)
     if isinstance(good, str | Path):
+        check_for_fit(good)
         entries = read_entries(good)
         entries = good_entries(entries) or tuple(entry for entry in entries if entry.label == 0)
         pictures: list[Path | Image] = [entry.path for entry in entries]

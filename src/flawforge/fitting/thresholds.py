@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from flawforge.judging import loading
 from flawforge.pictures import dataset, tolerance
 from flawforge.pictures.batches import alike, find_batches
 from flawforge.pictures.copies import fingerprint, likeness
-from flawforge.pictures.listing import part_of
+from flawforge.pictures.listing import check_for_fit, part_of
 from flawforge.pictures.screening import outlier_limit
 from flawforge.proving import leakage
 from flawforge.proving.again import judge_again
@@ -299,6 +299,7 @@ def _recalibrate(
     model = loading.load(folder, **how)
     if model.content is None:
         raise ModelError(f"{folder} was opened without its content; open it with flawforge.load.")
+    check_for_fit(good)
     listing = dataset.read_listing(good)
     entries = [entry for entry in listing.entries if entry.label == 0]
     if not entries:
@@ -316,16 +317,22 @@ def _recalibrate(
     scored = calibrate_on(model, paths, *rates, confidence=confidence, parts=parts, rules=rules, progress=progress, **fitted)
     calibration = scored.calibration
     notes = (*listing.notes, *leakage.left_out(trained, trained + len(entries)), *notes)
-    if model.calibration is not None:
-        notes = (*notes, *compared(model.calibration, scored, yes))
-    if other_day is not None:
-        calibration, told = on_another_day(model, scored, other_day, both_days, confidence=confidence, rules=rules, **fitted)
-        calibration, notes = dataclasses.replace(calibration, doubts=(*calibration.doubts, *told)), (*notes, *told)
     seen = described(model, paths, **fitted)
+    judged = [path for path in paths if path not in dict(scored.skipped)]
+    foreign: set[Path] = set()
     if model.guard is not None:
-        foreign = sum(bool(model.guard.unlike(each)) for each in seen)
+        shots = len(seen) // len(judged)  # of each picture: itself, and a varied copy where good parts may vary
+        foreign = {path for path, each in zip(judged, seen[::shots], strict=True) if model.guard.unlike(each)}
+    if model.calibration is not None:
+        notes = (*notes, *compared(model.calibration, scored, foreign, yes))
+    if other_day is not None:
+        how_judged = {"confidence": confidence, "rules": rules, **fitted}
+        calibration, said = on_another_day(model, scored, other_day, both_days, **how_judged)
+        calibration, notes = dataclasses.replace(calibration, doubts=(*calibration.doubts, *said)), (*notes, *said)
+    if model.guard is not None:
         if foreign:
-            notes = (*notes, f"{foreign} of {len(seen)} pictures were like no good picture before; from now on they are")
+            told = f"{len(foreign)} of {len(judged)} pictures were like no good picture before; from now on they are"
+            notes = (*notes, told)
         new_guard = model.guard.widened(seen)
     else:
         new_guard = fit_guard(seen, model.guard_size)
@@ -337,16 +344,17 @@ def _recalibrate(
     return calibration, [*notes, *skips, *scored.lines(), *stored, sheet]
 
 
-def compared(old: calibrate.Calibration, scored: Scored, yes: bool) -> list[str]:
-    """How the limit moves, and how many of the pictures the old one rejects; DataError where too many, unless `yes`.
+def compared(old: calibrate.Calibration, scored: Scored, foreign: Collection[Path], yes: bool) -> list[str]:
+    """How the limit moves, and how many of the pictures were NG before; DataError where too many, unless `yes`.
 
+    foreign  pictures that the guard rejects, whatever their score
     Too many are more than a model that keeps its rate (with 95 % confidence) rejects of good pictures in all but a share of
     UNSURE of cases.
     """
     scores = [score for _, score in scored.ranked]
-    rejected = sum(score > old.threshold for score in scores)
+    rejected = sum(score > old.threshold or path in foreign for path, score in scored.ranked)
     moved = f"NG limit moves from {old.threshold:.4g} to {scored.calibration.threshold:.4g}"
-    count = f"{rejected} of {len(scores)} pictures were NG by the old limit"
+    count = f"{rejected} of {len(scores)} pictures were NG before"
     kept = old.rate_ng.bound
     chance = float(binom.sf(rejected - 1, len(scores), kept))
     if chance < UNSURE and not yes:
