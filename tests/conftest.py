@@ -67,3 +67,13 @@ def data_root() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("FLAWFORGE_DATA names no folder of real pictures")
     return Path(folder)
+
+
+EXPORTED = ("auto", "patchcore", "patchstats")  # whose exports every run compares; the others' are slow
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """An export takes ten seconds, so those of most methods are slow tests."""
+    for item in items:
+        if item.name.startswith("test_its_exports_judge_as_it_does[") and item.name.split("[")[1][:-1] not in EXPORTED:
+            item.add_marker(pytest.mark.slow)

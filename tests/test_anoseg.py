@@ -555,6 +555,7 @@ def spawn(data: Path, out: Path, stage: str = "", turn: int = 0, step: int = 0) 
 TWELVE = dataclasses.asdict(tiny(detector_share=0.5))
 
 
+@pytest.mark.slow
 def test_killed_between_two_turns_and_anywhere_it_resumes_to_the_bit(washers: Path, tmp_path: Path) -> None:
     """SIGKILL as the second turn begins, in either stage: the first turn's weights have moved, and that must be lost.
 

@@ -281,6 +281,7 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, output
 
 
+@pytest.mark.slow
 def test_two_kills_and_resumes_end_in_the_weights_of_an_uninterrupted_run(washers: Path, tmp_path: Path) -> None:
     fit = ("fit", washers, "--steps", 80, "--checkpoint-every", 0.1, *SMALL)
     finish(spawn(*fit, "-o", tmp_path / "whole"))

@@ -177,6 +177,7 @@ def fitted(lying: Path, out: Path, align: str) -> Inspector:
     return fitting.run(fitting.Request(lying, out, method="patchstats", size=64, align=align))
 
 
+@pytest.mark.slow
 def test_parts_that_lie_anyhow_are_laid_alike_from_fit_to_export(lying: Path, tmp_path: Path) -> None:
     with_poses, without = (fitted(lying, tmp_path / wish, wish) for wish in ("auto", "off"))
     assert with_poses.template is not None

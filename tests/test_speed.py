@@ -88,6 +88,7 @@ def test_too_few_judgements_are_refused(tiny_model: Path, washers: Path) -> None
 DEMO = "flawforge demo -o desk --good 40 --method draem --minutes 0.1"  # its parts and model are there already, see below
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # four programs, each with its own start; a busy machine is slow at that
 def test_export_page_as_printed(tiny_model: Path, washers: Path, tmp_path: Path) -> None:
     """Every block of the page in its order, in an empty folder; no picture of the last calls may go unjudged."""

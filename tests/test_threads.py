@@ -13,6 +13,7 @@ from flawforge.judging import loading
 from flawforge_runtime import backends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "onnx", "openvino"])
 def test_eight_threads_and_500_pictures(backend: str, tiny_model: Path, exports: dict[str, Path]) -> None:
     model = loading.load(tiny_model) if backend == "torch" else backends.load(exports[backend], threads=1)

@@ -285,6 +285,7 @@ print(f"{used:.2f} GiB, {decision.seconds:.1f} s")
 """
 
 
+@pytest.mark.slow
 def test_twenty_thousand_by_twenty_thousand_stays_below_two_gigabytes(tmp_path: Path) -> None:
     program = [sys.executable, "-c", LARGE, str(tmp_path / "large.tif")]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
