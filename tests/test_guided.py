@@ -55,12 +55,12 @@ def test_a_forged_region_that_no_statistic_sees_teaches_nothing() -> None:
     mask[0, 0, :3, :3], mask[0, 0, 5:, 5:], valid[0, 0, 7, 0] = 1, 1, 0
     fused, clean = torch.full((2, 1, 8, 8), 4.0), torch.full((2, 1, 8, 8), 4.0)
     fused[0, 0, 1, 1] = 8.0  # the first region rises by four nats at one place, the second not at all
-    weights = guided.seen(fused, clean, mask, valid, nats=3.0)
+    weights = guided.learnable(fused, clean, mask, valid, nats=3.0)
     assert bool((weights[0, 0, :3, :3] == 1).all())
     assert bool((weights[0, 0, 5:, 5:] == 0).all())
     assert float(weights[0].sum()) == 64 - 9 - 1
     assert bool((weights[1] == 1).all())
-    assert bool((guided.seen(fused, clean, mask, valid, nats=5.0)[0] * mask[0] == 0).all())
+    assert bool((guided.learnable(fused, clean, mask, valid, nats=5.0)[0] * mask[0] == 0).all())
 
 
 def test_average_precision_is_scikit_learns() -> None:
@@ -97,7 +97,7 @@ def test_a_map_that_flares_on_good_pictures_loses_its_gain() -> None:
     def precision(flare: float) -> list[float]:
         spotted = clean.clone()
         spotted[1, 10:14, 10:14] = flare
-        net.kept = [(clean, valid), (spotted, valid)]
+        net.reserved = [(clean, valid), (spotted, valid)]
         proof = gate.begin(net, 0.01)
         gate.prove(net, proof, batch, 0.01)
         return [float(each) for each in proof.rows[0][1][1]]
@@ -109,9 +109,9 @@ def test_a_map_that_flares_on_good_pictures_loses_its_gain() -> None:
 
 
 def test_the_gate_looks_at_a_bounded_even_share_of_the_kept_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guided, "KEPT", 3)
+    monkeypatch.setattr(guided, "RESERVED", 3)
     x = pictures(24)
-    net, kept = looked(x), guided.Kept()
+    net, kept = looked(x), guided.Reserved()
     for i, picture in enumerate(x):
         one = torch.ones(1, 1, 32, 32)
         good = torch.from_numpy(picture)[None]

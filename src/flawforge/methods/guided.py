@@ -11,7 +11,7 @@ good parts are", which carries over from product to product.
     segmenter                     `nn.unet.UNet`           DRAEM's discriminative net (arXiv 2108.07610), half resolution
     guide as a logit skip         `Guided.segment`         ours: untrained, it says what the statistics say
     losses                        `loss`                   focal (Lin et al. 2017), dice over the batch (Milletari 2016)
-    what nothing can see          `seen`                   ours: forged regions that no statistic notices teach nothing
+    what nothing can see          `learnable`              ours: forged regions that no statistic notices teach nothing
     head start                    `nn.head_start`          ours: weights trained on procedurally drawn products
 
 Guide and segmenter never see the same picture twice: the good pictures are dealt into `folds`, and a forged picture is

@@ -1,4 +1,4 @@
-"""Which families of statistics count, by forgeries on kept good pictures. No label and no test picture is involved.
+"""Which families of statistics count, by forgeries on reserved good pictures. No label and no test picture is involved.
 
 The good pictures of the first fold are judged by statistics that never saw them; on them the gate's forgers forge defects.
 Each sum of families is asked two things: does it tell the forged pictures from the good ones (AUROC), and does it find the
@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flawforge.nn.gate import SURE, Proof, average_precision, least_gains, top_mean
-from flawforge.nn.guided import LEAST, Config, inner_of, kept
+from flawforge.nn.guided import LEAST, Config, inner_of, reserved
 from flawforge.nn.normality import SUMS, counts_of
 from flawforge.nn.patchstats_fit import spaced
 from flawforge.types import Batch, Collect, Forger, Prove, Stage
 
-JUDGES = 32  # kept good pictures at most
+JUDGES = 32  # reserved good pictures at most
 
 
 def sums_of(net: Any, images: Tensor, inner: Tensor | None) -> Tensor:
@@ -45,7 +45,7 @@ def look(net: Any, good: Maps, batch: Batch) -> None:
 
 def keep(net: Any, good: Maps) -> None:
     """For the forgeries that come next."""
-    net.kept = good
+    net.reserved = good
 
 
 def _coarse(mask: Tensor, maps: Tensor) -> Tensor:
@@ -54,10 +54,10 @@ def _coarse(mask: Tensor, maps: Tensor) -> Tensor:
 
 
 def begin(net: Any, top: float) -> Proof:
-    """What the sums say of the kept good pictures."""
-    scores = torch.stack([top_mean(maps, valid, top) for maps, valid in net.kept])
-    quiet = torch.cat([maps[:, valid] for maps, valid in net.kept], dim=1).sort(dim=1).values
-    net.kept = []
+    """What the sums say of the reserved good pictures."""
+    scores = torch.stack([top_mean(maps, valid, top) for maps, valid in net.reserved])
+    quiet = torch.cat([maps[:, valid] for maps, valid in net.reserved], dim=1).sort(dim=1).values
+    net.reserved = []
     return Proof(scores, quiet)
 
 
@@ -87,12 +87,12 @@ def decide(net: Any, rows: Sequence[tuple[int, Tensor]]) -> None:
 
 
 def evidence(config: Config, forger: Forger) -> list[Stage]:
-    """A look at the kept good pictures, then forgeries on them; nothing without a trunk."""
+    """A look at the reserved good pictures, then forgeries on them; nothing without a trunk."""
     if not config.backbone:
         return []
 
     def proved(pictures: int) -> list[int]:
-        first = kept(config, pictures)
+        first = reserved(config, pictures)
         return list(first) if len(first) >= LEAST else []
 
     return [

@@ -1,6 +1,6 @@
-"""The gate of `auto`: whether the sum of statistics and segmenter beats the statistics, by forgeries on kept good pictures.
+"""The gate of `auto`: does the sum of statistics and segmenter beat the statistics on forgeries? No test picture counts.
 
-It is asked once for the picture and once for the map. A map must find the defect's pixels among those of the kept good
+It is asked once for the picture and once for the map. A map must find the defect's pixels among those of the reserved good
 pictures too, for the highest values of good pictures set a pixel's threshold. Only a gain that the spread over these
 pictures does not explain is taken (one-sided 95 %, and MARGIN more); else the statistics stand. The segmenter alone is no
 candidate: forgeries flatter what has learnt from forgeries.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from flawforge.nn.guided import AIMS, CANDIDATES, LEAST, THIN, USES, Config, Guided, kept
+from flawforge.nn.guided import AIMS, CANDIDATES, LEAST, THIN, USES, Config, Guided, reserved
 from flawforge.types import Batch, Forger, Prove, Stage
 
 SURE = 0.95  # one-sided
@@ -57,7 +57,7 @@ def average_precision(maps: Tensor, mask: Tensor, quiet: Tensor | None = None, t
 class Proof:
     """What the gate goes by.
 
-    scores  k candidates, of the kept good pictures
+    scores  k candidates, of the reserved good pictures
     quiet   candidates m, rising: their maps' values
     rows    of each forged picture: the good picture's place, and 2 candidates, AUROC of the score and precision of the map
     """
@@ -68,13 +68,13 @@ class Proof:
 
 
 def begin(net: Guided, top: float) -> Proof:
-    """What the candidates say of the kept good pictures."""
+    """What the candidates say of the reserved good pictures."""
     thin, scores, quiet = np.s_[..., ::THIN, ::THIN], [], []
-    for good, valid in net.kept:
+    for good, valid in net.reserved:
         maps = candidates(net, good)
         scores.append(top_mean(maps, valid, top))
         quiet.append(maps[thin][:, valid[thin]])
-    net.kept = []
+    net.reserved = []
     return Proof(torch.stack(scores), torch.cat(quiet, dim=1).sort(dim=1).values)
 
 
@@ -119,7 +119,7 @@ def gate(config: Config, forger: Forger) -> list[Stage]:
         return []
 
     def proved(pictures: int) -> Sequence[int]:
-        first = kept(config, pictures)
+        first = reserved(config, pictures)
         return first if len(first) >= LEAST else []
 
     return [

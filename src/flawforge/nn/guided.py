@@ -28,9 +28,9 @@ from flawforge.nn.unet import UNet, initialise
 from flawforge.types import Batch, Collect, Demand, Evidence, Init, Stage, Train, TrainingSettings, Turn
 
 NATS = 24.0  # fused surprise at which the skip bends from a line to a logarithm
-LEAST = 3  # kept pictures that a gate needs; with fewer nothing is trained
-KEPT = 64  # kept good pictures at most that set the units and by which the gate judges, evenly spread
-THIN = 2  # of the kept good pictures' maps every second pixel of every second row is looked at, and counts four times
+LEAST = 3  # reserved pictures that a gate needs; with fewer nothing is trained
+RESERVED = 64  # reserved good pictures at most that set the units and by which the gate judges, evenly spread
+THIN = 2  # of the reserved good pictures' maps every second pixel of every second row is looked at, and counts four times
 CANDIDATES = ("statistics", "segmenter", "sum")
 USES = {"statistics": (1.0, 0.0), "segmenter": (0.0, 1.0), "sum": (1.0, 1.0)}  # weights of statistics and segmenter
 Use = Literal[
@@ -145,8 +145,10 @@ class Guided(nn.Module):
         self.segmenting = self.apart = False
         self.register_load_state_dict_pre_hook(_resize)
         self.register_load_state_dict_post_hook(lambda module, _: module.settle())
-        self.kept: list[tuple[Tensor, Tensor]] = []  # both maps 2 h w of kept good pictures, and where they are valid h w
-        self.trained = False  # whether there were enough kept pictures for a gate, and so for training
+        self.reserved: list[
+            tuple[Tensor, Tensor]
+        ] = []  # both maps 2 h w of reserved good pictures, and where they are valid h w
+        self.trained = False  # whether there were enough reserved pictures for a gate, and so for training
 
     def settle(self) -> None:
         """Where the segmenter counts for nothing it is not run; where picture and map are alike there is one map."""
@@ -179,10 +181,10 @@ class Guided(nn.Module):
             rest = maps[:, self.branches :] if trunk is not None else None
             return Seen(torch.cat(parts, dim=1), self.stats.fuse(surprises), rest, features)
 
-    def segment(self, seen: Tensor, guide: Tensor, maps: Tensor | None = None, features: Tensor | None = None) -> Tensor:
+    def segment(self, picture: Tensor, guide: Tensor, maps: Tensor | None = None, features: Tensor | None = None) -> Tensor:
         """Parts of `Seen`, and the guide n 1 h w (`enlarge(guide_of(fused))`) -> logits n 1 h w."""
-        h, w = seen.shape[-2:]
-        padded, extra = _padded(seen, 32), dict[int, Tensor]()
+        h, w = picture.shape[-2:]
+        padded, extra = _padded(picture, 32), dict[int, Tensor]()
         if maps is not None and features is not None:
             extra = {0: self.beside_maps(_padded(maps, 32)), 2: self.beside_features(_padded(features, 8))}
         logit = F.pixel_shuffle(self.unet.climb(self.unet.descend(padded, extra))[..., :h, :w], 2)
@@ -195,10 +197,10 @@ class Guided(nn.Module):
 
     def both(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """n 3 h w, inner n 4 -> the maps of statistics and segmenter, n h w, in their own units."""
-        seen = self.look(images, folds, inner)
-        coarse = torch.cat([seen.fused, guide_of(seen.fused)], dim=1)
+        looked = self.look(images, folds, inner)
+        coarse = torch.cat([looked.fused, guide_of(looked.fused)], dim=1)
         full = self.stats.full(coarse) if folds is None else enlarge(coarse, images)
-        return full[:, 0], self.segment(seen.picture, full[:, 1:], seen.maps, seen.features)[:, 0].float()
+        return full[:, 0], self.segment(looked.picture, full[:, 1:], looked.maps, looked.features)[:, 0].float()
 
     def forward(self, images: Tensor, inner: Tensor | None = None) -> Evidence:
         if not self.segmenting:
@@ -307,7 +309,7 @@ def inner_of(batch: Batch, place: int) -> Tensor | None:
 # ---- the segmenter
 
 
-def seen(fused: Tensor, clean: Tensor, mask: Tensor, valid: Tensor, nats: float) -> Tensor:
+def learnable(fused: Tensor, clean: Tensor, mask: Tensor, valid: Tensor, nats: float) -> Tensor:
     """Weights n 1 h w: valid, less the forged regions in which the statistics nowhere rise by `nats` above the good picture.
 
     Texture pasted into the same texture is a defect by its mask alone; to learn it is to learn false alarms.
@@ -344,7 +346,7 @@ def loss(net: Any, batch: Batch, config: Config, known: Fused) -> dict[str, Tens
     """Focal and dice loss over valid pixels whose label the statistics can tell."""
     folds = [index % config.folds for index in batch.index.tolist()]
     looked = net.look(batch.forged, folds, batch.inner)
-    weights = seen(looked.fused, fused_clean(net, batch, folds, known), batch.mask, batch.valid, config.seen)
+    weights = learnable(looked.fused, fused_clean(net, batch, folds, known), batch.mask, batch.valid, config.seen)
     guide = enlarge(guide_of(looked.fused), batch.forged)
     picture = looked.picture.contiguous(memory_format=torch.channels_last)
     logit = net.segment(picture, guide, looked.maps, looked.features).float()
@@ -363,34 +365,34 @@ def losses(logit: Tensor, mask: Tensor, weights: Tensor, config: Config) -> dict
 
 
 @dataclass
-class Kept:
-    """Kept good pictures: their places, and as in `Guided.kept` what was said of them and of their varied copies."""
+class Reserved:
+    """Reserved good pictures: their places, and as in `Guided.reserved` what was said of them and of their varied copies."""
 
     places: set[int] = field(default_factory=set)
     maps: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
-def look_at_units(net: Guided, kept: Kept, batch: Batch) -> None:
+def look_at_units(net: Guided, reserved: Reserved, batch: Batch) -> None:
     """Keep both maps of the first fold's good pictures, judged by Gaussians that never saw them."""
     for i, index in enumerate(batch.index.tolist()):
         rank, other = divmod(index, net.stats.folds)
-        if other == 0 and spaced(rank, int(net.first), KEPT):
+        if other == 0 and spaced(rank, int(net.first), RESERVED):
             maps = torch.stack(net.both(batch.clean[i : i + 1], [0], inner_of(batch, i)))[:, 0].cpu()
-            kept.places.add(index)
-            kept.maps.append((maps, batch.valid[i, 0].cpu() > 0))
+            reserved.places.add(index)
+            reserved.maps.append((maps, batch.valid[i, 0].cpu() > 0))
 
 
 def units_demand(net: Guided, canvas: tuple[int, int], pictures: int) -> Demand:
-    """The kept pictures' maps, and their thinned and sorted copies."""
-    kept = min(-(-pictures // net.stats.folds), KEPT)
-    return Demand(kept * canvas[0] * canvas[1] * 4 * (2 + 2 * len(CANDIDATES) // THIN**2), None)
+    """The reserved pictures' maps, and their thinned and sorted copies."""
+    count = min(-(-pictures // net.stats.folds), RESERVED)
+    return Demand(count * canvas[0] * canvas[1] * 4 * (2 + 2 * len(CANDIDATES) // THIN**2), None)
 
 
-def fit_units(net: Guided, kept: Kept) -> None:
+def fit_units(net: Guided, reserved: Reserved) -> None:
     """Each map's middle (median) and width (to the 99th percentile) on good pictures, so that the two can be added."""
-    net.kept, net.trained = kept.maps, len(kept.places) >= LEAST
+    net.reserved, net.trained = reserved.maps, len(reserved.places) >= LEAST
     for place in range(2):
-        values = torch.cat([maps[place][valid] for maps, valid in kept.maps]).double().numpy()
+        values = torch.cat([maps[place][valid] for maps, valid in reserved.maps]).double().numpy()
         middle, high = np.quantile(values, (0.5, 0.99)) if len(values) else (0.0, 1.0)
         net.unit[place, 0], net.unit[place, 1] = float(middle), float(max(high - middle, 1e-6))
 
@@ -404,13 +406,13 @@ def pack(net: Guided, config: Config) -> None:
     net.stats.forget_folds()
     net.fold_mean, net.fold_deviation = net.fold_mean[:0].clone(), net.fold_deviation[:0].clone()
     net.settle()
-    net.kept = []
+    net.reserved = []
 
 
 # ---- stages
 
 
-def kept(config: Config, pictures: int) -> Sequence[int]:
+def reserved(config: Config, pictures: int) -> Sequence[int]:
     """Places of the first fold among so many good pictures: the segmenter never learns from them."""
     return range(0, pictures, config.folds)
 
@@ -438,7 +440,7 @@ def segmenter(config: Config) -> list[Stage]:
         return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def taught(pictures: int) -> Sequence[int]:
-        return [i for i in range(pictures) if i % config.folds] if len(kept(config, pictures)) >= LEAST else []
+        return [i for i in range(pictures) if i % config.folds] if len(reserved(config, pictures)) >= LEAST else []
 
     known: Fused = {}
     turn = Turn(
@@ -448,7 +450,7 @@ def segmenter(config: Config) -> list[Stage]:
         loss=lambda module, batch: loss(module, batch, config, known),
         schedule=cosine_schedule,
     )
-    units = Collect("units", lambda module: Kept(), look_at_units, fit_units, demand=units_demand)
+    units = Collect("units", lambda module: Reserved(), look_at_units, fit_units, demand=units_demand)
     return [Train("segmenter", [turn], draw=taught), units]
 
 

@@ -7,7 +7,7 @@
 
 Each is a -log tail probability among left-out good pictures, so a sum of families is Fisher's (1932). But each can mislead
 on some product: filters fire on a background that varies, Gaussians where parts shift. So the memory stands alone until
-forgeries on kept good pictures show that a sum is better (`nn.evidence`). Without a trunk there are only the filters.
+forgeries on reserved good pictures show that a sum is better (`nn.evidence`). Without a trunk there are only the filters.
 """
 
 from __future__ import annotations
