@@ -94,7 +94,7 @@ def lesson(drawn: Drawn, batch: Batch) -> Lesson:
     folds = [index % drawn.config.folds for index in batch.index.tolist()]
     picture, fused, *_ = drawn.net.look(batch.forged, folds)
     clean = guided.fused_clean(drawn.net, batch, folds, drawn.fused)
-    weights = guided.seen(fused, clean, batch.mask, batch.valid, drawn.config.seen)
+    weights = guided.learnable(fused, clean, batch.mask, batch.valid, drawn.config.seen)
     guide = guided.enlarge(guided.guide_of(fused), batch.forged)
     return picture.half(), guide.half(), batch.mask, weights
 
