@@ -290,7 +290,5 @@ def test_who_tells_nothing_has_seen_nothing(noise: list[Path]) -> None:
 
 
 def test_training_pictures_alone_prove_nothing(noise: list[Path]) -> None:
-    with pytest.raises(
-        DataError, match=r"All 3 pictures were trained on, so they prove nothing; give pictures that are new"
-    ):
+    with pytest.raises(DataError, match=r"All 3 pictures were trained on, so they prove nothing; give pictures that"):
         leakage.unseen(noise[:3], inspector(noise[:3]))
