@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.shell_completion import CompletionItem
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawforge.cli import known, main
@@ -64,6 +64,7 @@ def sentence(kind: click.ParamType, text: str) -> str:
 
 
 @given(st.floats(0.001, 0.999), st.sampled_from(["{}%", "{} %", "  {}%", "{}%  "]))
+@settings(deadline=None, max_examples=40)
 def test_a_percentage_is_its_share(share: float, form: str) -> None:
     text = form.format(repr(100 * share))
     assert Share().convert(text, None, None) == pytest.approx(share)
@@ -71,12 +72,14 @@ def test_a_percentage_is_its_share(share: float, form: str) -> None:
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True).filter(lambda x: not 0 < x < 1))
+@settings(deadline=None, max_examples=40)
 def test_no_number_outside_is_a_share(number: float) -> None:
     assert sentence(Share(), repr(number)).startswith(f"{number!r} was given; give a share between 0 and 1")
     assert "or a file name pattern" in sentence(ShareOrPattern(), repr(number))
 
 
 @given(st.integers(-50, 50), st.integers(-20, 0), st.integers(1, 20))
+@settings(deadline=None, max_examples=40)
 def test_a_number_is_taken_exactly_within_its_bounds(number: int, least: int, most: int) -> None:
     for kind in (Number(least=least, most=most, whole=True), Number(least=least, most=most)):
         if least <= number <= most:

@@ -117,6 +117,7 @@ def test_a_budget_that_is_none_is_refused(asked: dict[str, Any]) -> None:
 
 
 @given(st.integers(1, 500), st.integers(0, 1000))
+@settings(deadline=None, max_examples=40)
 def test_progress_is_the_share_that_is_spent(steps: int, step: int) -> None:
     assert engine.Budget(steps=steps).progress(step, 1e9) == pytest.approx(min(step / steps, 1))
     assert engine.Budget(minutes=steps).progress(10**9, 60.0 * step) == pytest.approx(min(step / steps, 1))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -70,6 +70,7 @@ ROWS = st.lists(
 
 
 @given(ROWS)
+@settings(deadline=None, max_examples=40)
 def test_every_picture_is_counted_once_and_the_rates_are_those_of_the_table(rows: list[dict[str, Any]]) -> None:
     table = shares.confusion_of(rows)
     assert sum(sum(counts.values()) for counts in table.values()) == len(rows)

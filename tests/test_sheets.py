@@ -257,6 +257,7 @@ def test_the_ends_of_the_interval_decide(low: float | None, high: float | None, 
 
 
 @given(st.lists(st.sampled_from([(0.0, 0.01), (0.0, 0.5), (0.4, 0.5), (None, None)]), min_size=1, max_size=2))
+@settings(deadline=None, max_examples=40)
 def test_together_the_worst_decides(ends: list[tuple[float | None, float | None]]) -> None:
     names = ("false alarms", "escapes")
     found = Acceptance(tuple(Criterion(name, 0.05, 1, 40, *each) for name, each in zip(names, ends, strict=False)))
