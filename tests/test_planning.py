@@ -258,6 +258,7 @@ def test_a_plan_holds_back_without_overlap_and_repeats(washers: Path, tmp_path: 
 def test_tiles_are_cut_from_the_region_alone_and_are_what_the_picture_shows(washers: Path, tmp_path: Path) -> None:
     request = Request(washers, tmp_path / "m", method="patchstats", size=64, tile=32)
     plan = planning.plan(request)
+    plan = dataclasses.replace(plan, train=plan.train[:4])
     entries = planning.cut_tiles(plan, 32, tmp_path)
     assert len(entries) == 9 * len(plan.train)  # tiles of 32 overlap: from 0, 16 and 32 in both directions
     assert all(entry.path.parent == tmp_path for entry in entries)
