@@ -130,8 +130,9 @@ def _laid(maps: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     if maps.shape[-2] > size[0]:
-        every = -(-maps.shape[-2] // size[0])
-        return F.avg_pool2d(maps, every, ceil_mode=any(side % every for side in maps.shape[-2:]))
+        every = [-(-own // wanted) for own, wanted in zip(maps.shape[-2:], size, strict=True)]
+        ragged = any(own % step for own, step in zip(maps.shape[-2:], every, strict=True))
+        return F.avg_pool2d(maps, every, ceil_mode=ragged)
     return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
 
 
