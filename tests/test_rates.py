@@ -85,6 +85,7 @@ def test_the_rank_with_confidence_keeps_the_rate_and_the_next_does_not(n: int, r
 
 
 @given(st.integers(1, 10_000), st.integers(1, 999))
+@settings(deadline=None)
 def test_the_rank_on_average_is_whole_arithmetic(n: int, thousandths: int) -> None:
     """Against integers: floats must not lose a rank where the product is whole."""
     k = thousandths * (n + 1) // 1000
@@ -133,6 +134,7 @@ def test_the_interval_covers_at_least_as_often_as_stated(rate: float) -> None:
 
 
 @given(st.floats(0, 1))
+@settings(deadline=None)
 def test_a_percentage_in_words_is_right_to_its_last_digit(share: float) -> None:
     words = percent(share)
     assert words.endswith(" %")
