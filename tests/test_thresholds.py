@@ -182,18 +182,21 @@ def test_too_few_scores_are_not_doubted() -> None:
     assert doubts_of(calibrate([score for _, score in ranked], 0.2), ranked) == ()
 
 
-@pytest.mark.parametrize(("above", "refused"), [(0, False), (1, False), (5, False), (20, True)])
-def test_more_rejects_than_a_kept_rate_explains_need_a_yes(above: int, refused: bool) -> None:
-    """The old model states 1 % on average and 3 % at most; of 50 pictures 6 or more are rarer than 1 in 100."""
+@pytest.mark.parametrize("strange", [0, 2])
+@pytest.mark.parametrize(("rejected", "refused"), [(2, False), (5, False), (6, True), (20, True)])
+def test_more_rejects_than_a_kept_rate_explains_need_a_yes(rejected: int, refused: bool, strange: int) -> None:
+    """The old model states 1 % on average and 3 % at most; 6 of 50 are rarer than 1 in 100, by score or by the guard."""
     old = calibrate(range(100), 0.01)
+    above = rejected - strange
     scores = [1000.0 + n for n in range(above)] + [float(n) for n in range(50 - above)]
     ranked = tuple(sorted(((Path(f"{n}.png"), score) for n, score in enumerate(scores)), key=lambda each: -each[1]))
+    foreign = {Path(f"{n}.png") for n in range(50 - strange, 50)}  # whatever their score
     fresh = Scored(calibrate(scores, 0.05), (), ranked)
     if refused:
-        with pytest.raises(DataError, match=f"{above} of 50 pictures were NG before"):
-            compared(old, fresh, (), yes=False)
-    (line,) = compared(old, fresh, (), yes=refused)
-    assert line.endswith(f"; {above} of 50 pictures were NG before")
+        with pytest.raises(DataError, match=f"{rejected} of 50 pictures were NG before, and 3 % at most were expected"):
+            compared(old, fresh, foreign, yes=False)
+    (line,) = compared(old, fresh, foreign, yes=refused)
+    assert line.endswith(f"; {rejected} of 50 pictures were NG before")
 
 
 # ---- what good pictures are compared by
