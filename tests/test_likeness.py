@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -21,10 +22,10 @@ from flawforge_runtime.images import write_image
 
 @given(st.lists(st.from_regex(r"[ab]{0,2}[0-9]{1,3}", fullmatch=True), unique=True, max_size=12), st.randoms())
 @settings(deadline=None)
-def test_the_order_of_names_does_not_depend_on_how_they_come(names: list[str], random: object) -> None:
+def test_the_order_of_names_does_not_depend_on_how_they_come(names: list[str], random: Random) -> None:
     paths = [Path("d") / name for name in names]
     shuffled = list(paths)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     first, second = in_order(paths), in_order(shuffled)
     if len({(name.rstrip("0123456789"), int(name.lstrip("ab"))) for name in names}) == len(names):
         assert first == second
@@ -150,9 +151,9 @@ def test_a_brighter_copy_is_another_picture_and_a_faint_change_is_not(tmp_path: 
 
 @given(st.lists(st.floats(-100, 100), min_size=10, max_size=30), st.randoms())
 @settings(deadline=None, max_examples=30)
-def test_the_limit_needs_no_order_and_rises_for_a_rarer_rate(values: list[float], random: object) -> None:
+def test_the_limit_needs_no_order_and_rises_for_a_rarer_rate(values: list[float], random: Random) -> None:
     shuffled = list(values)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     limit = outlier_limit(values)
     assert limit is not None
     assert outlier_limit(shuffled) == limit

@@ -84,16 +84,16 @@ def test_the_rank_with_confidence_keeps_the_rate_and_the_next_does_not(n: int, r
         assert beta.cdf(rate, k + 1, n - k) < sure + 1e-7
 
 
-@given(st.integers(1, 10_000), st.integers(1, 999))
-@settings(deadline=None)
-def test_the_rank_on_average_is_whole_arithmetic(n: int, thousandths: int) -> None:
-    """Against integers: floats must not lose a rank where the product is whole."""
-    k = thousandths * (n + 1) // 1000
-    if k:
-        assert rank(n, thousandths / 1000) == k
-    else:
-        with pytest.raises(CalibrationError):
-            rank(n, thousandths / 1000)
+@pytest.mark.parametrize("n", [9, 99, 249, 999, 1999])
+def test_the_rank_on_average_is_whole_arithmetic(n: int) -> None:
+    """Against integers: floats must not lose a rank where the product is whole (0.29 * 100 is 28.999...)."""
+    for thousandths in range(1, 1000):
+        k = thousandths * (n + 1) // 1000
+        if k:
+            assert rank(n, thousandths / 1000) == k
+        else:
+            with pytest.raises(CalibrationError):
+                rank(n, thousandths / 1000)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 1.5, float("nan")])
