@@ -259,7 +259,7 @@ def promised_rates(
                 note += f"; --folds {min(FOLDS, total)} calibrates on all {total}, for an estimate of {folds} at best"
             notes.append(note)
     if review is None:
-        review = max(REVIEW, strictest, false_alarm)
+        review = max(REVIEW, false_alarm)
     if review < false_alarm:
         raise ConfigError(f"--review {review:g} is below --false-alarm {false_alarm:g}; give one at least as high.")
     return (false_alarm, review), tuple(notes)
