@@ -490,6 +490,7 @@ np.savez(f"{sys.argv[1]}/{fabric.global_rank}.npz", **parts)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one(tmp_path: Path) -> None:
     """Each sees other pictures; only if every loss goes through DDP's hook do both end with the same weights."""
     script = tmp_path / "two.py"

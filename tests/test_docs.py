@@ -404,6 +404,7 @@ QUICK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # six programs, each with its own start; a busy machine is slow at that
 def test_quick_start_as_printed(tmp_path: Path) -> None:
     """Every command of the quick start and then its Python, in an empty folder; without a network where that can be had."""
