@@ -14,6 +14,7 @@ import pytest
 import flawforge as ff
 from flawforge import fitting
 from flawforge.fitting.thresholds import Scored, compared, doubts_of
+from flawforge.proving.evaluate import _another_product
 from flawforge.reporting.good_sheet import FILE
 from flawforge.types import CalibrationError, DataError
 from flawforge_runtime.calibrate import calibrate
@@ -147,3 +148,20 @@ def test_the_interval_of_a_share_is_exact() -> None:
     assert (low, high) == pytest.approx((0.01234853, 0.31698271), abs=1e-7)  # R: binom.test(2, 20)
     assert share_interval(0, 10) == pytest.approx((0, 0.30849710), abs=1e-7)
     assert share_interval(10, 10) == pytest.approx((0.69150290, 1), abs=1e-7)
+
+
+def test_calibrate_and_pod_refuse_defective_test_pictures(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    kind = next(path for path in sorted((washers / "test").iterdir()) if path.name != "good")
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "m"))
+    with pytest.raises(DataError, match="taken for defective ones"):
+        fitting.recalibrate(folder, kind, None, None, yes=True)
+    with pytest.raises(DataError, match="taken for defective ones"):
+        ff.pod(folder, kind, save=False)
+
+
+def test_another_product_is_noted_where_most_pictures_are_unlike_the_good_ones() -> None:
+    rows = [{"valid": False}] * 3 + [{"valid": True}] * 2
+    assert _another_product(rows) == [
+        "3 of 5 pictures are like no good picture of this model; check that they show its product"
+    ]
+    assert _another_product(rows[1:]) == []
