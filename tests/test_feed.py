@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,42 @@ def test_a_watched_folder_may_go_away_and_come_back(tmp_path: Path) -> None:
     seen = watched(camera, poll=0, say=said.append, go_on=looks(*steps))
     assert list(seen) == [camera / "a.png", camera / "b.png"]
     assert said == [f"{camera} is gone (No such file or directory); waiting for it.", f"{camera} is there again."]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_folder_that_goes_away_in_the_middle_of_a_look_is_not_judged_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """The names were read, `after` files were reached, and then the share was unmounted."""
+    camera, away = tmp_path / "camera", tmp_path / "away"
+    camera.mkdir()
+    for name in ("a.png", "b.png"):
+        (camera / name).write_bytes(b"1")
+    unmounts = [False]
+
+    @contextmanager
+    def scandir(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with os_scandir(folder) as entries:
+            names = list(entries)
+
+        def reached() -> Iterator[os.DirEntry[str]]:
+            for number, entry in enumerate([*names, None]):
+                if unmounts[0] and number == after:
+                    unmounts[0] = False
+                    camera.rename(away)
+                if entry is not None:
+                    yield entry
+
+        yield reached()
+
+    os_scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+
+    def unmount() -> None:
+        unmounts[0] = True
+
+    steps = [nothing, nothing, nothing, unmount, nothing, lambda: away.rename(camera), nothing, nothing, nothing]
+    assert list(watched(camera, poll=0, go_on=looks(*steps))) == [camera / "a.png", camera / "b.png"]
 
 
 def test_an_empty_folder_on_another_disk_is_an_unmounted_one(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from flawforge_runtime.types import CalibrationError, DataError, Decision, Flawf
 
 POLL = 0.2  # seconds between two looks at a watched folder
 SETTLED = 2  # looks in a row at which a file must have the same size and time, so that half a file is not judged
+State = tuple[int, int]  # of a watched file: bytes, and time of change in nanoseconds
 FIELDS = (
     "image_path",
     "pred_score",
@@ -342,8 +343,8 @@ def watched(
     """
     check_watch(folder)
     look = _Look(folder, say)
-    seen: dict[Path, tuple[int, int]] = {} if old else look() or {}
-    waiting: dict[Path, tuple[tuple[int, int], int]] = {}
+    seen: dict[Path, State | None] = {} if old else look() or {}
+    waiting: dict[Path, tuple[State, int]] = {}
     while go_on():
         lying = look()
         if lying is None:
@@ -352,17 +353,17 @@ def watched(
             continue
         if lying:  # an empty look forgets nothing: a folder is empty while its disk is away
             seen = {path: state for path, state in seen.items() if path in lying}
-        ready = []
+        ready: dict[Path, State] = {}
         for path, state in lying.items():
-            if seen.get(path) == state:
+            if state is None or seen.get(path) == state:
                 continue
             before, looks = waiting.get(path, (state, 0))
             waiting[path] = (state, looks + 1 if state == before else 1)
             if waiting[path][1] >= SETTLED:
-                ready.append(path)
+                ready[path] = state
         waiting = {path: each for path, each in waiting.items() if path in lying and path not in ready}
-        for path in sorted(ready, key=lambda path: (lying[path][1], path.name)):
-            seen[path] = lying[path]
+        for path in sorted(ready, key=lambda path: (ready[path][1], path.name)):
+            seen[path] = ready[path]
             yield path
         if not ready:
             time.sleep(poll)
@@ -375,7 +376,7 @@ class _Look:
         self.folder, self.say, self.gone = folder, say, False
         self.device: int | None = None
 
-    def __call__(self) -> dict[Path, tuple[int, int]] | None:
+    def __call__(self) -> dict[Path, State | None] | None:
         """As `_lying`; None while the folder is gone."""
         try:
             device, lying = self.folder.stat().st_dev, _lying(self.folder)
@@ -392,9 +393,13 @@ class _Look:
         return lying
 
 
-def _lying(folder: Path) -> dict[Path, tuple[int, int]]:
-    """{picture: (bytes, time of change)} of the files in `folder`; a file that goes away meanwhile is left out."""
-    states = {}
+def _lying(folder: Path) -> dict[Path, State | None]:
+    """The state of each picture in `folder`.
+
+    None where the name is listed but the file cannot be reached: it was removed meanwhile, or the whole folder is going
+    away, and then the file is still known when the folder comes back.
+    """
+    states: dict[Path, State | None] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(".") or Path(entry.name).suffix.lower() not in SUFFIXES:
@@ -404,5 +409,5 @@ def _lying(folder: Path) -> dict[Path, tuple[int, int]]:
                 if entry.is_file():
                     states[Path(entry.path)] = (stat.st_size, stat.st_mtime_ns)
             except OSError:
-                continue
+                states[Path(entry.path)] = None
     return states
