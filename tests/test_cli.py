@@ -308,6 +308,7 @@ def test_two_kills_and_resumes_end_in_the_weights_of_an_uninterrupted_run(washer
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(washers: Path, tmp_path: Path) -> None:
     process = spawn("fit", washers, "-o", tmp_path / "m", "--minutes", 5, "--checkpoint-every", 0.1, *SMALL)
     wait_for(tmp_path / "m.fitting" / "checkpoint.safetensors", process)

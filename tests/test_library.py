@@ -227,6 +227,7 @@ def test_the_package_of_forgers_and_the_function_share_a_name() -> None:
     assert ff.forge.forger_from is forger_from
 
 
+@pytest.mark.slow
 def test_export_says_what_its_command_prints(tiny_model: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["export", str(tiny_model), "-o", str(tmp_path / "a"), "--to", "onnx"])
     assert done.exit_code == 0, done.output
@@ -247,6 +248,7 @@ def test_results_cannot_be_changed(model: Path, washers: Path) -> None:
         result.alarm = True
 
 
+@pytest.mark.slow
 def test_the_page_on_python_as_printed(tmp_path: Path) -> None:
     """Every block of docs/python.md, in order, in an empty folder."""
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)

@@ -25,6 +25,7 @@ from printed import smaller
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "export.md"
 
 
+@pytest.mark.slow
 def test_every_figure_is_there_and_adds_up(tiny_model: Path, washers: Path) -> None:
     paths = sorted((washers / "test" / "good").iterdir())
     measured = speed.measure(tiny_model, paths, repeats=20, threads=1)
