@@ -1,7 +1,7 @@
 """What defective parts among the good pictures do, and whether `fit` notices: results/contamination.csv.
 
     FLAWFORGE_DATA=/data OMP_NUM_THREADS=1 python benchmarks/contamination.py [--data NAME ...] [--method padim]
-        [--shares 0 0.01 0.02 0.05 0.1] [--seeds 0 1 2] [--pictures 100] [--out FILE]
+        [--set KEY=VALUE ...] [--shares 0 0.01 0.02 0.05 0.1] [--seeds 0 1 2] [--pictures 100] [--out FILE]
 
 `--pictures` good training pictures are drawn by the seed, and real test defects, drawn as well, are put among them and
 called good (at least one where the share is not 0). The model is fitted as it is, and with `--clean`, and judges the other
@@ -21,6 +21,7 @@ import numpy as np
 
 from ablation import missing, show
 from flawforge import fitting
+from flawforge.config import parse_pairs
 from flawforge.pictures import dataset
 from flawforge.proving import metrics
 from record import record
@@ -32,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=list(SETS))
     parser.add_argument("--method", default="padim")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.01, 0.02, 0.05, 0.1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pictures", type=int, default=100)
@@ -40,6 +42,7 @@ def main() -> None:
     for name, seed, share in ((d, s, c) for d in options.data for s in options.seeds for c in options.shares):
         for way in ("as it is", "--clean"):
             key = {"data": name, "method": options.method, "share": f"{share:g}", "way": way, "seed": str(seed)}
+            key["settings"] = " ".join(options.set)
             if missing(options.out, [key]):
                 row = {**key, **measured(Path(os.environ["FLAWFORGE_DATA"]) / name, share, way == "--clean", seed, options)}
                 record(options.out, row)
@@ -58,7 +61,7 @@ def measured(root: Path, share: float, clean: bool, seed: int, options: argparse
     with tempfile.TemporaryDirectory() as folder:
         listing = Path(folder) / "good.csv"
         listing.write_text("image_path\n" + "".join(f"{path}\n" for path in (*good, *sorted(mixed_in))))
-        model = fitting.fit(listing, method=options.method, seed=seed, clean=clean)
+        model = fitting.fit(listing, method=options.method, seed=seed, clean=clean, settings=parse_pairs(options.set))
     assert model.content is not None
     assert model.calibration is not None
     named = {each["path"] for each in model.content.config["screening"]["suspects"]}
