@@ -16,15 +16,17 @@ import numpy as np
 from flawforge.demo.washers import KINDS
 from flawforge.judging.loading import load
 from flawforge.reporting.overlays import overlay
+from flawforge_runtime.drawing import DEFECT, MARKED
 from flawforge_runtime.images import read_mask, read_picture, write_image
 
 PICTURE = Path(__file__).resolve().parent / "tour.jpg"
 SIDE, NUMBER = 190, 3  # px of one picture; which picture of each kind: chosen once, not by its result
+FONT, SIZE, BLACK = cv2.FONT_HERSHEY_SIMPLEX, 0.46, (30, 30, 30)
 COLOURS = {"OK": (20, 120, 60), "REVIEW": (170, 110, 0), "NG": (190, 20, 60)}
 
 
 def tour(parts: Path, model: Path) -> Any:
-    """h w 3 uint8 RGB: a column for each part, its marks above and its heat map below, its verdict at the foot."""
+    """h w 3 uint8 RGB: a column for each part with its marks, heat map and verdict, and a legend below all."""
     inspector = load(model)
     columns = []
     for kind in ("good", *KINDS):
@@ -34,12 +36,34 @@ def tour(parts: Path, model: Path) -> Any:
         mask = read_mask(truth, pixels.shape[:2]) if truth.exists() else None
         decision = inspector(path)
         drawn = overlay(pixels, decision, inspector.calibration.scale, mask, max_side=SIDE)
-        words = f"{kind}: {decision.verdict}, score {decision.pred_score:.2f}"
-        foot = np.full((26, SIDE, 3), 255, np.uint8)
-        cv2.putText(foot, words, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.4, COLOURS[decision.verdict], 1, cv2.LINE_AA)
+        foot = np.full((44, SIDE, 3), 255, np.uint8)
+        write(foot, kind, (4, 17), BLACK)
+        write(foot, f"{decision.verdict}, score {decision.pred_score:.2f}", (4, 36), COLOURS[decision.verdict])
         columns.append(np.vstack([drawn[:, :SIDE], np.full((4, SIDE, 3), 255, np.uint8), drawn[:, -SIDE:], foot]))
     gap = np.full((columns[0].shape[0], 4, 3), 255, np.uint8)
-    return np.hstack([part for column in columns for part in (column, gap)][:-1])
+    rows = np.hstack([part for column in columns for part in (column, gap)][:-1])
+    return np.vstack([rows, legend(rows.shape[1], inspector.calibration.threshold)])
+
+
+def legend(width: int, limit: float) -> Any:
+    """34 width 3 uint8 RGB: what the colours mean."""
+    strip = np.full((34, width, 3), 255, np.uint8)
+    place = 4
+    for colour, words in (
+        (MARKED, "found by the model"),
+        (DEFECT, "labelled defect"),
+        (None, f"Below: the heat map. Rejected (NG) above a score of {limit:.2f}."),
+    ):
+        if colour is not None:
+            cv2.rectangle(strip, (place, 10), (place + 22, 24), colour, 2)
+            place += 30
+        write(strip, words, (place, 22), BLACK)
+        place += cv2.getTextSize(words, FONT, SIZE, 1)[0][0] + 28
+    return strip
+
+
+def write(picture: Any, words: str, at: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    cv2.putText(picture, words, at, FONT, SIZE, colour, 1, cv2.LINE_AA)
 
 
 if __name__ == "__main__":
