@@ -184,8 +184,8 @@ def test_a_section_holds_the_options_that_name_it() -> None:
         """Work."""
 
     lines = [line.split()[0] for line in run(work, "--help").stdout.splitlines() if line.startswith(("  -", *SECTIONS))]
-    assert lines[:6] == ["Options:", "--size", "Limits:", "--rate", "Advanced:", "--threads"]
-    assert lines[6:] == ["Output:", "--json", "-q,", "-v,", "--log-file", "--help"]
+    assert lines[:7] == ["Options:", "--size", "Limits:", "--rate", "Advanced:", "--threads", "--recipe"]
+    assert lines[7:] == ["Output:", "--json", "-q,", "-v,", "--log-file", "--help"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from flawforge.cli import recipe
 from flawforge.cli.output import EVERYWHERE, fail, output, say_aside
 from flawforge.types import ConfigError, DataError, FlawforgeError, ModelError
 
@@ -42,6 +43,8 @@ class Command(click.Command):
     def __init__(self, *arguments: Any, **how: Any) -> None:
         super().__init__(*arguments, **how)
         self.params += [Option(names, section="Output", expose_value=False, **each) for names, each in EVERYWHERE]
+        reads: dict[str, Any] = {"type": PATH, "callback": recipe.read, "is_eager": True, "help": recipe.HELP}
+        self.params.append(Option(["--recipe"], metavar="FILE", section="Advanced", expose_value=False, **reads))
 
     def invoke(self, ctx: click.Context) -> Any:
         for param in self.params:
