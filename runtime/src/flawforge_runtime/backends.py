@@ -89,9 +89,9 @@ def _try_out(network: Callable[..., tuple[Any, ...]], canvas: tuple[int, int]) -
     """Judge one grey picture, so that what cannot judge is refused at once, and the first real picture finds it warm."""
     outputs = network(np.full((1, 3, *canvas), 0.5, dtype=np.float32))
     expected = ((1, *canvas), (1,), (1, *canvas))
-    for name, found, shape in zip(OUTPUTS, outputs, expected, strict=False):
-        if found.shape != shape or found.dtype != np.float32:
-            raise ModelError(f"its {name} is {found.dtype} {found.shape}, float32 {shape} is needed")
+    for name, output, shape in zip(OUTPUTS, outputs, expected, strict=False):
+        if output.shape != shape or output.dtype != np.float32:
+            raise ModelError(f"its {name} is {output.dtype} {output.shape}, float32 {shape} is needed")
 
 
 def _reason(error: Exception) -> str:
@@ -130,26 +130,26 @@ def onnx_network(onnxruntime: Any, model: bytes, threads: int) -> Graph:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors alone
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    names = _in_order({each.name for each in session.get_outputs()})
+    names = _in_order({output.name for output in session.get_outputs()})
     tried = False
 
-    def run(given: Mapping[str, Any]) -> tuple[Any, ...]:
+    def run(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
         nonlocal tried
         if tried:
-            return tuple(session.run(names, dict(given)))
+            return tuple(session.run(names, dict(inputs)))
         # The first picture is given a time limit: a harmed graph may hold a loop without an end.
         limits = onnxruntime.RunOptions()
         timer = threading.Timer(LONGEST, lambda: setattr(limits, "terminate", True))
         timer.daemon = True
         timer.start()
         try:
-            outputs = tuple(session.run(names, dict(given), limits))
+            outputs = tuple(session.run(names, dict(inputs), limits))
         finally:
             timer.cancel()
         tried = True
         return outputs
 
-    return Graph(run, _is_placed({each.name for each in session.get_inputs()}))
+    return Graph(run, _is_placed({entry.name for entry in session.get_inputs()}))
 
 
 def openvino_network(openvino: Any, files: Mapping[str, bytes], threads: int, precision: str) -> Graph:
@@ -158,9 +158,9 @@ def openvino_network(openvino: Any, files: Mapping[str, bytes], threads: int, pr
     model = core.read_model(files["model.xml"], files["model.bin"])
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
     settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}
-    names = _in_order({name for each in model.outputs for name in each.names})
-    given_names = [name for name in INPUTS if name in {name for each in model.inputs for name in each.names}]
-    loops = {each.get_type_name() for each in model.get_ops()} & ENDLESS
+    names = _in_order({name for output in model.outputs for name in output.names})
+    input_names = [name for name in INPUTS if name in {name for entry in model.inputs for name in entry.names}]
+    loops = {operation.get_type_name() for operation in model.get_ops()} & ENDLESS
     if loops:
         raise ModelError(f"it holds {', '.join(sorted(loops))}, which no export of ours does")
     models: dict[bool, Any] = {}
@@ -172,25 +172,25 @@ def openvino_network(openvino: Any, files: Mapping[str, bytes], threads: int, pr
         with making:
             if one not in models:
                 count = 1 if one else -1
-                shapes = {name: [count, *list(model.input(name).partial_shape)[1:]] for name in given_names}
+                shapes = {name: [count, *list(model.input(name).partial_shape)[1:]] for name in input_names}
                 model.reshape(shapes)
                 models[one] = core.compile_model(model, "CPU", settings)
             return models[one]
 
-    def run(given: Mapping[str, Any]) -> tuple[Any, ...]:
-        one = len(given["images"]) == 1
+    def run(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+        one = len(inputs["images"]) == 1
         try:
             request = idle[one].pop()
         except IndexError:  # as many as there ever were calls at a time
             request = compiled(one).create_infer_request()
         try:
-            request.infer(dict(given))
+            request.infer(dict(inputs))
             # Copied: the request's own arrays are overwritten by its next picture.
             return tuple(np.array(request.get_tensor(name).data) for name in names)
         finally:
             idle[one].append(request)
 
-    return Graph(run, len(given_names) > 1)
+    return Graph(run, len(input_names) > 1)
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,9 @@ def _is_placed(inputs: set[str]) -> bool:
     return "inner" in inputs
 
 
-def _in_order(given: set[str]) -> list[str]:
-    if not {"map", "score"} <= given:
-        raise ModelError(f"The network gives {', '.join(sorted(given))}; map and score are needed: export the model again.")
-    return [name for name in OUTPUTS if name in given]
+def _in_order(outputs: set[str]) -> list[str]:
+    if not {"map", "score"} <= outputs:
+        raise ModelError(
+            f"The network gives {', '.join(sorted(outputs))}; map and score are needed: export the model again."
+        )
+    return [name for name in OUTPUTS if name in outputs]

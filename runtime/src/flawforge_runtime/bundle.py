@@ -197,7 +197,7 @@ def finish(folder: Path) -> None:
         for name in sorted(committed):
             if (commit / name).is_file():
                 (commit / name).replace(folder / name)
-        for name in {*COMMON, *OPTIONAL, *(each for files in NETWORKS.values() for each in files)} - committed:
+        for name in {*COMMON, *OPTIONAL, *(file for files in NETWORKS.values() for file in files)} - committed:
             with suppress(FileNotFoundError):
                 (folder / name).unlink()
         (commit / MANIFEST).replace(folder / MANIFEST)

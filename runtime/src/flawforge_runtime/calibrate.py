@@ -311,8 +311,8 @@ def calibrate(
             raise CalibrationError(f"The {name} hold a value that is not finite; find its picture and leave it out.")
     if review < rate:
         raise CalibrationError(f"The review rate {review:g} is below the false-alarm rate {rate:g}; give at least {rate:g}.")
-    for each in (rate, review):
-        rank(len(scores), each, confidence)
+    for share in (rate, review):
+        rank(len(scores), share, confidence)
     ordered = tuple(sorted(map(float, scores))), tuple(sorted(map(float, peaks)))
     return Calibration(ordered[0], ordered[1], float(rate), float(review), confidence, per_part, rules or Rules())
 

@@ -207,7 +207,7 @@ def _check_strips(image: Pillow.Image, length: int, name: str) -> None:
     else:
         needed = -(-high // max(1, min(tags.get(ROWS_PER_STRIP, high), high)))
     offsets, counts = (
-        next((tuple(np.atleast_1d(tags[each]).tolist()) for each in pair if each in tags), ()) for pair in (OFFSETS, COUNTS)
+        next((tuple(np.atleast_1d(tags[tag]).tolist()) for tag in pair if tag in tags), ()) for pair in (OFFSETS, COUNTS)
     )
     why = intact.strips(offsets, counts, needed * planes, length)
     if why:

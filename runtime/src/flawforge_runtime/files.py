@@ -114,13 +114,13 @@ def clear_drafts(path: Path) -> None:
     """Remove the drafts of `path` that killed processes left beside it."""
     name = os.fsencode(path.name)[:LONGEST].decode(errors="ignore")
     pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-z_]{{{TOKEN}}}\.tmp")
-    for each in path.parent.iterdir():
-        if pattern.fullmatch(each.name):
-            if each.is_dir() and not each.is_symlink():
-                shutil.rmtree(each, ignore_errors=True)
+    for entry in path.parent.iterdir():
+        if pattern.fullmatch(entry.name):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
             else:
                 with suppress(OSError):
-                    each.unlink()
+                    entry.unlink()
 
 
 def sync(folder: Path) -> None:

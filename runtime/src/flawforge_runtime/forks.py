@@ -31,13 +31,13 @@ class PerProcess:
         self._process = os.getpid()
         _networks.add(self)
 
-    def __call__(self, *given: Any) -> tuple[Any, ...]:
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         if self._process != os.getpid():
             with self._lock:
                 if self._process != os.getpid():
                     self._network = self._make()
                     self._process = os.getpid()
-        return self._network(*given)
+        return self._network(*inputs)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

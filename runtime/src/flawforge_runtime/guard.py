@@ -99,8 +99,8 @@ def describe(pixels: Image, size: tuple[int, int], judged: Mask | None = None) -
     colour, structure, texture = [], [], []
     for axis in (0, 1):
         colour.append(_bands(small, axis, weight))
-        one, two = (_logs(each, axis, weight) for each in (down, across))
-        three, four = (_logs(each, axis, coarse_weight) for each in (coarse_down, coarse_across))
+        one, two = (_logs(steps, axis, weight) for steps in (down, across))
+        three, four = (_logs(steps, axis, coarse_weight) for steps in (coarse_down, coarse_across))
         structure += [one, two]
         level, hue = _bands(grey, axis, weight)[:, 0] / 8, 10 * np.log1p(_bands(colourful, axis, weight)[:, 0])
         texture.append(np.stack([level, hue, 10 * one, 10 * two, 10 * three, 10 * four], axis=1))
@@ -174,7 +174,7 @@ def _joint(small: NDArray[np.uint8], grey: NDArray[np.uint8], colourful: NDArray
         small, grey = np.where(inside[..., None], small, np.uint8(128)), np.where(inside, grey, np.uint8(128))
         colourful = np.where(inside, colourful, np.uint8(0))
     deviation = float(cv2.meanStdDev(grey)[1][0, 0])
-    numbers = [each / 8.0 for each in cv2.mean(small)[:3]]
+    numbers = [channel / 8.0 for channel in cv2.mean(small)[:3]]
     numbers += [10 * math.log1p(cv2.mean(colourful)[0]), 10 * math.log1p(deviation)]
     level = grey.astype(np.float32)
     for scale in SCALES:
@@ -221,7 +221,7 @@ def _reference(table: Table, used: NDArray[np.bool_]) -> Reference:
     for name, (axes, _, numbers) in TOGETHER.items():
         vectors = table[name][used].reshape(int(used.sum()), axes, -1, numbers).swapaxes(0, 1).reshape(axes, -1, numbers)
         centre[name] = _rounded(vectors.mean(axis=1))
-        whiten[name] = np.stack([_whitener(each, int(used.sum())) for each in vectors])
+        whiten[name] = np.stack([_whitener(of_axis, int(used.sum())) for of_axis in vectors])
     return Reference(middle, spread, centre, whiten)
 
 
@@ -257,12 +257,12 @@ class Guard:
 
     def deviations(self, traits: Traits) -> dict[str, float]:
         """Each group's largest deviation from the good pictures, in spreads."""
-        return {name: float(each.max()) for name, each in self.reference.deviations(traits).items()}
+        return {name: float(values.max()) for name, values in self.reference.deviations(traits).items()}
 
     def unlike(self, traits: Traits) -> str:
         """ "" for a picture that may be one of the product; else one phrase: what is furthest outside its limit."""
         deviations = self.reference.deviations(traits)
-        over = {name: float(each.max()) / self.limits[name] for name, each in deviations.items()}
+        over = {name: float(values.max()) / self.limits[name] for name, values in deviations.items()}
         # Fails closed: a deviation that is not a number is outside every limit.
         outside = [name for name in GROUPS if not over[name] <= 1.0]
         if not outside:
@@ -281,18 +281,18 @@ class Guard:
             low, high = np.minimum(low, traits["whole"]), np.maximum(high, traits["whole"])
         return replace(self, limits=limits, low=tuple(map(_six, low)), high=tuple(map(_six, high)))
 
-    def _words(self, group: str, traits: Traits, found: NDArray[Any]) -> str:
-        place = int(np.nanargmax(found)) if np.isfinite(found).any() else 0
+    def _words(self, group: str, traits: Traits, deviations: NDArray[Any]) -> str:
+        place = int(np.nanargmax(deviations)) if np.isfinite(deviations).any() else 0
         if group == "joint":
             return "its colours and textures do not go together as in any good picture"
         if group == "texture":
             return f"{_band(*divmod(place, BANDS))}, another texture than in any good picture"
         if group == "whole":
             name, (floor, _) = list(WHOLE.items())[place]
-            value, low, high = (float(each[place]) * floor for each in (traits[group], self.low, self.high))
+            value, low, high = (float(numbers[place]) * floor for numbers in (traits[group], self.low, self.high))
             if name == "sharpness":
-                value, low, high = (max(math.exp(each) - TINY, 0.0) for each in (value, low, high))
-            shown = (f"{each:.0%}" if floor < 0.1 else f"{each:.3g}" for each in (value, low, high))
+                value, low, high = (max(math.exp(number) - TINY, 0.0) for number in (value, low, high))
+            shown = (f"{number:.0%}" if floor < 0.1 else f"{number:.3g}" for number in (value, low, high))
             return "{} {}, of good pictures {} to {}".format(name, *shown)
         more = float(traits[group][place]) > float(self.reference.middle[group][place])
         axis, rest = divmod(place, BANDS * MEASURES[group])
@@ -316,7 +316,7 @@ class Guard:
             "low": list(self.low),
             "high": list(self.high),
             "reference": {
-                part: {name: _listed(each) for name, each in getattr(self.reference, part).items()} for part in parts
+                part: {name: _listed(array) for name, array in getattr(self.reference, part).items()} for part in parts
             },
         }
 
@@ -327,7 +327,7 @@ def _band(axis: int, band: int) -> str:
 
 def fit_guard(described: Sequence[Traits], size: tuple[int, int]) -> Guard:
     """The guard of these good pictures (one or more), described at `size`; neighbours in the sequence stay together."""
-    table = {name: np.stack([each[name] for each in described]).astype(np.float64) for name in GROUPS}
+    table = {name: np.stack([traits[name] for traits in described]).astype(np.float64) for name in GROUPS}
     count = len(described)
     used = np.ones(count, dtype=bool)
     if count >= APART_FROM:
@@ -335,12 +335,14 @@ def fit_guard(described: Sequence[Traits], size: tuple[int, int]) -> Guard:
     strange = _left_out(table, used)
     limits, flagged = dict(LONE), int((~used).sum())
     if strange:
-        limits = {name: _limit(name, each[used]) for name, each in strange.items()}
+        limits = {name: _limit(name, values[used]) for name, values in strange.items()}
         for left in _folds(used):
-            over = [each[left] > _limit(name, each[used & ~left]) for name, each in strange.items()]
+            over = [values[left] > _limit(name, values[used & ~left]) for name, values in strange.items()]
             flagged += int(np.any(over, axis=0).sum())
     low, high = (tuple(map(_six, pick(table["whole"][used], axis=0))) for pick in (np.min, np.max))
-    limits = {name: _six(each) for name, each in limits.items()}  # rounded as written, so that a loaded guard decides alike
+    limits = {
+        name: _six(limit) for name, limit in limits.items()
+    }  # rounded as written, so that a loaded guard decides alike
     apart = tuple(int(place) for place in np.flatnonzero(~used))
     return Guard(size, _reference(table, used), limits, low, high, count, flagged, apart)
 
@@ -363,18 +365,18 @@ def _left_out(table: Table, used: NDArray[np.bool_]) -> dict[str, NDArray[np.flo
     strange = {name: np.zeros(len(used)) for name in GROUPS}
     for left in _folds(used):
         reference = _reference(table, used & ~left)
-        for name, each in reference.deviations({name: table[name][left] for name in GROUPS}).items():
-            strange[name][left] = each.max(axis=1)
+        for name, deviations in reference.deviations({name: table[name][left] for name in GROUPS}).items():
+            strange[name][left] = deviations.max(axis=1)
     return strange
 
 
 def _apart(strange: Mapping[str, NDArray[np.float64]], most: int) -> NDArray[np.bool_]:
     """The pictures, `most` at most, whose strangeness is more than MARGIN times that of all others."""
     apart = np.zeros(len(strange["whole"]), dtype=bool)
-    for name, each in strange.items():
-        order = np.argsort(-each)
+    for name, values in strange.items():
+        order = np.argsort(-values)
         for number in range(most):
-            if each[order[number]] > MARGIN * max(each[order[number + 1]], LEAST[name] / MARGIN):
+            if values[order[number]] > MARGIN * max(values[order[number + 1]], LEAST[name] / MARGIN):
                 apart[order[: number + 1]] = True
     return apart if apart.sum() <= most else np.zeros_like(apart)
 
@@ -387,18 +389,18 @@ def guard_from_dict(data: Mapping[str, Any]) -> Guard:
 
     def arrays(key: str, shapes: Mapping[str, tuple[int, ...]], least: float = -math.inf) -> dict[str, Floats]:
         groups = {name: np.asarray(data["reference"][key][name], dtype=np.float32) for name in shapes}
-        for name, each in groups.items():
-            if each.shape != shapes[name] or not np.isfinite(each).all() or (each < least).any():
+        for name, array in groups.items():
+            if array.shape != shapes[name] or not np.isfinite(array).all() or (array < least).any():
                 raise ValueError(f"guard.json: {key} of {name} is not {shapes[name]} finite numbers of {least:g} or more")
         return groups
 
     limits = {name: float(data["limits"][name]) for name in GROUPS}
-    if not all(math.isfinite(each) and each > 0 for each in limits.values()):
+    if not all(math.isfinite(limit) and limit > 0 for limit in limits.values()):
         raise ValueError("guard.json: a limit is not a finite number above 0")
-    low, high = (tuple(float(each) for each in data[key]) for key in ("low", "high"))
+    low, high = (tuple(float(value) for value in data[key]) for key in ("low", "high"))
     if len(low) != len(WHOLE) or len(high) != len(WHOLE) or not np.isfinite([*low, *high]).all():
         raise ValueError(f"guard.json: low and high must be {len(WHOLE)} finite numbers each")
-    height, width = (int(each) for each in data["size"])
+    height, width = (int(side) for side in data["size"])
     if not (8 <= height <= 4096 and 8 <= width <= 4096):
         raise ValueError(f"guard.json: the size is {height} x {width}, allowed are sides from 8 to 4096")
     reference = Reference(
@@ -418,9 +420,9 @@ def _six(value: float) -> float:
 
 
 def _rounded(values: NDArray[Any]) -> Floats:
-    return np.array([_six(each) for each in values.ravel()], dtype=np.float32).reshape(values.shape)
+    return np.array([_six(value) for value in values.ravel()], dtype=np.float32).reshape(values.shape)
 
 
 def _listed(values: Floats) -> Any:
     """A nested list of numbers with six digits."""
-    return _six(float(values)) if values.ndim == 0 else [_listed(each) for each in values]
+    return _six(float(values)) if values.ndim == 0 else [_listed(row) for row in values]

@@ -136,18 +136,18 @@ class Inspector:
         The score is -inf where no pixel counts.
         """
         with step("to network"):
-            batch = [to_network(each.pixels) for each in laid]
-            inner = np.stack([each.inner for each in laid])
+            batch = [to_network(picture.pixels) for picture in laid]
+            inner = np.stack([picture.inner for picture in laid])
         with step("network"):
             maps, scores, *others = self.look(batch[0] if len(batch) == 1 else np.concatenate(batch), inner)
         score_maps, readings = others[0] if others else maps, []
-        for index, each in enumerate(laid):
+        for index, picture in enumerate(laid):
             score, at = -math.inf, (0, 0)
             with step("score"):
-                if each.valid.any():
-                    score, at = picture_score(score_maps[index], float(scores[index]), each.valid, self.rule)
+                if picture.valid.any():
+                    score, at = picture_score(score_maps[index], float(scores[index]), picture.valid, self.rule)
             with step("map to own size"):
-                readings.append((score, each.own_pixel(*at), each.own_map(maps[index])))
+                readings.append((score, picture.own_pixel(*at), picture.own_map(maps[index])))
         return readings
 
     def look(self, batch: NDArray[np.float32], inner: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
@@ -156,10 +156,10 @@ class Inspector:
         outputs = network(batch, inner) if getattr(network, "placed", False) else network(batch)
         n, _, h, w = batch.shape
         shapes = [(n, h, w), (n,), (n, h, w)][: len(outputs)]
-        if [each.shape for each in outputs] != shapes:
-            actual = ", ".join(str(each.shape) for each in outputs)
+        if [output.shape for output in outputs] != shapes:
+            actual = ", ".join(str(output.shape) for output in outputs)
             raise ModelError(f"The network's outputs have shapes {actual}, {', '.join(map(str, shapes))} are needed.")
-        if not all(np.isfinite(each).all() for each in outputs):
+        if not all(np.isfinite(output).all() for output in outputs):
             raise ImageError(NOT_FINITE)
         return outputs
 
@@ -409,13 +409,13 @@ class Inspector:
         origin = self.origin
         if origin is None or origin.network is not self.network or self.content is None:
             raise ModelError(NO_FOLDER)
-        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        own = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         for name in ("network", "content", "origin", "progress"):
             del own[name]
         for name in ("roi", "template"):  # large, and as the folder has them, which the origin vouches for
             if own[name] is getattr(origin.content, name):
                 del own[name]
-        saved = {each.name: getattr(self.content, each.name) for each in fields(self.content) if each.name in own}
+        saved = {entry.name: getattr(self.content, entry.name) for entry in fields(self.content) if entry.name in own}
         return _arrived, (origin.load, origin.folder, dict(origin.how), origin.model, own, saved)
 
 

@@ -51,7 +51,7 @@ def png(stream: BinaryIO, length: int) -> str:
     """What is wrong with a PNG file of `length` bytes; "" where it is whole."""
     stream.seek(8)
     header: tuple[int, ...] = ()
-    expected = made = 0
+    expected = unpacked = 0
     inflate = zlib.decompressobj()
     while True:
         head = stream.read(8)
@@ -75,21 +75,21 @@ def png(stream: BinaryIO, length: int) -> str:
         elif kind == b"IDAT":
             try:
                 while data and not inflate.eof:
-                    made += len(inflate.decompress(data, PIECE))
+                    unpacked += len(inflate.decompress(data, PIECE))
                     data = inflate.unconsumed_tail
-                    if made > expected:
+                    if unpacked > expected:
                         return "it holds more pixels than its header says"
             except zlib.error:
                 return "its pixels cannot be unpacked"
         elif kind == b"IEND":
             break
     try:
-        made += len(inflate.flush())
+        unpacked += len(inflate.flush())
     except zlib.error:
         return "its pixels cannot be unpacked"
     if not inflate.eof:
         return "its pixels end early"
-    return "" if made == expected else "it holds fewer pixels than its header says"
+    return "" if unpacked == expected else "it holds fewer pixels than its header says"
 
 
 def png_bytes(width: int, height: int, depth: int, colour: int, *, interlaced: bool) -> int:

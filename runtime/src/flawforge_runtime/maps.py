@@ -83,11 +83,11 @@ class Laid:
     inner: NDArray[np.float32]
     pose: poses.Pose | None = None
 
-    def own_map(self, surface: Map) -> Map:
+    def own_map(self, anomaly_map: Map) -> Map:
         """A map of the canvas at the picture's own size."""
         if self.pose:
-            surface = poses.back(np.where(self.valid, surface, surface[self.valid].min()), self.pose)
-        return restore(surface, self.placement)
+            anomaly_map = poses.back(np.where(self.valid, anomaly_map, anomaly_map[self.valid].min()), self.pose)
+        return restore(anomaly_map, self.placement)
 
     def own_pixel(self, row: int, column: int) -> tuple[int, int]:
         """The picture's own (row, column) under a canvas pixel."""
@@ -140,9 +140,9 @@ def of_another_size(
     )
 
 
-def picture_score(surface: Map, score: float, valid: Mask, rule: ScoreRule) -> tuple[float, tuple[int, int]]:
+def picture_score(anomaly_map: Map, score: float, valid: Mask, rule: ScoreRule) -> tuple[float, tuple[int, int]]:
     """(score, (row, column) of the highest smoothed value), over the valid pixels of a canvas map h w."""
-    smoothed = smooth(surface, valid, rule.smooth)
+    smoothed = smooth(anomaly_map, valid, rule.smooth)
     whole = bool(valid.all())
     inside = smoothed if whole else np.where(valid, smoothed, -np.inf)
     row, column = np.unravel_index(int(inside.argmax()), inside.shape)
@@ -155,12 +155,12 @@ def picture_score(surface: Map, score: float, valid: Mask, rule: ScoreRule) -> t
     return float(score), (int(row), int(column))
 
 
-def smooth(surface: Map, valid: Mask, side: int) -> Map:
+def smooth(anomaly_map: Map, valid: Mask, side: int) -> Map:
     """Mean over a `side` x `side` window, of the valid pixels in it only, so that a border never dilutes a defect."""
     if side <= 1:
-        return surface
+        return anomaly_map
     weight = cv2.blur(valid.astype(np.float32), (side, side), borderType=cv2.BORDER_CONSTANT)
-    total = cv2.blur(np.where(valid, surface, 0).astype(np.float32), (side, side), borderType=cv2.BORDER_CONSTANT)
+    total = cv2.blur(np.where(valid, anomaly_map, 0).astype(np.float32), (side, side), borderType=cv2.BORDER_CONSTANT)
     return np.asarray(total / np.maximum(weight, 1e-6), dtype=np.float32)
 
 

@@ -74,10 +74,10 @@ def find(pixels: Image, valid: Mask, template: Template) -> Pose | None:
     shift = _shift(still, grey)
     if max(map(abs, shift)) >= COARSE:
         tries.append(_refined(_matrix_of(shift), still, grey, valid, COARSE))
-    converged = [each for each in tries if each is not None]
+    converged = [result for result in tries if result is not None]
     if not converged:
         return None
-    best = max(converged, key=lambda each: each[1])
+    best = max(converged, key=lambda result: result[1])
     fine = _refined(best[0], still, grey, valid, FINE)
     if fine is None:
         return None
@@ -100,11 +100,11 @@ def lay_mask(mask: Mask, pose: Pose) -> Mask:
     return np.asarray(cv2.warpAffine(mask.astype(np.uint8), pose.matrix((h, w)), (w, h), flags=how) > 0)
 
 
-def back(surface: Map, pose: Pose) -> Map:
+def back(anomaly_map: Map, pose: Pose) -> Map:
     """A map of the laid picture, h w, as the picture lies; places that were laid off the canvas take the lowest value."""
-    h, w = surface.shape
-    lowest = float(surface.min())
-    laid = cv2.warpAffine(surface, pose.matrix((h, w)), (w, h), flags=cv2.INTER_LINEAR, borderValue=lowest)
+    h, w = anomaly_map.shape
+    lowest = float(anomaly_map.min())
+    laid = cv2.warpAffine(anomaly_map, pose.matrix((h, w)), (w, h), flags=cv2.INTER_LINEAR, borderValue=lowest)
     return np.asarray(laid, dtype=np.float32)
 
 
@@ -126,7 +126,7 @@ def _shrunk(grey: Map, factor: int) -> Map:
 
 def _shift(still: Map, grey: Map) -> tuple[float, float]:
     """(right, down) in canvas pixels by phase correlation."""
-    one, two = (_shrunk(each, COARSE) for each in (still, grey))
+    one, two = (_shrunk(picture, COARSE) for picture in (still, grey))
     window = cv2.createHanningWindow(one.shape[::-1], cv2.CV_32F)
     (x, y), _ = cv2.phaseCorrelate(one - one.mean(), two - two.mean(), window)
     return x * COARSE, y * COARSE
@@ -153,5 +153,5 @@ def _pose(matrix: NDArray[np.float32], canvas: tuple[int, int], likeness: float)
     """Rounded to a twentieth of a degree and an eighth of a pixel."""
     turn = float(np.degrees(np.arctan2(float(matrix[1, 0]), float(matrix[0, 0]))))
     x, y = (canvas[1] - 1) / 2, (canvas[0] - 1) / 2
-    right, down = (float(each) for each in matrix.astype(np.float64) @ (x, y, 1.0) - (x, y))
+    right, down = (float(shift) for shift in matrix.astype(np.float64) @ (x, y, 1.0) - (x, y))
     return Pose(round(turn * 20) / 20, round(right * 8) / 8, round(down * 8) / 8, likeness)

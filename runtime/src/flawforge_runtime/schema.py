@@ -145,8 +145,8 @@ def checked(kind: type[Kind], data: Any) -> Kind:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "it"
-        said = first["msg"][:1].lower() + first["msg"][1:]
-        raise ValueError(f"{place}: {said}") from None
+        message = first["msg"][:1].lower() + first["msg"][1:]
+        raise ValueError(f"{place}: {message}") from None
 
 
 def check_config(data: Any) -> Config:

@@ -133,27 +133,27 @@ def shrunk(rows: Rows, factor: int, *, highest: bool = False) -> Image:
     """A picture shrunk to the mean, or the highest value, of `factor` x `factor` pixels: h w 3, sides rounded up."""
     across = np.arange(0, rows.width, factor)
     counts = np.diff([*across, rows.width])[:, None]
-    made: list[Image] = []
+    pieces: list[Image] = []
 
     def add(band: Image) -> None:
         down = np.arange(0, len(band), factor)
         if highest:
-            made.append(np.maximum.reduceat(np.maximum.reduceat(band, down, axis=0), across, axis=1))
+            pieces.append(np.maximum.reduceat(np.maximum.reduceat(band, down, axis=0), across, axis=1))
             return
         total = np.add.reduceat(np.add.reduceat(band, down, axis=0, dtype=np.float32), across, axis=1)
         mean = total / counts / np.diff([*down, len(band)])[:, None, None]
-        made.append((np.rint(mean) if band.dtype == np.uint8 else mean).astype(band.dtype))
+        pieces.append((np.rint(mean) if band.dtype == np.uint8 else mean).astype(band.dtype))
 
     left: Image | None = None
-    for each in rows.bands():
-        band = each if left is None else np.concatenate([left, each])
+    for rows_read in rows.bands():
+        band = rows_read if left is None else np.concatenate([left, rows_read])
         whole = len(band) // factor * factor
         if whole:
             add(band[:whole])
         left = band[whole:]
     if left is not None and len(left):
         add(left)
-    return np.concatenate(made)
+    return np.concatenate(pieces)
 
 
 def _at_size(path: Path, shape: tuple[int, int], max_pixels: int, highest: bool) -> Image:
@@ -231,9 +231,9 @@ def blended(rows: Rows, side: int, batch: int, judge: Judge) -> Iterator[tuple[i
         for first in range(0, done, BAND):
             part = np.s_[first : min(first + BAND, done)]
             yield top + first, total[part] / mass[part, None] / mass_along
-        for each in (total, mass):
-            each[: high - done] = each[done:].copy() if each.ndim == 1 else each[done:]
-            each[high - done :] = 0
+        for sums in (total, mass):
+            sums[: high - done] = sums[done:].copy() if sums.ndim == 1 else sums[done:]
+            sums[high - done :] = 0
 
 
 def _windows(rows: Rows, tops: list[int], high: int) -> Iterator[tuple[int, Image]]:
