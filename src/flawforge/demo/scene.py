@@ -199,8 +199,8 @@ def shade(scene: Scene, damage: Damage) -> NDArray[np.float32]:
         (size, size),
         borderMode=cv2.BORDER_REPLICATE,
     )
-    ground = (scene.mat * scene.light * (1 - np.float32(0.8) * shadow))[..., None] * np.array([0.95, 1, 1.06], np.float32)
-    picture = ground + (metal - ground) * cover[..., None]
+    mat = (scene.mat * scene.light * (1 - np.float32(0.8) * shadow))[..., None] * np.array([0.95, 1, 1.06], np.float32)
+    picture = mat + (metal - mat) * cover[..., None]
     return cv2.GaussianBlur(picture, (0, 0), scene.blur)
 
 

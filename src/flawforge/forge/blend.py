@@ -33,10 +33,10 @@ def check_sample(sample: Sample) -> None:
             f"h x w x 3, at least {SMALLEST} x {SMALLEST}, uint8 or float32 in [0, 1]: convert the picture first."
         )
     for name in ("prior", "other"):
-        given = getattr(sample, name)
-        if given is not None and given.shape[:2] != image.shape[:2]:
+        companion = getattr(sample, name)
+        if companion is not None and companion.shape[:2] != image.shape[:2]:
             raise ImageError(
-                f"a forger was given a sample whose {name} has shape {given.shape} and whose picture has "
+                f"a forger was given a sample whose {name} has shape {companion.shape} and whose picture has "
                 f"{image.shape}; height and width must be equal: resize it first."
             )
 
@@ -98,32 +98,32 @@ def compose(image: Image, candidate: Image, allowed: Mask, least: float, share: 
     if inside.size == 0:
         return None
     under, over = image[box].copy(), candidate[box].copy()
-    kept = inside & changed(under, over, least)
-    count = np.count_nonzero(kept)
+    visible = inside & changed(under, over, least)
+    count = np.count_nonzero(visible)
     if count < LEAST_PIXELS or (share > 0.0 and count < share * np.count_nonzero(inside)):
         return None
     if count < np.count_nonzero(inside):  # where all of it changed, the outline is as the forger drew it
-        kept = _solid(under, over, inside, kept, least)
-    if np.count_nonzero(kept) < LEAST_PIXELS:
+        visible = _solid(under, over, inside, visible, least)
+    if np.count_nonzero(visible) < LEAST_PIXELS:
         return None
     out, mask = image.copy(), np.zeros(allowed.shape, bool)
-    cv2.copyTo(over, kept.view(np.uint8), under)
-    out[box], mask[box] = under, kept
+    cv2.copyTo(over, visible.view(np.uint8), under)
+    out[box], mask[box] = under, visible
     return out, mask
 
 
-def _solid(under: Image, over: Image, inside: Mask, kept: Mask, least: float) -> Mask:
+def _solid(under: Image, over: Image, inside: Mask, visible: Mask, least: float) -> Mask:
     """The mask without specks (fewer than 3 of 3 x 3) and pinholes (at least 13 of 5 x 5 changed); `over` is moved there."""
-    level = kept.view(np.uint8)
+    level = visible.view(np.uint8)
     near = cv2.boxFilter(level, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
     wide = cv2.boxFilter(level, -1, (5, 5), normalize=False, borderType=cv2.BORDER_CONSTANT)
-    holes = inside & ~kept & (wide >= 13)
+    holes = inside & ~visible & (wide >= 13)
     if holes.any():
         top = full_range(under)
         step = float(np.ceil(least * top - 1e-9)) if under.dtype == np.uint8 else 1.01 * least
         value = under[holes].astype(np.float32)
         over[holes] = np.where(value < top / 2.0, value + np.float32(step), value - np.float32(step)).astype(under.dtype)
-    return (kept & (near >= 3)) | holes
+    return (visible & (near >= 3)) | holes
 
 
 def tone_patch(image: Image, rng: np.random.Generator) -> Attempt:

@@ -182,10 +182,10 @@ class Misplaced:
         known, side = _background(part, vacated, True, frame_tone(image))
         under = blend.to_unit(part)
         left = shapes.edge(depth, 1.5)[..., None]
-        ground = under + left * (blend.to_unit(measure.fill_from(part, vacated, known, True, rng)) - under)
+        vacated_picture = under + left * (blend.to_unit(measure.fill_from(part, vacated, known, True, rng)) - under)
         fade = 1.0 + (1.0 - m.sharpness) * m.size / 2.0
         cover = shapes.edge(shifted - np.float32(fade / 2.0 - 0.5), fade)[..., None]
-        placed = ground + cover * (blend.to_unit(moved) - ground)
+        placed = vacated_picture + cover * (blend.to_unit(moved) - vacated_picture)
         out = blend.from_unit(np.asarray(under + np.float32(m.contrast) * (placed - under), np.float32), part)
         candidate, mask = measure.put(image, box, out, vacated | (cover[..., 0] > 0.0))
         drawn = {**m.drawn, "centre": list(centre), "shift": [dy, dx], "turn": degrees, "fill": side}

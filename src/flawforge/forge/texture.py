@@ -144,8 +144,8 @@ def _texture(
         picture = sample.texture if chosen == "given" and sample.texture is not None else sample.image
         return apply_operations(as_channels(cut_from(blend.as_uint8(picture), shape, rng), grey), names, rng)
     whole = (-(-shape[0] // 32) * 32, -(-shape[1] // 32) * 32)  # few sizes, so that lattice weights are found in the cache
-    made = noise.noise_texture if chosen == "noise" else noise.stripe_texture
-    field, ramp = made(whole, rng, grey)
+    draw = noise.noise_texture if chosen == "noise" else noise.stripe_texture
+    field, ramp = draw(whole, rng, grey)
     first = next((i for i, op in enumerate(names) if op not in TONE_OPS), len(names))
     ramp = apply_operations(ramp[None], names[:first], rng)[0]  # operations on single tones cost less on the ramp
     painted = noise.paint(np.ascontiguousarray(field[: shape[0], : shape[1]]), ramp)

@@ -261,7 +261,7 @@ def _openvino_files(model: Any, folder: Path) -> dict[str, bytes]:
 
 
 def trained_layers(graph: bytes, net: Any) -> set[str]:
-    """Names of the ONNX graph's layers whose weights training moved: what gradients found stands eight bits.
+    """Names of the ONNX graph's layers whose weights training moved: layers trained by gradient tolerate int8.
 
     Statistics do not: an inverse covariance, a log or a distance in eight bits changes every second verdict. Raises
     ConfigError for a network without such a layer.
@@ -292,13 +292,13 @@ def to_int8(exported: Mapping[str, bytes], batches: Sequence[Any], layers: Set[s
             import onnx
 
             graph = onnx.load_from_string(exported["model.onnx"])
-            names = [each.name for each in graph.graph.input]
+            names = [tensor.name for tensor in graph.graph.input]
             data = nncf.Dataset([dict(zip(names, batch, strict=False)) for batch in batches])
             return {"model.onnx": quantised(graph, data, [node.name for node in graph.graph.node]).SerializeToString()}
         import openvino
 
         model = openvino.Core().read_model(exported["model.xml"], exported["model.bin"])
-        names = [each.get_friendly_name() for each in model.get_ops()]
+        names = [operation.get_friendly_name() for operation in model.get_ops()]
         single = len(model.inputs) == 1
         data = nncf.Dataset([batch[0] if single else batch for batch in batches])
         return _openvino_files(quantised(model, data, names), folder)
@@ -359,7 +359,7 @@ def tuning_batches(goods: Sequence[Picture], inspector: Inspector, seed: int) ->
     half = spare[: TUNED_ON // 2]
     chosen = [*half, *(picture for _, picture in forged(spare, inspector.canvas, TUNED_ON - len(half), seed + 1))]
     laid = [lay(*letterbox(picture.pixels, inspector.canvas), None, inspector.template) for picture in chosen]
-    return [(to_network(each.pixels), each.inner[None]) for each in laid]
+    return [(to_network(picture.pixels), picture.inner[None]) for picture in laid]
 
 
 def compare(

@@ -331,9 +331,9 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as the CSV has it: COLUMNS, of the regions only how many there are, and area and box of the largest."""
     regions = row.get("regions") or []
     largest: Mapping[str, Any] = max(regions, key=lambda region: region.get("area", 0), default={})
-    found = {**row, **{key: largest.get(key, "") for key in ("x", "y", "w", "h")}}
-    found["notes"] = "; ".join(row.get("notes", ()))
-    return {column: found.get(column, "") for column in COLUMNS}
+    cells = {**row, **{key: largest.get(key, "") for key in ("x", "y", "w", "h")}}
+    cells["notes"] = "; ".join(row.get("notes", ()))
+    return {column: cells.get(column, "") for column in COLUMNS}
 
 
 def _cell(value: Any, excel: bool) -> Any:
@@ -365,4 +365,4 @@ def _write_parquet(out: Path) -> None:
 def _escaped(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
-    return [_escaped(each) for each in value] if isinstance(value, list) else value
+    return [_escaped(item) for item in value] if isinstance(value, list) else value

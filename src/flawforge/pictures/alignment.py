@@ -54,16 +54,16 @@ def register(pictures: Sequence[tuple[Image, Mask]], wish: str) -> Registration:
     masks = [valid for _, valid in pictures]
     template = Template(greys[_most_alike(greys)], least=-1.0)
     for _ in range(ROUNDS):
-        found = [poses.find(pixels, valid, template) for pixels, valid in pictures]
+        found_poses = [poses.find(pixels, valid, template) for pixels, valid in pictures]
         laid = [
             (np.asarray(poses.lay(grey, pose)), poses.lay_mask(valid, pose))
-            for grey, valid, pose in zip(greys, masks, found, strict=True)
+            for grey, valid, pose in zip(greys, masks, found_poses, strict=True)
             if pose
         ]
         if len(laid) < FOUND * len(pictures):
             return _without(f"a common pose was found in {len(laid)} of {len(pictures)} good pictures", wish)
         template = Template(np.rint(_mean(laid)).astype(np.uint8), least=-1.0)
-    believed = [pose for pose in found if pose]
+    believed = [pose for pose in found_poses if pose]
     if float(np.mean([pose.likeness for pose in believed])) < ALIKE:
         return _without("the good pictures share no form to lay them by", wish)
     before, after = _difference(list(zip(greys, masks, strict=True))), _difference(laid)
@@ -88,7 +88,7 @@ def _without(why: str, wish: str) -> Registration:
 def _most_alike(greys: Sequence[NDArray[np.uint8]]) -> int:
     """Place of the picture that is most like the others, by thumbnails."""
     small = [cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_AREA).astype(np.float64).ravel() for grey in greys]
-    flat = np.stack([(each - each.mean()) / (each.std() + 1e-9) for each in small])
+    flat = np.stack([(picture - picture.mean()) / (picture.std() + 1e-9) for picture in small])
     return int((flat @ flat.mean(axis=0)).argmax())
 
 
@@ -103,8 +103,8 @@ def _mean(laid: Sequence[tuple[NDArray[np.uint8], Mask]]) -> NDArray[np.float64]
 def _difference(laid: Sequence[tuple[NDArray[np.uint8], Mask]]) -> float:
     """1 - squared correlation with the mean picture, averaged: what brightness and contrast do not explain."""
     mean = _mean(laid)
-    found = []
+    scores = []
     for grey, valid in laid:
         x, y = grey[valid] - grey[valid].mean(), mean[valid] - mean[valid].mean()
-        found.append(1 - float(x @ y) ** 2 / (float(x @ x) * float(y @ y) + 1e-9))
-    return float(np.mean(found))
+        scores.append(1 - float(x @ y) ** 2 / (float(x @ x) * float(y @ y) + 1e-9))
+    return float(np.mean(scores))

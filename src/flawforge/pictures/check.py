@@ -79,9 +79,9 @@ class DataReport:
         """For people, one fact per line."""
         modes = ", ".join(f"{count} {mode}" for mode, count in self.modes)
         lines = [f"{self.count} good picture{'s' * (self.count != 1)}" + (f" ({modes})" if modes else "")]
-        if found := self._size_range():
-            low, middle, high = (f"{h} x {w}" for h, w in (found["min"], found["median"], found["max"]))
-            if found["mixed"]:
+        if sizes := self._size_range():
+            low, middle, high = (f"{h} x {w}" for h, w in (sizes["min"], sizes["median"], sizes["max"]))
+            if sizes["mixed"]:
                 lines.append(f"mixed sizes (h x w): smallest {low}, median {middle}, largest {high}")
             else:
                 lines.append(f"all {low} (h x w)")
@@ -141,13 +141,13 @@ def check_data(
     groups, least = _groups(looks)
     return DataReport(
         count=len(looks),
-        sizes=tuple(sorted(Counter(look.size for look in looks).items())),
-        modes=tuple(sorted(Counter(look.mode for look in looks).items())),
+        sizes=tuple(sorted(Counter(facts.size for facts in looks).items())),
+        modes=tuple(sorted(Counter(facts.mode for facts in looks).items())),
         unreadable=tuple(unreadable),
         duplicate_groups=tuple(tuple(paths[index] for index in group) for group in groups),
         notes=(*notes, *_notes(looks), *_repeats(least)),
-        deep=any(look.deep for look in looks),
-        likenesses={path: look.likeness for path, look in zip(paths, looks, strict=True)},
+        deep=any(facts.deep for facts in looks),
+        likenesses={path: facts.likeness for path, facts in zip(paths, looks, strict=True)},
     )
 
 
@@ -181,33 +181,33 @@ def _look(path: Path, max_pixels: int, depth: int | None) -> _Look | str:
 
 def _groups(looks: Sequence[_Look]) -> tuple[list[list[int]], float | None]:
     """Near-duplicates, joined with the files that are the same to the byte; and the likeness they have."""
-    near, least = near_duplicates([look.thumbnail for look in looks])
+    near, least = near_duplicates([facts.thumbnail for facts in looks])
     pairs = [(group[0], other) for group in near for other in group[1:]]
     first: dict[bytes, int] = {}
-    for index, look in enumerate(looks):
-        pairs.append((first.setdefault(look.digest, index), index))
+    for index, facts in enumerate(looks):
+        pairs.append((first.setdefault(facts.digest, index), index))
     return join(len(looks), pairs), least
 
 
 def _repeats(least: float | None) -> list[str]:
     if least == THRESHOLD:
         return []
-    found = "are not looked for" if least is None else f"were looked for with more likeness than usual ({least:g})"
+    search = "are not looked for" if least is None else f"were looked for with more likeness than usual ({least:g})"
     return [
-        f"most pictures look alike wherever they differ, as on a grid or a weave, so shots of one part {found}; "
+        f"most pictures look alike wherever they differ, as on a grid or a weave, so shots of one part {search}; "
         "if there are some, say which with --group-by"
     ]
 
 
 def _notes(looks: Sequence[_Look]) -> list[str]:
-    counts = Counter(note for look in looks for note in look.notes if not note.startswith(NARROW_NOTE))  # said once, below
+    counts = Counter(note for facts in looks for note in facts.notes if not note.startswith(NARROW_NOTE))  # said once, below
     notes = [f"{count} of {len(looks)} pictures: {note}" for note, count in sorted(counts.items())]
-    highest = max((look.highest for look in looks if look.deep), default=1.0)
+    highest = max((facts.highest for facts in looks if facts.deep), default=1.0)
     if highest <= SMALL_RANGE:
         notes.append(
             f"pictures of more than 8 bits use only the lowest {highest:.1%} of their range: "
             f"{narrow(round(highest * 65535))}"
         )
-    if len({look.deep for look in looks}) == 2:
+    if len({facts.deep for facts in looks}) == 2:
         notes.append("8-bit and deeper pictures are mixed; all are held as float32, full range to full range")
     return notes

@@ -56,7 +56,7 @@ class Known:
         """The distance (root mean square, levels) below which a picture is taken for a copy."""
         if len(self.likenesses) < 2:
             return 0.0
-        nearest = [np.partition(_distances(each, self.likenesses), 1)[1] for each in self.likenesses[:256]]
+        nearest = [np.partition(_distances(one, self.likenesses), 1)[1] for one in self.likenesses[:256]]
         return min(MOST, NEAR * float(np.median(nearest)))
 
     def trained_on(self, paths: Iterable[Path], **limits: Any) -> list[Path]:

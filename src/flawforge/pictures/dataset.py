@@ -170,7 +170,7 @@ class GoodPictures:
         self._prior = prior
         self._prior_cache: dict[int, NDArray[np.float32]] = {}
         self._priors: Callable[[int], Sequence[NDArray[np.float32]] | None] | None = None
-        kept: list[Entry] = []
+        readable: list[Entry] = []
         skipped: list[tuple[Path, str]] = []
         self.deep, room = False, cache_bytes
         for entry, result in zip(entries, in_threads(self._read, entries, threads), strict=True):
@@ -179,7 +179,7 @@ class GoodPictures:
                 continue
             pixels, placement, pose = result
             pixels.flags.writeable = False  # forgers see the very array that is kept
-            kept.append(entry)
+            readable.append(entry)
             room -= pixels.nbytes
             self.deep = self.deep or pixels.dtype != np.uint8
             self._cache.append(pixels if room >= 0 else None)
@@ -189,8 +189,8 @@ class GoodPictures:
                 visible = shown(placement, pose)
                 self._inner[placement, pose] = inner_of(visible)
                 self._valid[placement, pose] = _look_here(roi, placement, visible)
-        self.entries, self.skipped = tuple(kept), tuple(skipped)
-        if not kept:
+        self.entries, self.skipped = tuple(readable), tuple(skipped)
+        if not readable:
             raise DataError(
                 f"none of the {len(entries)} good pictures can be read"
                 + (f", the first because {skipped[0][1]}" if skipped else "; give at least one.")
@@ -249,8 +249,8 @@ class GoodPictures:
             forge = rng.random() < forge_share
             copy = int(rng.integers(self.copies)) if self._tolerate else 0
             image = self.picture(index, copy)
-            made = self._forge(forger, rng, (index, copy), image, other, texture) if forge else None
-            self._fill(batch, place, index, image, made)
+            forgery = self._forge(forger, rng, (index, copy), image, other, texture) if forge else None
+            self._fill(batch, place, index, image, forgery)
         return batch
 
     def clean_batches(self, size: int) -> Iterator[Batch]:
@@ -261,8 +261,8 @@ class GoodPictures:
         for start in range(0, self.copies * len(self), size):
             places = range(start, min(start + size, self.copies * len(self)))
             batch = self._empty(len(places))
-            for place, each in enumerate(places):
-                copy, index = divmod(each, len(self))
+            for place, drawn in enumerate(places):
+                copy, index = divmod(drawn, len(self))
                 self._fill(batch, place, index, self.picture(index, copy), None)
             yield batch
 
@@ -334,7 +334,9 @@ class GoodPictures:
             if maps is None:
                 return None
             size = self.canvas[::-1]
-            return np.stack([cv2.resize(each, size, interpolation=cv2.INTER_LINEAR)[part] for each in maps], axis=2)
+            return np.stack(
+                [cv2.resize(saliency_map, size, interpolation=cv2.INTER_LINEAR)[part] for saliency_map in maps], axis=2
+            )
         if self._prior is None:
             return None
         if copy:

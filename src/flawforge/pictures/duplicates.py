@@ -99,14 +99,14 @@ def _candidates(marks: Marks) -> list[tuple[int, NDArray[np.intp]]]:
     count = len(marks)
     coarse = marks.reshape(count, 16, SIDE // 16, 16, SIDE // 16).mean(axis=(2, 4)).reshape(count, -1)
     coarse /= _length(coarse)
-    found = []
+    pairs = []
     for start in range(0, count, BLOCK):
         alike = coarse[start : start + BLOCK] @ coarse[start:].T >= COARSE
         for row in range(len(alike)):
             seconds = start + row + 1 + np.nonzero(alike[row, row + 1 :])[0]
             if len(seconds):
-                found.append((start + row, seconds))
-    return found
+                pairs.append((start + row, seconds))
+    return pairs
 
 
 def _likeness(first: Marks, seconds: Marks) -> NDArray[np.float32]:

@@ -106,14 +106,14 @@ def part_of(entries: Sequence[Entry], pattern: str | None) -> dict[Path, str] | 
         compiled = re.compile(pattern)
     except re.error as error:
         raise DataError(f"--group-by {pattern!r} is no regular expression ({error}); correct it.") from None
-    found: dict[Path, str] = {}
+    parts: dict[Path, str] = {}
     for entry in entries:
         name = "/".join(entry.path.parts[-2:])
         match = compiled.search(name)
         if match is None:
             raise DataError(f"--group-by {pattern!r} does not match {name}; give one that matches every good picture.")
-        found[entry.path] = match.group(1) if compiled.groups else match.group(0)
-    return found
+        parts[entry.path] = match.group(1) if compiled.groups else match.group(0)
+    return parts
 
 
 def _read_folder(data: Path) -> Listing:
@@ -173,15 +173,15 @@ def _read_mvtec(data: Path, train: Path | None) -> Listing:
         entries = [Entry(path) for path in pictures]
     tested = {folder.name: _files(folder) for folder in _subfolders(data / "test")}
     good_ones = [path for kind, files in tested.items() if kind.lower() in GOOD_FOLDERS for path in files]
-    found = masks.find(data, {k: files for k, files in tested.items() if k.lower() not in GOOD_FOLDERS}, good_ones)
+    assigned = masks.find(data, {k: files for k, files in tested.items() if k.lower() not in GOOD_FOLDERS}, good_ones)
     maskless = 0
     for kind, files in tested.items():
         good = kind.lower() in GOOD_FOLDERS
-        files = [path for path in files if path not in found.aside]
+        files = [path for path in files if path not in assigned.aside]
         pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
         others += len(files) - len(pictures)
         for path in pictures:
-            mask = found.masks.get(path)
+            mask = assigned.masks.get(path)
             maskless += not good and mask is None
             entries.append(Entry(path, 0 if good else 1, "test", "good" if good else kind, mask))
     if not entries:
@@ -189,7 +189,7 @@ def _read_mvtec(data: Path, train: Path | None) -> Listing:
     notes = _left_aside(others)
     if maskless and (data / "ground_truth").is_dir():
         notes.append(f"without a mask in ground_truth: {_number(maskless, 'defective test picture')}")
-    return Listing(tuple(entries), tuple(notes), tuple(found.notes))
+    return Listing(tuple(entries), tuple(notes), tuple(assigned.notes))
 
 
 def _good_folder(folder: Path) -> Path | None:
@@ -232,10 +232,10 @@ def textures_in(folder: Path | None) -> tuple[Path, ...]:
     """The pictures of --textures, in and below `folder`; none where it was not given. DataError where it holds none."""
     if folder is None:
         return ()
-    found = tuple(pictures_in(folder))
-    if not found:
+    pictures = tuple(pictures_in(folder))
+    if not pictures:
         raise DataError(f"--textures {folder} holds no picture; give a folder of pictures, or leave it out.")
-    return found
+    return pictures
 
 
 def _left_aside(others: int) -> list[str]:
@@ -249,10 +249,10 @@ def _number(count: int, noun: str) -> str:
 def _nothing_here(folder: Path, others: int) -> str:
     subfolders = [sub.name for sub in _subfolders(folder)]
     if subfolders:
-        found = f"holds no pictures itself, only subfolders ({', '.join(subfolders[:5])})"
-        return f"{folder} {found}; name one of them good, give its path, or list the pictures in a CSV."
-    found = f"holds {_number(others, 'file')} but no picture" if others else "is empty"
-    return f"{folder} {found}; put {FORMATS} pictures of good parts there."
+        contents = f"holds no pictures itself, only subfolders ({', '.join(subfolders[:5])})"
+        return f"{folder} {contents}; name one of them good, give its path, or list the pictures in a CSV."
+    contents = f"holds {_number(others, 'file')} but no picture" if others else "is empty"
+    return f"{folder} {contents}; put {FORMATS} pictures of good parts there."
 
 
 def _read_csv(path: Path) -> Listing:

@@ -46,7 +46,7 @@ def find(data: Path, kinds: Mapping[str, Sequence[Path]], good: Sequence[Path] =
 
     kinds  {kind of defect: all files in its folder of test}; good: all files in test/good
     """
-    root, found = data / "ground_truth", Found(aside=masks_beside(good))
+    root, assigned = data / "ground_truth", Found(aside=masks_beside(good))
     shared = [path for path in _files(root) if path.suffix.lower() == ".json"]
     often = Counter(path.name for files in kinds.values() for path in files)
     several: list[Path] = []
@@ -66,29 +66,29 @@ def find(data: Path, kinds: Mapping[str, Sequence[Path]], good: Sequence[Path] =
             choice = list(dict.fromkeys(choice))
             used |= set(choice)
             if choice:
-                found.masks[picture] = choice[0]
+                assigned.masks[picture] = choice[0]
             else:
                 without += 1
                 unread += [path for path in files if path.stem == picture.stem and path.suffix.lower() in OTHER_LABELS]
             if len(choice) > 1:
                 several.append(choice[0])
-        found.aside |= used & set(files)
+        assigned.aside |= used & set(files)
         unused += [path for path in there.values() if path not in used]
-    found.notes = _without_folder(data, list(kinds)) if without else []
-    found.notes += _note(several, "pictures have more than one mask, of which the first by name and format was taken")
-    found.notes += _note(
-        sorted(path for path in found.aside if path.suffix.lower() in images.SUFFIXES),
+    assigned.notes = _without_folder(data, list(kinds)) if without else []
+    assigned.notes += _note(several, "pictures have more than one mask, of which the first by name and format was taken")
+    assigned.notes += _note(
+        sorted(path for path in assigned.aside if path.suffix.lower() in images.SUFFIXES),
         "pictures in test are masks of others by their names, and were not judged",
     )
-    found.notes += _note(
+    assigned.notes += _note(
         unused, "files in ground_truth fit no picture by their names (masks are named STEM_mask.png or STEM.png)"
     )
-    found.notes += _note(
+    assigned.notes += _note(
         unread,
         "label files beside pictures without a mask are of a kind that is not read, as YOLO's; draw what each holds into "
         "a PNG of its picture's size, 255 on the defect, and save it as ground_truth/KIND/STEM.png",
     )
-    return found
+    return assigned
 
 
 def masks_beside(files: Sequence[Path]) -> set[Path]:
@@ -106,7 +106,7 @@ def read(source: Path, picture: Path, shape: tuple[int, int], max_pixels: int, *
     Raises ImageError for masks of another size, and for a file that cannot be read or is none of these.
     """
     if source.is_dir():
-        parts = [read(each, picture, shape, max_pixels, shrunk=shrunk) for each in _mask_pictures(source)]
+        parts = [read(file, picture, shape, max_pixels, shrunk=shrunk) for file in _mask_pictures(source)]
         return np.logical_or.reduce([part for part in parts if part is not None]) if parts else None
     if source.suffix.lower() == ".json":
         return _drawn(source, picture, shape, shrunk)
@@ -148,12 +148,12 @@ def _mask_pictures(folder: Path) -> list[Path]:
 def _named(stem: str, there: Mapping[str, Path]) -> list[Path]:
     """What may be the mask of the picture `stem`, the preferred first. there: {name with suffix in lower case: path}."""
     keys = [stem + ending + suffix for ending in ENDINGS for suffix in SUFFIXES]
-    found = [there[key] for key in keys if key in there and there[key].is_file()]
+    files = [there[key] for key in keys if key in there and there[key].is_file()]
     folder = there.get(stem)
     if folder is not None and folder.is_dir() and _mask_pictures(folder):
-        found.append(folder)
+        files.append(folder)
     labelled = there.get(f"{stem}.json")
-    return [*found, labelled] if labelled is not None else found
+    return [*files, labelled] if labelled is not None else files
 
 
 def _lists(path: Path, picture: Path, *, bare: bool = True) -> bool:
@@ -178,7 +178,7 @@ def _coco_names(path: Path, stamp: tuple[int, int]) -> frozenset[str]:
     data = _parsed(path, stamp)
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
         return frozenset()
-    names = [_short(str(each.get("file_name"))) for each in data["images"] if isinstance(each, dict)]
+    names = [_short(str(entry.get("file_name"))) for entry in data["images"] if isinstance(entry, dict)]
     return frozenset([*names, *(name.rpartition("/")[2] for name in names)])
 
 
@@ -214,10 +214,10 @@ def _drawn(source: Path, picture: Path, shape: tuple[int, int], shrunk: bool) ->
     """A label file's shapes as a mask, drawn as LabelMe's own converter draws them: outlines belong to the defect."""
     try:
         data = _parsed(source, _stamp(source))
-        found = _labelme(data) if "shapes" in data else _coco(data, picture)
-        if found is None:
+        drawn = _labelme(data) if "shapes" in data else _coco(data, picture)
+        if drawn is None:
             return None
-        (height, width), outlines = found
+        (height, width), outlines = drawn
         factor = -(-max(height, width) // max(shape)) if shrunk else 1
         if (-(-height // factor), -(-width // factor)) != shape:
             raise ImageError(
@@ -263,17 +263,17 @@ def _labelme(data: Mapping[str, Any]) -> Outlines:
 
 def _coco(data: Mapping[str, Any], picture: Path) -> Outlines | None:
     """None where the file does not list the picture, by folder and name or else by name."""
-    listed = [(_short(str(each["file_name"])), each) for each in data["images"]]
-    own = [each for name, each in listed if name == f"{picture.parent.name}/{picture.name}"]
-    own = own or [each for name, each in listed if name.rpartition("/")[2] == picture.name]
+    listed = [(_short(str(entry["file_name"])), entry) for entry in data["images"]]
+    own = [entry for name, entry in listed if name == f"{picture.parent.name}/{picture.name}"]
+    own = own or [entry for name, entry in listed if name.rpartition("/")[2] == picture.name]
     if not own:
         return None
     if len(own) > 1:
         raise ValueError(f"it lists {picture.name} {len(own)} times")
     outlines: list[tuple[str, list[Any]]] = []
-    for each in data["annotations"]:
-        if each["image_id"] == own[0]["id"]:
-            if not isinstance(each.get("segmentation"), list) or not each["segmentation"]:
+    for annotation in data["annotations"]:
+        if annotation["image_id"] == own[0]["id"]:
+            if not isinstance(annotation.get("segmentation"), list) or not annotation["segmentation"]:
                 raise ValueError("it holds a box or a run length instead of a polygon")
-            outlines += [("polygon", list(zip(flat[::2], flat[1::2], strict=True))) for flat in each["segmentation"]]
+            outlines += [("polygon", list(zip(flat[::2], flat[1::2], strict=True))) for flat in annotation["segmentation"]]
     return (int(own[0]["height"]), int(own[0]["width"])), outlines

@@ -29,8 +29,8 @@ def part_mask(marked: Mask) -> Mask | None:
     if count < 2:
         return None
     areas = stats[1:, cv2.CC_STAT_AREA]
-    kept = np.isin(labels, 1 + np.flatnonzero(areas >= areas.max() / 5))
-    outlines, _ = cv2.findContours(kept.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    large = np.isin(labels, 1 + np.flatnonzero(areas >= areas.max() / 5))
+    outlines, _ = cv2.findContours(large.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     filled = np.zeros(marked.shape, np.uint8)
     cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED)
     part = filled > 0

@@ -79,18 +79,18 @@ def saliency(
     file = None
     if cache is not None:
         file = cache / f"{_key(picture, kind, background, network, level)}.npz"
-        kept = _kept(file, picture.shape[:2])
-        if kept is not None:
-            return kept
+        cached = _kept(file, picture.shape[:2])
+        if cached is not None:
+            return cached
     if kind == "spectral":
-        found = guarded(spectral_residual(picture), "spectral")
+        result = guarded(spectral_residual(picture), "spectral")
     elif kind == "foreground":
-        found = guarded(foreground(picture, background or background_of([picture])), "foreground")
+        result = guarded(foreground(picture, background or background_of([picture])), "foreground")
     else:
-        found = guarded(layercam(picture, network, level), "layercam" if level is None else f"layercam level {level}")
+        result = guarded(layercam(picture, network, level), "layercam" if level is None else f"layercam level {level}")
     if file is not None:
-        _keep(file, found)
-    return found
+        _keep(file, result)
+    return result
 
 
 def guarded(values: Map, note: str) -> Saliency:
@@ -138,12 +138,12 @@ def background_of(pictures: Iterable[Image], clusters: int = 3, seed: int = 0, l
     pixels = np.concatenate(taken)
     pixels = pixels[rng.permutation(len(pixels))[:4000]]
     count = min(clusters, len(np.unique(pixels, axis=0)))
-    found = KMeans(count, n_init=2, random_state=seed).fit(pixels)
-    centres = np.asarray(found.cluster_centers_, np.float32)
-    far = np.linalg.norm(pixels - centres[found.labels_], axis=1)
-    reach = [max(float(np.quantile(far[found.labels_ == k], 0.99)), 0.02) for k in range(count)]
-    kept = np.bincount(found.labels_, minlength=count) >= min(least * len(pixels), np.bincount(found.labels_).max())
-    return Background(centres[kept], np.asarray(reach, np.float32)[kept])
+    kmeans = KMeans(count, n_init=2, random_state=seed).fit(pixels)
+    centres = np.asarray(kmeans.cluster_centers_, np.float32)
+    far = np.linalg.norm(pixels - centres[kmeans.labels_], axis=1)
+    reach = [max(float(np.quantile(far[kmeans.labels_ == k], 0.99)), 0.02) for k in range(count)]
+    frequent = np.bincount(kmeans.labels_, minlength=count) >= min(least * len(pixels), np.bincount(kmeans.labels_).max())
+    return Background(centres[frequent], np.asarray(reach, np.float32)[frequent])
 
 
 def foreground(picture: Image, background: Background) -> Map:
@@ -264,8 +264,8 @@ def _kept(file: Path, shape: tuple[int, int]) -> Saliency | None:
     return Saliency(values, note) if values.shape == shape and values.dtype == np.float32 else None
 
 
-def _keep(file: Path, found: Saliency) -> None:
+def _keep(file: Path, result: Saliency) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, map=found.map, note=np.asarray(found.note))
+    np.savez_compressed(buffer, map=result.map, note=np.asarray(result.note))
     write_atomically(file, buffer.getvalue())

@@ -33,7 +33,7 @@ class Screening:
     @property
     def suspects(self) -> tuple[tuple[Path, float], ...]:
         """The pictures above the limit, most anomalous first."""
-        return tuple(each for each in self.scores if self.limit is not None and each[1] > self.limit)
+        return tuple(row for row in self.scores if self.limit is not None and row[1] > self.limit)
 
     def lines(self) -> list[str]:
         """For people: the suspects, or the most anomalous pictures where there are none."""

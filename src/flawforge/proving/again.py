@@ -150,7 +150,7 @@ def proof_at(result: Result, calibration: Calibration) -> Result | str:
         },
         "trials": [pod.row_of(trial, scale, names) for trial in trials],
         "good_scores": [{**row, "verdict": verdict} for row, (_, verdict) in zip(goods, judged, strict=True)],
-        "overlays": [each for shown in result["overlays"] if (each := _shown_at(shown, calibration)) is not None],
+        "overlays": [overlay for shown in result["overlays"] if (overlay := _shown_at(shown, calibration)) is not None],
     }
 
 
@@ -163,8 +163,8 @@ def _shown_at(shown: Mapping[str, Any], calibration: Calibration) -> Result | No
     """A picture of a POD; None where it may no longer show what its group says."""
     verdict = calibration.verdict(shown["score"])
     rejected, before = verdict == "NG", shown["verdict"] == "NG"
-    found, missed = (shown["group"] in names for names in (("found", "top_catch"), ("missed", "top_miss")))
-    if (found and not rejected) or (missed and rejected and not before):
+    hit, missed = (shown["group"] in names for names in (("found", "top_catch"), ("missed", "top_miss")))
+    if (hit and not rejected) or (missed and rejected and not before):
         return None
     changed = {"verdict": verdict, "p_value": calibration.p_value(shown["score"])}
     return {**shown, **changed, **({"rejected": rejected} if "rejected" in shown else {})}

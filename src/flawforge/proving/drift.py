@@ -46,13 +46,13 @@ MOVED = 2.0  # robust standard deviations between medians from which a statistic
 
 def online_p_values(known: Sequence[float], stream: Sequence[float], rng: np.random.Generator) -> Floats:
     """Smoothed conformal p-values (m,) of a stream's scores, each among the known and all before it; high score, low p."""
-    seen = sorted(map(float, known))
+    scores_so_far = sorted(map(float, known))
     p_values = np.empty(len(stream))
     for i, score in enumerate(stream):
-        low, high = (int(np.searchsorted(seen, score, side)) for side in ("left", "right"))
-        above, equal = len(seen) - high, high - low + 1
-        p_values[i] = (above + rng.random() * equal) / (len(seen) + 1)
-        seen.insert(low, float(score))
+        low, high = (int(np.searchsorted(scores_so_far, score, side)) for side in ("left", "right"))
+        above, equal = len(scores_so_far) - high, high - low + 1
+        p_values[i] = (above + rng.random() * equal) / (len(scores_so_far) + 1)
+        scores_so_far.insert(low, float(score))
     return p_values
 
 
@@ -159,22 +159,22 @@ class Drift:
         _, low, high = self.rejected_share
         assert low is not None
         assert high is not None
-        seen = (
+        rejects = (
             f" {self.rejected} of {self.n} were rejected (NG; 95 % interval {percent(low)} to {percent(high)}); "
             f"{percent(self.expected.expected)} of good parts are expected."
         )
         if low > self.expected.bound and not self.alarm:
-            seen += " Check whether these parts are good."
+            rejects += " Check whether these parts are good."
         if self.invalid:
-            seen += f" {self.invalid} pictures were not like any good picture: check camera, light and product."
+            rejects += f" {self.invalid} pictures were not like any good picture: check camera, light and product."
         if self.alarm:
             return (
                 f"production parts no longer resemble the calibration pictures (seen after {self.at} of {self.n} parts; the "
-                f"probability of a false alarm is {percent(self.alarm_rate)} or less).{seen}{what} Calibrate again with "
+                f"probability of a false alarm is {percent(self.alarm_rate)} or less).{rejects}{what} Calibrate again with "
                 "current good parts."
             )
         strength = math.log(self.evidence) / math.log(self.level) if self.evidence > 1 else 0.0
-        return f"No drift alarm in {self.n} production parts ({100 * strength:.0f} % of the alarm level).{seen}{what}"
+        return f"No drift alarm in {self.n} production parts ({100 * strength:.0f} % of the alarm level).{rejects}{what}"
 
     def lines(self) -> list[str]:
         """For people."""
@@ -213,7 +213,7 @@ def watch(
     Raises CalibrationError for a model without thresholds or one that needs `parts`, DataError where nothing can be read.
     """
     calibration = calibrated(inspector.calibration)
-    given = len(pictures)
+    count = len(pictures)
     pictures, trained = leakage.unseen(pictures, inspector)
     if calibration.per_part and parts is None:
         raise CalibrationError("The model was calibrated on parts, not pictures; say with --group-by which show one part.")
@@ -243,7 +243,7 @@ def watch(
         model=dict(inspector.about),
         invalid=invalid,
         parts=tuple({"part": part, "score": score} for part, score in highest.items()),
-        notes=tuple(leakage.left_out(trained, given)),
+        notes=tuple(leakage.left_out(trained, count)),
     )
 
 
@@ -276,7 +276,7 @@ def compare_looks(reference: Mapping[str, Sequence[float]], now: Sequence[Mappin
     """
     rows = []
     for name in LOOKS:
-        after = np.array([look[name] for look in now])
+        after = np.array([statistics[name] for statistics in now])
         low, high = median_interval(after)
         rows.append(compared(name, reference, float(np.median(after)), low, high))
     return sorted((row for row in rows if row is not None), key=lambda row: -abs(row["shift"]))

@@ -124,8 +124,8 @@ def fit_curve(sizes: ArrayLike, hits: ArrayLike) -> Curve:
     """
     sizes, hits = np.asarray(sizes, float), np.asarray(hits, float)
     if sizes.shape != hits.shape or sizes.ndim != 1 or sizes.size == 0:
-        given = f"{sizes.shape} sizes and {hits.shape} outcomes"
-        raise ConfigError(f"{given} were given; give one outcome per size, and one at least.")
+        shapes = f"{sizes.shape} sizes and {hits.shape} outcomes"
+        raise ConfigError(f"{shapes} were given; give one outcome per size, and one at least.")
     if not (np.isfinite(sizes).all() and (sizes > 0).all() and np.isin(hits, (0, 1)).all()):
         raise ConfigError("Sizes must be positive numbers and outcomes 0 or 1; correct them.")
     order = np.lexsort((hits, sizes))  # sums of floats in one order only, so that the result is the same to the bit

@@ -29,8 +29,8 @@ def trained_on(inspector: Any, pictures: Sequence[Any]) -> set[Path]:
 
 def unseen(pictures: Sequence[Path | Image], inspector: Any) -> tuple[list[Path | Image], int]:
     """(the pictures that training did not see, how many it did). DataError where none is left."""
-    seen = trained_on(inspector, pictures)
-    left = [picture for picture in pictures if not (isinstance(picture, Path) and picture in seen)]
+    trained_pictures = trained_on(inspector, pictures)
+    left = [picture for picture in pictures if not (isinstance(picture, Path) and picture in trained_pictures)]
     if len(pictures) and not left:
         raise DataError(
             f"All {len(pictures)} pictures were trained on, so they prove nothing; give pictures that are new to the model."

@@ -212,13 +212,13 @@ def split_pixels(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> Pixel
     areas = [int(np.count_nonzero(mask)) for _, mask in pairs]
     good = np.empty(sum(mask.size for _, mask in pairs) - sum(areas), dtype)
     defect, weight = np.empty(sum(areas), dtype), np.empty(sum(areas))
-    regions = at = seen = 0
+    regions = at = pixels = 0
     for (values, mask), area in zip(pairs, areas, strict=True):
         _without_nan(values)
         if area:
-            defect[seen : seen + area] = values[mask]
-            weight[seen : seen + area], count = region_weights(mask)
-            regions, seen = regions + count, seen + area
+            defect[pixels : pixels + area] = values[mask]
+            weight[pixels : pixels + area], count = region_weights(mask)
+            regions, pixels = regions + count, pixels + area
         rest = mask.size - area
         good[at : at + rest] = values[~mask] if area else values.ravel()
         at += rest
@@ -243,16 +243,16 @@ def curve_auroc(curve: Curve) -> Floats:
 
 def curve_average_precision(curve: Curve) -> Floats:
     """Average precision of each curve, (...)."""
-    found = curve.hits.cumsum(-1)
-    called = found + curve.above + curve.level
-    precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
-    return (curve.hits * precision).sum(-1) / found[..., -1]
+    hits = curve.hits.cumsum(-1)
+    called = hits + curve.above + curve.level
+    precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
+    return (curve.hits * precision).sum(-1) / hits[..., -1]
 
 
 def curve_f1_max(curve: Curve) -> Floats:
     """Highest F1 of each curve, (...)."""
-    found = curve.hits.cumsum(-1)
-    return (2 * found / (found + curve.above + curve.level + found[..., -1:])).max(-1)
+    hits = curve.hits.cumsum(-1)
+    return (2 * hits / (hits + curve.above + curve.level + hits[..., -1:])).max(-1)
 
 
 def curve_partial_area(curve: Curve, limit: float) -> Floats:
@@ -304,7 +304,7 @@ def _curve(
     steps = defect[first]
     hits = np.add.reduceat(weight, first) if defect.size else weight
     counted = list(over(lambda good: _above_and_level(good, steps), goods))
-    above, level = (sum(each) for each in zip(*counted, strict=True))
+    above, level = (sum(counts) for counts in zip(*counted, strict=True))
     down = slice(None, None, -1)
     return Curve(hits[down], above[down].astype(np.float64), level[down].astype(np.float64), np.array([float(total)]))
 

@@ -254,12 +254,12 @@ def prove(
     trained_on = forgers_of(config)
     recipe = recipe or recipe_for(trained_on)
     _check_scale(scale)
-    given = [good if isinstance(good, Path) else as_picture(good).pixels for good in goods]
-    goods, left_out = leakage.unseen(given, inspector)
+    pictures = [good if isinstance(good, Path) else as_picture(good).pixels for good in goods]
+    goods, left_out = leakage.unseen(pictures, inspector)
     notes: list[str] = []
     if calibration.per_part and parts is None:
         notes.append("the expected rates are of parts, and --group-by does not say which these show: pictures are counted")
-    notes += leakage.left_out(left_out, len(given))
+    notes += leakage.left_out(left_out, len(pictures))
     if config.get("training") and (arrays := sum(not isinstance(good, Path) for good in goods)):
         notes.append(f"{arrays} pictures were given as arrays; whether the model was trained on them cannot be told")
     total = len(goods) + len(recipe.kinds) * len(recipe.contrasts) * recipe.count
@@ -427,8 +427,8 @@ class _Album:
                 shown.append(Shown("top_good", caption | {"panels": 1}, large(pixels, decision)))
             shown.append(Shown("hardest_good", caption | {"panels": 6}, close_up(pixels, decision, colours)))
         missed = sorted(self.missed.values(), key=lambda row: (-row[0].contrast, -row[0].size))[: self.EACH]
-        found = sorted(self.found.values(), key=lambda row: row[0].size)[: self.EACH]
-        for group, first, rows in (("missed", "top_miss", missed), ("found", "top_catch", found)):
+        detected = sorted(self.found.values(), key=lambda row: row[0].size)[: self.EACH]
+        for group, first, rows in (("missed", "top_miss", missed), ("found", "top_catch", detected)):
             for place, (trial, forgery, decision) in enumerate(rows):
                 caption = {
                     "path": names[trial.good],

@@ -26,7 +26,7 @@ def confusion_of(pictures: Rows) -> dict[str, dict[str, int]]:
         name: [row["verdict"] for row in pictures if row["label"] == label]
         for label, name in enumerate(("good", "defective"))
     }
-    return {name: {verdict: found.count(verdict) for verdict in VERDICTS} for name, found in groups.items()}
+    return {name: {verdict: verdicts.count(verdict) for verdict in VERDICTS} for name, verdicts in groups.items()}
 
 
 def operating_point(calibration: Calibration, rates: Mapping[str, Estimate]) -> dict[str, Any]:

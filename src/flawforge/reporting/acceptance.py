@@ -78,8 +78,8 @@ class Acceptance:
     @property
     def verdict(self) -> str:
         """FAIL where one fails, else NOT ENOUGH DATA where one lacks data, else PASS."""
-        found = {criterion.verdict for criterion in self.criteria}
-        return next(verdict for verdict in (FAIL, NOT_ENOUGH, PASS) if verdict in found)
+        verdicts = {criterion.verdict for criterion in self.criteria}
+        return next(verdict for verdict in (FAIL, NOT_ENOUGH, PASS) if verdict in verdicts)
 
     @property
     def exit_code(self) -> int:

@@ -75,14 +75,14 @@ def answer(
     else:
         head = _open_answer(evaluation, proof, notes)
     tones = {PASS: "good", NOT_ENOUGH: "open", FAIL: "warn"}
-    criteria = [_said(tones[each.verdict], each.text) for each in acceptance.criteria] if acceptance else []
+    criteria = [_said(tones[criterion.verdict], criterion.text) for criterion in acceptance.criteria] if acceptance else []
     if not criteria:
         text = (
             f"{NO_CRITERIA} With --accept-false-alarms and --accept-escapes, this page says PASS, FAIL or NOT ENOUGH DATA."
         )
         criteria = [_said("open", text)]
-    found = pod_words.sentences(proof["curves"]) if proof and proof.get("curves") else []
-    return [head, *criteria, *notes, *(_said("found", text) for text in found)]
+    sentences = pod_words.sentences(proof["curves"]) if proof and proof.get("curves") else []
+    return [head, *criteria, *notes, *(_said("found", text) for text in sentences)]
 
 
 def _accepted(acceptance: Acceptance, warned: bool) -> dict[str, str]:

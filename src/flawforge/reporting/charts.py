@@ -180,8 +180,8 @@ def training_curves(history: Sequence[Mapping[str, object]]) -> Markup:
     y = axis([v for _, v in everything], HEIGHT - BOTTOM, TOP)
     parts = [_grid_x(x, "training step"), _grid_y(y, title="loss")]
     for i, (name, points) in enumerate(series.items()):
-        kept = points[:: max(1, len(points) // 300)]
-        parts.append(_polyline([(x(a), y(b)) for a, b in kept], f"curve series{i % 5}"))
+        drawn = points[:: max(1, len(points) // 300)]
+        parts.append(_polyline([(x(a), y(b)) for a, b in drawn], f"curve series{i % 5}"))
         parts.append(_text(WIDTH - RIGHT - 4, TOP + 10 + 15 * i, name, f"label end series-text{i % 5}"))
     return _svg(parts, "Training losses over the steps")
 
@@ -258,8 +258,8 @@ def evidence(wealth: Sequence[float], level: float) -> Markup:
     parts = [_grid_x(x, "production parts"), _grid_y(y, title="evidence of drift (1 = none)")]
     parts.append(_line(LEFT, y(level), WIDTH - RIGHT, y(level), "mark ng"))
     parts.append(_text(LEFT + 4, y(level) - 5, f"alarm at {_number(level)}", "label ng"))
-    kept = list(enumerate(values))[:: max(1, len(values) // 400)]
-    parts.append(_polyline([(x(i), y(v)) for i, v in kept], "curve"))
+    drawn = list(enumerate(values))[:: max(1, len(values) // 400)]
+    parts.append(_polyline([(x(i), y(v)) for i, v in drawn], "curve"))
     return _svg(parts, "Evidence of drift over the production parts")
 
 
@@ -278,7 +278,7 @@ def rate_bar(
     if not finite(values):
         return _nothing("nothing was measured")
     x = Axis(0, max(min(1.12 * max(finite(values)), 1.0), 0.01), LABELS, BAR - 14)
-    rows = [name for name, given in (("expected", expected), ("measured", measured)) if given]
+    rows = [name for name, values in (("expected", expected), ("measured", measured)) if values]
     bottom = 12 + 26 * len(rows)
     parts = [_line(LABELS, bottom, BAR - 14, bottom, "axis")]
     for tick in x.ticks():

@@ -23,7 +23,7 @@ def good_sheet(judged: Sequence[tuple[str, Image, Decision]], title: str) -> Dra
     judged  (caption, picture h w 3 uint8 or float32 in [0, 1], what the model says of it), one or more, in order. Each map
             has colours of its own, so that the place shows even where nothing is marked
     """
-    tiles = [_tile(*each) for each in judged]
+    tiles = [_tile(*row) for row in judged]
     high, wide = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
     columns = min(COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)

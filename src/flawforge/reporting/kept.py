@@ -57,12 +57,12 @@ class Kept:
         """The JSON. Raises DataError where it is none."""
         path = self.folder / f"{self.kind}.json"
         try:
-            found = json.loads(path.read_bytes())
+            result = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
+            result = None
+        if not isinstance(result, dict):
             raise DataError(f"{path} is not a JSON object; remove its folder, or run the command again.")
-        return found
+        return result
 
     @property
     def text(self) -> str:
@@ -117,14 +117,14 @@ def keep(
 
 def kept(model: Path, kind: str = "") -> tuple[Kept, ...]:
     """The stored results of one kind, or of all ("") together, newest first. Those that cannot be read are left out."""
-    found = []
-    for each in (kind,) if kind else KINDS:
-        for folder in reversed(_folders(Path(model), each)):
+    results = []
+    for one_kind in (kind,) if kind else KINDS:
+        for folder in reversed(_folders(Path(model), one_kind)):
             with suppress(OSError, DataError):
-                path = folder / f"{each}.json"
+                path = folder / f"{one_kind}.json"
                 written = datetime.datetime.fromtimestamp(path.stat().st_mtime).astimezone().replace(microsecond=0)
-                found.append(_kept(each, folder, Kept(each, folder, written).read(), written))
-    return tuple(sorted(found, key=lambda one: one.when, reverse=True))
+                results.append(_kept(one_kind, folder, Kept(one_kind, folder, written).read(), written))
+    return tuple(sorted(results, key=lambda one: one.when, reverse=True))
 
 
 def album(model: Path, kind: str) -> Path:
@@ -146,7 +146,7 @@ def as_json(result: Mapping[str, Any]) -> str:
 def _folders(model: Path, kind: str) -> list[Path]:
     """Those that hold a result, oldest first. Their names begin with the time, to the second."""
     place = model / kind
-    dated = [each for each in place.glob("[0-9]*") if (each / f"{kind}.json").is_file()] if place.is_dir() else []
+    dated = [folder for folder in place.glob("[0-9]*") if (folder / f"{kind}.json").is_file()] if place.is_dir() else []
 
     def age(folder: Path) -> tuple[str, int]:
         day, _, rest = folder.name.partition("-")

@@ -57,7 +57,7 @@ def ring_centres(decision: Decision) -> list[tuple[int, int]]:
         return []
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(decision.pred_mask.astype(np.uint8), connectivity=8)
     least = RING * min(decision.pred_mask.shape)
-    if any(max(boxes[each, cv2.CC_STAT_WIDTH], boxes[each, cv2.CC_STAT_HEIGHT]) >= least for each in range(1, count)):
+    if any(max(boxes[region, cv2.CC_STAT_WIDTH], boxes[region, cv2.CC_STAT_HEIGHT]) >= least for region in range(1, count)):
         return []
     if count == 1:
         row, column = np.unravel_index(int(decision.anomaly_map.argmax()), decision.anomaly_map.shape)
@@ -65,8 +65,8 @@ def ring_centres(decision: Decision) -> list[tuple[int, int]]:
     if count > 50:  # specks all over the picture: the highest few need no exact order
         count = 51
     peaks = []
-    for each in range(1, count):
-        place = int(np.where(labels == each, decision.anomaly_map, -np.inf).argmax())
+    for region in range(1, count):
+        place = int(np.where(labels == region, decision.anomaly_map, -np.inf).argmax())
         row, column = np.unravel_index(place, labels.shape)
         peaks.append((float(decision.anomaly_map[row, column]), (int(row), int(column))))
     return [at for _, at in sorted(peaks, key=lambda peak: -peak[0])[:RINGS]]

@@ -133,12 +133,12 @@ def report_markdown(facts: Facts, logo: str = "") -> str:
             lines.append(f"| {_md(row['kind'])} | {row['auroc']} | {row['escape']} | {row['interval']} |")
         lines.append("")
         lines += [f"- {_md(note)}" for note in evaluation.get("notes") or []] + [""]
-    seen = pod_words.view(facts["proof"])
-    if seen:
+    proof = pod_words.view(facts["proof"])
+    if proof:
         columns = ("kind", "contrast", "bound", "a90", "a50", "found")
         lines += ["## Synthetic defects that it finds (POD after MIL-HDBK-1823A)", ""]
         lines += ["| kind | contrast | a90/95 | a90 | a50 | found |", "|---|---|---|---|---|---|"]
-        lines += [f"| {' | '.join(_md(row[key]) for key in columns)} |" for row in seen["rows"]]
+        lines += [f"| {' | '.join(_md(row[key]) for key in columns)} |" for row in proof["rows"]]
         lines.append("")
     if facts["missing"]:
         lines += ["## What is missing", ""]
@@ -208,7 +208,7 @@ def _point(facts: Facts) -> Facts:
 
 def _accepted(facts: Facts) -> dict[str, float]:
     """The highest acceptable share by the name of its criterion."""
-    return {each["name"]: each["accepted"] for each in (facts["acceptance"] or {}).get("criteria", [])}
+    return {criterion["name"]: criterion["accepted"] for criterion in (facts["acceptance"] or {}).get("criteria", [])}
 
 
 def _measured(rate: Mapping[str, Any] | None) -> tuple[float, float, float] | None:

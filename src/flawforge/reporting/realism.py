@@ -42,12 +42,12 @@ def realism(pictures: Sequence[tuple[Image, Forged]], seed: int = 0) -> Realism:
     rng = np.random.default_rng(seed)
     forged, same, other, group = [], [], [], []
     ratios = []
-    for index, (good, made) in enumerate(pictures):
-        ratio = border_ratio(good, made)
+    for index, (good, forged_picture) in enumerate(pictures):
+        ratio = border_ratio(good, forged_picture)
         if ratio is not None:
             ratios.append(ratio)
-        for y, x in _places(made.mask, rng):
-            forged.append(_features(made.image[y : y + PATCH, x : x + PATCH]))
+        for y, x in _places(forged_picture.mask, rng):
+            forged.append(_features(forged_picture.image[y : y + PATCH, x : x + PATCH]))
             same.append(_features(good[y : y + PATCH, x : x + PATCH]))
             yy, xx = (int(rng.integers(0, side - PATCH + 1)) for side in good.shape[:2])
             other.append(_features(good[yy : yy + PATCH, xx : xx + PATCH]))

@@ -187,8 +187,8 @@ def logo_uri(path: Path) -> str:
 
 def _acceptance(evaluation: Facts | None, false_alarms: float | None, escapes: float | None) -> Acceptance | None:
     """The criteria against an evaluation that was made with the model as it is."""
-    found = evaluation or {}
-    return accept(found.get("operating_point") or {}, found.get("counts") or {}, false_alarms, escapes)
+    figures = evaluation or {}
+    return accept(figures.get("operating_point") or {}, figures.get("counts") or {}, false_alarms, escapes)
 
 
 def _colours(calibration: Calibration | None) -> tuple[float, float] | None:
