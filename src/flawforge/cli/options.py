@@ -42,7 +42,7 @@ class Command(click.Command):
 
     def __init__(self, *arguments: Any, **how: Any) -> None:
         super().__init__(*arguments, **how)
-        self.params += [Option(names, section="Output", expose_value=False, **each) for names, each in EVERYWHERE]
+        self.params += [Option(names, section="Output", expose_value=False, **fixed) for names, fixed in EVERYWHERE]
         reads: dict[str, Any] = {"type": PATH, "callback": recipe.read, "is_eager": True, "help": recipe.HELP}
         self.params.append(Option(["--recipe"], metavar="FILE", section="Advanced", expose_value=False, **reads))
 
@@ -192,10 +192,10 @@ class Known(click.ParamType):
         return [click.shell_completion.CompletionItem(name) for name in self.names if name.startswith(incomplete)]
 
 
-def unknown(what: str, given: str, names: Sequence[str]) -> str:
+def unknown(what: str, name: str, names: Sequence[str]) -> str:
     """The sentence for a name that is none of `names`."""
-    near = difflib.get_close_matches(given, names, n=1)
-    return f"there is no {what} '{given}'; " + (f"did you mean {near[0]}?" if near else f"allowed are {', '.join(names)}.")
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"there is no {what} '{name}'; " + (f"did you mean {near[0]}?" if near else f"allowed are {', '.join(names)}.")
 
 
 class Checked(click.Path):

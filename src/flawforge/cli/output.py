@@ -65,8 +65,8 @@ def output() -> Output:
     context = click.get_current_context(silent=True)
     if context is None:
         return Output()
-    found: Output = context.meta.setdefault(KEY, Output())
-    return found
+    settings: Output = context.meta.setdefault(KEY, Output())
+    return settings
 
 
 def say(line: str, err: bool = False) -> None:
@@ -97,15 +97,15 @@ def tell(result: Any, **more: Any) -> None:
 
 def write_json(facts: Any) -> None:
     """Write JSON where --json asks for it."""
-    told = output()
-    if not told.json:
+    settings = output()
+    if not settings.json:
         return
     from flawforge.reporting import kept
 
-    if told.json == "-":
+    if settings.json == "-":
         click.echo(kept.as_json(facts), nl=False)
     else:
-        kept.write_json(Path(told.json), facts)
+        kept.write_json(Path(settings.json), facts)
 
 
 def next_steps(*commands: str) -> None:
@@ -163,12 +163,12 @@ class Bar:
 @contextmanager
 def progress_bar(label: str, total: float | None, unit: str) -> Iterator[Bar]:
     """A Bar; lines that are said meanwhile come out above it."""
-    bar, told = Bar(label, total, unit), output()
-    before, told.bar = told.bar, bar.tqdm
+    bar, settings = Bar(label, total, unit), output()
+    before, settings.bar = settings.bar, bar.tqdm
     try:
         yield bar
     finally:
-        told.bar = before
+        settings.bar = before
         if bar.tqdm is not None:
             bar.tqdm.close()
 
@@ -183,8 +183,8 @@ def counter(label: str) -> Iterator[Callable[[int, int], None]]:
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     def callback(context: click.Context, parameter: click.Parameter, value: Any) -> None:
         if value:
-            told: Output = context.meta.setdefault(KEY, Output())
-            setattr(told, name, value)
+            settings: Output = context.meta.setdefault(KEY, Output())
+            setattr(settings, name, value)
 
     return callback
 
@@ -197,8 +197,8 @@ def _set_log(context: click.Context, parameter: click.Parameter, value: Path | N
     except OSError as error:
         raise ConfigError(f"--log-file {value} cannot be written to ({error.strerror}); give another file.") from None
     context.call_on_close(log.close)
-    told: Output = context.meta.setdefault(KEY, Output())
-    told.log = log
+    settings: Output = context.meta.setdefault(KEY, Output())
+    settings.log = log
 
 
 EVERYWHERE: tuple[tuple[list[str], dict[str, Any]], ...] = (

@@ -89,6 +89,6 @@ def _trunk(plan: Plan) -> dict[str, Any] | None:
 
 def trained_on(plan: Plan, net: Any) -> tuple[str, ...]:
     """The forgers that the training stages use, so that a proof can hold their families out; none without training."""
-    stages = [each for each in plan.method.stages(net, plan.settings) if isinstance(each, Train)]
+    stages = [stage for stage in plan.method.stages(net, plan.settings) if isinstance(stage, Train)]
     own = plan.method.forger(plan.settings) if plan.method.forger else None
-    return tuple(dict.fromkeys(name for each in stages for name in names_in(each.forger or own)))
+    return tuple(dict.fromkeys(name for stage in stages for name in names_in(stage.forger or own)))

@@ -41,7 +41,7 @@ def deal(units: Sequence[Sequence[Path]], folds: int, seed: int) -> list[list[Pa
         raise ConfigError(f"{folds} folds were asked for and there are {len(units)} good parts; give from 2 to so many.")
     order = np.random.default_rng(seed).permutation(len(units))
     dealt: list[list[Path]] = [[] for _ in range(folds)]
-    for place in sorted(order, key=lambda each: -len(units[each])):
+    for place in sorted(order, key=lambda unit: -len(units[unit])):
         min(dealt, key=len).extend(units[place])
     return dealt
 
@@ -85,14 +85,14 @@ def run(
             made = dataclasses.replace(made, settings=settings)
         on_fold(number + 1, folds + 1)
     pooled = calibrate.calibrate(
-        [score for each in collected for score in each.scores],
+        [score for scored in collected for score in scored.scores],
         rates[0],
         review=rates[1],
-        peaks=[peak for each in collected for peak in each.peaks],
+        peaks=[peak for scored in collected for peak in scored.peaks],
         per_part=parts is not None,
     )
-    looks = {name: tuple(v for each in collected for v in each.looks[name]) for name in collected[0].looks}
-    pictures = tuple(sorted(name for each in collected for name in each.pictures))
+    looks = {name: tuple(v for scored in collected for v in scored.looks[name]) for name in collected[0].looks}
+    pictures = tuple(sorted(name for scored in collected for name in scored.pictures))
     pooled = dataclasses.replace(pooled, looks=looks, folds=folds, pictures=pictures)
     last = dataclasses.replace(made, train=everything, held=(), rates=rates, notes=notes, parts=parts)
     fitted = fitting.run(request, made=last, given=pooled, show=show)
@@ -102,7 +102,7 @@ def run(
 
 def _fold(
     request: fitting.Request,
-    made: fitting.Plan,
+    plan: fitting.Plan,
     everything: Sequence[dataset.Entry],
     fold: set[Path],
     parts: Mapping[Path, str] | None,
@@ -112,7 +112,7 @@ def _fold(
     train = tuple(entry for entry in everything if entry.path not in fold)
     with tempfile.TemporaryDirectory(prefix="flawforge-fold-") as folder:
         some = dataclasses.replace(request, out=Path(folder) / "model")
-        plan = dataclasses.replace(made, request=some, train=train, held=held, rates=(LOOSE, LOOSE), parts=parts)
+        plan = dataclasses.replace(plan, request=some, train=train, held=held, rates=(LOOSE, LOOSE), parts=parts)
         fitted = fitting.run(some, made=plan)
     assert fitted.calibration is not None, "a fit calibrates"
     assert fitted.content is not None, "a fit has its content"

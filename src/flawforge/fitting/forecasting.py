@@ -92,7 +92,7 @@ def forecast(plan: Plan, pictures: dataset.GoodPictures, *, trial_steps: int = 2
 
     if train:
         # As many trial steps for each stage, whatever its part of the budget: one may cost many times another's.
-        alike = [dataclasses.replace(each, share=1.0) if isinstance(each, Train) else each for each in stages]
+        alike = [dataclasses.replace(stage, share=1.0) if isinstance(stage, Train) else stage for stage in stages]
         engine.fit(
             net,
             alike[: stages.index(train[-1]) + 1],
@@ -112,7 +112,7 @@ def forecast(plan: Plan, pictures: dataset.GoodPictures, *, trial_steps: int = 2
     for stage in train:
         at = seconds[stage.name]
         per_step = each_step[stage.name] = max((at[-1] - at[0]) / max(len(at) - 1, 1), 1e-4)
-        share = stage.share / sum(each.share for each in train)
+        share = stage.share / sum(other.share for other in train)
         count = plan.budget.steps * share if plan.budget.steps else 60 * (plan.budget.minutes or 0) * share / per_step
         steps, spent = steps + max(1, round(count)), spent + max(1, round(count)) * per_step
     whole = _stages(plan, len(pictures), stages, ticks, collect, each_step)
@@ -139,27 +139,27 @@ def _stages(
     glance = max(looks, default=min(each_step.values(), default=LOOK * batch) / 3)  # seconds of a batch without gradients
     judging = len(plan.held) * (glance / batch + READING)
     trains = [stage for stage in stages if isinstance(stage, Train)]
-    found, looked, trained = [], 0.0, False
+    rows, looked, trained = [], 0.0, False
     for stage in stages:
         if isinstance(stage, Train):
-            trained, share = True, stage.share / sum(each.share for each in trains)
+            trained, share = True, stage.share / sum(other.share for other in trains)
             if budget.steps:
                 seconds = each_step[stage.name] * max(1, round(budget.steps * share))
             else:
-                proofs = sum(each.share for each in stages if isinstance(each, Prove))
+                proofs = sum(other.share for other in stages if isinstance(other, Prove))
                 minutes = budget.minutes or 0.0
                 seconds = 60 * share * max(minutes * (1 - proofs) - looked / 60, minutes / 10)
-            found.append((stage.name, "training", seconds))
+            rows.append((stage.name, "training", seconds))
             continue
         count = stage.batches if isinstance(stage, Prove) else -(-pictures // batch)
         seconds = first.get(stage.name, glance) * count
         if stage.name in collect:
             seconds = 60 * collect[stage.name]
         looked += seconds if isinstance(stage, Collect) else 0.0
-        found.append((stage.name, "check" if trained else "statistics", seconds))
+        rows.append((stage.name, "check" if trained else "statistics", seconds))
         if isinstance(stage, Collect) and stage.usable and stage is not stages[-1]:
-            found.append((EARLY, "check", judging))
-    return (*found, (CALIBRATION, "check", judging))
+            rows.append((EARLY, "check", judging))
+    return (*rows, (CALIBRATION, "check", judging))
 
 
 def _looks(plan: Plan, pictures: dataset.GoodPictures, net: Any, stages: Sequence[Collect]) -> tuple[dict[str, float], int]:

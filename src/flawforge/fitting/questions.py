@@ -102,8 +102,8 @@ def screen(
     scale = _scale(patches)
     scores = torch.zeros(len(paths))
     for fold in range(FOLDS):
-        own = [place for place, each in enumerate(dealt) if each == fold and len(patches[place])]
-        others = [patches[place] for place, each in enumerate(dealt) if each != fold]
+        own = [place for place, fold_of_picture in enumerate(dealt) if fold_of_picture == fold and len(patches[place])]
+        others = [patches[place] for place, fold_of_picture in enumerate(dealt) if fold_of_picture != fold]
         if not own or not sum(map(len, others)):
             continue
         bank = _some(torch.cat(others), rng) * scale
@@ -122,19 +122,21 @@ def _folds(paths: Sequence[Path], groups: Sequence[Sequence[Path]], seed: int) -
     for group in groups:
         known = [first[path] for path in group if path in first]
         for place in known:
-            unit[place] = min(unit[each] for each in known)
+            unit[place] = min(unit[picture] for picture in known)
     own = sorted(set(unit))
     dealt = np.random.default_rng(seed).permutation(len(own)) % FOLDS
-    of_unit = {each: int(fold) for each, fold in zip(own, dealt, strict=True)}
-    return [of_unit[each] for each in unit]
+    of_unit = {number: int(fold) for number, fold in zip(own, dealt, strict=True)}
+    return [of_unit[number] for number in unit]
 
 
 def _scale(patches: Sequence[Tensor]) -> Tensor:
     """What makes each feature's deviation 1, over all patches; d."""
-    count = sum(len(each) for each in patches)
-    total = sum((each.double().sum(dim=0) for each in patches), torch.zeros(patches[0].shape[1], dtype=torch.float64))
+    count = sum(len(features) for features in patches)
+    total = sum(
+        (features.double().sum(dim=0) for features in patches), torch.zeros(patches[0].shape[1], dtype=torch.float64)
+    )
     mean = total / max(count, 1)
-    square = sum(((each.double() - mean).square().sum(dim=0) for each in patches), torch.zeros_like(mean))
+    square = sum(((features.double() - mean).square().sum(dim=0) for features in patches), torch.zeros_like(mean))
     deviation = (square / max(count, 1)).sqrt()
     return (1 / deviation.clamp_min(max(1e-3 * float(deviation.max()), 1e-12))).float()
 

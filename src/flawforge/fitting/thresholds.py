@@ -38,27 +38,27 @@ GUARDED = 300  # good pictures that the guard is fitted to at most; a millisecon
 def described(model: inspector.Inspector, paths: Sequence[Path], tolerate: str = "", seed: int = 0) -> list[Traits]:
     """What the guard is fitted to: each picture, and a varied copy where good parts may vary; unreadable ones left out."""
     kinds = tolerance.kinds_from(tolerate)
-    found: list[Traits] = []
+    traits: list[Traits] = []
     for place, path in enumerate(paths):
         try:
             picture = images.read_picture(path, max_pixels=model.max_pixels, depth=model.depth)
         except ImageError:
             continue
-        found.append(model.describe(picture))
+        traits.append(model.describe(picture))
         if kinds:
             pixels = tolerance.vary(picture.pixels, kinds, np.random.default_rng([seed, place]))
-            found.append(model.describe(dataclasses.replace(picture, pixels=pixels)))
-    return found
+            traits.append(model.describe(dataclasses.replace(picture, pixels=pixels)))
+    return traits
 
 
 def guard_of(model: inspector.Inspector, plan: Plan, show: Show) -> Guard:
     """The guard of a plan's good pictures, trained on or held back; at most GUARDED of them, spread over their names."""
     paths = sorted(entry.path for entry in (*plan.train, *plan.held))
     paths = paths[:: max(1, -(-len(paths) // GUARDED))]
-    seen = described(model, paths, plan.request.tolerate, plan.request.seed)
-    guard = fit_guard(seen, model.guard_size)
+    traits = described(model, paths, plan.request.tolerate, plan.request.seed)
+    guard = fit_guard(traits, model.guard_size)
     # Every picture was described as often as any other, but for those that cannot be read, which fit has left out before.
-    alone = [str(paths[place * len(paths) // len(seen)]) for place in guard.apart]
+    alone = [str(paths[place * len(paths) // len(traits)]) for place in guard.apart]
     if alone:
         show(
             "good pictures that are unlike all others, so parts like them will be judged NG; check that they are good: "
@@ -146,10 +146,10 @@ def calibrate_on(
         likenesses[path] = likeness(picture.pixels)
         looks.append(looks_of(picture.pixels))
         names.append(fingerprint(path))
-    ranked = sorted(((path, score) for path, score, _ in judgements), key=lambda each: -each[1])
+    ranked = sorted(((path, score) for path, score, _ in judgements), key=lambda row: -row[1])
     if parts is None and batches is None:
-        found = find_batches([[path] for path, _ in ranked], likenesses, seed)
-        batches = found.of() if found else {}
+        production = find_batches([[path] for path, _ in ranked], likenesses, seed)
+        batches = production.of() if production else {}
     rates, doubts = (false_alarm, review), list[str]()
     together: Mapping[Path, str] = parts or {}
     scores, blocks = [score for _, score, _ in judgements], [(batches or {}).get(path, "") for path, _, _ in judgements]
@@ -162,7 +162,7 @@ def calibrate_on(
     for path, score, peak in judgements:
         key: Path | str = together.get(path, "") or path
         highest[key] = max(highest.get(key, (score, peak))[0], score), max(highest.get(key, (score, peak))[1], peak)
-    made = calibrate.calibrate(
+    calibration = calibrate.calibrate(
         [score for score, _ in highest.values()],
         rates[0],
         review=rates[1],
@@ -171,10 +171,10 @@ def calibrate_on(
         per_part=parts is not None,
         rules=rules,
     )
-    table = {name: tuple(each[name] for each in looks) for name in LOOKS}
-    made = dataclasses.replace(made, looks=table, pictures=tuple(sorted(names)), batches=in_batches)
-    made = dataclasses.replace(made, doubts=(*doubts, *doubts_of(made, ranked)))
-    return Scored(made, tuple(skipped), tuple(ranked))
+    table = {name: tuple(statistics[name] for statistics in looks) for name in LOOKS}
+    calibration = dataclasses.replace(calibration, looks=table, pictures=tuple(sorted(names)), batches=in_batches)
+    calibration = dataclasses.replace(calibration, doubts=(*doubts, *doubts_of(calibration, ranked)))
+    return Scored(calibration, tuple(skipped), tuple(ranked))
 
 
 def on_another_day(
@@ -197,16 +197,16 @@ def on_another_day(
     scores = [score for _, score in other.ranked]
     rejected = sum(score > first.threshold for score in scores)
     low, high = (percent(share) for share in share_interval(rejected, len(scores)))
-    told = f"another day: {rejected} of {len(scores)} good pictures are NG ({low} to {high}, 95 % interval)"
+    note = f"another day: {rejected} of {len(scores)} good pictures are NG ({low} to {high}, 95 % interval)"
     bound = first.rate_ng.bound
     if share_interval(rejected, len(scores))[0] <= bound:
-        return first, [*notes, f"{told}, in line with the stated {percent(first.rate_ng.expected)} of the first"]
-    told += f", more than the {percent(bound)} that were stated at most"
+        return first, [*notes, f"{note}, in line with the stated {percent(first.rate_ng.expected)} of the first"]
+    note += f", more than the {percent(bound)} that were stated at most"
     if not both:
-        return first, [*notes, f"{told}: the rate does not hold on that day; --both-days sets limits that hold on both"]
+        return first, [*notes, f"{note}: the rate does not hold on that day; --both-days sets limits that hold on both"]
     if other.calibration.threshold <= first.threshold:
-        return first, [*notes, told]
-    return other.calibration, [*notes, f"{told}: the limits are now those of that day, the higher ones"]
+        return first, [*notes, note]
+    return other.calibration, [*notes, f"{note}: the limits are now those of that day, the higher ones"]
 
 
 def write_sheet(
@@ -241,14 +241,14 @@ def rates_of_batches(
 ) -> tuple[tuple[float, float], str]:
     """The rates for NG and for NG or REVIEW, raised to what so many batches support, and what to tell."""
     least = strictest_rate(count, confidence)
-    told = (
+    note = (
         "scores of neighbours in name are more alike than chance allows, so "
         f"{pictures} calibration pictures count as {count} batches"
     )
     if least > rates[0]:
         needed = pictures_needed(rates[0], confidence)
-        told += f", which support {percent(least)}; {percent(rates[0])} needs {needed} batches"
-    return (max(rates[0], least), max(rates[1], least)), told
+        note += f", which support {percent(least)}; {percent(rates[0])} needs {needed} batches"
+    return (max(rates[0], least), max(rates[1], least)), note
 
 
 def recalibrate(
@@ -317,25 +317,32 @@ def _recalibrate(
     scored = calibrate_on(model, paths, *rates, confidence=confidence, parts=parts, rules=rules, progress=progress, **fitted)
     calibration = scored.calibration
     notes = (*listing.notes, *leakage.left_out(trained, trained + len(entries)), *notes)
-    seen = described(model, paths, **fitted)
+    traits = described(model, paths, **fitted)
     judged = [path for path in paths if path not in dict(scored.skipped)]
     foreign: set[Path] = set()
     if model.guard is not None:
-        shots = len(seen) // len(judged)  # of each picture: itself, and a varied copy where good parts may vary
-        foreign = {path for path, each in zip(judged, seen[::shots], strict=True) if model.guard.unlike(each)}
+        shots = len(traits) // len(judged)  # of each picture: itself, and a varied copy where good parts may vary
+        foreign = {
+            path
+            for path, traits_of_picture in zip(judged, traits[::shots], strict=True)
+            if model.guard.unlike(traits_of_picture)
+        }
     if model.calibration is not None:
         notes = (*notes, *compared(model.calibration, scored, foreign, yes))
     if other_day is not None:
         how_judged = {"confidence": confidence, "rules": rules, **fitted}
-        calibration, said = on_another_day(model, scored, other_day, both_days, **how_judged)
-        calibration, notes = dataclasses.replace(calibration, doubts=(*calibration.doubts, *said)), (*notes, *said)
+        calibration, notes_of_day = on_another_day(model, scored, other_day, both_days, **how_judged)
+        calibration, notes = (
+            dataclasses.replace(calibration, doubts=(*calibration.doubts, *notes_of_day)),
+            (*notes, *notes_of_day),
+        )
     if model.guard is not None:
         if foreign:
-            told = f"{len(foreign)} of {len(judged)} pictures were like no good picture before; from now on they are"
-            notes = (*notes, told)
-        new_guard = model.guard.widened(seen)
+            note = f"{len(foreign)} of {len(judged)} pictures were like no good picture before; from now on they are"
+            notes = (*notes, note)
+        new_guard = model.guard.widened(traits)
     else:
-        new_guard = fit_guard(seen, model.guard_size)
+        new_guard = fit_guard(traits, model.guard_size)
     content = dataclasses.replace(model.content, calibration=calibration, guard=new_guard)
     bundle.rewrite(folder, dataclasses.replace(content, card=card.model_card(content)))
     stored = judge_again(folder, calibration, content.model_id)
@@ -355,11 +362,11 @@ def compared(old: calibrate.Calibration, scored: Scored, foreign: Collection[Pat
     rejected = sum(score > old.threshold or path in foreign for path, score in scored.ranked)
     moved = f"NG limit moves from {old.threshold:.4g} to {scored.calibration.threshold:.4g}"
     count = f"{rejected} of {len(scores)} pictures were NG before"
-    kept = old.rate_ng.bound
-    chance = float(binom.sf(rejected - 1, len(scores), kept))
+    expected = old.rate_ng.bound
+    chance = float(binom.sf(rejected - 1, len(scores), expected))
     if chance < UNSURE and not yes:
         raise DataError(
-            f"{count}, and {percent(kept)} at most were expected of good parts; the {moved}. Look at "
+            f"{count}, and {percent(expected)} at most were expected of good parts; the {moved}. Look at "
             f"{scored.ranked[0][0].name} and the others; remove those that are not good, or add --yes if all are."
         )
     return [f"{moved}; {count}"]

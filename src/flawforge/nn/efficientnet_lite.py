@@ -94,7 +94,7 @@ class Same(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         side, stride = self.kernel_size[0], self.stride[0]
         missing = [max((-(-size // stride) - 1) * stride + side - size, 0) for size in x.shape[-2:]]
-        (top, bottom), (left, right) = ((each // 2, each - each // 2) for each in missing)
+        (top, bottom), (left, right) = ((pixels // 2, pixels - pixels // 2) for pixels in missing)
         if top == bottom and left == right:
             return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), 1, self.groups)
         return super().forward(F.pad(x, (left, right, top, bottom)))
@@ -148,19 +148,19 @@ class Lite(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """n 3 h w in [0, 1] -> the stages' outputs, each n widths[i] h/strides[i] w/strides[i], rounded up; of any sign."""
         x = F.relu6(self.stem(normalised(images)), inplace=True)
-        seen = []
+        outputs = []
         for i, group in enumerate(self.groups):
             x = group(x)
             if i in self.ends:
-                seen.append(x)
-        return tuple(seen)
+                outputs.append(x)
+        return tuple(outputs)
 
     def fill(self, init: Init, origin: str) -> None:
         """Take the trunk that the tensors hold, under any one prefix or as the packages name them. Raises ModelError."""
-        given = _stripped(renamed(init.tensors))
+        tensors = _stripped(renamed(init.tensors))
         new = {}
         for key, old in self.state_dict().items():
-            value = given.get(key)
+            value = tensors.get(key)
             if value is None or value.shape != old.shape:
                 what = "lacks" if value is None else "has another size of"
                 raise ModelError(f"{origin} does not fit this trunk: it {what} {key}; give the weights of the same variant.")
@@ -213,12 +213,12 @@ def _places(blocks: int) -> list[str]:
 
 def lite_of(tensors: Mapping[str, Tensor]) -> str | None:
     """The variant whose trunk, or the beginning of it, the tensors hold; None = no Lite."""
-    given = {key: value.shape for key, value in _stripped(renamed(tensors)).items() if key.startswith("groups.")}
-    held = {key.split(".")[1] for key in given}
+    shapes = {key: value.shape for key, value in _stripped(renamed(tensors)).items() if key.startswith("groups.")}
+    held = {key.split(".")[1] for key in shapes}
     for variant in SHAPES:
         with torch.device("meta"):
             whole = Lite(variant).state_dict()
-        if given and given == {key: v.shape for key, v in whole.items() if key.split(".")[1] in held}:
+        if shapes and shapes == {key: v.shape for key, v in whole.items() if key.split(".")[1] in held}:
             return variant
     return None
 

@@ -27,7 +27,7 @@ JUDGES = 32  # reserved good pictures at most
 def sums_of(net: Any, images: Tensor, inner: Tensor | None) -> Tensor:
     """n 3 h w of the first fold -> the maps of each of SUMS, n sums gh gw."""
     families = net.stats.families(net.stats.surprises(images, [0] * len(images), inner))
-    weights = torch.stack([counts_of(each) / len(each) for each in SUMS]).to(families)
+    weights = torch.stack([counts_of(channels) / len(channels) for channels in SUMS]).to(families)
     return torch.einsum("nfhw,sf->nshw", families, weights)
 
 
@@ -63,14 +63,14 @@ def begin(net: Any, top: float) -> Proof:
 
 def prove(net: Any, proof: Proof, batch: Batch, top: float) -> None:
     """For each forged picture: the worth of each of SUMS."""
-    found = sums_of(net, batch.forged, batch.inner).cpu()
+    maps = sums_of(net, batch.forged, batch.inner).cpu()
     for i, index in enumerate(batch.index.tolist()):
-        mask, valid = _coarse(batch.mask[i], found[i]), _coarse(batch.valid[i], found[i])
+        mask, valid = _coarse(batch.mask[i], maps[i]), _coarse(batch.valid[i], maps[i])
         if not mask.any():
             continue
-        score, others = top_mean(found[i], valid, top), proof.scores
+        score, others = top_mean(maps[i], valid, top), proof.scores
         placement = ((score > others).double() + 0.5 * (score == others)).mean(dim=0)
-        precision = average_precision(found[i][:, valid], mask[valid], proof.quiet)
+        precision = average_precision(maps[i][:, valid], mask[valid], proof.quiet)
         proof.rows.append((index, (placement + precision) / 2))
 
 
@@ -79,7 +79,7 @@ def decide(net: Any, rows: Sequence[tuple[int, Tensor]]) -> None:
     pictures = sorted({index for index, _ in rows})
     if len(pictures) < LEAST:
         return
-    values = torch.stack([torch.stack([row for index, row in rows if index == each]).mean(dim=0) for each in pictures])
+    values = torch.stack([torch.stack([row for index, row in rows if index == picture]).mean(dim=0) for picture in pictures])
     # Of many alternatives one will seem to gain by chance: Bonferroni's correction.
     gains = torch.from_numpy(least_gains(values.numpy(), 1 - (1 - SURE) / (len(SUMS) - 1)))
     net.stats.counts.copy_(counts_of(SUMS[int(gains.argmax())]))  # the first gains zero over itself

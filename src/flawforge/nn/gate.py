@@ -41,7 +41,7 @@ def average_precision(maps: Tensor, mask: Tensor, quiet: Tensor | None = None, t
 
     quiet  k m, rising: values of other places, none of which is in a mask; each counts `times` times
     """
-    found = []
+    precisions = []
     for place, row in enumerate(maps):
         hits, others = row[mask].sort().values, row[~mask].sort().values
         # At a hit's own value: all hits and all other values that are not below it (ties count against the detector).
@@ -49,8 +49,8 @@ def average_precision(maps: Tensor, mask: Tensor, quiet: Tensor | None = None, t
         wrong = len(others) - torch.searchsorted(others, hits)
         if quiet is not None:
             wrong = wrong + times * (quiet.shape[1] - torch.searchsorted(quiet[place], hits))
-        found.append((right.double() / (right + wrong)).mean())
-    return torch.stack(found)
+        precisions.append((right.double() / (right + wrong)).mean())
+    return torch.stack(precisions)
 
 
 @dataclass
@@ -97,7 +97,7 @@ def decide(net: Guided, rows: Sequence[tuple[int, Tensor]]) -> None:
     pictures = sorted({index for index, _ in rows})
     if len(pictures) < LEAST:
         return
-    means = torch.stack([torch.stack([row for index, row in rows if index == each]).mean(dim=0) for each in pictures])
+    means = torch.stack([torch.stack([row for index, row in rows if index == picture]).mean(dim=0) for picture in pictures])
     for place in range(len(AIMS)):
         values = means[:, place].numpy()
         net.evidence[place] = torch.from_numpy(np.stack([values.mean(axis=0), least_gains(values)], axis=1))

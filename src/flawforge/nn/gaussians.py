@@ -81,11 +81,11 @@ def likelihoods(samples: Tensor, weights: Tensor, count: Tensor, total: Tensor, 
     """
     d, kind = samples.shape[2], samples.dtype
     rows = []
-    for tau in (torch.tensor([each], dtype=count.dtype, device=count.device) for each in TAUS):
+    for tau in (torch.tensor([share], dtype=count.dtype, device=count.device) for share in TAUS):
         mean, scale = posterior(count, total, outer, tau)
         values, vectors = torch.linalg.eigh(scale)
         turned = vectors.transpose(-1, -2).to(kind) @ ((samples - mean.to(kind)) * weights[:, :, None])
-        for kappa in (torch.tensor(d * each, dtype=count.dtype, device=count.device) for each in KAPPAS):
+        for kappa in (torch.tensor(d * share, dtype=count.dtype, device=count.device) for share in KAPPAS):
             spread = values.clamp_min(0) + kappa
             scaled = turned * spread.rsqrt().to(kind)[..., None]
             gram = scaled.transpose(-1, -2) @ scaled

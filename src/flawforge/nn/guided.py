@@ -193,7 +193,7 @@ class Guided(nn.Module):
     def learning(self) -> list[nn.Parameter]:
         """What the segmenter's training moves: nothing of the trunk."""
         parts = [self.unet, *(getattr(self, name) for name in ("beside_maps", "beside_features") if hasattr(self, name))]
-        return [*(each for part in parts for each in part.parameters()), self.skip, self.bias]
+        return [*(parameter for part in parts for parameter in part.parameters()), self.skip, self.bias]
 
     def both(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """n 3 h w, inner n 4 -> the maps of statistics and segmenter, n h w, in their own units."""
@@ -204,13 +204,13 @@ class Guided(nn.Module):
 
     def forward(self, images: Tensor, inner: Tensor | None = None) -> Evidence:
         if not self.segmenting:
-            surface = self.stats.judged(images, inner)
-            return Evidence(surface, surface.flatten(1).amax(dim=1))
+            judged = self.stats.judged(images, inner)
+            return Evidence(judged, judged.flatten(1).amax(dim=1))
         maps = torch.stack(self.both(images, inner=inner))
         middle, width = self.unit[:, 0], self.unit[:, 1]
         maps = (maps - middle[:, None, None, None]) / width[:, None, None, None]
-        picture, surface = ((maps * weight[:, None, None, None]).sum(dim=0) for weight in self.use)
-        return Evidence(surface, picture.flatten(1).amax(dim=1), picture if self.apart else None)
+        picture, pixels = ((maps * weight[:, None, None, None]).sum(dim=0) for weight in self.use)
+        return Evidence(pixels, picture.flatten(1).amax(dim=1), picture if self.apart else None)
 
     def facts(self) -> list[str]:
         """What the good pictures decided."""
@@ -296,7 +296,7 @@ def fit_pixels(net: Guided, pixels: Pixels) -> None:
 
     net.first.fill_(len(pixels.first))
     parts = pixels.n, pixels.total, pixels.squares
-    net.mean, net.deviation = (each[0] for each in fitted(*(part.sum(dim=0, keepdim=True) for part in parts)))
+    net.mean, net.deviation = (moment[0] for moment in fitted(*(part.sum(dim=0, keepdim=True) for part in parts)))
     net.fold_mean, net.fold_deviation = fitted(*(part.sum(dim=0, keepdim=True) - part for part in parts))
 
 
@@ -400,9 +400,9 @@ def fit_units(net: Guided, reserved: Reserved) -> None:
 def pack(net: Guided, config: Config) -> None:
     """Drop what only training and proof needed; without a gate, take what the settings say, if there was any training."""
     if config.use != "gate":
-        picture, _, surface = config.use.partition("/")
-        chosen = [picture, surface or picture] if net.trained else ["statistics"] * 2
-        net.use[:] = torch.tensor([USES[each] for each in chosen])
+        picture, _, pixels = config.use.partition("/")
+        chosen = [picture, pixels or picture] if net.trained else ["statistics"] * 2
+        net.use[:] = torch.tensor([USES[use] for use in chosen])
     net.stats.forget_folds()
     net.fold_mean, net.fold_deviation = net.fold_mean[:0].clone(), net.fold_deviation[:0].clone()
     net.settle()
@@ -466,8 +466,8 @@ def packed(config: Config) -> Collect:
 def decided(net: Guided, config: Config) -> Config:
     """The settings by which another fit uses for picture and map what the gate chose here."""
     named = {weights: name for name, weights in USES.items()}
-    picture, surface = (named[row[0], row[1]] for row in net.use.tolist())
-    return replace(config, use=cast(Use, picture if picture == surface else f"{picture}/{surface}"))
+    picture, pixels = (named[row[0], row[1]] for row in net.use.tolist())
+    return replace(config, use=cast(Use, picture if picture == pixels else f"{picture}/{pixels}"))
 
 
 def trunk(net: Guided, config: Config, init: Init) -> list[str]:

@@ -24,10 +24,10 @@ def recipe() -> dict[str, Any]:
 
 def head_start(net: nn.Module, form: Mapping[str, Any]) -> None:
     """Put the shipped weights into `net`, where they were trained in its form (settings by name); else leave it as it is."""
-    made = recipe()
-    if made["form"] != json.loads(json.dumps(dict(form))):
+    settings = recipe()
+    if settings["form"] != json.loads(json.dumps(dict(form))):
         return
     data = resources.files("flawforge").joinpath("weights/guided.safetensors").read_bytes()
-    if hashlib.sha256(data).hexdigest() != made["sha256"]:
+    if hashlib.sha256(data).hexdigest() != settings["sha256"]:
         raise ModelError("The weights that ship with flawforge are damaged; install flawforge again.")
     net.load_state_dict({name: tensor.float() for name, tensor in load(data).items()}, strict=False)

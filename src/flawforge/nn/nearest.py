@@ -26,8 +26,8 @@ def distances(queries: Tensor, bank: Tensor) -> Tensor:
     bank, queries = bank - middle, queries - middle
     best, long = None, bank.square().sum(dim=1)
     for start in range(0, len(bank), BLOCK):
-        found = _products(queries, bank[start : start + BLOCK]).amin(dim=1)
-        best = found if best is None else torch.minimum(best, found)
+        least = _products(queries, bank[start : start + BLOCK]).amin(dim=1)
+        best = least if best is None else torch.minimum(best, least)
     assert best is not None, "a bank holds something"
     own = queries.square().sum(dim=2)
     squared = own + best

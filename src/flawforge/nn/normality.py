@@ -133,7 +133,7 @@ def looks(trunk: bool) -> list[Collect]:
     own = filter_looks(lambda net: net.stats)
     if not trunk:
         return own
-    return [_both(each) for each in own]
+    return [_both(maps) for maps in own]
 
 
 def _both(own: Collect) -> Collect:

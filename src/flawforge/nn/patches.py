@@ -60,12 +60,12 @@ class PatchFeatures(nn.Module):
         return self.head(self.trunk(images)[self.places[-1]].mean(dim=(2, 3)))
 
     def forward(self, images: Tensor) -> Tensor:
-        seen = self.trunk(images)
-        maps = [seen[i] for i in self.places]
+        outputs = self.trunk(images)
+        maps = [outputs[i] for i in self.places]
         if self.local:
-            maps = [F.avg_pool2d(each, 3, 1, 1) for each in maps]
+            maps = [F.avg_pool2d(features, 3, 1, 1) for features in maps]
         size = [-(-side // self.grid) for side in images.shape[-2:]] if self.grid else maps[0].shape[-2:]
-        return torch.cat([_laid(each, size) for each in maps], dim=1)
+        return torch.cat([_laid(features, size) for features in maps], dim=1)
 
     def places_on(self, canvas: tuple[int, int]) -> int:
         """Patches of one picture of this canvas."""
@@ -115,9 +115,9 @@ def enlarged(distances: Tensor, size: Sequence[int], sigma: float) -> Tensor:
     return blurred(maps, sigma)
 
 
-def learn_then(net: PatchNet, config: PatchSettings, look: Collect) -> list[Train | Collect]:
+def learn_then(net: PatchNet, config: PatchSettings, collect: Collect) -> list[Train | Collect]:
     """The features are learnt, unless they came from --trunk; then one look at every good picture."""
-    return [*learning(net.features, config.learning_rate, config.shift, config.jitter), look]
+    return [*learning(net.features, config.learning_rate, config.shift, config.jitter), collect]
 
 
 def take_trunk(net: PatchNet, config: PatchSettings, init: Init) -> list[str]:

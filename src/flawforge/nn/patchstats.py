@@ -199,7 +199,7 @@ class Branch(nn.Module):
     def clear_of_border(self, fill: tuple[Tensor, Tensor]) -> Tensor:
         """Rows n h and columns n w of the letterbox border -> n gh gw, 1 where the filters see only the picture."""
         reach = self.side // 2 * self.scale
-        rows, columns = (F.max_pool1d(F.max_pool1d(each, 2 * reach + 1, 1, reach), self.grid) for each in fill)
+        rows, columns = (F.max_pool1d(F.max_pool1d(edges, 2 * reach + 1, 1, reach), self.grid) for edges in fill)
         return (1 - rows)[:, :, None] * (1 - columns)[:, None]
 
     def strangeness(self, images: Tensor, fill: tuple[Tensor, Tensor], folds: Sequence[int] | None = None) -> Tensor:
@@ -209,7 +209,7 @@ class Branch(nn.Module):
             return self._strangeness(features, clear, self.gaussians())
         strangeness = torch.empty_like(features[:, 0])
         for fold in sorted(set(folds)):
-            own = [i for i, each in enumerate(folds) if each == fold]
+            own = [i for i, fold_of_picture in enumerate(folds) if fold_of_picture == fold]
             strangeness[own] = self._strangeness(features[own], clear[own], self.gaussians(fold))
         return strangeness
 

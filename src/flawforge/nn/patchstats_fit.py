@@ -63,7 +63,7 @@ def count(net: PatchStats, state: None, batch: Batch) -> None:
 def folds_of(net: PatchStats, batch: Batch, place: int) -> list[int]:
     """The fold of each picture of a batch that begins at `place`; a varied copy has its picture's, so both fall into one."""
     places = range(place, place + len(batch.clean)) if batch.index is None else batch.index.tolist()
-    return [each % len(net.dealt) for each in places]
+    return [place % len(net.dealt) for place in places]
 
 
 def spaced(place: int, among: int, most: int) -> bool:
@@ -73,9 +73,9 @@ def spaced(place: int, among: int, most: int) -> bool:
 
 def share(net: PatchStats, come: Pass, batch: Batch, most: int) -> Batch:
     """The pictures of this batch that are among at most `most`, evenly spread over all."""
-    kept = [i for i in range(len(batch.clean)) if spaced(come.looked + i, net.seen, most)]
+    places = [i for i in range(len(batch.clean)) if spaced(come.looked + i, net.seen, most)]
     come.looked += len(batch.clean)
-    return picked(batch, kept)
+    return picked(batch, places)
 
 
 def fair_share(net: PatchStats, come: Pass, batch: Batch, most: int) -> tuple[Batch, list[int]]:
@@ -85,25 +85,25 @@ def fair_share(net: PatchStats, come: Pass, batch: Batch, most: int) -> tuple[Ba
     """
     folds = folds_of(net, batch, come.looked)
     come.looked += len(batch.clean)
-    parts, kept = len(net.dealt), []
+    parts, places = len(net.dealt), []
     for i, fold in enumerate(folds):
         if net.seen <= most or spaced(come.ranks[fold], net.dealt[fold], most // parts + (fold < most % parts)):
-            kept.append(i)
+            places.append(i)
         come.ranks[fold] += 1
-    return picked(batch, kept), [folds[i] for i in kept]
+    return picked(batch, places), [folds[i] for i in places]
 
 
 def tail_share(net: PatchStats, come: Pass, batch: Batch) -> Batch:
     """The pictures of this batch that are among at most FEW, evenly spread over those that the Gaussians are fitted to."""
     batch, _ = fair_share(net, come, batch, MANY)
-    kept = [i for i in range(len(batch.clean)) if spaced(come.used + i, min(net.seen, MANY), FEW)]
+    places = [i for i in range(len(batch.clean)) if spaced(come.used + i, min(net.seen, MANY), FEW)]
     come.used += len(batch.clean)
-    return picked(batch, kept)
+    return picked(batch, places)
 
 
 def picked(batch: Batch, places: list[int]) -> Batch:
     """These pictures of the batch alone."""
-    return Batch(*(None if each is None else each[places].contiguous() for each in batch))
+    return Batch(*(None if array is None else array[places].contiguous() for array in batch))
 
 
 @dataclass
@@ -194,58 +194,58 @@ def look_at_features(net: PatchStats, state: FeatureLook, batch: Batch) -> None:
     batch, folds = fair_share(net, come, batch, MANY)
     if not len(batch.clean):
         return
-    kept = [i for i in range(len(batch.clean)) if spaced(come.used + i, min(net.seen, MANY), FEW // 2)]
+    places = [i for i in range(len(batch.clean)) if spaced(come.used + i, min(net.seen, MANY), FEW // 2)]
     come.used += len(batch.clean)
     fill = outside(batch.inner, batch.clean)
     parts = len(net.dealt)
-    for (branch, x), seen in zip(net.inputs(batch.clean), sums, strict=True):
+    for (branch, x), so_far in zip(net.inputs(batch.clean), sums, strict=True):
         features = branch.features(x)
-        if not len(seen.shift):
-            seen.size, seen.shift = (features.shape[-2], features.shape[-1]), features.mean(dim=(0, 2, 3))
+        if not len(so_far.shift):
+            so_far.size, so_far.shift = (features.shape[-2], features.shape[-1]), features.mean(dim=(0, 2, 3))
         weight = branch.to_blocks(cell_valid(batch, fill, branch)[:, None])[:, 0]  # k n b
-        held = branch.to_blocks(features - seen.shift[:, None, None]) * weight[:, None]  # k d n b
+        held = branch.to_blocks(features - so_far.shift[:, None, None]) * weight[:, None]  # k d n b
         exact = held.double()
-        if not len(seen.n):
+        if not len(so_far.n):
             k, d, _, b = exact.shape
-            seen.n, seen.total = exact.new_zeros(parts, k, b), exact.new_zeros(parts, k, d, b)
-            seen.outer = exact.new_zeros(parts, k, d, d)
+            so_far.n, so_far.total = exact.new_zeros(parts, k, b), exact.new_zeros(parts, k, d, b)
+            so_far.outer = exact.new_zeros(parts, k, d, d)
         for part in range(parts):
             own = [i for i, fold in enumerate(folds) if fold == part]
             if own:
                 flat = exact[:, :, own].flatten(2)
-                seen.n[part] += weight[:, own].sum(dim=1)
-                seen.total[part] += exact[:, :, own].sum(dim=2)
-                seen.outer[part].baddbmm_(flat, flat.transpose(1, 2))
-        for i in kept:
-            each = exact[:, :, i]
-            alone = weight[:, i].double().sum(), each.sum(dim=(0, 2)), torch.einsum("kdb,keb->de", each, each)
-            seen.samples.append((held[:, :, i], weight[:, i], alone))
+                so_far.n[part] += weight[:, own].sum(dim=1)
+                so_far.total[part] += exact[:, :, own].sum(dim=2)
+                so_far.outer[part].baddbmm_(flat, flat.transpose(1, 2))
+        for i in places:
+            one = exact[:, :, i]
+            alone = weight[:, i].double().sum(), one.sum(dim=(0, 2)), torch.einsum("kdb,keb->de", one, one)
+            so_far.samples.append((held[:, :, i], weight[:, i], alone))
 
 
 def fit_gaussians(net: PatchStats, state: FeatureLook) -> None:
     """Whiten by the common covariance, choose the priors, and store every block's Gaussians."""
-    for branch, seen in zip(net.parts(), state[1], strict=True):
-        parts = seen.n, seen.total, seen.outer
-        n, total, outer = (each.sum(dim=0) for each in parts)
+    for branch, so_far in zip(net.parts(), state[1], strict=True):
+        parts = so_far.n, so_far.total, so_far.outer
+        n, total, outer = (part.sum(dim=0) for part in parts)
         whole = n.sum(), total.sum(dim=(0, 2)), outer.sum(dim=0)
         common = whole[1] / whole[0].clamp_min(1)
         means = total / n[:, None].clamp_min(1)
         within = (outer - torch.einsum("kdb,keb,kb->kde", means, means, n)).sum(dim=0)
         white = whitener(within / (n - 1).clamp_min(0).sum().clamp_min(1))
         moments = whiten_moments((n, total, outer), white, common)
-        best = best_priors(branch, seen, moments, whole, white)
-        shift = common + seen.shift.double()
-        gaussians, branch.left_out = posterior_gaussians(branch, seen.size, moments, best, white, shift)
+        best = best_priors(branch, so_far, moments, whole, white)
+        shift = common + so_far.shift.double()
+        gaussians, branch.left_out = posterior_gaussians(branch, so_far.size, moments, best, white, shift)
         branch.centre, branch.factor, branch.width_of, branch.known = gaussians
         branch.spread = torch.ones_like(branch.known)
-        branch.chosen = best.reshape(seen.size[0] // branch.block, -1)
+        branch.chosen = best.reshape(so_far.size[0] // branch.block, -1)
         if net.folds:
             without = [
-                posterior_gaussians(branch, seen.size, whiten_moments(left, white, common), best, white, shift)[0]
+                posterior_gaussians(branch, so_far.size, whiten_moments(left, white, common), best, white, shift)[0]
                 for left in ((n - a, total - b, outer - c) for a, b, c in zip(*parts, strict=True))
             ]
-            for name, each in zip(FOLDS, zip(*without, strict=True), strict=True):
-                setattr(branch, name, torch.stack(each))
+            for name, gaussians_of_fold in zip(FOLDS, zip(*without, strict=True), strict=True):
+                setattr(branch, name, torch.stack(gaussians_of_fold))
 
 
 def moments_demand(net: PatchStats, canvas: tuple[int, int], pictures: int) -> Demand:
@@ -274,21 +274,21 @@ def whiten_moments(moments: tuple[Tensor, Tensor, Tensor], white: Tensor, common
 
 def best_priors(
     branch: Branch,
-    seen: Features,
+    so_far: Features,
     moments: tuple[Tensor, Tensor, Tensor],
     whole: tuple[Tensor, Tensor, Tensor],
     white: Tensor,
 ) -> Tensor:
     """k: which of PRIORS makes the left-out good pictures likeliest, each block deciding together with its neighbours."""
-    kept, common = seen.samples, (whole[1] / whole[0].clamp_min(1)).float()
-    pictures = [own for _, _, own in kept]
+    samples_kept, common = so_far.samples, (whole[1] / whole[0].clamp_min(1)).float()
+    pictures = [own for _, _, own in samples_kept]
     rows = []
     for part in torch.arange(len(moments[0]), device=white.device).split(128):
-        samples = torch.stack([white.float() @ (x[part] - common[:, None]) for x, _, _ in kept])
-        weights = torch.stack([w[part] for _, w, _ in kept])
-        own = likelihoods(samples, weights, *(each[part] for each in moments))
+        samples = torch.stack([white.float() @ (x[part] - common[:, None]) for x, _, _ in samples_kept])
+        weights = torch.stack([w[part] for _, w, _ in samples_kept])
+        own = likelihoods(samples, weights, *(moment[part] for moment in moments))
         rows.append(torch.cat([own, shared_likelihood(samples, weights, pictures, whole, white)[None]]))
-    gh, gw = (side // branch.block for side in seen.size)
+    gh, gw = (side // branch.block for side in so_far.size)
     # One block's few samples are a noisy judge.
     return smooth(torch.cat(rows, dim=1).reshape(1, -1, gh, gw))[0].flatten(1).argmax(dim=0)
 
@@ -350,16 +350,16 @@ def begin_maps(net: PatchStats) -> MapLook:
 
 def look_at_maps(net: PatchStats, state: MapLook, batch: Batch) -> None:
     """Keep some good pictures' left-out maps. Only a picture that the Gaussians were fitted to can be left out of them."""
-    come, kept = state
+    come, maps = state
     batch = tail_share(net, come, batch)
     if len(batch.clean):
-        keep_left_out(batch, net.inputs(batch.clean), kept)
+        keep_left_out(batch, net.inputs(batch.clean), maps)
 
 
-def keep_left_out(batch: Batch, inputs: Sequence[tuple[Branch, Tensor]], kept: Sequence[Maps]) -> None:
+def keep_left_out(batch: Batch, inputs: Sequence[tuple[Branch, Tensor]], branch_maps: Sequence[Maps]) -> None:
     """Each branch's left-out distances of these pictures, from its own input."""
     fill = outside(batch.inner, batch.clean)
-    for (branch, x), maps in zip(inputs, kept, strict=True):
+    for (branch, x), maps in zip(inputs, branch_maps, strict=True):
         left = branch.left_out
         assert left is not None, "the Gaussians are fitted"
         features, valid = branch.features(x), cell_valid(batch, fill, branch)
@@ -377,8 +377,8 @@ def keep_left_out(batch: Batch, inputs: Sequence[tuple[Branch, Tensor]], kept: S
 
 def fit_tails(net: PatchStats, state: MapLook) -> None:
     """The tail of each branch's left-out good strangeness, over all positions."""
-    for branch, kept in zip(net.parts(), state[1], strict=True):
-        squared, held = torch.cat(kept.squared), torch.cat(kept.held)
+    for branch, left_out in zip(net.parts(), state[1], strict=True):
+        squared, held = torch.cat(left_out.squared), torch.cat(left_out.held)
         widen(branch, squared, held)
         maps = branch.finished(squared, held, branch.gaussians())
         knots, slopes, tail = tail_of(maps[held > 0].double().cpu().sort().values)
@@ -408,7 +408,7 @@ def widen(branch: Branch, squared: Tensor, held: Tensor) -> None:
 def looks(of: Callable[[Any], PatchStats] = lambda net: net) -> list[Collect]:
     """Four looks at the good pictures, the first only to count them. `of`: where in a net the statistics are."""
 
-    def look(
+    def collect(
         name: str,
         begin: Callable[[PatchStats], Any],
         visit: Callable[[PatchStats, Any, Batch], None],
@@ -425,8 +425,8 @@ def looks(of: Callable[[Any], PatchStats] = lambda net: net) -> list[Collect]:
         )
 
     return [
-        look("count", lambda statistics: None, count, lambda statistics, state: None),
-        look("filters", begin_patches, look_at_patches, learn_filters),
-        look("Gaussians", begin_features, look_at_features, fit_gaussians, moments_demand),
-        look("tails", begin_maps, look_at_maps, fit_tails),
+        collect("count", lambda statistics: None, count, lambda statistics, state: None),
+        collect("filters", begin_patches, look_at_patches, learn_filters),
+        collect("Gaussians", begin_features, look_at_features, fit_gaussians, moments_demand),
+        collect("tails", begin_maps, look_at_maps, fit_tails),
     ]

@@ -146,9 +146,9 @@ class Stack(nn.Module):
     def __init__(self, branches: Sequence[Fitted]) -> None:
         super().__init__()
         first = branches[0]
-        self.kinds = [(each.normalised, each.scale) for each in branches]
+        self.kinds = [(branch.normalised, branch.scale) for branch in branches]
         self.margin, self.block, self.grid = first.side // 2, first.block, first.grid
-        self.steps = [(each.skip, each.stride // each.skip) for each in branches]
+        self.steps = [(branch.skip, branch.stride // branch.skip) for branch in branches]
         self.d, (self.gh, self.gw) = 2 * first.width, first.known.shape
         self.gh, self.gw = int(self.gh), int(self.gw)
         count, width = len(branches), first.width
@@ -157,10 +157,10 @@ class Stack(nn.Module):
             self.register_buffer(name, value.detach().float().contiguous(), persistent=False)
 
         def of_each(name: str) -> Tensor:
-            return torch.stack([getattr(each, name) for each in branches])
+            return torch.stack([getattr(branch, name) for branch in branches])
 
-        for i, each in enumerate(branches):
-            keep(f"filters_{i}", each.filters / each.floor)
+        for i, branch in enumerate(branches):
+            keep(f"filters_{i}", branch.filters / branch.floor)
         # Of every branch first the strengths, log(0.1 + |v|), then the means, the sign of v times log(1 + 10 |v|).
         kinds = torch.tensor([0.0, 1.0]).repeat_interleave(width).repeat(count)[:, None, None]
         keep("log_offset", 0.1 + 0.9 * kinds)
@@ -191,8 +191,8 @@ class Stack(nn.Module):
         for name, length, cells in (("rows", self.gh * self.grid, self.gh), ("columns", self.gw * self.grid, self.gw)):
             lowest: list[Tensor] = []
             highest: list[Tensor] = []
-            for each in branches:
-                reach = each.side // 2 * each.scale
+            for branch in branches:
+                reach = branch.side // 2 * branch.scale
                 lowest.append((torch.arange(cells) * self.grid - reach).clamp_min(0))
                 highest.append((torch.arange(1, cells + 1) * self.grid - 1 + reach).clamp_max(length - 1))
             keep(f"lowest_{name}", torch.stack(lowest))  # pixels that the filters of each cell see, branches cells
@@ -220,15 +220,15 @@ class Stack(nn.Module):
 
     def surprise(self, distance: Tensor, inner: Tensor) -> Tensor:
         """-> -log of the tail probability of the smoothed strangeness."""
-        told = []
+        known_along = []
         for name, first, end in (("rows", 0, 1), ("columns", 2, 3)):
             lowest, highest = getattr(self, f"lowest_{name}"), getattr(self, f"highest_{name}")
             begins, ends = inner[:, first, None, None], inner[:, end, None, None]  # n 1 1
-            told.append((lowest >= begins).float() * (highest < ends).float())  # n branches cells
-        known = told[0][..., None] * told[1][:, :, None] * self.known
+            known_along.append((lowest >= begins).float() * (highest < ends).float())  # n branches cells
+        known = known_along[0][..., None] * known_along[1][:, :, None] * self.known
         strange = self.usual + known * (distance * self.per_spread + self.above_usual)
         x = sandwich(self.smooth_rows, strange, self.smooth_columns)
-        lows, highs, starts, slopes = (each[:, None] for each in (self.lows, self.highs, self.starts, self.slopes))
+        lows, highs, starts, slopes = (table[:, None] for table in (self.lows, self.highs, self.starts, self.slopes))
         body = (slopes * (torch.minimum(torch.maximum(x, lows), highs) - starts)).sum(dim=0) - math.log(KNOTS[0])
         beyond = (x - self.last).clamp_min(0)
         return body + torch.log1p(self.tail_shape * beyond / self.tail_scale) / self.tail_shape
@@ -245,11 +245,13 @@ class Judge(nn.Module):
         first = branches[0]
         size = [int(side) * first.grid for side in first.known.shape]
         self.even = Even(size, window)
-        grids = sorted({each.grid for each in branches})
-        self.scales = {kind: sorted({each.scale for each in branches if each.normalised == kind}) for kind in (True, False)}
-        self.stacks = nn.ModuleList(Stack([each for each in branches if each.grid == grid]) for grid in grids)
-        stacked = [each for grid in grids for each in branches if each.grid == grid]
-        self.order = [next(i for i, each in enumerate(stacked) if each is own) for own in branches]
+        grids = sorted({branch.grid for branch in branches})
+        self.scales = {
+            kind: sorted({branch.scale for branch in branches if branch.normalised == kind}) for kind in (True, False)
+        }
+        self.stacks = nn.ModuleList(Stack([branch for branch in branches if branch.grid == grid]) for grid in grids)
+        stacked = [branch for grid in grids for branch in branches if branch.grid == grid]
+        self.order = [next(i for i, branch in enumerate(stacked) if branch is own) for own in branches]
         for name, length in zip(("rows", "columns"), size, strict=True):
             self.register_buffer(f"full_{name}", enlarging(length // grids[0], length), persistent=False)
             for i, grid in enumerate(grids[1:], 1):

@@ -183,11 +183,11 @@ class ResNet(nn.Module):
         Each is n widths[i] h/strides[i] w/strides[i], rounded up.
         """
         x = self.stem(x)
-        seen = []
+        outputs = []
         for layer in self.layers[:stages]:
             x = layer(x)
-            seen.append(x)
-        return tuple(seen)
+            outputs.append(x)
+        return tuple(outputs)
 
 
 def initialise(net: nn.Module) -> None:
@@ -251,12 +251,12 @@ def variant_of(tensors: Mapping[str, Tensor], prefer: str = "") -> str | None:
         tensors = _stripped(tensors, "", prefer)
     except ModelError:
         return None
-    given = {key: value.shape for key, value in tensors.items() if _tells(key)}
-    held = {key.partition(".")[0] for key in given}
+    shapes = {key: value.shape for key, value in tensors.items() if _tells(key)}
+    held = {key.partition(".")[0] for key in shapes}
     for variant in VARIANTS:
         with torch.device("meta"):
             whole = ResNet(variant).state_dict()
-        if given == {key: v.shape for key, v in whole.items() if _tells(key) and key.partition(".")[0] in held}:
+        if shapes == {key: v.shape for key, v in whole.items() if _tells(key) and key.partition(".")[0] in held}:
             return variant
     return None
 

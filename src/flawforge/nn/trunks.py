@@ -69,12 +69,12 @@ class Timm(nn.Module):
             raise ConfigError(
                 f"backbone {TIMM}{name} was given, but timm gives no features of that name ({error}); give another."
             ) from error
-        found = list(zip(self.net.feature_info.channels(), self.net.feature_info.reduction(), strict=True))
-        self.skipped = max(len(found) - 4, 0)
-        if len(found) - self.skipped < stages:
-            raise ConfigError(f"backbone {TIMM}{name} has {len(found)} stages and {stages} are needed; give another.")
-        self.widths = tuple(channels for channels, _ in found[self.skipped :])
-        self.strides = tuple(stride for _, stride in found[self.skipped :])
+        levels = list(zip(self.net.feature_info.channels(), self.net.feature_info.reduction(), strict=True))
+        self.skipped = max(len(levels) - 4, 0)
+        if len(levels) - self.skipped < stages:
+            raise ConfigError(f"backbone {TIMM}{name} has {len(levels)} stages and {stages} are needed; give another.")
+        self.widths = tuple(channels for channels, _ in levels[self.skipped :])
+        self.strides = tuple(stride for _, stride in levels[self.skipped :])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.net(imagenet(images))[self.skipped :])
@@ -82,10 +82,10 @@ class Timm(nn.Module):
     def fill(self, init: Init, origin: str) -> None:
         """Take the weights of the whole network; timm writes dots of some names as underscores there."""
         target = self.net.state_dict()
-        given = {key.replace(".", "_"): value for key, value in init.tensors.items()}
+        tensors = {key.replace(".", "_"): value for key, value in init.tensors.items()}
         new = {}
         for key, old in target.items():
-            value = given.get(key.replace(".", "_"))
+            value = tensors.get(key.replace(".", "_"))
             if value is None or value.shape != old.shape:
                 what = "lacks" if value is None else "has another size of"
                 raise ModelError(f"{origin} does not fit this backbone: it {what} {key}; give weights of the same net.")
@@ -100,11 +100,11 @@ class Vit(nn.Module):
 
     def __init__(self, name: str, stages: int) -> None:
         super().__init__()
-        told = re.fullmatch(r"(\d+)/(\d+)/(\d+)/(\d+)(?:/(\d+))?(?:/(convolutional))?", name)
-        patch, width, depth, heads, grid = (int(each or 0) for each in told.groups()[:5]) if told else (0,) * 5
-        stem = (told and told[6]) or "linear"
+        match = re.fullmatch(r"(\d+)/(\d+)/(\d+)/(\d+)(?:/(\d+))?(?:/(convolutional))?", name)
+        patch, width, depth, heads, grid = (int(number or 0) for number in match.groups()[:5]) if match else (0,) * 5
+        stem = (match and match[6]) or "linear"
         odd = stem == "convolutional" and patch & (patch - 1)
-        if not told or min(patch, width, heads) < 1 or depth < 4 or width % heads or width % 4 or odd:
+        if not match or min(patch, width, heads) < 1 or depth < 4 or width % heads or width % 4 or odd:
             raise ConfigError(
                 f"backbone {VIT}{name} was given; give {VIT}PATCH/WIDTH/DEPTH/HEADS, after it /GRID or /convolutional where "
                 "the encoder has them, at least 4 blocks deep, the width a multiple of 4 and of the heads, the patch of a "
@@ -122,24 +122,24 @@ class Vit(nn.Module):
         rows, columns = grid.shape[-2:]
         x = grid.flatten(2).transpose(1, 2) + positions(rows, columns, encoder.width, encoder.grid, images.device)
         x = torch.cat([encoder.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        seen = []
+        outputs = []
         for done, block in enumerate(encoder.blocks[: self.ends[-1]], start=1):
             x = block(x)
             if done in self.ends:
                 known = encoder.norm(x)[:, 1:].transpose(1, 2)
-                seen.append(known.reshape(-1, encoder.width, rows, columns))
-        return tuple(seen)
+                outputs.append(known.reshape(-1, encoder.width, rows, columns))
+        return tuple(outputs)
 
     def fill(self, init: Init, origin: str) -> None:
         """Take the encoder of a model folder."""
         target = self.encoder.state_dict()
-        given = {key.rpartition("encoder.")[2]: v for key, v in init.tensors.items() if "encoder." in key}
-        wrong = [key for key, old in target.items() if key not in given or given[key].shape != old.shape]
-        if wrong or len(given) != len(target):
+        tensors = {key.rpartition("encoder.")[2]: v for key, v in init.tensors.items() if "encoder." in key}
+        wrong = [key for key, old in target.items() if key not in tensors or tensors[key].shape != old.shape]
+        if wrong or len(tensors) != len(target):
             name = _vit_name(init.about.get("settings", {}))
             hint = f" (its own is {name})" if name else ""
             raise ModelError(f"{origin} does not fit this backbone; give the encoder's own sizes in backbone{hint}.")
-        self.encoder.load_state_dict(given)
+        self.encoder.load_state_dict(tensors)
 
 
 Trunk = Lite | Residual | Timm | Vit
@@ -161,16 +161,16 @@ def trunk_of(backbone: str, last: int) -> Trunk:
 
 def backbone_of(init: Init) -> str | None:
     """What `trunk_of` calls the network that the tensors are of, as far as they tell; None = they do not."""
-    told = init.about.get("settings", {})
+    settings = init.about.get("settings", {})
     if init.about.get("method") == "isstad":
-        return _vit_name(told)
-    if "backbone" in told:
-        return str(told["backbone"])
+        return _vit_name(settings)
+    if "backbone" in settings:
+        return str(settings["backbone"])
     return lite_of(init.tensors) or variant_of(init.tensors, prefer=PREFER)
 
 
-def _vit_name(told: Mapping[str, Any]) -> str | None:
-    names = [told.get(key) for key in ("patch", "width", "depth", "heads")]
-    names += [told["grid"]] if told.get("grid") else []
-    names += ["convolutional"] if told.get("stem") == "convolutional" else []
+def _vit_name(settings: Mapping[str, Any]) -> str | None:
+    names = [settings.get(key) for key in ("patch", "width", "depth", "heads")]
+    names += [settings["grid"]] if settings.get("grid") else []
+    names += ["convolutional"] if settings.get("stem") == "convolutional" else []
     return None if None in names else f"{VIT}{'/'.join(map(str, names))}"

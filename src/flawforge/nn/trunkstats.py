@@ -93,7 +93,7 @@ class Positions(Branch):
 
 def inside(fill: tuple[Tensor, Tensor], grid: int) -> Tensor:
     """Rows n h and columns n w of the letterbox border -> n gh gw, 1 where no border lies within REACH of the cell."""
-    rows, columns = (F.max_pool1d(F.max_pool1d(each, 2 * REACH + 1, 1, REACH), grid) for each in fill)
+    rows, columns = (F.max_pool1d(F.max_pool1d(edges, 2 * REACH + 1, 1, REACH), grid) for edges in fill)
     return (1 - rows)[:, :, None] * (1 - columns)[:, None]
 
 
@@ -185,13 +185,13 @@ class TrunkStats(PatchStats):
             return distances(queries, self.bank).reshape(n, gh, gw)
         apart = torch.empty_like(queries[..., 0])
         for fold in sorted(set(folds)):
-            own = [i for i, each in enumerate(folds) if each == fold]
+            own = [i for i, fold_of_picture in enumerate(folds) if fold_of_picture == fold]
             apart[own] = distances(queries[own], self.without(fold))
         return apart.reshape(n, gh, gw)
 
-    def away(self, distance: Tensor, told: Tensor) -> Tensor:
+    def away(self, distance: Tensor, known: Tensor) -> Tensor:
         """Distances n gh gw, told n gh gw -> the same with the usual one where nothing is told, n gh gw, smoothed."""
-        return smooth((distance * told + self.usual * (1 - told))[:, None])[:, 0]
+        return smooth((distance * known + self.usual * (1 - known))[:, None])[:, 0]
 
     def without(self, fold: int) -> Tensor:
         """The memory without the patches of one fold; all of it where there are no others."""
@@ -206,7 +206,7 @@ class TrunkStats(PatchStats):
         else:
             near = torch.empty_like(queries)
             for fold in sorted(set(folds)):
-                own = [i for i, each in enumerate(folds) if each == fold]
+                own = [i for i, fold_of_picture in enumerate(folds) if fold_of_picture == fold]
                 bank = self.without(fold)
                 near[own] = bank[nearest(queries[own], bank)[1]]
         return (queries - near).abs().transpose(1, 2).reshape(x.shape)
@@ -326,8 +326,8 @@ def remember(net: TrunkStats, state: MemoryLook, batch: Batch) -> None:
 
 def _held(batch: Batch) -> Tensor:
     """n gh gw bool: the patches in which a pixel is judged and no letterbox border is seen."""
-    told = inside(outside(batch.inner, batch.clean), GRID)
-    return F.max_pool2d(batch.valid.contiguous(), GRID)[:, 0] * told > 0
+    known = inside(outside(batch.inner, batch.clean), GRID)
+    return F.max_pool2d(batch.valid.contiguous(), GRID)[:, 0] * known > 0
 
 
 def settle_memory(net: TrunkStats, state: MemoryLook) -> None:
@@ -355,14 +355,14 @@ def begin_tails(net: TrunkStats) -> TailLook:
 
 def keep_distances(net: TrunkStats, state: TailLook, batch: Batch) -> None:
     """Keep some good pictures' left-out distances, to the memory and under the Gaussians."""
-    (come, kept), distances_so_far = state
+    (come, maps), distances_so_far = state
     batch = tail_share(net, come, batch)
     if not len(batch.clean):
         return
     x = net.embed(batch.clean)
-    keep_left_out(batch, [(net.positions, net.components(x))], kept)
-    told = inside(outside(batch.inner, batch.clean), GRID)
-    distances_so_far.append(net.away(net.distance(x, folds_of(net, batch, 0)), told)[_held(batch)])
+    keep_left_out(batch, [(net.positions, net.components(x))], maps)
+    known = inside(outside(batch.inner, batch.clean), GRID)
+    distances_so_far.append(net.away(net.distance(x, folds_of(net, batch, 0)), known)[_held(batch)])
 
 
 def settle_tails(net: TrunkStats, state: TailLook) -> None:

@@ -93,16 +93,16 @@ class UNet(nn.Module):
     def descend(self, x: Tensor, beside: Mapping[int, Tensor]) -> list[Tensor]:
         """n c h w -> the encoder's features, finest first. beside: what is added to them, by level, 0 the finest."""
         x = self.fold(x)
-        seen: list[Tensor] = []
+        outputs: list[Tensor] = []
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
             x = x + beside[level] if level in beside else x
-            seen.append(x)
-        return seen
+            outputs.append(x)
+        return outputs
 
-    def climb(self, seen: list[Tensor]) -> Tensor:
+    def climb(self, outputs: list[Tensor]) -> Tensor:
         """The encoder's features, finest first -> logits."""
-        x = seen[-1]
-        for rise, merge, skip in zip(self.rise, self.merge, reversed(seen[:-1]), strict=True):
+        x = outputs[-1]
+        for rise, merge, skip in zip(self.rise, self.merge, reversed(outputs[:-1]), strict=True):
             x = merge(torch.cat([rise(upsample(x)), skip], dim=1))
         return self.unfold(self.out(x))
