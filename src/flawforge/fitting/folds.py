@@ -62,7 +62,7 @@ def run(
     if request.confidence is not None:
         raise ConfigError("--folds was given with --confidence; confidence takes held-back pictures: leave one of them out.")
     fitting.check_output(request.out, resume=False)
-    # What a hold-out could carry is of no matter here: the rates are kept or refused below, by all pictures.
+    # Here the rates are not limited by what a hold-out supports: all pictures decide below whether they can be met.
     made = made or fitting.questioned(fitting.plan(dataclasses.replace(request, false_alarm=None, review=None)))
     made = dataclasses.replace(made, request=request)
     everything = (*made.train, *made.held)

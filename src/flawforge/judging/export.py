@@ -263,7 +263,7 @@ def _openvino_files(model: Any, folder: Path) -> dict[str, bytes]:
 def trained_layers(graph: bytes, net: Any) -> set[str]:
     """Names of the ONNX graph's layers whose weights training moved: layers trained by gradient tolerate int8.
 
-    Statistics do not: an inverse covariance, a log or a distance in eight bits changes every second verdict. Raises
+    Statistics do not: computing an inverse covariance, a log or a distance in int8 changes half of the verdicts. Raises
     ConfigError for a network without such a layer.
     """
     import onnx

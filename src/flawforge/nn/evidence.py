@@ -34,7 +34,7 @@ def sums_of(net: Any, images: Tensor, inner: Tensor | None) -> Tensor:
 Maps = list[tuple[Tensor, Tensor]]  # of good pictures: what each of SUMS says, sums gh gw, and where it counts, gh gw
 
 
-def look(net: Any, good: Maps, batch: Batch) -> None:
+def look_at_good(net: Any, good: Maps, batch: Batch) -> None:
     """Keep the maps of the first fold's good pictures."""
     for i, index in enumerate(batch.index.tolist()):
         rank, other = divmod(index, net.stats.folds)
@@ -96,7 +96,7 @@ def evidence(config: Config, forger: Forger) -> list[Stage]:
         return list(first) if len(first) >= LEAST else []
 
     return [
-        Collect("evidence", lambda net: [], look, keep),
+        Collect("evidence", lambda net: [], look_at_good, keep),
         Prove(
             "evidence",
             forger,
