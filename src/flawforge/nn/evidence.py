@@ -2,8 +2,9 @@
 
 The good pictures of the first fold are judged by statistics that never saw them; on them the gate's forgers forge defects.
 Each sum of families is asked two things: does it tell the forged pictures from the good ones (AUROC), and does it find the
-forged places among all places of good pictures (average precision)? The mean of both is its worth. Another sum takes the
-place of the memory alone only where its gain is surely above zero, picture by picture (one-sided 95 %, all sums together).
+forged places among all places of good pictures (average precision)? The mean of both is its worth. Other families are added
+to the memory only where the gain is surely above the gate's MARGIN, picture by picture (one-sided 95 %, all sums together).
+The memory always counts: forgeries lie in the picture's own light and place, which favours filters and positions.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flawforge.nn.gate import SURE, Proof, average_precision, least_gains, top_mean
+from flawforge.nn.gate import MARGIN, SURE, Proof, average_precision, least_gains, top_mean
 from flawforge.nn.guided import LEAST, Config, inner_of, reserved
 from flawforge.nn.normality import SUMS, counts_of
 from flawforge.nn.patchstats_fit import spaced
@@ -75,14 +76,18 @@ def prove(net: Any, proof: Proof, batch: Batch, top: float) -> None:
 
 
 def decide(net: Any, rows: Sequence[tuple[int, Tensor]]) -> None:
-    """Take the sum whose gain over the memory is surest, where it is sure. rows: place of the picture, worth of each sum."""
+    """Take the sum whose gain over the memory is surely above MARGIN, and of several the surest.
+
+    rows: place of the picture, worth of each sum.
+    """
     pictures = sorted({index for index, _ in rows})
     if len(pictures) < LEAST:
         return
     values = torch.stack([torch.stack([row for index, row in rows if index == picture]).mean(dim=0) for picture in pictures])
     # Of many alternatives one will seem to gain by chance: Bonferroni's correction.
     gains = torch.from_numpy(least_gains(values.numpy(), 1 - (1 - SURE) / (len(SUMS) - 1)))
-    net.stats.counts.copy_(counts_of(SUMS[int(gains.argmax())]))  # the first gains zero over itself
+    best = int(gains.argmax())
+    net.stats.counts.copy_(counts_of(SUMS[best if gains[best] > MARGIN else 0]))
     net.stats.settle()
 
 

@@ -7,7 +7,7 @@
 
 Each is a -log tail probability among left-out good pictures, so a sum of families is Fisher's (1932). But each can mislead
 on some product: filters fire on a background that varies, Gaussians where parts shift. So the memory stands alone until
-forgeries on reserved good pictures show that a sum is better (`nn.evidence`). Without a trunk there are only the filters.
+forgeries on reserved good pictures show that a sum with it is better (`nn.evidence`). Without a trunk there are the filters.
 """
 
 from __future__ import annotations
@@ -33,10 +33,7 @@ SUMS = (
     ("filters", "memory"),
     ("memory", "positions"),
     ("filters", "memory", "positions"),
-    ("positions",),
-    ("filters", "positions"),
-    ("filters",),
-)  # what may count, the first until something else proves better
+)  # what may count, the first until something else proves better; models fitted before may lack the memory
 
 
 class Form(FilterForm, TrunkForm, Protocol):
