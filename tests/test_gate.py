@@ -20,7 +20,7 @@ from torch import nn
 from flawforge import fitting
 from flawforge.forge.texture import Perlin
 from flawforge.methods import METHODS
-from flawforge.nn import gate, guided
+from flawforge.nn import gains, gate, guided
 from flawforge.nn.head_start import head_start, recipe
 from flawforge.nn.losses import dice_loss, focal_map, masked_mean, reconstruction_losses, ssim_map
 from flawforge.nn.schedules import cosine_schedule, drops
@@ -38,7 +38,7 @@ def test_the_mean_of_the_highest_by_sorting(seed: int, top: float) -> None:
     rng = np.random.default_rng(seed)
     maps, valid = rng.standard_normal((3, 9, 11)).astype(np.float32), rng.random((9, 11)) < 0.7
     valid[0, 0] = True
-    found = gate.top_mean(torch.from_numpy(maps), torch.from_numpy(valid), top)
+    found = gains.top_mean(torch.from_numpy(maps), torch.from_numpy(valid), top)
     count = max(1, round(top * valid.sum()))
     expected = [np.sort(each[valid])[::-1][:count].mean() for each in maps]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -54,7 +54,7 @@ def test_average_precision_is_a_matter_of_order(seed: int, times: int, shift: in
 
     def precision(move: float, by: float, more: int) -> torch.Tensor:
         values, others = (torch.from_numpy(by * each + move) for each in (maps, quiet))
-        return gate.average_precision(values, torch.from_numpy(mask), others, more)
+        return gains.average_precision(values, torch.from_numpy(mask), others, more)
 
     found = precision(0.0, 1.0, times)
     labels = np.concatenate([mask, np.zeros(15 * times, bool)])
@@ -80,14 +80,14 @@ def test_candidates_are_in_units_of_good_pictures_and_the_last_is_the_sum() -> N
 @settings(deadline=None, max_examples=20)
 def test_the_surely_gained_is_below_the_mean_and_falls_with_sureness(seed: int, pictures: int, sure: float) -> None:
     values = np.random.default_rng(seed).random((pictures, 3))
-    gains = values - values[:, :1]
-    found = gate.least_gains(values, sure)
+    rises = values - values[:, :1]
+    found = gains.least_gains(values, sure)
     assert found[0] == 0
     for place in (1, 2):
-        expected = stats.t.interval(2 * sure - 1, pictures - 1, gains[:, place].mean(), stats.sem(gains[:, place]))[0]
-        assert found[place] == pytest.approx(expected if sure > 0.5 else gains[:, place].mean())
-    assert (gate.least_gains(values, 0.99) <= found + 1e-12).all()
-    np.testing.assert_allclose(gate.least_gains(values + 7.0, sure), found, atol=1e-9)
+        expected = stats.t.interval(2 * sure - 1, pictures - 1, rises[:, place].mean(), stats.sem(rises[:, place]))[0]
+        assert found[place] == pytest.approx(expected if sure > 0.5 else rises[:, place].mean())
+    assert (gains.least_gains(values, 0.99) <= found + 1e-12).all()
+    np.testing.assert_allclose(gains.least_gains(values + 7.0, sure), found, atol=1e-9)
 
 
 def used(values: np.ndarray, pictures: int = 8) -> list[list[float]]:

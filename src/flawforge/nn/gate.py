@@ -9,18 +9,15 @@ candidate: forgeries flatter what has learnt from forgeries.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
+from flawforge.nn.gains import Proof, average_precision, least_gains, top_mean
 from flawforge.nn.guided import AIMS, CANDIDATES, LEAST, THIN, USES, Config, Guided, reserved
 from flawforge.types import Batch, Forger, Prove, Stage
 
-SURE = 0.95  # one-sided
 MARGIN = 0.02  # by which the sum must surely gain, for forgeries flatter what has learnt from forgeries (assumption)
 
 
@@ -28,43 +25,6 @@ def candidates(net: Guided, maps: Tensor) -> Tensor:
     """Both maps 2 h w -> CANDIDATES 3 h w, in units of good pictures."""
     scaled = (maps - net.unit[:, :1, None].cpu()) / net.unit[:, 1:, None].cpu()
     return torch.cat([scaled, scaled.sum(dim=0, keepdim=True)])
-
-
-def top_mean(maps: Tensor, valid: Tensor, top: float) -> Tensor:
-    """k h w, h w bool -> k: the mean of the highest `top` share of the valid pixels, as the score rule has it."""
-    values = maps[:, valid]
-    return values.topk(max(1, round(top * values.shape[1])), dim=1).values.mean(dim=1)
-
-
-def average_precision(maps: Tensor, mask: Tensor, quiet: Tensor | None = None, times: int = 1) -> Tensor:
-    """k n values, n bool with some True -> k: average precision of the values as detectors of the mask.
-
-    quiet  k m, rising: values of other places, none of which is in a mask; each counts `times` times
-    """
-    precisions = []
-    for place, row in enumerate(maps):
-        hits, others = row[mask].sort().values, row[~mask].sort().values
-        # At a hit's own value: all hits and all other values that are not below it (ties count against the detector).
-        right = len(hits) - torch.searchsorted(hits, hits)
-        wrong = len(others) - torch.searchsorted(others, hits)
-        if quiet is not None:
-            wrong = wrong + times * (quiet.shape[1] - torch.searchsorted(quiet[place], hits))
-        precisions.append((right.double() / (right + wrong)).mean())
-    return torch.stack(precisions)
-
-
-@dataclass
-class Proof:
-    """What the gate goes by.
-
-    scores  k candidates, of the reserved good pictures
-    quiet   candidates m, rising: their maps' values
-    rows    of each forged picture: the good picture's place, and 2 candidates, AUROC of the score and precision of the map
-    """
-
-    scores: Tensor
-    quiet: Tensor
-    rows: list[tuple[int, Tensor]] = field(default_factory=list)
 
 
 def begin(net: Guided, top: float) -> Proof:
@@ -104,13 +64,6 @@ def decide(net: Guided, rows: Sequence[tuple[int, Tensor]]) -> None:
         gains = dict(zip(CANDIDATES, net.evidence[place, :, 1].tolist(), strict=True))
         net.use[place] = torch.tensor(USES["sum" if gains["sum"] > MARGIN else "statistics"])
     net.settle()
-
-
-def least_gains(values: NDArray[np.float64], sure: float = SURE) -> NDArray[np.float64]:
-    """pictures candidates -> candidates: lower bound of each one's mean gain over the first (Student's t, one-sided)."""
-    gains = values - values[:, :1]
-    error = gains.std(axis=0, ddof=1) / np.sqrt(len(gains))
-    return np.asarray(gains.mean(axis=0) - stats.t.ppf(sure, len(gains) - 1) * error)
 
 
 def gate(config: Config, forger: Forger) -> list[Stage]:

@@ -1,0 +1,62 @@
+"""Does one detector surely gain over another on forged pictures? The figures by which gates choose; no label is involved.
+
+`top_mean`           the score of a picture, as `ScoreRule(reduce="top")` has it
+`average_precision`  how well a map finds the forged pixels among all others, and among those of good pictures
+`least_gains`        the lower confidence bound of the mean gain, picture by picture (Student's t)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+SURE = 0.95  # one-sided
+
+
+def top_mean(maps: Tensor, valid: Tensor, top: float) -> Tensor:
+    """k h w, h w bool -> k: the mean of the highest `top` share of the valid pixels, as the score rule has it."""
+    values = maps[:, valid]
+    return values.topk(max(1, round(top * values.shape[1])), dim=1).values.mean(dim=1)
+
+
+def average_precision(maps: Tensor, mask: Tensor, quiet: Tensor | None = None, times: int = 1) -> Tensor:
+    """k n values, n bool with some True -> k: average precision of the values as detectors of the mask.
+
+    quiet  k m, rising: values of other places, none of which is in a mask; each counts `times` times
+    """
+    precisions = []
+    for place, row in enumerate(maps):
+        hits, others = row[mask].sort().values, row[~mask].sort().values
+        # At a hit's own value: all hits and all other values that are not below it (ties count against the detector).
+        right = len(hits) - torch.searchsorted(hits, hits)
+        wrong = len(others) - torch.searchsorted(others, hits)
+        if quiet is not None:
+            wrong = wrong + times * (quiet.shape[1] - torch.searchsorted(quiet[place], hits))
+        precisions.append((right.double() / (right + wrong)).mean())
+    return torch.stack(precisions)
+
+
+@dataclass
+class Proof:
+    """What the gate goes by.
+
+    scores  k candidates, of the reserved good pictures
+    quiet   candidates m, rising: their maps' values
+    rows    of each forged picture: the good picture's place, and 2 candidates, AUROC of the score and precision of the map
+    """
+
+    scores: Tensor
+    quiet: Tensor
+    rows: list[tuple[int, Tensor]] = field(default_factory=list)
+
+
+def least_gains(values: NDArray[np.float64], sure: float = SURE) -> NDArray[np.float64]:
+    """pictures candidates -> candidates: lower bound of each one's mean gain over the first (Student's t, one-sided)."""
+    gains = values - values[:, :1]
+    error = gains.std(axis=0, ddof=1) / np.sqrt(len(gains))
+    return np.asarray(gains.mean(axis=0) - stats.t.ppf(sure, len(gains) - 1) * error)
