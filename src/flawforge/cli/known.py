@@ -58,12 +58,12 @@ METHODS: dict[str, Known] = {
     ),
     "cutpaste": Known(
         ("learns features that separate pasted pieces from good pictures, then the density of good ones"),
-        ("Li et al., CVPR 2021, arXiv 2104.04015; `cpu` is a reimplementation with a quarter of the width"),
+        "Li et al., CVPR 2021, arXiv 2104.04015; `cpu` starts from EfficientNet-Lite0",
         "cpu paper",
         (
-            "batch forge_share epochs precision variant hidden task shift jitter density unit localise "
-            "stages crop crops patches window step sigma dims keep surprise score learning_rate "
-            "weight_decay crop_share"
+            "batch forge_share epochs precision backbone tuning head_share tune_rate proofs variant "
+            "hidden task shift jitter density unit localise stages crop crops patches window step sigma"
+            " dims keep surprise score learning_rate weight_decay crop_share"
         ),
     ),
     "cutswap": Known(
@@ -71,9 +71,9 @@ METHODS: dict[str, Known] = {
         ("Qin et al., arXiv 2311.18332, only the abstract was available; the rest is our design, based on CutPaste"),
         "cpu paper",
         (
-            "batch forge_share epochs precision variant hidden saliency levels reading clusters "
-            "clustering pick exchange area warm_share shift jitter density unit stages step sigma dims "
-            "keep surprise score learning_rate weight_decay"
+            "batch forge_share epochs precision backbone tuning head_share tune_rate proofs variant "
+            "hidden saliency levels reading clusters clustering pick exchange area warm_share shift "
+            "jitter density unit stages step sigma dims keep surprise score learning_rate weight_decay"
         ),
     ),
     "draem": Known(

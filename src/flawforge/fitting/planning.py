@@ -127,7 +127,9 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     profile = request.profile or next(iter(method.profiles))
     if profile not in method.profiles:
         raise ConfigError(f"Profile '{profile}' was given; method {method.name} has {', '.join(method.profiles)}.")
-    base, values, trunk = loading.choose_trunk(request.trunk, method, method.profiles[profile], request.settings)
+    # A method that trains on from --init starts from that alone, unless a trunk is asked for by name.
+    asked = request.trunk or ("none" if request.init is not None and method.start and method.trunk else "")
+    base, values, trunk = loading.choose_trunk(asked, method, method.profiles[profile], request.settings)
     settings = config.override(base, values)
     init = _init(request, method)
     check_for_fit(request.data)

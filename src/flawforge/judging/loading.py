@@ -102,7 +102,7 @@ def choose_trunk(
         profile = method.scratch
     if form and weights is None and not outside and not method.scratch.backbone:
         raise ConfigError(
-            f"--trunk {form} was given, but method {method.name} trains no trunk of its own; give "
+            f"--trunk {form} was given, but method {method.name} takes no trunk without weights; give "
             f"{', '.join(efficientnet_lite.SHAPES)}, none, a model folder or a file of weights."
         )
     if weights is None and outside:

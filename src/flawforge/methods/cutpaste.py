@@ -13,9 +13,11 @@ Li, Sohn, Yoon, Pfister: "CutPaste: self-supervised learning for anomaly detecti
     4.2 one Gaussian per location, or one    nn.density.PlaceDensity: the good pictures decide, where the authors named the
         for all                              aligned products
     A.1 optimisation                         nn.pretext.classifying
+    A.1 a pretrained network: the head       nn.tuning, where a trunk is given (the default); what it learnt stands only
+        first, then all layers               where a gate of ours proves it
 
 Profile `paper` keeps the published network, batch and schedule; what the paper does not give is marked in `Config`. Profile
-`cpu` is our reconstruction for two cores:
+`cpu` is our reconstruction for two cores. It starts from EfficientNet-Lite0; with --trunk none from nothing, and then:
 
     a quarter of the width (0.7 M parameters)                  150 pictures a second and core instead of 15
     batch 12 + 12 instead of 32 originals each way             as many steps as a small budget can have
@@ -35,18 +37,20 @@ from torch import Tensor
 
 from flawforge.forge.mixtures import Pipe
 from flawforge.forge.paste import CutPaste
+from flawforge.forge.physical import PHYSICAL
 from flawforge.nn.density import PictureDensity
-from flawforge.nn.localise import Detector, Form, StageMap, WindowMap, begin, fit_densities, look
+from flawforge.nn.localise import Collected, Detector, Form, StageMap, WindowMap, begin, fit_densities, look
 from flawforge.nn.pretext import Labelled, Pretext, classifying, crops, pair, shown, told_apart, varied
 from flawforge.nn.resnet import Variant, put_weights
-from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train, TrainingSettings
+from flawforge.nn.tuning import TunedSettings, decided, gate, head_lesson, refuse_both, take_trunk, whole_lesson
+from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train
 
 SHAPES = {"patch": "patch", "scar": "scar", "union": "both", "3-way": "both"}
 
 
 @dataclass(frozen=True)
-class Config(TrainingSettings):
-    """Settings of CutPaste; the comments give the paper's values."""
+class Config(TunedSettings):
+    """Settings of CutPaste, here those of --trunk none; the comments give the paper's values."""
 
     variant: Variant = "resnet18-quarter"  # resnet18
     hidden: tuple[Annotated[int, Ge(1)], ...] = (128,)  # not given; public codes: 512 once or 8 times, then 128
@@ -75,6 +79,15 @@ class Config(TrainingSettings):
     forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # 1: every forged picture has its good one beside it
 
 
+CPU = Config(
+    backbone="lite0",
+    tune_rate=1e-3,
+    stages=3,
+    dims=80,
+    score="map",
+    batch=8,
+    precision="32-true",
+)
 PAPER = Config(
     variant="resnet18",
     hidden=(512, 128),
@@ -106,12 +119,12 @@ TINY = Config(
 
 def build(config: Config) -> Detector:
     """Section 2: a network for the picture, another for crops where the map is of windows, and the densities."""
-    picture = Pretext(config.variant, 3 if config.task == "3-way" else 2, config.hidden)
-    whole = PictureDensity(picture.trunk.widths[-1], config.density, config.unit)
+    picture = Pretext(config.variant, 3 if config.task == "3-way" else 2, config.hidden, backbone=config.backbone)
+    whole = PictureDensity(picture.widths[-1], config.density, config.unit)
     form = Form(config.dims, config.step, config.sigma, config.keep, config.surprise)
     if config.localise == "windows":
         return Detector(picture, whole, WindowMap(Pretext(config.variant, 2, config.hidden), form, config.window))
-    return Detector(picture, whole, StageMap(picture.trunk.widths[: config.stages], form))
+    return Detector(picture, whole, StageMap(picture.widths[: config.stages], form))
 
 
 # ---- training
@@ -134,21 +147,42 @@ def crop_loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
 
 
 def stages(net: Detector, config: Config) -> Sequence[Stage]:
-    """The picture's network, the patch network where the map wants one, the densities."""
+    """The picture's network, the patch network where the map wants one, the gate of a trunk, the densities."""
+
+    def loss(module: Any, batch: Batch) -> dict[str, Tensor]:
+        return picture_loss(module, batch, config)
+
     rates = {"rate": config.learning_rate, "decay": config.weight_decay}
-    turn = classifying("picture", lambda m: m.picture, lambda m, batch: picture_loss(m, batch, config), **rates)
-    plan: list[Stage] = [Train("tell pasted pictures from good ones", [turn], share=1.0)]
+    name, plan = "tell pasted pictures from good ones", list[Stage]()
+    if config.backbone:
+        plan += head_lesson(config, f"{name}: the head", loss, **rates)
+        plan += whole_lesson(config, name, loss, decay=config.weight_decay)
+    else:
+        plan.append(Train(name, [classifying("picture", lambda m: m.picture, loss, **rates)], share=1.0))
     if config.localise == "windows":
         turn = classifying("crops", lambda m: m.surface.crop, lambda m, batch: crop_loss(m, batch, config), **rates)
         share, crowd = config.crop_share / (1 - config.crop_share), Crowd(config.crop, config.patches)
         plan.append(Train("tell pasted crops from good ones", [turn], share=share, forger=crowd))
-    return [*plan, Collect("densities", begin, look, fit_densities)]
+    plan += gate(config, PHYSICAL, config.score == "map") if config.backbone else []
+    return [*plan, Collect("densities", begin, look, finish)]
+
+
+def finish(net: Detector, looked: Collected) -> None:
+    """Fit the densities; what --trunk gave has done its work."""
+    fit_densities(net, looked)
+    net.given = {}
 
 
 def start(net: Detector, config: Config, init: Init) -> list[str]:
-    """Trunk weights from --init: a model of ours, or a ResNet in torchvision's or timm's naming."""
+    """Trunk weights from --init: a model of ours, or a ResNet in torchvision's or timm's naming. Raises ModelError."""
+    refuse_both(config)
     put_weights(net.picture.trunk, init.tensors, "--init", prefer="picture.trunk.")
     return ["the picture's network starts from --init; CutPaste's own starts from nothing"]
+
+
+def trunk(net: Detector, config: Config, init: Init) -> list[str]:
+    """The picture's network starts from --trunk."""
+    return take_trunk(net, init)
 
 
 # ---- forging
@@ -191,12 +225,15 @@ def score_rule(config: Config) -> ScoreRule:
 METHOD = Method(
     name="cutpaste",
     title="learns features that separate pasted pieces from good pictures, then the density of good ones",
-    paper="Li et al., CVPR 2021, arXiv 2104.04015; `cpu` is a reimplementation with a quarter of the width",
-    profiles={"cpu": Config(), "paper": PAPER},
+    paper="Li et al., CVPR 2021, arXiv 2104.04015; `cpu` starts from EfficientNet-Lite0",
+    profiles={"cpu": CPU, "paper": PAPER},
     tiny=TINY,
     build=build,
     stages=stages,
     forger=forger,
     score=score_rule,
     start=start,
+    trunk=trunk,
+    scratch=Config(),
+    decided=decided,
 )

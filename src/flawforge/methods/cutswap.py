@@ -12,11 +12,12 @@ says is in the left column; everything else is ASSUMPTION, our reading on CutPas
     such negatives train a feature extractor                 `loss`, nn.pretext
     (how anomalies are then scored: not known)               nn.density, nn.localise: CutPaste's density
 
-Whose saliency? LayerCAM needs a class score. The abstract names no network; one trained on ImageNet is the likeliest.
-We have none to ship, so without --init the network looks at itself: it first learns from swaps at random places, for
-`warm_share` of the budget, then its LayerCAM of every good picture is taken once, of the class it names, and it goes on with
-swaps where it is salient. With --init and a ResNet whose file has its classifier (`fc`), that network's LayerCAM guides the
-swaps from the first step, which is the likely reading of the paper, and its trunk is the start.
+Whose saliency? LayerCAM needs a class score. The abstract names no network; one trained on ImageNet is the likeliest. By
+default the network starts from EfficientNet-Lite0, and the classifier of the same package names the class: the maps guide
+the swaps from the first step. The head learns first, then all layers, and a gate decides whether the trained features stand
+(nn.tuning). With --trunk none the network looks at itself: it first learns from swaps at random places, for `warm_share` of
+the budget, then its LayerCAM of every good picture is taken once, of the class it names, and it goes on with swaps where it
+is salient; --init and a ResNet whose file has its classifier (`fc`) do without that first part.
 
 Nothing is computed twice: the maps are made in one pass over the good pictures, kept small (8 bits, at the levels' own
 sizes) in the checkpoint, and forgotten before the model is saved.
@@ -24,8 +25,9 @@ sizes) in the checkpoint, and forgotten before the model is saved.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -34,23 +36,25 @@ import torch
 from annotated_types import Ge, Gt, Interval, MinLen
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from flawforge.forge import salient
 from flawforge.forge.mixtures import Pipe
+from flawforge.forge.physical import PHYSICAL
 from flawforge.nn.density import PictureDensity, resized
 from flawforge.nn.layercam import layercam
 from flawforge.nn.localise import Collected, Detector, Form, StageMap, begin, fit_densities, look
 from flawforge.nn.pretext import Labelled, Pretext, classifying, either, pair, shown, told_apart, varied
-from flawforge.nn.resnet import ResNet, Variant, classifier, imagenet, pooled, put_weights
-from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train, TrainingSettings
+from flawforge.nn.resnet import Variant, pooled, put_weights
+from flawforge.nn.trunks import classifier_of
+from flawforge.nn.tuning import TunedSettings, decided, gate, head_lesson, refuse_both, take_trunk, whole_lesson
+from flawforge.types import Batch, Collect, Forged, Forger, Init, Method, Sample, ScoreRule, Stage, Train
 
 SALIENT = ("salient1", "salient2", "salient3", "salient4")
 
 
 @dataclass(frozen=True)
-class Config(TrainingSettings):
-    """Settings of CutSwap. The paper's values are not known; a comment says where ours come from."""
+class Config(TunedSettings):
+    """Settings of CutSwap, here those of --trunk none. The paper's are not known; a comment says where ours come from."""
 
     variant: Variant = "resnet18-quarter"  # resnet18 likely
     hidden: tuple[Annotated[int, Ge(1)], ...] = (128,)  # as for cutpaste
@@ -80,6 +84,15 @@ class Config(TrainingSettings):
     forge_share: Annotated[float, Interval(gt=0, le=1)] = 1.0  # 1: every forged picture has its good one beside it
 
 
+CPU = Config(
+    backbone="lite0",
+    tune_rate=1e-3,
+    stages=3,
+    dims=80,
+    score="map",
+    batch=8,
+    precision="32-true",
+)
 PAPER = Config(
     variant="resnet18",
     hidden=(512, 128),
@@ -104,23 +117,23 @@ class CutSwap(Detector):
 
     def __init__(self, config: Config) -> None:
         classes = 1 + (len(config.levels) if config.reading == "levels" else 1)
-        picture = Pretext(config.variant, classes, config.hidden)
-        whole = PictureDensity(picture.trunk.widths[-1], config.density, config.unit)
+        picture = Pretext(config.variant, classes, config.hidden, backbone=config.backbone)
+        whole = PictureDensity(picture.widths[-1], config.density, config.unit)
         form = Form(config.dims, config.step, config.sigma, config.keep, config.surprise)
-        super().__init__(picture, whole, StageMap(picture.trunk.widths[: config.stages], form))
+        super().__init__(picture, whole, StageMap(picture.widths[: config.stages], form))
         self.levels = config.levels
         for name in SALIENT:
             self.register_buffer(name, torch.zeros(0, 1, 1, dtype=torch.uint8))
         resized(self, SALIENT)
-        self.guide: tuple[Any, ...] = ()  # trunk, and weight and bias of the classifier, from --init; in no buffer
+        self.guide: tuple[Any, ...] = ()  # from --init or --trunk, in no buffer: stages' outputs, and their classes' logits
         self.maps: list[NDArray[np.uint8]] = []
 
     def named_class(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """n 3 h w -> the stages' outputs, and n, the logit of the class that the guide, or else this network, names."""
         if self.guide:
-            trunk, weight, bias = (each.to(images.device) for each in self.guide)
-            levels = list(trunk(imagenet(images)))
-            return levels, F.linear(pooled(levels), weight, bias).amax(dim=1)
+            network, classes = (each.to(images.device) for each in self.guide)
+            levels = list(network.levels(images))
+            return levels, classes(levels[-1]).amax(dim=1)
         levels = list(self.picture.levels(images))
         return levels, self.picture.head(pooled(levels)).amax(dim=1)
 
@@ -159,7 +172,7 @@ def finish(net: CutSwap, looked: Collected) -> None:
     fit_densities(net, looked)
     for name in SALIENT:
         setattr(net, name, torch.zeros(0, 1, 1, dtype=torch.uint8, device=net.salient1.device))
-    net.maps, net.guide = [], ()
+    net.maps, net.guide, net.given = [], (), {}
 
 
 # ---- training
@@ -176,37 +189,54 @@ def loss(net: Any, batch: Batch, config: Config, warm: bool = False) -> dict[str
 def stages(net: CutSwap, config: Config) -> Sequence[Stage]:
     """Swaps at random places, the saliency, swaps at salient places, the densities."""
 
-    def teach(name: str, share: float, warm: bool) -> Train:
-        turn = classifying(
-            "picture",
-            lambda m: m.picture,
-            lambda m, batch: loss(m, batch, config, warm),
-            rate=config.learning_rate,
-            decay=config.weight_decay,
-        )
-        return Train(name, [turn], share=share)
+    def told(warm: bool) -> Callable[[Any, Batch], dict[str, Tensor]]:
+        return lambda module, batch: loss(module, batch, config, warm)
 
+    rates = {"rate": config.learning_rate, "decay": config.weight_decay}
+
+    def teach(name: str, share: float, warm: bool) -> Train:
+        return Train(name, [classifying("picture", lambda m: m.picture, told(warm), **rates)], share=share)
+
+    random, salient = "tell swaps at random places", "tell swaps at salient places"
+    maps = Collect("saliency", lambda module: [], see, remember)
+    saliency: list[Stage] = [maps] if config.saliency == "network" else []
     densities = Collect("densities", begin, look, finish)
-    if config.saliency == "none":
-        return [teach("tell swaps at random places", 1.0, True), densities]
-    saliency = Collect("saliency", lambda module: [], see, remember)
-    salient = "tell swaps at salient places"
+    if config.backbone:
+        if config.tuning == "never":
+            return [densities]
+        first = bool(net.guide) or not saliency  # whether the head, too, learns from what the whole network will
+        name = salient if saliency else random
+        head = head_lesson(config, f"{name if first else random}: the head", told(not saliency or not first), **rates)
+        whole = whole_lesson(config, name, told(not saliency), decay=config.weight_decay)
+        order: list[Stage] = [*saliency, *head, *whole] if first else [*head, *saliency, *whole]
+        return [*order, *gate(config, AtLevel(PHYSICAL, None), config.score == "map"), densities]
+    if not saliency:
+        return [teach(random, 1.0, True), densities]
     if net.guide:
-        return [saliency, teach(salient, 1.0, False), densities]
+        return [*saliency, teach(salient, 1.0, False), densities]
     warm = config.warm_share
-    return [teach("tell swaps at random places", warm, True), saliency, teach(salient, 1.0 - warm, False), densities]
+    return [teach(random, warm, True), *saliency, teach(salient, 1.0 - warm, False), densities]
 
 
 def start(net: CutSwap, config: Config, init: Init) -> list[str]:
     """Trunk weights from --init: a model of ours, or a ResNet in torchvision's naming; its classifier is the guide."""
+    refuse_both(config)
     put_weights(net.picture.trunk, init.tensors, "--init", prefer="picture.trunk.")
-    found = classifier(init.tensors)
-    if found is None or found[0].shape[1] != net.picture.trunk.widths[-1]:
+    classes = classifier_of(init, net.picture.widths[-1])
+    if classes is None:
         return ["the network starts from --init and makes its own saliency, for the file has no classifier (fc)"]
-    trunk = ResNet(config.variant)
-    trunk.load_state_dict(net.picture.trunk.state_dict())
-    net.guide = (trunk.eval(), *found)
-    return [f"the network starts from --init, whose classifier of {len(found[1])} classes says where a picture is salient"]
+    net.guide = (copy.deepcopy(net.picture).eval(), classes)
+    return [f"the network starts from --init, whose classifier of {classes.classes} classes says where a picture is salient"]
+
+
+def trunk(net: CutSwap, config: Config, init: Init) -> list[str]:
+    """The network starts from --trunk; the classifier of its file, where it has one, is the guide."""
+    notes = take_trunk(net, init)
+    classes = classifier_of(init, net.picture.widths[-1])
+    if classes is None:
+        return [*notes, "the network makes its own saliency, for these weights have no classifier"]
+    net.guide = (net.picture, classes)
+    return [*notes, "the classifier of these weights says where a picture is salient"]
 
 
 # ---- forging
@@ -214,10 +244,10 @@ def start(net: CutSwap, config: Config, init: Init) -> list[str]:
 
 @dataclass(frozen=True)
 class AtLevel:
-    """A forger that sees only one level of the saliency."""
+    """A forger that sees only one level of the saliency, or with None no saliency at all."""
 
     forger: Forger
-    level: int
+    level: int | None
 
     @property
     def forgers(self) -> tuple[Forger, ...]:
@@ -226,7 +256,9 @@ class AtLevel:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
         prior = sample.prior
-        if prior is not None and prior.ndim == 3:
+        if self.level is None:
+            prior = None
+        elif prior is not None and prior.ndim == 3:
             prior = np.ascontiguousarray(prior[..., self.level])
         return self.forger(dataclasses.replace(sample, prior=prior), rng)
 
@@ -258,7 +290,7 @@ METHOD = Method(
     name="cutswap",
     title="learns features that separate swapped salient patches from good pictures, then the density of good ones",
     paper="Qin et al., arXiv 2311.18332, only the abstract was available; the rest is our design, based on CutPaste",
-    profiles={"cpu": Config(), "paper": PAPER},
+    profiles={"cpu": CPU, "paper": PAPER},
     tiny=TINY,
     build=CutSwap,
     stages=stages,
@@ -266,4 +298,7 @@ METHOD = Method(
     score=score_rule,
     prior="network",
     start=start,
+    trunk=trunk,
+    scratch=Config(),
+    decided=decided,
 )

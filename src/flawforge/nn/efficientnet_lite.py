@@ -9,13 +9,14 @@ variants: the authors' released code (tensorflow/tpu, models/official/efficientn
     MBConv without squeeze-and-excitation  `Inverted`
     ReLU6 instead of swish                 `ReLU6`, after all but the last convolution of a block
     padding "SAME" of TensorFlow           `Same`: an odd one is added at the bottom and right
-    batch norm, epsilon 1e-3               `renamed` folds it into the convolution before it: the trunk is never trained
-                                           here and takes half the time without; the momentum, 0.99, is then idle
+    batch norm, epsilon 1e-3               `renamed` folds it into the convolution before it, which halves the time; where
+                                           the trunk is trained further (cutpaste, cutswap) that is a frozen batch norm
+    head: 1 x 1 to 1280, pooling, linear   `Classifier`, only where someone asks for ImageNet's classes
     width 1.0, 1.0, 1.1; depth 1.0 to 1.2  `SHAPES`: channels rounded to multiples of 8, depths up; the first and last group
                                            of blocks are never deepened
     input (x - 127) / 128, x in 0..255     `normalised`
 
-`packaged` gives the weights of ImageNet from the Python package that holds them. The classifier is left out.
+`packaged` gives the weights of ImageNet from the Python package that holds them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from flawforge.types import ConfigError, Init, ModelError
 EPSILON = 1e-3
 GROUPS = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))  # kernel, stride, expansion
 PARTS = {"expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1"), "project": ("_project_conv", "_bn2")}
+CLASSES = "classifier."  # how our names of the classifier's tensors begin
 ENDS = (0, 1, 2, 4, 6)  # the last group before each halving: the stages' outputs
 
 
@@ -170,6 +172,29 @@ class Lite(nn.Module):
         self.load_state_dict(new)
 
 
+class Classifier(nn.Module):
+    """ImageNet's classes, from the last stage: n c h w -> n classes logits."""
+
+    def __init__(self, inputs: int, inner: int, classes: int) -> None:
+        super().__init__()
+        self.conv, self.fc, self.classes = nn.Conv2d(inputs, inner, 1), nn.Linear(inner, classes), classes
+
+    def forward(self, last: Tensor) -> Tensor:
+        logits: Tensor = self.fc(F.relu6(self.conv(last)).mean(dim=(2, 3)))
+        return logits
+
+
+def classifier_of(tensors: Mapping[str, Tensor], inputs: int) -> Classifier | None:
+    """The classifier on a last stage of `inputs` channels that the tensors hold; None where they hold none."""
+    mark = f"{CLASSES}conv.weight"
+    if mark not in tensors or tensors[mark].shape[1] != inputs:
+        return None
+    inner, classes = tensors[mark].shape[0], tensors[f"{CLASSES}fc.weight"].shape[0]
+    made = Classifier(inputs, inner, classes)
+    made.load_state_dict({key[len(CLASSES) :]: value for key, value in tensors.items() if key.startswith(CLASSES)})
+    return made.eval()
+
+
 def normalised(images: Tensor) -> Tensor:
     """n 3 h w in [0, 1] -> what the weights were learnt on."""
     return (images * 255.0 - 127.0) / 128.0
@@ -183,7 +208,7 @@ def _stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The packages' tensors under our names, batch norms folded, classifier dropped. Other tensors stay as they are."""
+    """The packages' tensors under our names, batch norms folded. Other tensors stay as they are."""
     if "_conv_stem.weight" not in tensors:
         return dict(tensors)
     new = _folded(tensors, "_conv_stem", "_bn0", "stem")
@@ -191,6 +216,9 @@ def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for number, place in enumerate(_places(len(blocks))):
         for part, (conv, norm) in PARTS.items():
             new |= _folded(tensors, f"_blocks.{number}.{conv}", f"_blocks.{number}.{norm}", f"groups.{place}.{part}")
+    if "_conv_head.weight" in tensors and "_fc.weight" in tensors:
+        new |= _folded(tensors, "_conv_head", "_bn1", f"{CLASSES}conv")
+        new |= {f"{CLASSES}fc.{part}": tensors[f"_fc.{part}"].float() for part in ("weight", "bias")}
     return new
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class WindowMap(_Picked):
     """A map from a network that was trained on crops, read at every window of side `window` px."""
 
     def __init__(self, crop: Pretext, form: Form, window: int) -> None:
-        super().__init__(crop.trunk.widths[-1], form)
+        super().__init__(crop.widths[-1], form)
         self.crop, self.window = crop, window
 
     def _features(self, images: Tensor) -> Tensor:
@@ -115,6 +115,10 @@ class Detector(nn.Module):
     picture  the network; its head is only for training
     whole    judges pooled features; its answer is the score
     surface  the map; a WindowMap brings a network for crops
+    given    the trunk's weights as --trunk gave them, from which training may depart (`nn.tuning`); in no buffer
+    rivals   what a gate compares, from one of its stages to the next
+    stands   whether the gate took what training made of them
+    said     what became of them, for people
     """
 
     forward_methods = ("classify", "classify_crops")
@@ -122,6 +126,10 @@ class Detector(nn.Module):
     def __init__(self, picture: Pretext, whole: PictureDensity, surface: StageMap | WindowMap) -> None:
         super().__init__()
         self.picture, self.whole, self.surface = picture, whole, surface
+        self.given: dict[str, Tensor] = {}
+        self.rivals: list[Any] = []
+        self.stands = False
+        self.said: list[str] = []
 
     def classify(self, images: Tensor) -> Tensor:
         """n 3 h w -> logits n classes, the first good."""
@@ -138,7 +146,7 @@ class Detector(nn.Module):
 
     def facts(self) -> list[str]:
         """What the good pictures decided."""
-        return [self.whole.fact(), self.surface.fact()]
+        return [*self.said, self.whole.fact(), self.surface.fact()]
 
 
 class Collected(NamedTuple):

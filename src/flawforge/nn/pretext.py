@@ -4,7 +4,8 @@ Li, Sohn, Yoon, Pfister: "CutPaste: self-supervised learning for anomaly detecti
 2104.04015, sections 2.2 and A.1, A.2 and A.5.
 
     here            paper
-    `Pretext`       ResNet, global mean, an MLP head; the head's size is not given (public codes: layers of 512, then 128)
+    `Pretext`       ResNet, global mean, an MLP head; the head's size is not given (public codes: layers of 512, then 128).
+                    Appendix: also a pretrained EfficientNet, here any trunk (`nn.tuning`)
     `told_apart`    cross-entropy {normal, one class for each kind of forgery}
     `varied`        random translation and colour jitter of every input; amounts not given
     `classifying`   SGD, momentum 0.9, L2, one cosine cycle; a warm-up over the first 3 % is ours
@@ -29,7 +30,10 @@ from torch.nn import functional as F
 
 from flawforge.nn.resnet import ResNet, imagenet, pooled
 from flawforge.nn.schedules import cosine_schedule
+from flawforge.nn.trunks import trunk_of
 from flawforge.types import Batch, Forged, Forger, Sample, Turn
+
+STAGES = 4
 
 
 def head(inputs: int, classes: int, hidden: Sequence[int] = (512, 128)) -> nn.Sequential:
@@ -42,24 +46,34 @@ def head(inputs: int, classes: int, hidden: Sequence[int] = (512, 128)) -> nn.Se
 
 
 class Pretext(nn.Module):
-    """A residual trunk and a head that names the class of a picture.
+    """A trunk of four stages and a head that names the class of a picture.
 
-    variant  of the trunk, a name in `resnet.VARIANTS`
-    classes  of the head's answer; 0 is good
-    hidden   widths of the head's layers, each linear, batch norm, ReLU
-    stem     of the trunk
+    variant   of a residual trunk, a name in `resnet.VARIANTS`
+    classes   of the head's answer; 0 is good
+    hidden    widths of the head's layers, each linear, batch norm, ReLU
+    stem      of the residual trunk
+    backbone  another trunk instead, as `trunks.trunk_of` names them; "" = the residual one
+    widths    channels of the stages
     """
 
     def __init__(
-        self, variant: str, classes: int, hidden: Sequence[int] = (512, 128), stem: Literal["full", "small"] = "full"
+        self,
+        variant: str,
+        classes: int,
+        hidden: Sequence[int] = (512, 128),
+        stem: Literal["full", "small"] = "full",
+        backbone: str = "",
     ) -> None:
         super().__init__()
-        self.trunk = ResNet(variant, stem=stem)
-        self.head = head(self.trunk.widths[-1], classes, hidden)
+        self.trunk: Any = trunk_of(backbone, STAGES) if backbone else ResNet(variant, stem=stem)
+        self.widths: tuple[int, ...] = tuple(self.trunk.widths)[-STAGES:]
+        self.own = not backbone
+        self.head = head(self.widths[-1], classes, hidden)
 
     def levels(self, images: Tensor) -> tuple[Tensor, ...]:
-        """n 3 h w in [0, 1] -> the outputs of the trunk's stages."""
-        return self.trunk(imagenet(images))
+        """n 3 h w in [0, 1] -> the outputs of the trunk's four stages, in convolutional ones at strides 4 to 32."""
+        seen: tuple[Tensor, ...] = self.trunk(imagenet(images) if self.own else images)
+        return seen[-STAGES:]
 
     def pooled(self, images: Tensor) -> Tensor:
         """n 3 h w in [0, 1] -> n d, the last stage's mean."""

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawforge.nn.efficientnet_lite import SHAPES as LITES
-from flawforge.nn.efficientnet_lite import Lite, lite_of
-from flawforge.nn.resnet import VARIANTS, ResNet, imagenet, put_weights, variant_of
+from flawforge.nn.efficientnet_lite import Classifier, Lite, lite_of
+from flawforge.nn.efficientnet_lite import classifier_of as lite_classifier
+from flawforge.nn.resnet import VARIANTS, ResNet, classifier, imagenet, put_weights, variant_of
 from flawforge.nn.vit import Encoder, positions
 from flawforge.types import ConfigError, Init, ModelError
 
@@ -143,6 +144,26 @@ class Vit(nn.Module):
 
 
 Trunk = Lite | Residual | Timm | Vit
+
+
+class Linear(nn.Module):
+    """A residual network's classifier: n c h w -> n classes logits of the mean over all places."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias, self.classes = nn.Parameter(weight), nn.Parameter(bias), len(bias)
+
+    def forward(self, last: Tensor) -> Tensor:
+        return F.linear(last.mean(dim=(2, 3)), self.weight, self.bias)
+
+
+def classifier_of(init: Init, inputs: int) -> Classifier | Linear | None:
+    """What names the classes of a last stage of `inputs` channels; None where the tensors hold nothing that does."""
+    lite = lite_classifier(init.tensors, inputs)
+    if lite is not None:
+        return lite
+    found = classifier(init.tensors)
+    return Linear(*found) if found is not None and found[0].shape[1] == inputs else None
 
 
 def trunk_of(backbone: str, last: int) -> Trunk:
