@@ -21,7 +21,7 @@ from flawforge.forge.salient import SaliencyPerlin
 from flawforge.judging import loading
 from flawforge.methods import METHODS, sgsf
 from flawforge.methods.sgsf import METHOD, PAPER, TINY, Config, GuidedUNet, Sgsf, loss, score_rule
-from flawforge.types import Batch, Collect, ConfigError, ScoreRule
+from flawforge.types import Batch, Collect, ConfigError, Init, ScoreRule
 
 
 def flat(*colours: tuple[float, float, float], side: int = 64) -> Tensor:
@@ -195,12 +195,16 @@ def test_sizes_of_the_profiles() -> None:
     """paper: DRAEM's 69.0 M of the autoencoder, 28.4 M of the U-Net, and the fusion's convolutions."""
     with torch.device("meta"):
         count = {
-            name: sum(p.numel() for p in METHOD.build(config).parameters()) / 1e6 for name, config in METHOD.profiles.items()
+            name: sum(p.numel() for key, p in METHOD.build(config).named_parameters() if "trunk." not in key) / 1e6
+            for name, config in METHOD.profiles.items()
         }
     own, guides = (64, 128, 256, 512, 512), (128, 128, 256, 512, 1024)
     fusion = sum(9 * (o + g) * o + 3 * o for o, g in zip(own, guides, strict=True)) / 1e6
     assert count["paper"] == pytest.approx(69.0 + 28.4 + fusion, abs=0.1)
     assert 1 < count["cpu"] < 3
+    draem = METHODS["draem"].profiles
+    for name, config in METHOD.profiles.items():  # draem is compared with a decoder as wide, at the same resolution
+        assert (config.segment_width, config.stride) == (draem[name].segment_width, draem[name].stride)
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -335,7 +339,7 @@ def test_masks_follow_the_settings() -> None:
     assert sgsf.forger(PAPER) == SaliencyPerlin(opacity=(0.1, 1.0))
     assert "saliency" not in str(sgsf.forger(Config(masks="perlin"))).lower()
     with pytest.raises(ConfigError, match="guidance"):
-        settings_from_dict(Config, {"guidance": "both"})
+        settings_from_dict(Config, {"guidance": "neither"})
 
 
 @pytest.mark.parametrize("guidance", ["reference", "denoise", "none"])
@@ -441,3 +445,148 @@ def test_it_learns_to_mark_what_the_reference_does_not_show() -> None:
 
 def batch_numpy(part: Tensor, first: int = 0) -> Batch:
     return Batch(*(each.numpy() for each in batch_of(part, first=first)[:5]))
+
+
+# ---- features of a trunk
+
+
+def tiny_trunk(guidance: str = "both", **changed: Any) -> tuple[Sgsf, Config]:
+    """On random weights of a tiny ResNet, whose stages have 4, 8 and 16 channels."""
+    config = settings_from_dict(
+        Config, {**dataclasses.asdict(TINY), "backbone": "resnet18-tiny", "guidance": guidance, **changed}
+    )
+    torch.manual_seed(0)
+    return Sgsf(config), config
+
+
+def looked_at(goods: Tensor, guidance: str = "both", **changed: Any) -> tuple[Sgsf, Config]:
+    net, config = tiny_trunk(guidance, **changed)
+    net.eval()
+    with torch.no_grad():
+        for look in sgsf.stages(net, config)[:-1]:
+            assert isinstance(look, Collect)
+            state = look.begin(net)
+            for first, part in zip(range(0, len(goods), 2), goods.split(2), strict=True):
+                look.visit(net, state, batch_of(part, first=first))
+            look.finish(net, state)
+    return net, config
+
+
+def test_the_trunks_features_are_in_their_own_deviations_and_retrieve() -> None:
+    goods = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(8))
+    net, _ = looked_at(goods, references=6)
+    with torch.no_grad():
+        looked = net.look(goods)
+        assert [tuple(each.shape[1:]) for each in looked] == [(4, 16, 16), (8, 8, 8), (16, 4, 4)]
+        raw = net.trunk(goods)
+        for each, plain in zip(looked, raw, strict=True):
+            values = plain.double().transpose(0, 1).flatten(1)
+            spread = values.std(dim=1, correction=0)  # a channel that is dead on all pictures says nothing
+            scaled = (plain.double() - values.mean(dim=1)[:, None, None]) / spread.clamp_min(1e-3 * spread.max())[
+                :, None, None
+            ]
+            torch.testing.assert_close(each.double(), scaled, rtol=1e-3, atol=1e-3)
+        # The keys are of the trunk's features: the brute-force nearest by cosine among means over 2 x 2 places.
+        small = torch.nn.functional.avg_pool2d(looked[-1], 2).flatten(1).double()
+        direct = torch.nn.functional.normalize(small, dim=1)
+        own = torch.arange(6)
+        nearest = (direct @ direct.T - 3 * torch.eye(6)).argmax(dim=1)
+        assert torch.equal(net.retrieve(goods, 1, own)[:, 0], nearest)
+        assert torch.equal(net.retrieve(goods, 1)[:, 0], own)
+        torch.testing.assert_close(net.encode(goods, looked), net.encode(goods))
+
+
+def test_what_guides_beside_is_the_picture_and_its_distance_from_the_reference() -> None:
+    goods = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(9))
+    net, _ = looked_at(goods)
+    with torch.no_grad():
+        looked = net.look(goods)
+        for each, given in zip(net.beside(looked, goods), looked, strict=True):
+            picture, apart = each.chunk(2, dim=1)
+            torch.testing.assert_close(picture, given.clamp(-8, 8))
+            assert float(apart.abs().max()) < 1e-4
+        far = net.beside(looked, goods.flip(0))
+        torch.testing.assert_close(far[0][:, 4:], (looked[0] - looked[0].flip(0)).abs().clamp(max=8), rtol=1e-4, atol=1e-4)
+    alone, _ = looked_at(goods, "denoise")
+    with torch.no_grad():
+        assert [each.shape[1] for each in alone.beside(alone.look(goods), goods)] == [4, 8, 16]
+    assert "memory" not in alone.state_dict()
+
+
+@pytest.mark.parametrize("backbone", ["", "resnet18-tiny"])
+def test_both_guides_restore_the_picture_and_rebuild_the_reference(backbone: str) -> None:
+    """A guide that gives back its input has to pay for the flaw of the picture only, half of what is rebuilt."""
+
+    class Mirror(torch.nn.Module):
+        def decode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+            sizes = ((2, 1), (2, 2), (4, 3), (8, 4), (16, 5))
+            return x, [torch.zeros(len(x), c, x.shape[2] >> k, x.shape[3] >> k) for c, k in sizes]
+
+    goods = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    forged = goods.clone()
+    forged[:, :, :16, :16] = 1 - forged[:, :, :16, :16]
+    net, config = looked_at(goods, backbone=backbone)
+    net.guide = Mirror()  # type: ignore[assignment]
+    found = loss(net, batch_of(goods, forged), config)
+    assert set(found) == {"focal", "l2", "ssim"}
+    assert float(found["l2"].detach()) == pytest.approx(float(((forged - goods) ** 2).mean()) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_every_part_of_the_guide_reaches_the_answer_and_the_trunk_is_not_trained(stride: int) -> None:
+    goods = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(10))
+    net, config = looked_at(goods, stride=stride, show="always")
+    net.train()
+    forged = goods.clone()
+    forged[:, :, :16, :16] = 1 - forged[:, :, :16, :16]
+    loss(net, batch_of(goods, forged), config)["focal"].backward()
+    assert net.guide is not None
+    learning = [*net.narrow.parameters(), *net.guide.down.parameters()]
+    assert all(each.grad is not None and bool(each.grad.abs().max() > 0) for each in learning)
+    assert all(each.grad is None for each in net.trunk.parameters())
+    (turn,) = sgsf.stages(net, config)[-1].turns  # type: ignore[union-attr]
+    moved = {id(each) for each in turn.parameters(net)}
+    assert not moved & {id(each) for each in net.trunk.parameters()}
+    assert sgsf.stages(net, config)[-1].frozen == ("trunk",)  # type: ignore[union-attr]
+
+
+def test_without_a_guide_a_trunk_is_not_looked_at() -> None:
+    net, config = tiny_trunk("none")
+    assert net.trunk is None
+    assert "not looked at" in sgsf.trunk(net, config, Init({}))[0]
+    assert len(sgsf.stages(net, config)) == 1
+
+
+def test_the_default_has_a_trunk_and_both_guides_and_older_models_mean_what_they_meant(washers: Path) -> None:
+    made = fitting.plan(fitting.Request(washers, Path("unused"), method="sgsf"))
+    assert made.settings == METHOD.profiles["cpu"]
+    assert (made.settings.guidance, made.settings.backbone) == ("both", "lite0")
+    assert made.trunk is not None
+    none = fitting.plan(fitting.Request(washers, Path("unused"), method="sgsf", trunk="none"))
+    assert (none.settings, none.trunk) == (Config(), None)
+    assert "trunk" not in " ".join(Sgsf(TINY).state_dict())
+
+
+@pytest.mark.slow
+def test_a_fit_with_a_trunk_resumes_to_the_bit(washers: Path, tmp_path: Path) -> None:
+    settings = {"guide_width": 2, "segment_width": 4, "references": 4, "batch": 4}
+
+    def request(name: str) -> fitting.Request:
+        return fitting.Request(
+            washers, tmp_path / name, method="sgsf", steps=5, size=64, settings=settings, checkpoint_every=0.0
+        )
+
+    fitting.run(request("straight"))
+    ticks = 0
+
+    def stop(tick: engine.Tick) -> None:
+        nonlocal ticks
+        ticks += bool(tick.losses)
+        if ticks == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitting.run(request("cut"), on_tick=stop)
+    fitting.run(request("cut"), resume=True)
+    straight, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "cut"))
+    assert straight == cut

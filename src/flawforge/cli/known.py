@@ -116,9 +116,9 @@ METHODS: dict[str, Known] = {
         ("after Xing et al., arXiv 2209.12440, and IEEE TCSVT 34(6), 2024; reconstructed from a reader's notes"),
         "cpu paper",
         (
-            "batch forge_share epochs precision guidance contrast references show residual detach masks"
-            " rule spread opacity guide_width segment_width stride learning_rate weight_decay schedule "
-            "ssim_stride focal_gamma evidence smooth"
+            "batch forge_share epochs precision backbone guidance contrast references show residual "
+            "detach masks rule spread opacity guide_width segment_width stride learning_rate "
+            "weight_decay schedule ssim_stride focal_gamma evidence smooth"
         ),
     ),
 }

@@ -10,16 +10,22 @@ every part whether it is known, read from the note, or assumed.
     NGN, contrast set by cosine similarity                `Sgsf.retrieve`, among the references that `stages` chooses first
     NGN, normal feature extractor (L2 + SSIM)             nn.unet.Autoencoder, nn.losses.reconstruction_losses
     fusion: concatenate and convolve at each scale        `GuidedUNet`
+    features that know natural images (assumed)           nn.trunks: they retrieve, and guide at strides 4, 8 and 16
     segmentation loss, focal                              `loss`
     image score: highest pixel, no smoothing              `score_rule` (profile cpu: mean filter)
 
 `guidance` holds both readings. "reference" (journal form): the guide reconstructs a good picture that looks like the one to
 be judged, and its decoder's features go to the segmenter. "denoise" (our reading of the first form): the guide restores the
-picture itself, no reference is needed. "none": a plain U-Net, the ablation.
+picture itself, no reference is needed. "both", the default, does either and lays their features side by side: restoring wins
+where parts lie anyhow, references where they lie alike. "none": a plain U-Net, the ablation.
 
-Ours: the retrieval features are a linear autoencoder of the good pictures at an eighth of their size, in closed form (the
-leading right singular vectors, its optimum: Eckart and Young 1936). It keeps where things are, so the reference lies as the
-part does; it needs no weights from elsewhere and stands still while the nets train, so keys are computed once. At most
+By default the contrast set is retrieved by the features of EfficientNet-Lite0 (`look`), which is not trained: those of
+stride 16, each channel in its own deviations, as means over 2 x 2 places. The same features of the picture, and how far each
+is from the reference's, join the guide's at strides 4, 8 and 16, brought to NARROW channels by 1 x 1 convolutions.
+
+Ours: with --trunk none the retrieval features are the good pictures at an eighth of their size. Either kind is projected on
+its leading right singular vectors, the linear autoencoder in closed form (Eckart and Young 1936). It keeps where things are,
+so the reference lies as the part does, and stands still while the nets train, so keys are computed once. At most
 `references` good pictures are kept, chosen greedily so that all good pictures are as similar as can be to their nearest
 reference (facility location; Nemhauser, Wolsey and Fisher 1978). They are buffers: part of the model folder and of any
 export. In training a picture is never its own reference, or the segmenter would only learn to subtract the two.
@@ -45,9 +51,13 @@ from flawforge.forge.salient import SaliencyPerlin
 from flawforge.forge.texture import Perlin
 from flawforge.nn.losses import focal_map, masked_mean, reconstruction_losses
 from flawforge.nn.schedules import cosine_schedule, drops
+from flawforge.nn.trunks import trunk_of
 from flawforge.nn.unet import Autoencoder, UNet, conv_bn_relu, initialise
-from flawforge.types import Batch, Collect, Evidence, Forger, Method, ScoreRule, Train, TrainingSettings, Turn
+from flawforge.types import Batch, Collect, Evidence, Forger, Init, Method, ScoreRule, Train, TrainingSettings, Turn
 
+STAGES = 3  # of the trunk: strides 4, 8 and 16
+NARROW = 32  # channels that a stage of the trunk is brought to before the fusion, by a 1 x 1 convolution
+LEAST = 1e-3  # of the largest deviation: no feature of the trunk counts as less spread
 CELL = 8  # canvas pixels per side that the retrieval features average over
 DIMENSIONS = 64  # of the retrieval features, at most
 CANDIDATES = 1024  # good pictures, evenly spread, from which features are learnt and references chosen
@@ -55,9 +65,10 @@ CANDIDATES = 1024  # good pictures, evenly spread, from which features are learn
 
 @dataclass(frozen=True)
 class Config(TrainingSettings):
-    """Settings of SGSF; the comments give the journal form's values as the note reports them, or "assumed"."""
+    """Settings of SGSF, here those of --trunk none; the comments give the note's of the journal form, or "assumed"."""
 
-    guidance: Literal["reference", "denoise", "none"] = "reference"  # "reference"
+    backbone: str = ""  # not known; the trunk whose features retrieve and guide, "" = none
+    guidance: Literal["reference", "denoise", "both", "none"] = "reference"  # "reference"
     contrast: Annotated[int, Ge(1)] = 4  # 5 in the settings, 4 found best: a reference is drawn from so many in training
     references: Annotated[int, Ge(0)] = 32  # all good pictures, which is 0 (up to CANDIDATES)
     show: Literal["alike", "always", "never"] = "alike"  # "never"; the segmenter also sees what the guide gives (ours)
@@ -82,6 +93,7 @@ class Config(TrainingSettings):
     smooth: Annotated[int, Ge(1)] = 11  # 1
 
 
+CPU = Config(backbone="lite0", guidance="both", precision="32-true")
 PAPER = Config(
     contrast=5,
     references=0,
@@ -149,13 +161,26 @@ class Sgsf(nn.Module):
         super().__init__()
         self.guidance, self.detach, self.evidence = config.guidance, config.detach, config.evidence
         self.limit, self.multiple, b = config.references, 32 * config.stride, config.guide_width
-        guided = config.guidance != "none"
+        guided, self.refers = config.guidance != "none", config.guidance in ("reference", "both")
+        sources = 2 if config.guidance == "both" else 1
         self.show = guided and config.show != "never"
         self.guide = Autoencoder(3, b, config.stride) if guided else None
-        channels, guides = 6 if self.show else 3, (b, b, 2 * b, 4 * b, 8 * b) if guided else ()
-        self.segment = GuidedUNet(channels, config.segment_width, config.stride, guides, config.residual)
-        initialise(self)
-        if config.guidance == "reference":
+        guides = [sources * width for width in (b, b, 2 * b, 4 * b, 8 * b)] if guided else []
+        with torch.random.fork_rng(devices=[]):
+            self.trunk: Any = trunk_of(config.backbone, STAGES) if guided and config.backbone else None
+        self.first = 2 - (config.stride == 2)  # the segmenter's level of stride 4
+        widths = [] if self.trunk is None else list(self.trunk.widths)[-STAGES:]
+        for level in range(self.first, self.first + len(widths)):
+            guides[level] += NARROW
+        self.segment = GuidedUNet(3 + 3 * sources * self.show, config.segment_width, config.stride, guides, config.residual)
+        for net in filter(None, (self.guide, self.segment)):
+            initialise(net)
+        with torch.random.fork_rng(devices=[]):
+            self.narrow = nn.ModuleList(nn.Conv2d(width * (1 + self.refers), NARROW, 1) for width in widths)
+        for place, width in enumerate(widths):
+            self.register_buffer(f"middle{place}", torch.zeros(width, 1, 1))
+            self.register_buffer(f"scale{place}", torch.ones(width, 1, 1))
+        if self.refers:
             self.register_buffer("memory", torch.zeros(0, 3, 0, 0, dtype=torch.float16))
             self.register_buffer("valid", torch.zeros(0, 1, 0, 0, dtype=torch.uint8))
             self.register_buffer("whose", torch.zeros(0, dtype=torch.int64))
@@ -167,45 +192,75 @@ class Sgsf(nn.Module):
         self.always = config.show == "always"
         self.chosen: list[int] = []  # places of the references among the good pictures, from one stage to the next
 
-    def encode(self, images: Tensor) -> Tensor:
-        """n 3 h w on the memory's canvas -> retrieval features n d of length 1."""
-        return F.normalize(shrink(images) @ self.encoder.T, dim=1)
+    def look(self, images: Tensor) -> list[Tensor]:
+        """n 3 h w -> the trunk's features at strides 4, 8 and 16, in their own deviations; nothing without a trunk."""
+        if self.trunk is None:
+            return []
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            seen = self.trunk(self.pad(images.float()))[-STAGES:]
+            return [(x - self.get_buffer(f"middle{i}")) * self.get_buffer(f"scale{i}") for i, x in enumerate(seen)]
 
-    def retrieve(self, images: Tensor, count: int, itself: Tensor | None = None) -> Tensor:
-        """n 3 h w -> n `count` indices of the most similar references, nearest first; fewer where there are fewer.
+    def beside(self, looked: Sequence[Tensor], source: Tensor) -> list[Tensor]:
+        """What `look` said of the pictures, and with it how far each feature is from the reference's; to guide by."""
+        if not looked or not self.refers:
+            return [each.clamp(-8, 8) for each in looked]
+        pairs = zip(looked, self.look(source), strict=True)
+        return [torch.cat([each, (each - other).abs()], dim=1).clamp(-8, 8) for each, other in pairs]
 
-        itself: n, which good picture each was forged from; a reference that is that picture, or a copy of it, comes last.
-        """
-        similarity = self.encode(images) @ self.keys.T
+    def encode(self, images: Tensor, looked: Sequence[Tensor] = ()) -> Tensor:
+        """n 3 h w on the memory's canvas, and `look` of them where it is known -> retrieval features n d of length 1."""
+        if self.trunk is None:
+            return F.normalize(shrink(images) @ self.encoder.T, dim=1)
+        return F.normalize(gridded(looked or self.look(images)) @ self.encoder.T, dim=1)
+
+    def rank(self, features: Tensor, count: int, itself: Tensor | None = None) -> Tensor:
+        """Retrieval features n d -> n `count` indices of the most similar references, as `retrieve` has them."""
+        similarity = features @ self.keys.T
         if itself is not None:
             similarity = similarity - 3.0 * (self.whose == itself[:, None]).to(similarity.dtype)
         return similarity.topk(min(count, len(self.keys)), dim=1).indices
 
-    def contrast(self, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
+    def retrieve(self, images: Tensor, count: int, itself: Tensor | None = None, looked: Sequence[Tensor] = ()) -> Tensor:
+        """n 3 h w -> n `count` indices of the most similar references, nearest first; fewer where there are fewer.
+
+        itself: n, which good picture each was forged from; a reference that is that picture, or a copy of it, comes last.
+        """
+        return self.rank(self.encode(images, looked), count, itself)
+
+    def contrast(self, batch: Batch, count: int, looked: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
         """One good picture for each of the batch, drawn from its `count` most similar references, and its valid pixels."""
         if not len(self.memory):  # no reference was collected (a forecast only times the steps): a neighbour does
             return batch.clean.roll(1, dims=0), batch.valid.roll(1, dims=0)
-        near = self.retrieve(batch.forged, count, batch.index)
+        near = self.retrieve(batch.forged, count, batch.index, looked)
         others = (self.whose != batch.index[:, None]).sum(dim=1).clamp(1, near.shape[1])  # itself, for want of another
         drawn = (torch.rand(len(near)).to(near.device) * others).long()
         index = near.gather(1, drawn[:, None])[:, 0]
         return self.memory[index].float(), self.valid[index].float()
 
-    def guide_and_segment(self, images: Tensor, source: Tensor | None) -> tuple[Tensor | None, Tensor]:
-        """Pictures n 3 h w and what the guide looks at, alike -> (reconstruction of the latter, anomaly logit n 1 h w)."""
+    def guide_and_segment(
+        self, images: Tensor, source: Tensor | None, beside: Sequence[Tensor] = ()
+    ) -> tuple[Tensor | None, Tensor]:
+        """Pictures n 3 h w, what the guide looks at, alike, and the trunk's features -> (what the guide gives of the latter,
+        anomaly logit n 1 h w). With both guides the restored pictures come first and the references after them, 2n."""
         h, w = images.shape[-2:]
         images = self.pad(images)
-        picture: Tensor | None = None
+        pictures: list[Tensor] = []
         features: list[Tensor] = []
         if self.guide is not None and source is not None:
             source = self.pad(source)
-            picture, features = self.guide.decode(source)
-            shown = source * self.alike if self.guidance == "reference" else picture
-            features = [each.detach() for each in features] if self.detach else features
-            images = torch.cat([shown.detach() if self.detach else shown, images], dim=1) if self.show else images
-            picture = picture[..., :h, :w]
+            found = [self.guide.decode(each) for each in ([images, source] if self.guidance == "both" else [source])]
+            pictures = [picture for picture, _ in found]
+            features = [_beside(each) for each in zip(*(decoded for _, decoded in found), strict=True)]
+            shown = [*pictures[:-1], source * self.alike] if self.refers else pictures
+            if self.detach:
+                features, shown = [each.detach() for each in features], [each.detach() for each in shown]
+            told = (narrow(each) for narrow, each in zip(self.narrow, beside, strict=True)) if beside else ()
+            for level, each in enumerate(told, start=self.first):
+                features[level] = torch.cat([features[level], _sized(each, features[level])], dim=1)
+            images = torch.cat([*shown, images], dim=1) if self.show else images
         good, bad = self.segment(images, features).chunk(2, dim=1)
-        return picture, (bad - good)[..., :h, :w]
+        given = _beside(pictures, dim=0)[..., :h, :w] if pictures else None
+        return given, (bad - good)[..., :h, :w]
 
     def pad(self, images: Tensor) -> Tensor:
         """Replicate the last row and column up to a size that both nets can halve."""
@@ -213,20 +268,20 @@ class Sgsf(nn.Module):
         pad = (-w % self.multiple, -h % self.multiple)
         return F.pad(images, (0, pad[0], 0, pad[1]), mode="replicate") if any(pad) else images
 
-    def nearest(self, images: Tensor) -> Tensor:
+    def nearest(self, images: Tensor, looked: Sequence[Tensor] = ()) -> Tensor:
         """n 3 h w -> the most similar reference of each, of the same size. Without references, the pictures themselves."""
         if not len(self.memory):
             return images
         canvas, size = self.memory.shape[-2:], images.shape[-2:]
         if canvas == size:
-            return self.memory[self.retrieve(images, 1)[:, 0]].float()
+            return self.memory[self.retrieve(images, 1, looked=looked)[:, 0]].float()
         fitted = F.interpolate(images, canvas, mode="bilinear", align_corners=False)
         references = self.memory[self.retrieve(fitted, 1)[:, 0]].float()
         return F.interpolate(references, size, mode="bilinear", align_corners=False)
 
     def facts(self) -> list[str]:
         """What the good pictures decided, in words."""
-        if self.guidance != "reference":
+        if not self.refers:
             return []
         shown = "it is shown to the segmenter" if self.show and float(self.alike) else "its features alone are the guide"
         return [
@@ -235,7 +290,9 @@ class Sgsf(nn.Module):
         ]
 
     def forward(self, images: Tensor) -> Evidence:
-        _, logit = self.guide_and_segment(images, self.nearest(images) if self.guidance == "reference" else images)
+        looked = self.look(images)
+        source = self.nearest(images, looked) if self.refers else images
+        _, logit = self.guide_and_segment(images, source, self.beside(looked, source))
         maps = logit[:, 0].float()
         if self.evidence == "probability":
             maps = maps.sigmoid()
@@ -249,6 +306,16 @@ def _resize_memory(module: nn.Module, state: Mapping[str, Any], prefix: str, *_:
             setattr(module, name, torch.empty_like(state[prefix + name]))
 
 
+def _beside(parts: Sequence[Tensor], dim: int = 1) -> Tensor:
+    """One part as it is, several together."""
+    return torch.cat(list(parts), dim=dim) if len(parts) > 1 else parts[0]
+
+
+def _sized(x: Tensor, like: Tensor) -> Tensor:
+    """n c h w -> of the size of `like`; a transformer's stages all have one stride."""
+    return x if x.shape[-2:] == like.shape[-2:] else F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
 # ---- the references
 
 
@@ -257,14 +324,45 @@ def shrink(images: Tensor) -> Tensor:
     return F.avg_pool2d(images.float(), CELL).flatten(1)
 
 
-def gather_small(net: Sgsf, small: list[Tensor], batch: Batch) -> None:
-    """Keep every good picture at an eighth of its size."""
-    small.append(shrink(batch.clean).cpu())
+def gridded(looked: Sequence[Tensor]) -> Tensor:
+    """The trunk's features -> the coarsest ones' means over 2 x 2 places, n numbers: what is where, roughly."""
+    return F.avg_pool2d(looked[-1], 2).flatten(1)
 
 
-def learn_features(net: Sgsf, pictures: Sequence[Tensor]) -> None:
-    """The linear autoencoder of the small pictures, and which pictures become references."""
-    small = torch.cat(list(pictures)).double()
+@dataclass
+class Looked:
+    """The good pictures as they come: small ones, or with a trunk its features on a grid and each stage's moments.
+
+    small    n numbers in batches
+    moments  for each stage, in batches: n 2 c, the mean and the mean square over all places
+    """
+
+    small: list[Tensor] = field(default_factory=list)
+    moments: list[list[Tensor]] = field(default_factory=list)
+
+
+def gather_small(net: Sgsf, state: Looked, batch: Batch) -> None:
+    """Keep every good picture at an eighth of its size, or the trunk's features of it."""
+    looked = net.look(batch.clean)
+    state.small.append((gridded(looked) if looked else shrink(batch.clean)).cpu())
+    if looked:
+        exact = [each.double() for each in looked]
+        state.moments.append([torch.stack([x.mean((2, 3)), x.square().mean((2, 3))], dim=1).cpu() for x in exact])
+
+
+def learn_features(net: Sgsf, state: Looked) -> None:
+    """The units of the trunk's features; the linear autoencoder of what was kept, and which pictures are references."""
+    small = torch.cat(state.small).double()
+    for place, parts in enumerate(zip(*state.moments, strict=True)):
+        mean, square = torch.cat(parts).mean(dim=0)
+        deviation = (square - mean.square()).clamp_min(0).sqrt()
+        scale = deviation.clamp_min(max(LEAST * float(deviation.max()), 1e-12)).reciprocal()
+        net.get_buffer(f"middle{place}").copy_(mean[:, None, None])
+        net.get_buffer(f"scale{place}").copy_(scale[:, None, None])
+        if place == STAGES - 1:
+            small = ((small.reshape(len(small), len(mean), -1) - mean[:, None]) * scale[:, None]).flatten(1)
+    if not net.refers:
+        return
     candidates = spread(len(small), CANDIDATES)
     _, values, vectors = torch.linalg.svd(small[candidates], full_matrices=False)
     dims = max(1, min(DIMENSIONS, int((values > 1e-6 * values[0]).sum())))
@@ -320,7 +418,8 @@ def lay_in(net: Sgsf, references: References) -> None:
     pictures = torch.cat(references.pictures)
     net.memory, net.valid = pictures[:, :3].half().contiguous(), (pictures[:, 3:] > 0).to(torch.uint8).contiguous()
     net.whose = torch.cat(references.whose).to(net.memory.device)
-    net.keys = net.encode(net.memory.float())
+    parts = [net.memory] if net.trunk is None else net.memory.split(16)
+    net.keys = torch.cat([net.encode(part.float()) for part in parts])
     net.left.fill_(left_of_detail(net))
     net.alike.fill_(float(net.always or float(net.left) < 1))
     net.chosen = []
@@ -337,7 +436,7 @@ def left_of_detail(net: Sgsf) -> float:
     references = net.memory.float()
     means = F.interpolate(F.avg_pool2d(references, CELL), references.shape[-2:], mode="bilinear", align_corners=False)
     detail = (references - means) * net.valid
-    other = detail[net.retrieve(references, 1, net.whose)[:, 0]]
+    other = detail[net.rank(net.keys, 1, net.whose)[:, 0]]
     return float((detail - other * net.valid).square().sum() / detail.square().sum().clamp_min(1e-9))
 
 
@@ -346,11 +445,14 @@ def left_of_detail(net: Sgsf) -> float:
 
 def loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
     """L2 + SSIM of the guide (where there is one) + focal loss of the segmenter, unit weights as published (lambda = 1)."""
+    looked = net.look(batch.forged)
     source, target, valid = batch.forged, batch.clean, batch.valid
-    if config.guidance == "reference":
-        source, valid = net.contrast(batch, config.contrast)
+    if net.refers:
+        source, valid = net.contrast(batch, config.contrast, looked)
         target = source
-    picture, logit = net.guide_and_segment(batch.forged, source)
+    if config.guidance == "both":
+        target, valid = torch.cat([batch.clean, source]), torch.cat([batch.valid, valid])
+    picture, logit = net.guide_and_segment(batch.forged, source, net.beside(looked, source))
     losses = {"focal": masked_mean(focal_map(logit.float(), batch.mask, config.focal_gamma), batch.valid)}
     if picture is not None:
         losses |= reconstruction_losses(picture.float(), target, valid, config.ssim_stride)
@@ -368,15 +470,15 @@ def stages(net: Sgsf, config: Config) -> Sequence[Train | Collect]:
 
     turn = Turn(
         name="both",
-        parameters=lambda module: list(module.parameters()),
+        parameters=lambda module: [each for name, each in module.named_parameters() if not name.startswith("trunk.")],
         optimiser=optimiser,
         loss=lambda module, batch: loss(module, batch, config),
         schedule=SCHEDULES[config.schedule],
     )
-    train = Train("guide and segment", [turn])
-    if config.guidance != "reference":
-        return [train]
-    features = Collect("retrieval features", lambda module: [], gather_small, learn_features)
+    train = Train("guide and segment", [turn], frozen=("trunk",) if net.trunk is not None else ())
+    features = Collect("retrieval features", lambda module: Looked(), gather_small, learn_features)
+    if not net.refers:
+        return [train] if net.trunk is None else [features, train]
     return [features, Collect("references", lambda module: References(), keep, lay_in), train]
 
 
@@ -392,9 +494,18 @@ def forger(config: Config) -> Forger:
     return SaliencyPerlin(rule=config.rule, spread=config.spread, opacity=(config.opacity, 1.0), guard=guard)
 
 
+def trunk(net: Sgsf, config: Config, init: Init) -> list[str]:
+    """The features of --trunk; where nothing guides, there is no use for them."""
+    if net.trunk is None:
+        return ["nothing guides the segmenter, so --trunk is not looked at"]
+    origin = f"a {init.about['method']} model" if init.about else init.source or "weights from outside"
+    net.trunk.fill(init, f"--trunk ({origin})")
+    return [f"the features that retrieve and guide are those of {origin} (sha256 {init.sha256[:12]}); they are not trained"]
+
+
 def decided(net: Sgsf, config: Config) -> Config:
     """The settings by which another fit shows the segmenter what this one did."""
-    if config.guidance != "reference" or config.show != "alike":
+    if not net.refers or config.show != "alike":
         return config
     return replace(config, show="always" if float(net.alike) else "never")
 
@@ -408,7 +519,7 @@ METHOD = Method(
     name="sgsf",
     title="segmentation guided by a similar good picture, trained on synthetic defects in the salient region",
     paper="after Xing et al., arXiv 2209.12440, and IEEE TCSVT 34(6), 2024; reconstructed from a reader's notes",
-    profiles={"cpu": Config(), "paper": PAPER},
+    profiles={"cpu": CPU, "paper": PAPER},
     tiny=TINY,
     build=Sgsf,
     stages=stages,
@@ -416,4 +527,6 @@ METHOD = Method(
     score=score_rule,
     prior="foreground",
     decided=decided,
+    trunk=trunk,
+    scratch=Config(),
 )
