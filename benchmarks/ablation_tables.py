@@ -50,6 +50,22 @@ TABLES = (
         {"budget": "1 minutes", "size": "128", "settings": ""},
         FIGURES,
     ),
+    Table(
+        "cut-trunk",
+        "cut_ablation.csv",
+        "cutswap.md",
+        "trunk frozen",
+        {"budget": "1 minutes", "size": "256", "settings": ""},
+        FIGURES,
+    ),
+    Table(
+        "sgsf-trunk",
+        "sgsf_ablation.csv",
+        "sgsf.md",
+        "draem",
+        {"minutes": "1", "size": "256", "settings": ""},
+        FIGURES,
+    ),
     Table("sgsf", "sgsf_ablation.csv", "sgsf.md", "reference", SHORT, FIGURES),
     Table(
         "anoseg",

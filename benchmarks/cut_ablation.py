@@ -3,9 +3,9 @@
     FLAWFORGE_DATA=... OMP_NUM_THREADS=1 python benchmarks/cut_ablation.py [--minutes 10] [--seeds 0 1 2]
         [--data mvtec_bottle magnetic_tile] [--variant NAME ...] [--set KEY=VALUE ...] [--steps N]
 
-Every variant departs from its method's `cpu` profile in the one thing that names it, for the same minutes of
-processor time. Rows that are
-there already (variant, data set, budget, settings, seed) are not measured again, so a stopped run goes on where it was.
+Every variant departs from its method's `cpu` profile (those of SCRATCH: from its form of --trunk none) in the one thing that
+names it, for the same minutes of processor time; a frozen trunk needs only seconds of them. Rows that are there already
+(variant, data set, budget, settings, seed) are not measured again, so a stopped run goes on where it was.
 
 `forged_*` are judged on good pictures that were held back and on defects forged into them (`proving.specimens`, kinds that
 neither method trains on); settings may be chosen by them. The other figures are the labelled test pictures', last weights;
@@ -31,7 +31,8 @@ from record import record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "cut_ablation.csv"
 KEY = ("variant", "data", "budget", "size", "settings", "seed")
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+# Of the form without outside weights, --trunk none; the rows of before there was another have these names.
+SCRATCH: dict[str, tuple[str, dict[str, Any]]] = {
     "cutswap": ("cutswap", {}),
     "random places": ("cutswap", {"saliency": "none"}),
     "lowest cluster": ("cutswap", {"pick": "lowest"}),
@@ -58,6 +59,19 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cutpaste, score of the map": ("cutpaste", {"score": "map"}),
     "cutpaste, windows": ("cutpaste", {"localise": "windows"}),
 }
+# Of the default, which starts from a trunk. A variant that is not gated trains on all good pictures.
+TRUNK: dict[str, tuple[str, dict[str, Any]]] = {
+    "trunk": ("cutswap", {}),
+    "trunk frozen": ("cutswap", {"tuning": "never"}),
+    "trunk trained": ("cutswap", {"tuning": "always"}),
+    "trunk trained, random places": ("cutswap", {"tuning": "always", "saliency": "none"}),
+    "trunk frozen, score of the picture": ("cutswap", {"tuning": "never", "score": "picture"}),
+    "trunk trained, score of the picture": ("cutswap", {"tuning": "always", "score": "picture"}),
+    "cutpaste, trunk": ("cutpaste", {}),
+    "cutpaste, trunk trained": ("cutpaste", {"tuning": "always"}),
+    "cutpaste, trunk trained, score of the picture": ("cutpaste", {"tuning": "always", "score": "picture"}),
+}
+VARIANTS = SCRATCH | TRUNK
 
 
 def main() -> None:
@@ -89,6 +103,7 @@ def measure(folder: Path, variant: str, seed: int, options: argparse.Namespace) 
         seed=seed,
         settings=changed | parse_pairs(options.set),
         steps=options.steps,
+        trunk="" if variant in TRUNK else "none",
         minutes=None if options.steps else options.minutes,
         clock="cpu",
         size=options.size,
@@ -96,11 +111,12 @@ def measure(folder: Path, variant: str, seed: int, options: argparse.Namespace) 
     plan = fitting.plan(request)
     pictures = fitting.load_pictures(plan)
     net, _ = fitting.new_net(plan)
-    stages = plan.method.stages(net, plan.settings)
+    stages = fitting.stages_of(plan, net, pictures)
     clock, cpu = time.perf_counter(), time.process_time()
     history = trained(net, plan, pictures, stages, seed)
     found: dict[str, Any] = {"fit_seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - cpu}
-    found["steps"] = sum(max(row["step"] for row in history if row["stage"] == s) for s in {row["stage"] for row in history})
+    last = {row["stage"]: row["step"] for row in history}
+    found["steps"] = sum(last.values())
     judge = inspector_of(net, plan)
     found |= proof_figures(judge, plan, options.proofs) | pair_figures(judge, folder)
     return found | {"facts": "; ".join(net.facts())}

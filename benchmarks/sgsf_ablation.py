@@ -1,4 +1,4 @@
-"""What each part of SGSF buys, one factor at a time from the cpu profile, with draem as the reference row.
+"""What each part of SGSF buys, one factor at a time from the cpu profile or its form of --trunk none; draem for comparison.
 
     FLAWFORGE_DATA=... python benchmarks/sgsf_ablation.py [--data mvtec_bottle magnetic_tile] [--minutes 10 | --steps N]
         [--seeds 0 1 2] [--variant NAME ...] [--set KEY=VALUE ...]
@@ -28,7 +28,8 @@ from judging import forged_figures
 from record import record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "sgsf_ablation.csv"
-VARIANTS: dict[str, dict[str, Any]] = {
+# Of the form without outside weights, --trunk none; the rows of before there was another have these names.
+SCRATCH: dict[str, dict[str, Any]] = {
     "draem": {},
     "reference": {},
     "denoise": {"guidance": "denoise"},
@@ -45,8 +46,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "never shown": {"show": "never"},
     "always shown": {"show": "always"},
     "not residual": {"residual": False},
+    "both": {"guidance": "both"},
     "spread 1, opacity 0.1": {"spread": 1.0, "opacity": 0.1},
 }
+TRUNK: dict[str, dict[str, Any]] = {
+    "trunk, both": {},
+    "trunk, reference": {"guidance": "reference"},
+    "trunk, denoise": {"guidance": "denoise"},
+    "trunk, nothing salient": {"masks": "everywhere"},
+}
+VARIANTS = SCRATCH | TRUNK
 
 
 def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -54,9 +63,10 @@ def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) ->
     method = "draem" if variant == "draem" else "sgsf"
     chosen = {} if method == "draem" else {**VARIANTS[variant], **config.parse_pairs(options.set)}
     with tempfile.TemporaryDirectory() as folder:
-        request = fitting.Request(
-            root, Path(folder) / "model", method=method, seed=seed, settings=chosen, size=options.size, **budget(options)
-        )
+        asked = {"method": method, "seed": seed, "settings": chosen, "size": options.size, **budget(options)}
+        if method == "sgsf" and variant not in TRUNK:
+            asked["trunk"] = "none"
+        request = fitting.Request(root, Path(folder) / "model", **asked)
         plan = fitting.plan(request)
         inspector = fitting.run(request, made=plan)
     training = inspector.about["training"]
