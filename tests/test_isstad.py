@@ -27,6 +27,7 @@ from flawforge.methods.isstad import (
     TINY,
     Config,
     Isstad,
+    TrunkPatches,
     blurred,
     classification_loss,
     combined,
@@ -101,11 +102,12 @@ def test_only_hidden_patches_teach_stage_one() -> None:
     net = tiny()
     image = pictures(1)
     torch.manual_seed(4)
-    guess, hidden = net.guess_hidden(image)
+    guess, wanted, hidden = net.guess_hidden(image)
     (gradient,) = torch.autograd.grad(_hidden_with_seed(net, image, 4), net.repair.bias)
     assert gradient.abs().max() > 0
     assert 0 < hidden.sum() < hidden.numel()
     target = ((image - net.mean) / net.deviation).reshape(1, 3, 2, 8, 3, 8).permute(0, 2, 4, 3, 5, 1).reshape(1, 6, -1)
+    torch.testing.assert_close(wanted, target)
     by_hand = ((guess - target) ** 2).mean(dim=2)[hidden > 0].mean()
     assert float(_hidden_with_seed(net, image, 4).detach()) == pytest.approx(float(by_hand.detach()), rel=1e-5)
 
@@ -208,6 +210,9 @@ def test_settings_that_do_not_fit_together() -> None:
         ({"decoder_width": 6}, "decoder_width is 6"),
         ({"masked_depth": 3}, "masked_depth is 3"),
         ({"patch": 12, "stem": "convolutional"}, "patch is 12"),
+        ({"patch": 32, "backbone": "lite0"}, "patch is 32 and the stem linear with a trunk; give a patch of 8 or 16"),
+        ({"stem": "convolutional", "backbone": "lite0"}, "the stem convolutional with a trunk"),
+        ({"masked": "features"}, "masked=features was given without a trunk; give --trunk lite0"),
     ):
         with pytest.raises(ConfigError, match=words):
             tiny(**changes)
@@ -240,13 +245,95 @@ def test_stage_two_leaves_the_encoder_as_stage_one_made_it() -> None:
     assert bits(fitted(both).encoder) != before
 
 
+HYBRID = {"backbone": "lite0", "masked": "features"}
+
+
+@pytest.mark.parametrize("patch", [8, 16])
+def test_what_a_trunk_says_of_a_patch_by_hand(patch: int) -> None:
+    """Each stage's numbers in the patch, in one row per stage and place, standardised by numpy."""
+    torch.manual_seed(0)
+    images = pictures(2, 32, 48)
+    with torch.no_grad():
+        hybrid = TrunkPatches("lite0", patch)
+        found = hybrid(images)
+        stages_out = [each.numpy() for each in hybrid.net(images)[1:]]
+    assert [each.shape[2] for each in stages_out] == [8, 4, 2][: patch.bit_length() - 2]
+    assert found.shape == (2, hybrid.width, 32 // patch, 48 // patch)
+    row, column, rows = 1, 2, []
+    for each in stages_out:
+        fold = each.shape[2] // (32 // patch)
+        # channel first, then the row and the column inside the patch
+        values = each[1, :, row * fold : (row + 1) * fold, column * fold : (column + 1) * fold].reshape(-1)
+        rows.append((values - values.mean()) / np.sqrt(values.var() + 1e-5))
+    np.testing.assert_allclose(found[1, :, row, column], np.concatenate(rows), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (17, 30), (3, 50)])
+def test_over_a_trunk_any_canvas_gives_maps_of_its_size(shape: tuple[int, int]) -> None:
+    net = tiny(**HYBRID).eval()
+    with torch.no_grad():
+        evidence = net(pictures(2, *shape))
+    assert evidence.map.shape == (2, *shape)
+    assert evidence.map.isfinite().all()
+
+
+def test_guessed_features_by_hand() -> None:
+    """A head that says 0 leaves the features' own mean square: 1, because they are standardised. A border does not count."""
+    net = tiny(**HYBRID)
+    assert net.describe is not None
+    with torch.no_grad():
+        for parameter in net.describe.parameters():
+            parameter.zero_()
+    image, valid = pictures(2, 32, 48), torch.ones(2, 1, 32, 48)
+    valid[..., 20:] = 0  # the third column of patches is valid in part, so it does not count either
+    torch.manual_seed(3)
+    _, wanted, hidden = net.guess_hidden(image)
+    torch.manual_seed(3)
+    loss = hiding_loss(net, Batch(image, image, 0 * valid, valid), net.config)["hidden"]
+    counted = hidden.reshape(2, 4, 6)[..., :2].bool()
+    assert 0 < counted.sum() < counted.numel()
+    by_hand = (wanted.reshape(2, 4, 6, -1)[:, :, :2][counted] ** 2).mean()
+    torch.testing.assert_close(loss.detach(), by_hand)
+    assert float(by_hand) == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("masked", ["pixels", "features"])
+@pytest.mark.parametrize("freeze", [True, False])
+def test_no_stage_trains_the_trunk_and_each_trains_its_own(masked: str, freeze: bool) -> None:
+    net = tiny(backbone="lite0", masked=masked, freeze=freeze)
+    parts = {stage.name: stage for stage in stages(net, net.config)}
+    assert all("trunk" in stage.frozen for stage in parts.values())
+    moved = {}
+    for name, stage in parts.items():
+        before = bits(net)
+        engine.fit(net, [stage], batch, engine.Budget(steps=2), engine.Run(workers=0))
+        moved[name] = {key.partition(".")[0] for key, value in bits(net).items() if value != before[key]}
+    head = {"repair"} if masked == "pixels" else {"describe"}
+    assert moved[STAGE_ONE] == {"encoder", "decoder", *head}
+    assert moved[STAGE_TWO] == {"decoder", "repair", "classify", *(() if freeze else ("encoder",))}
+
+
+def test_stage_one_learns_to_guess_features() -> None:
+    """Of one picture that comes again and again, features of hidden patches can be known from their place alone."""
+    pattern = np.random.default_rng(0).random((1, 3, 32, 48), dtype=np.float32)
+    ones = np.ones((1, 1, 32, 48), np.float32)
+
+    def same(stage: int, step: int) -> Batch:
+        return Batch(*(np.repeat(each, 2, axis=0) for each in (pattern, pattern, 0 * ones, ones)))
+
+    net = tiny(weight_decay=0.0, **HYBRID)
+    history = engine.fit(net, stages(net, net.config)[:1], same, engine.Budget(steps=60), engine.Run(workers=0))
+    assert history[-1]["losses"]["hidden"] < 0.5 * history[0]["losses"]["hidden"]
+
+
 class Killed(BaseException):
     """Stands for the end of the process at any step."""
 
 
-def test_a_fit_killed_in_both_stages_gives_the_bits_of_a_whole_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [{"stem": "convolutional"}, HYBRID], ids=["pixels", "trunk"])
+def test_a_fit_killed_in_both_stages_gives_the_bits_of_a_whole_one(tmp_path: Path, form: dict[str, Any]) -> None:
     """The random hiding and the random crops follow from the step's seed, so nothing of them is lost."""
-    settings = {"masked_share": 0.5, "crop": 0.3, "flip": True, "stem": "convolutional"}
+    settings = {"masked_share": 0.5, "crop": 0.3, "flip": True, **form}
     whole = fitted(tiny(**settings))
     run = engine.Run(checkpoint=tmp_path / "c.safetensors", checkpoint_every=0.0, workers=2, resume=True)
     for name in (STAGE_ONE, STAGE_TWO):
@@ -338,6 +425,11 @@ def test_carry_all_takes_decoder_and_heads_too(model: Path) -> None:
 def test_what_no_tensors_shape_tells_is_compared_too(model: Path) -> None:
     """A donor of other heads has tensors of the same shapes; one that never had stage 1 saves none."""
     tensors, about = load_file(model / "model.safetensors"), json.loads((model / "config.json").read_text())
+    with pytest.raises(ModelError, match=r"--init read pixels and these settings read lite0; give --trunk none\."):
+        start(hybrid := tiny(backbone="lite0"), hybrid.config, Init(tensors, about))
+    changed = about | {"settings": about["settings"] | {"backbone": "lite1"}}
+    with pytest.raises(ModelError, match=r"--init read lite1 and these settings read pixels; give --trunk lite1\."):
+        start(net := tiny(), net.config, Init(tensors, changed))
     for key, theirs in (("heads", 4), ("grid", 7)):
         changed = about | {"settings": about["settings"] | {key: theirs}}
         net = tiny()

@@ -268,7 +268,12 @@ def test_the_encoder_of_a_masked_autoencoder_gives_features(stem: str, own: str)
 @pytest.mark.parametrize("method", ["patchcore", "padim"])
 def test_the_name_on_the_page_is_that_of_isstads_default(method: str) -> None:
     isstad = METHODS["isstad"]
-    settings = isstad.profiles["cpu"]
+    over = isstad.profiles["cpu"]  # has a trunk of its own to give
+    init = Init(isstad.build(over).state_dict(), {"method": "isstad", "settings": dataclasses.asdict(over)}, "0" * 64)
+    assert backbone_of(init) == "lite0"
+    net = METHODS[method].build(dataclasses.replace(METHODS[method].profiles["cpu"], stages=(1, 2, 3)))
+    assert start_from(net.features, init)[0].startswith("the features are those of a isstad model")
+    settings = isstad.scratch
     about = {"method": "isstad", "settings": dataclasses.asdict(settings)}
     init = Init(isstad.build(settings).state_dict(), about, "0" * 64)
     page = (Path(__file__).resolve().parent.parent / "docs" / "methods" / "patchcore.md").read_text()

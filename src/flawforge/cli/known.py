@@ -90,10 +90,10 @@ METHODS: dict[str, Known] = {
         ("Jin et al., arXiv 2303.17354; `cpu` is a small reimplementation, without the bugs of the authors' code"),
         "cpu paper",
         (
-            "batch forge_share epochs precision patch stem width depth heads decoder_width "
-            "decoder_depth decoder_heads masked_depth grid masked_share hidden crop flip freeze target "
-            "supervise corruption masked_learning_rate learning_rate weight_decay warm_up good_weight "
-            "ssim_stride combine blur top carry"
+            "batch forge_share epochs precision backbone patch stem width depth heads decoder_width "
+            "decoder_depth decoder_heads masked_depth grid masked_share masked hidden crop flip freeze "
+            "target supervise corruption masked_learning_rate learning_rate weight_decay warm_up "
+            "good_weight ssim_stride combine blur top carry"
         ),
     ),
     "padim": Known(

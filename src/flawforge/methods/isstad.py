@@ -5,6 +5,7 @@ arXiv 2303.17354, and its two released repositories. The paper's full text was n
 and the released code were, so sections are named by content.
 
     paper                                here
+    public MAE weights of ImageNet       `TrunkPatches`: features of ImageNet below the transformer, or --init
     step 1, masked autoencoder           `hiding_loss` (mean squared error of hidden patches), nn.vit
     step 2, frozen encoder               `stages` (frozen=("encoder",)), a decoder with more blocks than step 1 trained
     reconstruction head (RCH)            Isstad.repair, on the last block
@@ -15,10 +16,12 @@ and the released code were, so sections are named by content.
     incremental learning                 `start`: stage 2 on the encoder of another model (--init)
 
 Profile `paper`: ViT-L/16 with the published sizes and schedule, meant for `--size 224` and MAE weights by --init. Profile
-`cpu` is our reconstruction for two cores; its encoder, minutes old, goes on learning in stage 2 (`freeze`). What the
-release does otherwise and why we do not follow: docs/methods/isstad.md, "Defects of the release". In short: the repair's
-target is the clean picture, patches stay in order, both stages normalise alike, masks keep their border pixels, gradients
-are zeroed every step, and no map is stretched to its own range.
+`cpu` is our reconstruction for two cores: a small transformer over a trunk that is not trained. Its encoder, minutes old,
+goes on learning in stage 2 (`freeze`). With --trunk none it reads patches of pixels and starts from nothing.
+
+What the release does otherwise and why we do not follow: docs/methods/isstad.md, "Defects of the release". In short: the
+repair's target is the clean picture, patches stay in order, both stages normalise alike, masks keep their border pixels,
+gradients are zeroed every step, and no map is stretched to its own range.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawforge.forge.corrupt import PixelCorrupt
+from flawforge.nn.efficientnet_lite import Lite
 from flawforge.nn.losses import masked_mean, reconstruction_losses
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.vit import Decoder, Encoder, draw_hidden, initialise, patchify, positions, unpatchify
@@ -57,9 +61,10 @@ STAGE_ONE, STAGE_TWO = "hide and guess", "repair and point"
 
 @dataclass(frozen=True)
 class Config(TrainingSettings):
-    """Settings of ISSTAD; the comments give the released code's values."""
+    """Settings of ISSTAD, here those of --trunk none; the comments give the released code's values."""
 
-    patch: Annotated[int, Interval(ge=2, le=64)] = 16  # 16; a power of 2 for the convolutional stem
+    backbone: Literal["", "lite0", "lite1", "lite2"] = ""  # "", MAE weights by --init instead; the trunk under the encoder
+    patch: Annotated[int, Interval(ge=2, le=64)] = 16  # 16; a power of 2 for the convolutional stem, 8 or 16 with a trunk
     stem: Literal["linear", "convolutional"] = "linear"  # "linear"; how a patch is read
     width: Annotated[int, Ge(4)] = 128  # 1024
     depth: Annotated[int, Ge(1)] = 4  # 24
@@ -70,6 +75,7 @@ class Config(TrainingSettings):
     masked_depth: Annotated[int, Ge(1)] = 1  # 6; decoder blocks that stage 1 trains
     grid: Annotated[int, Ge(0)] = 0  # 14; side of the grid of patches that positions are spread over; 0 = the canvas's own
     masked_share: Annotated[float, Interval(ge=0, lt=1)] = 0.2  # 305 / 505; stage 1's part of the budget, 0 = no stage 1
+    masked: Literal["pixels", "features"] = "pixels"  # "pixels"; what stage 1 guesses: "features" are the trunk's
     hidden: Annotated[float, Interval(gt=0, lt=1)] = 0.75  # 0.75
     crop: Annotated[float, Interval(gt=0, le=1)] = 1.0  # 0.2; least share of the picture that a crop of stage 1 shows
     flip: bool = False  # True; stage 1 mirrors half of the pictures
@@ -92,6 +98,7 @@ class Config(TrainingSettings):
     carry: Literal["encoder", "all"] = "encoder"  # "all": --init MODEL gives its decoder and heads too
 
 
+CPU = Config(backbone="lite0")
 PAPER = Config(
     patch=16,
     stem="linear",
@@ -136,6 +143,27 @@ TINY = Config(
 )
 
 
+class TrunkPatches(nn.Module):
+    """What a trunk says of each patch: its stages of strides 4 to `patch`, finer ones folded into the patch's channels.
+
+    The hybrid form of Dosovitskiy et al. (arXiv 2010.11929, section 3.1: feature maps of a CNN in place of raw patches), the
+    finer stages and the normalisation are ours: each stage's numbers at each place are standardised, because those of a
+    trunk without batch norm have any scale. n 3 h w in [0, 1] -> n `width` h/patch w/patch; nothing here is trained.
+    """
+
+    def __init__(self, backbone: str, patch: int) -> None:
+        super().__init__()
+        self.net = Lite(backbone, patch.bit_length() - 1).requires_grad_(False)
+        self.folds = [patch // stride for stride in self.net.strides[1:]]
+        self.width = sum(width * fold**2 for width, fold in zip(self.net.widths[1:], self.folds, strict=True))
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):  # its depthwise convolutions are far slower in bfloat16
+            _, *stages = self.net(images.float())
+        folded = [F.pixel_unshuffle(x, fold) if fold > 1 else x for x, fold in zip(stages, self.folds, strict=True)]
+        return torch.cat([F.layer_norm(x.movedim(1, 3), x.shape[1:2]).movedim(3, 1) for x in folded], dim=1)
+
+
 class Isstad(nn.Module):
     """Encoder, decoder and both heads. n 3 h w in [0, 1], padded by replication where a side is no multiple of the patch."""
 
@@ -155,11 +183,21 @@ class Isstad(nn.Module):
             raise ConfigError(f"patch is {config.patch} with a convolutional stem; give a power of 2, or stem=linear.")
         if config.masked_depth > config.decoder_depth:
             raise ConfigError(f"masked_depth is {config.masked_depth}; give at most decoder_depth, {config.decoder_depth}.")
+        if config.backbone and (config.patch not in (8, 16) or config.stem != "linear"):
+            raise ConfigError(
+                f"patch is {config.patch} and the stem {config.stem} with a trunk; give a patch of 8 or 16 and stem=linear."
+            )
+        if config.masked == "features" and not config.backbone:
+            raise ConfigError("masked=features was given without a trunk; give --trunk lite0, or masked=pixels.")
         self.config = config
-        self.encoder = Encoder(config.patch, config.width, config.depth, config.heads, config.grid, config.stem)
+        self.trunk = TrunkPatches(config.backbone, config.patch) if config.backbone else None
+        side, channels = (1, self.trunk.width) if self.trunk else (config.patch, 3)
+        self.encoder = Encoder(side, config.width, config.depth, config.heads, config.grid, config.stem, channels)
         self.decoder = Decoder(config.width, config.decoder_width, config.decoder_depth, config.decoder_heads, config.grid)
         self.repair = nn.Linear(config.decoder_width, config.patch**2 * 3)
         self.classify = nn.Linear(config.decoder_width, config.patch**2 * 2)
+        guesses = self.trunk is not None and config.masked == "features" and config.masked_share > 0
+        self.describe = nn.Linear(config.decoder_width, channels) if guesses else None
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION).view(3, 1, 1), persistent=False)
         self.started_after_stage_one = False  # set by `start`
@@ -170,13 +208,24 @@ class Isstad(nn.Module):
         pad = (-w % self.config.patch, -h % self.config.patch)
         return F.pad(images, (0, pad[0], 0, pad[1]), mode="replicate") if any(pad) else images
 
-    def guess_hidden(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """n 3 h w, sides multiples of the patch -> (every patch as guessed, normalised, n L 3pp; n L, 1 = was hidden)."""
+    def read(self, images: Tensor) -> Tensor:
+        """n 3 h w, sides multiples of the patch -> what the encoder cuts its patches from: pixels or features."""
+        return self.trunk(images) if self.trunk else (images - self.mean) / self.deviation
+
+    def guess_hidden(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """n 3 h w, sides multiples of the patch -> (every patch as guessed, n L d; as it is, n L d; n L, 1 = was hidden).
+
+        d is the patch's normalised pixels, 3pp, or its features. Over a trunk patches are hidden after it, so those that
+        are shown know some of their hidden neighbours.
+        """
         rows, columns = (side // self.config.patch for side in images.shape[-2:])
         order, hidden = draw_hidden(len(images), rows * columns, self.config.hidden, images.device)
-        seen = self.encoder((images - self.mean) / self.deviation, order)
-        after = self.decoder(seen, rows, columns, order, self.config.masked_depth)
-        return self.repair(self.decoder.norm(after[-1])), hidden
+        read = self.read(images)
+        after = self.decoder(self.encoder(read, order), rows, columns, order, self.config.masked_depth)
+        last = self.decoder.norm(after[-1])
+        if self.describe is not None:
+            return self.describe(last), read.flatten(2).transpose(1, 2), hidden
+        return self.repair(last), patchify((images - self.mean) / self.deviation, self.config.patch), hidden
 
     def repair_and_classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """n 3 h w -> (repaired pictures n 3 h w, in [0, 1] but for over-shoot; anomaly logits n m h w, one per block).
@@ -186,7 +235,7 @@ class Isstad(nn.Module):
         h, w = images.shape[-2:]
         images = self.padded(images)
         rows, columns = (side // self.config.patch for side in images.shape[-2:])
-        after = self.decoder(self.encoder((images - self.mean) / self.deviation), rows, columns)
+        after = self.decoder(self.encoder(self.read(images)), rows, columns)
         repaired = unpatchify(self.repair(self.decoder.norm(after[-1])), self.config.patch, rows, columns)
         repaired = repaired.float() * self.deviation + self.mean
         maps = []
@@ -259,15 +308,20 @@ def cropped(images: Tensor, valid: Tensor, least: float, flip: bool) -> tuple[Te
 
 
 def hiding_loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """Stage 1: mean squared error of the hidden patches' pixels in normalised units, over valid pixels."""
+    """Stage 1: mean squared error of the hidden patches' pixels in normalised units, over valid pixels.
+
+    Of their features (masked=features): over patches that are valid as a whole.
+    """
     images, valid = cropped(batch.clean, batch.valid, config.crop, config.flip)
     h, w = images.shape[-2:]
     pad = (0, -w % config.patch, 0, -h % config.patch)
     images, valid = F.pad(images, pad, mode="replicate"), F.pad(valid, pad)
-    guess, hidden = net.guess_hidden(images)
-    normalised = (images - net.mean) / net.deviation
-    counts = patchify(valid.expand(-1, 3, -1, -1), config.patch) * hidden[:, :, None]
-    wrong = (guess.float() - patchify(normalised, config.patch)) ** 2
+    guess, wanted, hidden = net.guess_hidden(images)
+    inside = patchify(valid.expand(-1, 3, -1, -1), config.patch)
+    if config.masked == "features":
+        inside = inside.amin(dim=2, keepdim=True).expand_as(wanted)
+    counts = inside * hidden[:, :, None]
+    wrong = (guess.float() - wanted) ** 2
     return {"hidden": (wrong * counts).sum() / counts.sum().clamp_min(1.0)}
 
 
@@ -290,7 +344,7 @@ def repairing_loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
 
 
 def stages(net: Isstad, config: Config) -> Sequence[Train]:
-    """Stage 1 trains encoder, first decoder blocks and the repairing head; stage 2 all but the (frozen) encoder."""
+    """Stage 1 trains encoder, first decoder blocks and its head; stage 2 all but the (frozen) encoder. The trunk stays."""
 
     def turn(name: str, parts: Any, loss: Any, rate: float) -> Turn:
         def optimiser(parameters: Sequence[Any]) -> torch.optim.Optimizer:
@@ -303,18 +357,20 @@ def stages(net: Isstad, config: Config) -> Sequence[Train]:
 
     def first(module: Isstad) -> list[nn.Parameter]:
         decoder = module.decoder
-        parts = (module.encoder, decoder.embed, decoder.blocks[: config.masked_depth], decoder.norm, module.repair)
+        head = module.repair if module.describe is None else module.describe
+        parts = (module.encoder, decoder.embed, decoder.blocks[: config.masked_depth], decoder.norm, head)
         return [decoder.mask_token, *(p for part in parts for p in part.parameters())]
 
     def second(module: Isstad) -> list[nn.Parameter]:
-        left_out = ("decoder.mask_token", "encoder.") if config.freeze else ("decoder.mask_token",)
+        left_out = ("decoder.mask_token", "trunk.", "describe.", *(("encoder.",) if config.freeze else ()))
         return [p for name, p in module.named_parameters() if not name.startswith(left_out)]
 
-    one = Train(STAGE_ONE, [turn("guess", first, hiding_loss, config.masked_learning_rate)], share=config.masked_share)
+    trunk = ("trunk",) if config.backbone else ()
+    one = Train(STAGE_ONE, [turn("guess", first, hiding_loss, config.masked_learning_rate)], trunk, config.masked_share)
     two = Train(
         STAGE_TWO,
         [turn("repair", second, repairing_loss, config.learning_rate)],
-        frozen=("encoder",) if config.freeze else (),
+        frozen=(*trunk, *(("encoder",) if config.freeze else ())),
         share=1.0 - config.masked_share,
     )
     return [two] if net.started_after_stage_one or not config.masked_share else [one, two]
@@ -357,6 +413,11 @@ def start(net: Isstad, config: Config, init: Init) -> list[str]:
     if method != "isstad":
         raise ModelError(f"--init was given a model of {method}; isstad starts from an isstad model or from MAE weights.")
     theirs = init.about.get("settings", {})
+    if theirs.get("backbone", "") != config.backbone:  # empty for weights from outside, too: those read pixels
+        raise ModelError(
+            f"The weights of --init read {theirs.get('backbone') or 'pixels'} and these settings read "
+            f"{config.backbone or 'pixels'}; give --trunk {theirs.get('backbone') or 'none'}."
+        )
     for key in ("heads", "grid"):  # no tensor's shape tells these
         if theirs.get(key, getattr(config, key)) != getattr(config, key):
             raise ModelError(
@@ -375,6 +436,7 @@ def start(net: Isstad, config: Config, init: Init) -> list[str]:
         key
         for key in target
         if key not in taken
+        and not key.startswith(("trunk.", "describe."))
         and (not outside or key.startswith((*light, "decoder.embed", "decoder.norm", "decoder.mask_token", "repair")))
     ]
     notes = []
@@ -425,6 +487,14 @@ def _check_positions(stored: Tensor, config: Config) -> None:
         )
 
 
+def take_trunk(net: Isstad, config: Config, init: Init) -> list[str]:
+    """The trunk under the encoder, from --trunk."""
+    assert net.trunk is not None, "a trunk was chosen, so the settings have one"
+    origin = f"a {init.about['method']} model" if init.about else init.source or "weights from outside"
+    net.trunk.net.fill(init, f"--trunk ({origin})")
+    return [f"patches are read by the features of {origin} (sha256 {init.sha256[:12]}), which are not trained"]
+
+
 def forger(config: Config) -> Forger:
     """Pixel-level augmentation; the released one, or the one of the overview figure."""
     return PixelCorrupt(version=config.corruption)
@@ -439,11 +509,13 @@ METHOD = Method(
     name="isstad",
     title="a masked autoencoder that learns to repair synthetic defects and to locate them",
     paper="Jin et al., arXiv 2303.17354; `cpu` is a small reimplementation, without the bugs of the authors' code",
-    profiles={"cpu": Config(), "paper": PAPER},
+    profiles={"cpu": CPU, "paper": PAPER},
     tiny=TINY,
     build=Isstad,
     stages=stages,
     forger=forger,
     score=score_rule,
     start=start,
+    trunk=take_trunk,
+    scratch=Config(),
 )

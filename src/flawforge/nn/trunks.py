@@ -183,10 +183,10 @@ def trunk_of(backbone: str, last: int) -> Trunk:
 def backbone_of(init: Init) -> str | None:
     """What `trunk_of` calls the network that the tensors are of, as far as they tell; None = they do not."""
     settings = init.about.get("settings", {})
+    if settings.get("backbone"):
+        return str(settings["backbone"])
     if init.about.get("method") == "isstad":
         return _vit_name(settings)
-    if "backbone" in settings:
-        return str(settings["backbone"])
     return lite_of(init.tensors) or variant_of(init.tensors, prefer=PREFER)
 
 

@@ -128,18 +128,24 @@ class Stem(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """Patches of a picture -> tokens, the class token first. `stem`: "linear" or "convolutional", how a patch is read."""
+    """Patches of a picture -> tokens, the class token first.
 
-    def __init__(self, patch: int, width: int, depth: int, heads: int, grid: int = 0, stem: str = "linear") -> None:
+    stem      "linear" or "convolutional", how a patch is read
+    channels  of the picture; with a linear stem it may be a map of features, then with a patch of one of its places
+    """
+
+    def __init__(
+        self, patch: int, width: int, depth: int, heads: int, grid: int = 0, stem: str = "linear", channels: int = 3
+    ) -> None:
         super().__init__()
         self.side, self.width, self.grid, self.overlapping = patch, width, grid, stem == "convolutional"
-        self.patch = Stem(patch, width) if self.overlapping else nn.Conv2d(3, width, patch, stride=patch)
+        self.patch = Stem(patch, width) if self.overlapping else nn.Conv2d(channels, width, patch, stride=patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=EPSILON)
 
     def forward(self, pictures: Tensor, order: Tensor | None = None) -> Tensor:
-        """n 3 h w, normalised, h and w multiples of the patch -> n (1 + L) d; with `order` (n k) only those patches."""
+        """n c h w, normalised, h and w multiples of the patch -> n (1 + L) d; with `order` (n k) only those patches."""
         if order is not None and self.overlapping:  # else a shown patch would tell of its hidden neighbours
             shown = pictures.new_zeros(len(pictures), pictures[0, 0].numel() // self.side**2).scatter_(1, order, 1.0)
             rows, columns = (side // self.side for side in pictures.shape[-2:])
