@@ -1,13 +1,14 @@
 """What each part of ISSTAD buys, one factor at a time from the cpu profile.
 
     FLAWFORGE_DATA=... python benchmarks/isstad_ablation.py [--data mvtec_bottle magnetic_tile] [--minutes 10 | --steps N]
-        [--size 256] [--seeds 0 1 2] [--variant NAME ...] [--set KEY=VALUE ...] [--forged-only]
+        [--size 256] [--seeds 0 1 2] [--variant NAME ...] [--set KEY=VALUE ...] [--trunk none] [--forged-only]
 
 One row per product, variant and seed in results/isstad_ablation.csv, written as soon as it is known; rows that are there
 already are not measured again, so a stopped run goes on where it was. Every variant has the same minutes of processor time,
 all threads together, or with --steps the same number of steps; a busy machine changes neither.
 
-SIZES say which net learns most in the time; they are for --forged-only.
+OVER_A_TRUNK are not measured with --trunk none; `trunk` is empty there. SIZES say which net learns most in the time; they
+are for --forged-only.
 
 "product" is the method as it ships; the other scores (SCORES) are read off the same trained net, so they cost no training.
 "stage 2 on another's encoder" starts with --init from a "product" model of another product and has only stage 2's part of
@@ -46,13 +47,18 @@ TRAINED: dict[str, dict[str, Any]] = {
     "old corruption": {"corruption": "old"},
     "classifier on the last block only": {"supervise": "last"},
 }
+OVER_A_TRUNK: dict[str, dict[str, Any]] = {
+    "stage 1 guesses pixels": {"masked": "pixels", "masked_share": 0.2},
+    "stage 1 guesses features": {"masked": "features", "masked_share": 0.2},
+    "patch 8 over the trunk": {"patch": 8},
+}
 SIZES: dict[str, dict[str, Any]] = {
     "convolutional stem": {"stem": "convolutional"},
     "larger": {"width": 192, "heads": 3, "decoder_width": 128, "decoder_heads": 4, "decoder_depth": 3, "masked_depth": 2},
     "patch 8": {"patch": 8},
 }
 INIT = "stage 2 on another's encoder"
-VARIANTS = (*SCORES, *TRAINED, *SIZES, INIT)
+VARIANTS = (*SCORES, *TRAINED, *OVER_A_TRUNK, *SIZES, INIT)
 DONOR = "kolektorsdd"  # gives its encoder to the others
 
 
@@ -68,7 +74,7 @@ def scored_by(model: inspector.Inspector, combine: str) -> inspector.Inspector:
 
 
 def fitted(root: Path, folder: Path, settings: dict[str, Any], seed: int, budget: dict[str, Any], init: Path | None) -> Any:
-    """`budget` is whatever of a request says how long, and at what size."""
+    """`budget` is whatever of a request says how long, at what size and over which trunk."""
     request = fitting.Request(root, folder, method="isstad", seed=seed, settings=settings, init=init, **budget)
     plan = fitting.plan(request)
     return plan, fitting.run(request, made=plan)
@@ -84,7 +90,7 @@ def figures(model: inspector.Inspector, plan: fitting.Plan, root: Path, options:
 def measure(variants: list[str], name: str, seed: int, options: argparse.Namespace) -> Any:
     """(variant, figures) for variants that share one trained net: all SCORES, or one of the others."""
     root, given = Path(os.environ["FLAWFORGE_DATA"]), config.parse_pairs(options.set)
-    request = budget(options) | {"size": options.size}
+    request = budget(options) | {"size": options.size, "trunk": options.trunk}
     with tempfile.TemporaryDirectory() as folder:
         init = None
         if variants == [INIT]:
@@ -92,7 +98,7 @@ def measure(variants: list[str], name: str, seed: int, options: argparse.Namespa
             fitted(root / DONOR, init, given, seed, request, None)
             share = 1.0 - given.get("masked_share", METHODS["isstad"].profiles["cpu"].masked_share)
             request |= {"steps": round(options.steps * share)} if options.steps else {"minutes": options.minutes * share}
-        settings = {**(TRAINED | SIZES).get(variants[0], {}), **given}
+        settings = {**(TRAINED | OVER_A_TRUNK | SIZES).get(variants[0], {}), **given}
         plan, model = fitted(root / name, Path(folder) / "model", settings, seed, request, init)
         training = model.about["training"]
         for variant in variants:
@@ -104,16 +110,20 @@ def measure(variants: list[str], name: str, seed: int, options: argparse.Namespa
 def main() -> None:
     asked = parser(__doc__ or "", VARIANTS, RESULTS)
     asked.add_argument("--forged-only", action="store_true", help="leave the test pictures alone")
+    asked.add_argument("--trunk", default="", help="as `flawforge fit` takes it; the method's own where not given")
     asked.set_defaults(variant=[each for each in VARIANTS if each not in SIZES])
     options = asked.parse_args()
+    trunk = {"trunk": "" if options.trunk == "none" else options.trunk or METHODS["isstad"].profiles["cpu"].backbone}
+    if not trunk["trunk"]:
+        options.variant = [variant for variant in options.variant if variant not in OVER_A_TRUNK]
     scores = [variant for variant in options.variant if variant in SCORES]
     groups = [scores, *([variant] for variant in options.variant if variant not in SCORES)]
     for seed, name, group in itertools.product(options.seeds, options.data, groups):
-        keys = missing(options.out, [key_of(name, variant, seed, options) for variant in group])
+        keys = missing(options.out, [key_of(name, variant, seed, options) | trunk for variant in group])
         if not keys:
             continue
         for variant, row in measure([key["variant"] for key in keys], name, seed, options):
-            record(options.out, {**key_of(name, variant, seed, options), **row})
+            record(options.out, {**key_of(name, variant, seed, options), **trunk, **row})
             show(name, variant, seed, row=row)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from flawforge import fitting
 from flawforge.fitting import engine
+from flawforge.judging import loading
 from flawforge.methods import anoseg
 from flawforge.methods.anoseg import PAPER, TINY, AnoSeg, Config, Decoder, Discriminator
 from flawforge.nn import collapse
@@ -200,6 +201,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"score": "top"},
     {"detector_adversarial": 0.0, "detector_features": 0.0},
     {"schedule": "flat", "rebuild": 0.0, "score": "top"},
+    {"backbone": "lite0", "skips": False},
+    {"backbone": "lite0", "coordinates": False, "encoder_rate": 0.0, "score": "top"},
 ]
 
 
@@ -433,6 +436,67 @@ def test_forging_can_leave_out_its_parts() -> None:
     assert not any(d["rotate"] or any(d["halves"]) or d["jitter"] for d in drawn["cutpaste"])
     jittered = {str(anoseg.forger(tiny(forging=each))) for each in ("hard", "rotate_permute")}
     assert len(jittered) == 2
+
+
+def test_a_trunk_reads_the_picture_and_the_coordinates_join_at_the_end() -> None:
+    """Each place of each stage is standardised over its channels; the coordinates of a cell are those of its middle."""
+    trunk = anoseg.Trunk("lite0", 2).eval()
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        found = trunk.read(images, anoseg.coordinates(images))
+        plain = [each.numpy() for each in trunk(images)[1:]]
+    assert [each.shape[1] for each in found] == list(trunk.widths) == [24, 40, 112, 322]
+    for mine, theirs in zip(found, plain, strict=True):
+        by_hand = (theirs - theirs.mean(1, keepdims=True)) / np.sqrt(theirs.var(1, keepdims=True) + 1e-5)
+        np.testing.assert_allclose(mine[:, : theirs.shape[1]], by_hand, atol=1e-4)
+    rows, columns = found[-1][0, -2:]
+    middle = 2 * 15.5 / 63 - 1
+    np.testing.assert_allclose(rows, [[middle] * 3, [-middle] * 3], atol=1e-5)
+    np.testing.assert_allclose(columns, [[2 * 15.5 / 95 - 1, 0, 1 - 2 * 15.5 / 95]] * 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_a_trunk_learns_on_slowly_or_not_at_all(rate: float) -> None:
+    config = tiny(backbone="lite0", encoder_rate=rate, score="top")
+    net = built(config)
+    (mark,) = anoseg.stages(net, config)
+    assert isinstance(mark, Train)
+    parameters = mark.turns[0].parameters(net)
+    groups = mark.turns[0].optimiser(parameters).param_groups
+    assert [group["lr"] for group in groups] == [config.learning_rate, *([rate * config.learning_rate] if rate else [])]
+    assert mark.frozen == (() if rate else ("maker.encoder",))
+    before = state(net.maker)
+    train(net, config, 2)
+    changed = {key.partition(".")[0] for key, value in state(net.maker).items() if value != before[key]}
+    assert changed == {"picture", "mark", *(["encoder"] if rate else [])}
+
+
+def test_the_detector_has_a_generator_of_its_own_and_no_trunk() -> None:
+    net = built(tiny(backbone="lite0"))
+    assert isinstance(net.maker.encoder, anoseg.Trunk)
+    assert net.detector is not None
+    assert isinstance(net.detector.encoder, ResNet)
+    with pytest.raises(ModelError, match="a trunk has its place; add --trunk none, or leave out --init"):
+        anoseg.start(net, net.config, Init({}))
+
+
+def test_the_rate_of_marks_is_the_methods_and_reaches_threshold_and_card(washers: Path, tmp_path: Path) -> None:
+    settings = {**dataclasses.asdict(TINY), "mark_rate": 0.5}
+    request = fitting.Request(washers, tmp_path / "m", method="anoseg", steps=4, size=64, settings=settings)
+    found = fitting.run(request)
+    assert found.calibration is not None
+    assert found.content is not None
+    peaks = found.calibration.peaks
+    assert found.calibration.pixel_threshold == peaks[-int(0.5 * (len(peaks) + 1))]
+    assert found.calibration.threshold == found.calibration.scores[-1]
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "of good parts get a mark on average, whatever the verdict." in card
+    loaded = loading.load(tmp_path / "m")
+    assert loaded.rule.mark_rate == 0.5
+    assert loaded.calibration == found.calibration
+    calibration, _ = fitting.recalibrate(tmp_path / "m", washers / "test" / "good", None, None, yes=True)
+    assert calibration.mark_rate == 0.5  # thresholds that are set anew keep it
+    assert anoseg.score_rule(PAPER).mark_rate is None
 
 
 def test_the_encoder_starts_from_given_weights_and_knows_no_place_yet() -> None:

@@ -148,7 +148,7 @@ def test_every_variant_of_an_ablation_can_be_fitted(script: str) -> None:
     names = runpy.run_path(str(SCRIPTS / script))
     variants = names.get("VARIANTS") or {}
     if script == "isstad_ablation.py":
-        variants = names["TRAINED"] | names["SIZES"]
+        variants = names["TRAINED"] | names["OVER_A_TRUNK"] | names["SIZES"]
     assert variants
     for name, found in variants.items():
         method, settings = script.removesuffix("_ablation.py"), found

@@ -353,3 +353,34 @@ def test_a_score_beyond_is_above_everything(scores: list[float]) -> None:
 def test_the_highest_share_is_scipys_clopper_pearson(events: int, of: int) -> None:
     expected = 1.0 if events == of else float(beta.ppf(0.975, events + 1, of - events))
     assert highest_share(events, of) == pytest.approx(expected, abs=1e-6)
+
+
+def test_marks_at_a_rate_of_their_own_by_hand() -> None:
+    """Of 19 good pictures one has a far higher place than all others: at 5 % it sets the limit, at 20 % it cannot."""
+    peaks = [*range(1, 19), 1000]
+    plain = calibrate(range(19), 0.05, peaks=peaks)
+    marked = calibrate(range(19), 0.05, peaks=peaks, mark_rate=0.2)
+    assert plain.pixel_threshold == 1000
+    assert marked.pixel_threshold == 16  # the fourth largest: 0.2 * 20
+    assert (marked.threshold, marked.review_threshold) == (plain.threshold, plain.review_threshold)
+    assert marked.rate_marked.expected == pytest.approx(4 / 20)
+    assert any(
+        line.startswith("pixels are marked above 16: 20 % of good parts get a mark on average") for line in marked.lines()
+    )
+    assert not any("marked" in line for line in plain.lines())
+    assert "mark_rate" not in plain.as_dict()  # models of before stay as they are
+    for each in (plain, marked):
+        assert calibration_from_dict(each.as_dict()) == each
+    # A verdict that is looser than the marks takes them along: what is NG more often may be marked as often.
+    assert marked.moved(0.5).pixel_threshold == calibrate(range(19), 0.5, peaks=peaks).pixel_threshold
+    assert marked.moved(0.1).pixel_threshold == marked.pixel_threshold
+
+
+@pytest.mark.parametrize("n", range(9, 60, 7))
+def test_the_rate_of_marks_holds_for_every_n(n: int) -> None:
+    """Leave one out of n + 1 peaks, with ties: no more than the stated share has a mark."""
+    peaks = np.random.default_rng(n).integers(0, n // 2, n + 1).astype(float)
+    made = [calibrate(np.arange(n), 1 / (n + 1), peaks=np.delete(peaks, i), mark_rate=0.3) for i in range(n + 1)]
+    alarms = sum(peak > each.pixel_threshold for each, peak in zip(made, peaks, strict=True))
+    assert alarms <= made[0].rate_marked.expected * (n + 1) + 1e-9
+    assert made[0].rate_marked.expected <= 0.3

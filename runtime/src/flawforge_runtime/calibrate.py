@@ -91,6 +91,7 @@ class Calibration:
                  one later; empty where that is not known
     doubts       sentences on calibration pictures that may not be good; they decide nothing
     batches      a score is the highest of one batch's pictures, as scores within a batch are more alike than chance allows
+    mark_rate    share of good pictures that may get a mark, where it is above `false_alarm`; None = `false_alarm`
     """
 
     scores: tuple[float, ...]
@@ -106,6 +107,7 @@ class Calibration:
     pictures: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     batches: bool = False
+    mark_rate: float | None = None
 
     @property
     def n(self) -> int:
@@ -129,8 +131,17 @@ class Calibration:
 
     @property
     def pixel_threshold(self) -> float:
-        """A pixel is marked when the map is above this; on average `false_alarm` of good pictures, or fewer, get a mark."""
-        return self.peaks[-rank(len(self.peaks), self.false_alarm, self.confidence)]
+        """A pixel is marked when the map is above this; `rate_marked` says how many good pictures get a mark."""
+        return self.peaks[-self._mark_rank]
+
+    @property
+    def _mark_rank(self) -> int:
+        return rank(len(self.peaks), max(self.mark_rate or 0.0, self.false_alarm), self.confidence)
+
+    @property
+    def rate_marked(self) -> ExpectedRate:
+        """Good parts with a mark, whatever the verdict."""
+        return expected_rate(len(self.peaks), self._mark_rank, self.confidence, self.of)
 
     @cached_property
     def scale(self) -> Scale:
@@ -175,6 +186,12 @@ class Calibration:
         elif self.fixed is None and self.rank < self.n:
             least = percent((self.rank + 1) / (self.n + 1))
             lines.append(f"no REVIEW band: with {self.n} calibration {self.of} it takes a --review rate of {least} or more")
+        if self.mark_rate is not None:
+            marked = self.rate_marked
+            lines.append(
+                f"pixels are marked above {self.pixel_threshold:.4g}: {percent(marked.expected)} of good parts get a mark "
+                f"on average, up to {percent(marked.bound)} for this model"
+            )
         how = f" in {self.folds} folds, an estimate and not a guarantee" if self.folds else ""
         lines.append(
             f"from {self.n} calibration {self.of}{how}; valid for good parts made and photographed like these; "
@@ -247,6 +264,7 @@ class Calibration:
             confidence=confidence,
             per_part=self.per_part,
             rules=self.rules if rules is None else rules,
+            mark_rate=self.mark_rate,
         )
         if threshold is not None and not math.isfinite(threshold):
             raise CalibrationError(f"A threshold of {threshold:g} was given; give a finite score.")
@@ -281,7 +299,7 @@ class Calibration:
             "pictures": list(self.pictures),
             "doubts": list(self.doubts),
             "batches": self.batches,
-        }
+        } | ({} if self.mark_rate is None else {"mark_rate": self.mark_rate})
 
 
 def calibrate(
@@ -293,13 +311,14 @@ def calibrate(
     confidence: float | None = None,
     per_part: bool = False,
     rules: Rules | None = None,
+    mark_rate: float | None = None,
 ) -> Calibration:
     """Thresholds from the scores of good pictures that training did not use.
 
     scores  n picture scores, any order, finite; rate  false-alarm rate in (0, 1), kept on average or with `confidence`
     review  rate of REVIEW or NG, at least `rate`; None = `rate`, which leaves no REVIEW band
     peaks   the highest map value of each picture; None = the scores themselves
-    confidence, per_part, rules  see Calibration
+    confidence, per_part, rules, mark_rate  see Calibration
     Raises CalibrationError: no scores, a score that is not finite, a rate that n pictures do not support.
     """
     review = rate if review is None else review
@@ -314,7 +333,8 @@ def calibrate(
     for share in (rate, review):
         rank(len(scores), share, confidence)
     ordered = tuple(sorted(map(float, scores))), tuple(sorted(map(float, peaks)))
-    return Calibration(ordered[0], ordered[1], float(rate), float(review), confidence, per_part, rules or Rules())
+    made = Calibration(ordered[0], ordered[1], float(rate), float(review), confidence, per_part, rules or Rules())
+    return replace(made, mark_rate=mark_rate)
 
 
 def calibrated(calibration: Calibration | None) -> Calibration:
@@ -339,6 +359,7 @@ def calibration_from_dict(data: Mapping[str, Any]) -> Calibration:
         confidence=data.get("confidence"),
         per_part=bool(data.get("per_part", False)),
         rules=Rules(**data.get("rules", {})),
+        mark_rate=data.get("mark_rate"),
     )
     looks = {str(name): tuple(map(float, values)) for name, values in data.get("looks", {}).items()}
     pictures = tuple(map(str, data.get("pictures", ())))

@@ -50,6 +50,7 @@ class Rule(Strict):
     reduce: Literal["max", "top", "network"]
     smooth: Annotated[int, Ge(1), Le(4096)] = 1
     top: Annotated[float, Gt(0), Le(1)] = 0.001
+    mark_rate: Annotated[float, Gt(0), Lt(1)] | None = None
 
 
 class Align(Strict):
@@ -125,6 +126,7 @@ class CalibrationOf(Strict):
     pictures: list[str] = []
     doubts: list[str] = []
     batches: bool = False
+    mark_rate: Share | None = None
 
 
 Kind = TypeVar("Kind", bound=BaseModel)

@@ -64,11 +64,14 @@ class ScoreRule:
             "network": the score that the method itself returns
     smooth  side in canvas pixels of the mean filter laid over the map first; 1 = none
     top     share of the valid pixels in (0, 1], used by "top"
+    mark_rate  share of good pictures that may get a mark, for maps where one picture in many has a far higher place than all
+               others; None = the false-alarm rate (docs/decisions/0044)
     """
 
     reduce: str = "max"
     smooth: int = 1
     top: float = 0.001
+    mark_rate: float | None = None
 
 
 @dataclass(frozen=True)

@@ -49,11 +49,11 @@ METHODS: dict[str, Known] = {
         ("Song et al., arXiv 2110.03396, from a transcript (see docs/methods/anoseg.md); `cpu` has narrower layers"),
         "cpu paper",
         (
-            "batch forge_share epochs precision encoder_width decoder_width critic_width picture_stride"
-            " map_stride skips coordinates critic_side critic_norm critic_rate forging masked segment "
-            "balance rebuild adversarial score detector_share detector_adversarial detector_features "
-            "detector_rebuild class_head alpha beta learning_rate schedule check_every patience "
-            "evidence smooth top"
+            "batch forge_share epochs precision backbone encoder_rate encoder_width decoder_width "
+            "critic_width picture_stride map_stride skips coordinates critic_side critic_norm "
+            "critic_rate forging masked segment balance rebuild adversarial score detector_share "
+            "detector_adversarial detector_features detector_rebuild class_head alpha beta "
+            "learning_rate schedule check_every patience evidence smooth top mark_rate"
         ),
     ),
     "cutpaste": Known(

@@ -31,6 +31,7 @@ def content_of(
     if plan.init is not None:
         known = {key: plan.init.about.get(key) for key in ("method", "profile", "seed", "canvas")} if plan.init.about else {}
         init = {"path": str(request.init), "sha256": plan.init.sha256} | known
+    rule = dataclasses.asdict(plan.method.score(plan.settings))
     settings = {
         "format": bundle.FORMAT,
         "method": request.method,
@@ -39,7 +40,7 @@ def content_of(
         "canvas": list(plan.canvas),
         "tile": request.tile,
         "align": plan.template and {"least": plan.template.least},
-        "score_rule": dataclasses.asdict(plan.method.score(plan.settings)),
+        "score_rule": {name: each for name, each in rule.items() if each is not None},
         "max_pixels": request.max_pixels,
         "depth": request.depth,
         "seed": request.seed,

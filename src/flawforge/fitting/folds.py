@@ -90,6 +90,7 @@ def run(
         review=rates[1],
         peaks=[peak for scored in collected for peak in scored.peaks],
         per_part=parts is not None,
+        mark_rate=made.method.score(made.settings).mark_rate,
     )
     looks = {name: tuple(v for scored in collected for v in scored.looks[name]) for name in collected[0].looks}
     pictures = tuple(sorted(name for scored in collected for name in scored.pictures))

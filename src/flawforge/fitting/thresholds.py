@@ -170,6 +170,7 @@ def calibrate_on(
         confidence=confidence,
         per_part=parts is not None,
         rules=rules,
+        mark_rate=model.rule.mark_rate,
     )
     table = {name: tuple(statistics[name] for statistics in looks) for name in LOOKS}
     calibration = dataclasses.replace(calibration, looks=table, pictures=tuple(sorted(names)), batches=in_batches)

@@ -8,7 +8,7 @@ map, Evidence is the other way round.
     paper                                  here
     fig. 3   hard augmentation             forge.hard_augment, `forger`
     fig. 4   coordinate channels           `coordinates`
-    tab. 6   generator, two decoders       `Generator`: nn.resnet on 5 channels, `Decoder` twice
+    tab. 6   generator, two decoders       `Generator`: `Trunk` or nn.resnet on 5 channels, `Decoder` twice
     tab. 6   discriminator                 `Discriminator`
     3.2      L_Seg, L_Re, L_Adv            `segmentation_loss`, `rebuild_loss`, `adversarial_loss`
     3.4, A   detector on the frozen net    `Detector`, `classification_loss`, `feature_loss`
@@ -16,9 +16,10 @@ map, Evidence is the other way round.
 
 Every step sees each of its pictures twice, good and forged: x_Seg = {x_Nor, x_Ano}, half and half.
 
-Profile `paper` keeps the published layers. Profile `cpu` is ours: an encoder of half and decoders of a fifth of the width,
-made at half resolution; the map's decoder sees the encoder's finer stages (`skips`); the critic is held back by spectral
-norm and by a lower rate; the map is a logit; L_Seg is balanced. The page says how each of these was chosen.
+Profile `paper` keeps the published layers. Profile `cpu` is ours: the encoder is a trunk that knows natural images (--trunk
+none: a ResNet-18 of half the width, from nothing), decoders of a fifth of the width, made at half resolution; the map's
+decoder sees the encoder's finer stages (`skips`); the critic is held back by spectral norm and by a lower rate; the map is a
+logit; L_Seg is balanced. The page says how each of these was chosen.
 """
 
 from __future__ import annotations
@@ -37,10 +38,23 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from flawforge.forge.paste import HardAugment
 from flawforge.nn import collapse
+from flawforge.nn.efficientnet_lite import Lite, standardised
 from flawforge.nn.losses import masked_mean
 from flawforge.nn.resnet import ResNet, imagenet, put_weights
 from flawforge.nn.schedules import cosine_schedule, drops
-from flawforge.types import Batch, Evidence, Forger, Init, Method, ScoreRule, Stage, Train, TrainingSettings, Turn
+from flawforge.types import (
+    Batch,
+    Evidence,
+    Forger,
+    Init,
+    Method,
+    ModelError,
+    ScoreRule,
+    Stage,
+    Train,
+    TrainingSettings,
+    Turn,
+)
 
 Share = Annotated[float, Interval(ge=0, le=1)]
 Weight = Annotated[float, Ge(0)]
@@ -48,8 +62,10 @@ Weight = Annotated[float, Ge(0)]
 
 @dataclass(frozen=True)
 class Config(TrainingSettings):
-    """Settings of AnoSeg; the comments give the paper's value, or "unknown" and what `paper` assumes."""
+    """Settings of AnoSeg (--trunk none); the comments give the paper's value, or "unknown" and what `paper` assumes."""
 
+    backbone: Literal["", "lite0", "lite1", "lite2"] = ""  # ""; the trunk that takes the place of the ResNet-18
+    encoder_rate: Weight = 0.1  # ours; a trunk's learning rate as a multiple of the maker's, 0 = it stays as it is
     encoder_width: Annotated[int, Ge(1)] = 32  # 64 (ResNet-18)
     decoder_width: Annotated[int, Ge(1)] = 24  # 128
     critic_width: Annotated[int, Ge(1)] = 16  # 64
@@ -85,8 +101,10 @@ class Config(TrainingSettings):
     evidence: Literal["logit", "probability"] = "logit"  # "probability"
     smooth: Annotated[int, Ge(1)] = 5  # unknown: 4; mean filter on the map before it becomes a score
     top: Annotated[float, Interval(gt=0, le=1)] = 0.001  # ours
+    mark_rate: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # ours; good pictures that may get a mark, 0 = as false alarms
 
 
+CPU = Config(backbone="lite0", mark_rate=0.1)
 PAPER = Config(
     encoder_width=64,
     decoder_width=128,
@@ -163,15 +181,37 @@ def _conv_bn_relu(layer: nn.Module, width: int) -> nn.Sequential:
     return nn.Sequential(layer, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
+class Trunk(Lite):
+    """An EfficientNet-Lite as the encoder: its stages of strides 4, 8, 16 and 32, standardised, and `extra` channels at 32.
+
+    A trunk has no filters for the coordinates, so they join where the layers that start from nothing begin.
+    """
+
+    def __init__(self, variant: str, extra: int) -> None:
+        super().__init__(variant)
+        self.widths = (*self.widths[1:-1], self.widths[-1] + extra)
+
+    def read(self, images: Tensor, extra: Tensor) -> list[Tensor]:
+        """n 3 h w in [0, 1] and n e h w, sides multiples of 32 -> each stage, n widths[i] h/strides w/strides."""
+        with torch.autocast(images.device.type, enabled=False):  # depthwise convolutions are far slower in bfloat16
+            *finer, deep = (standardised(each) for each in self(images.float())[1:])
+        return [*finer, torch.cat([deep, F.avg_pool2d(extra, 32)], dim=1) if extra.shape[1] else deep]
+
+
 class Generator(nn.Module):
-    """Table 6's generator: a ResNet-18, a decoder for the picture and, unless `extra` is a map already, one for the map.
+    """Table 6's generator: an encoder, a decoder for the picture and, unless `extra` is a map already, one for the map.
 
     images n 3 h w in [0, 1], extra n e h w -> (picture n 3 h w in [0, 1], logit of "normal" n 1 h w or None); any h, w.
+    The encoder is a ResNet-18, that of the map's net a trunk where there is one.
     """
 
     def __init__(self, extra: int, marks: bool, config: Config) -> None:
         super().__init__()
-        self.encoder = ResNet("resnet18", channels=3 + extra, width=config.encoder_width)
+        self.encoder: ResNet | Trunk
+        if config.backbone and marks:
+            self.encoder = Trunk(config.backbone, extra)
+        else:
+            self.encoder = ResNet("resnet18", channels=3 + extra, width=config.encoder_width)
         deep, width = self.encoder.widths[-1], config.decoder_width
         finer = self.encoder.widths[2::-1] if config.skips else ()
         self.picture = Decoder(deep, width, 3, config.picture_stride)
@@ -179,10 +219,14 @@ class Generator(nn.Module):
 
     def forward(self, images: Tensor, extra: Tensor) -> tuple[Tensor, Tensor | None]:
         h, w = images.shape[-2:]
-        x = torch.cat([imagenet(images), extra], dim=1)
+        x = torch.cat([images, extra], dim=1)
         if h % 32 or w % 32:
             x = F.pad(x, (0, -w % 32, 0, -h % 32), mode="replicate")
-        *finer, deep = self.encoder(x)
+        images, extra = x[:, :3], x[:, 3:]
+        if isinstance(self.encoder, Trunk):
+            *finer, deep = self.encoder.read(images, extra)
+        else:
+            *finer, deep = self.encoder(torch.cat([imagenet(images), extra], dim=1))
         picture = self.picture(deep)[..., :h, :w].float().sigmoid()
         if self.mark is None:
             return picture, None
@@ -429,31 +473,56 @@ def stages(net: AnoSeg, config: Config) -> Sequence[Stage]:
     """The map's net in turns with its critic; then the detector in turns with its own, the map's net frozen; a last look."""
     schedule = cosine_schedule if config.schedule == "cosine" else drops(1.0, ())
 
-    def turn(name: str, part: str, loss: Any, factor: float = 1.0) -> Turn:
-        def optimiser(parameters: Sequence[Any]) -> torch.optim.Optimizer:
-            return torch.optim.Adam(parameters, lr=config.learning_rate * factor, betas=(0.5, 0.999))
+    slow = {id(p) for p in net.maker.encoder.parameters()} if config.backbone else set()
+    still = bool(slow) and not config.encoder_rate
 
-        return Turn(name, lambda module: list(module.get_submodule(part).parameters()), optimiser, loss, schedule)
+    def turn(name: str, part: str, loss: Any, factor: float = 1.0) -> Turn:
+        def parameters(module: Any) -> list[Any]:
+            return [p for p in module.get_submodule(part).parameters() if not (still and id(p) in slow)]
+
+        def optimiser(parameters: Sequence[Any]) -> torch.optim.Optimizer:
+            rate = config.learning_rate * factor
+            groups = [{"params": [p for p in parameters if id(p) not in slow], "lr": rate}]
+            trunk = [p for p in parameters if id(p) in slow]
+            groups += [{"params": trunk, "lr": rate * config.encoder_rate}] if trunk else []
+            return torch.optim.Adam(groups, betas=(0.5, 0.999))
+
+        return Turn(name, parameters, optimiser, loss, schedule)
 
     first = [turn("generator", "maker", partial(generator_losses, config=config))]
     if config.adversarial:
         first.append(turn("discriminator", "critic", discriminator_losses, config.critic_rate))
     last = [collapse.last_look(forger(config))] if config.check_every else []
+    trunk = ("maker.encoder",) if still else ()
     if config.score != "detector":
-        return [Train("mark", first), *last]
+        return [Train("mark", first, trunk), *last]
     second = [
         turn("detector", "detector", partial(detector_losses, config=config)),
         turn("discriminator", "detector_critic", partial(detector_discriminator_losses, config=config), config.critic_rate),
     ]
     frozen = ("maker", "critic") if config.adversarial else ("maker",)
     share = config.detector_share
-    return [Train("mark", first, share=1 - share), Train("detect", second, frozen, share=share), *last]
+    return [Train("mark", first, trunk, share=1 - share), Train("detect", second, frozen, share=share), *last]
 
 
 def start(net: AnoSeg, config: Config, init: Init) -> list[str]:
-    """The encoder from --init: a model of ours, or a ResNet in torchvision's or timm's naming. Coordinates start at zero."""
+    """The encoder from --init: a model of ours, or a ResNet in torchvision's or timm's naming. Coordinates start at zero.
+
+    Raises ModelError where they do not fit, or where a trunk has the encoder's place.
+    """
+    if isinstance(net.maker.encoder, Trunk):
+        raise ModelError("--init gives a ResNet's weights and a trunk has its place; add --trunk none, or leave out --init.")
     put_weights(net.maker.encoder, init.tensors, "--init", prefer="maker.encoder.")
     return ["the encoder starts from --init; decoders, critics and the detector start from nothing"]
+
+
+def take_trunk(net: AnoSeg, config: Config, init: Init) -> list[str]:
+    """The encoder from --trunk."""
+    assert isinstance(net.maker.encoder, Trunk), "a trunk was chosen, so the settings have one"
+    origin = f"a {init.about['method']} model" if init.about else init.source or "weights from outside"
+    net.maker.encoder.fill(init, f"--trunk ({origin})")
+    what = f"learns on at {config.encoder_rate:g} of the rate" if config.encoder_rate else "is not trained"
+    return [f"the encoder starts from {origin} (sha256 {init.sha256[:12]}) and {what}; all else starts from nothing"]
 
 
 def forger(config: Config) -> Forger:
@@ -467,18 +536,20 @@ def forger(config: Config) -> Forger:
 
 def score_rule(config: Config) -> ScoreRule:
     """Section 3.4's score by the net itself; or the mean of the map's highest values."""
-    return ScoreRule("network" if config.score == "detector" else "top", config.smooth, config.top)
+    return ScoreRule("network" if config.score == "detector" else "top", config.smooth, config.top, config.mark_rate or None)
 
 
 METHOD = Method(
     name="anoseg",
     title="segmentation with an adversary and coordinates, then a detector that reuses the map",
     paper="Song et al., arXiv 2110.03396, from a transcript (see docs/methods/anoseg.md); `cpu` has narrower layers",
-    profiles={"cpu": Config(), "paper": PAPER},
+    profiles={"cpu": CPU, "paper": PAPER},
     tiny=TINY,
     build=AnoSeg,
     stages=stages,
     forger=forger,
     score=score_rule,
     start=start,
+    trunk=take_trunk,
+    scratch=Config(),
 )

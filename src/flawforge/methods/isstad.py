@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawforge.forge.corrupt import PixelCorrupt
-from flawforge.nn.efficientnet_lite import Lite
+from flawforge.nn.efficientnet_lite import Lite, standardised
 from flawforge.nn.losses import masked_mean, reconstruction_losses
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.vit import Decoder, Encoder, draw_hidden, initialise, patchify, positions, unpatchify
@@ -161,7 +161,7 @@ class TrunkPatches(nn.Module):
         with torch.autocast(images.device.type, enabled=False):  # its depthwise convolutions are far slower in bfloat16
             _, *stages = self.net(images.float())
         folded = [F.pixel_unshuffle(x, fold) if fold > 1 else x for x, fold in zip(stages, self.folds, strict=True)]
-        return torch.cat([F.layer_norm(x.movedim(1, 3), x.shape[1:2]).movedim(3, 1) for x in folded], dim=1)
+        return torch.cat([standardised(each) for each in folded], dim=1)
 
 
 class Isstad(nn.Module):

@@ -200,6 +200,14 @@ def normalised(images: Tensor) -> Tensor:
     return (images * 255.0 - 127.0) / 128.0
 
 
+def standardised(maps: Tensor) -> Tensor:
+    """n c h w -> the same with mean 0 and variance 1 over the channels of each place.
+
+    For nets that learn on top: without batch norm, a stage's outputs are of any scale, in one picture more than in another.
+    """
+    return F.layer_norm(maps.movedim(1, 3), maps.shape[1:2]).movedim(3, 1)
+
+
 def _stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under the prefix that holds the trunk, without it."""
     mark = "stem.weight"

@@ -51,7 +51,7 @@ RATES = """
 | REVIEW or NG | above {review_threshold:.6g} | {flagged} | up to {flagged_bound} |
 
 These rates come from {n} calibration {of} ({how}). They support rates from {best} upwards; 1 % takes {needed}.
-A pixel is marked above {pixel_threshold:.6g}.{rules}
+A pixel is marked above {pixel_threshold:.6g}{marked}.{rules}
 """
 
 GUARD = """
@@ -111,6 +111,9 @@ def model_card(content: Content) -> str:
             else "split-conformal"
             if sure is None
             else f"split-conformal, limits kept with {percent(sure)} confidence",
+            "marked": ""
+            if calibration.mark_rate is None
+            else f": {percent(calibration.rate_marked.expected)} of good parts get a mark on average, whatever the verdict",
             "rules": f" Rules after the thresholds: {rules}." if rules != Rules() else "",
         }
         rates = RATES.format(**values)
