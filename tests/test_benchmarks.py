@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import runpy
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +163,57 @@ def test_every_variant_of_an_ablation_can_be_fitted(script: str) -> None:
         if name == "draem":
             method = "draem"
         override(METHODS[method].profiles["cpu"], settings)
+
+
+def profile_run(
+    monkeypatch: pytest.MonkeyPatch, washers: Path, tmp_path: Path, method: str, *more: str
+) -> list[dict[str, str]]:
+    """One call of paper_profiles.py on drawn parts with tiny settings; the rows so far."""
+    pairs = [f"{key}={json.dumps(value)}" for key, value in dataclasses.asdict(METHODS[method].tiny).items()] + list(more)
+    arguments = ["--method", method, "--data", washers.name, "--models", str(tmp_path), "--size", "64", "--steps", "6"]
+    arguments += ["--device", "cpu", "--out", str(tmp_path / "rows.csv"), "--set", *pairs]
+    monkeypatch.setenv("FLAWFORGE_DATA", str(washers.parent))
+    monkeypatch.setattr(sys, "argv", ["paper_profiles.py", *arguments])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        runpy.run_path(str(SCRIPTS / "paper_profiles.py"), run_name="__main__")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return read(tmp_path / "rows.csv")[1]
+
+
+@pytest.mark.slow
+def test_a_paper_profile_stops_at_its_limit_and_goes_on_to_the_same_bits(
+    washers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit that is over at once: each call makes one step, of one stage and then of the other; then without a limit."""
+    run = partial(profile_run, monkeypatch, washers, tmp_path / "stopped", "isstad")
+    for _ in range(3):
+        rows = run("--limit", "0.00001")
+    assert [int(row["steps"]) for row in rows] == [1, 2, 3]  # the first stage has two
+    shares = [float(row["progress"]) for row in rows]
+    assert shares == sorted(set(shares))
+    assert shares[-1] < 1
+    assert 0.0 <= float(rows[0]["image_auroc"]) <= 1.0  # judged as it stands
+    assert not (tmp_path / "stopped" / f"isstad_{washers.name}_64_0_6steps").exists()
+    last = run()[-1]
+    assert (last["progress"], last["steps"], last["device"]) == ("1", "6", "cpu")
+    assert (last["machine"], last["commit"], last["date"], last["seed"]) != ("", "", "", "")
+    assert last["promised_false_alarm"]
+    assert len(run()) == 4  # final: not measured again
+    assert "already measured" in capsys.readouterr().out
+    profile_run(monkeypatch, washers, tmp_path / "whole", "isstad")
+    first, second = (next((tmp_path / name).glob("isstad_*")) / "model.safetensors" for name in ("stopped", "whole"))
+    assert first.read_bytes() == second.read_bytes()
+    assert not list((tmp_path / "stopped").glob("*.fitting"))
+
+
+def test_a_paper_profile_that_stops_itself_gives_its_reason(
+    washers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (row,) = profile_run(monkeypatch, washers, tmp_path, "anoseg", "learning_rate=1e30")
+    assert "Training stopped" in row["stopped"]
+    assert "image_auroc" not in row
 
 
 def test_what_is_not_reached_is_drawn_without_a_bar() -> None:

@@ -180,6 +180,12 @@ def _unpack(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
 
 
+def history_of(checkpoint: Path) -> list[dict[str, Any]]:
+    """The history that a checkpoint holds, as `fit` returns it. Raises TrainingError where it cannot be read."""
+    history: list[dict[str, Any]] = _unpack(checkpoint)[0]["history"]
+    return history
+
+
 def _restore(path: Path, identity: str) -> tuple[State, dict[str, Tensor], list[Any]]:
     about, tensors = _unpack(path)
     if about["format"] != CHECKPOINT_FORMAT or about["identity"] != identity:
