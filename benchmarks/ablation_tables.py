@@ -41,6 +41,7 @@ class Table:
 FIGURES = {"image_auroc": "image AUROC", "pixel_ap": "pixel AP"}
 OUTLINES = {"image_auroc_top": "image AUROC", "iou_calibrated": "IoU at the threshold", "iou_best": "best IoU"}
 SHORT = {"minutes": "1", "size": "128", "settings": ""}
+NONE, TRUNK = {"trunk": ""}, {"trunk": "lite0"}
 TABLES = (
     Table(
         "cutswap",
@@ -72,10 +73,11 @@ TABLES = (
         "anoseg_ablation.csv",
         "anoseg.md",
         "as shipped",
-        SHORT,
+        SHORT | NONE,
         OUTLINES,
         {"image_auroc_top": ("image_auroc_detector", "{}, its own score")},
     ),
+    Table("anoseg over a trunk", "anoseg_ablation.csv", "anoseg.md", "as shipped", SHORT | TRUNK, OUTLINES),
     Table(
         "guided",
         "guided_ablation.csv",
@@ -84,7 +86,8 @@ TABLES = (
         {"minutes": "2", "candidate": "sum"},
         FIGURES | {"aupro_0.3": "AUPRO 0.3"},
     ),
-    Table("isstad", "isstad_ablation.csv", "isstad.md", "product", SHORT, FIGURES),
+    Table("isstad", "isstad_ablation.csv", "isstad.md", "product", SHORT | NONE, FIGURES),
+    Table("isstad over a trunk", "isstad_ablation.csv", "isstad.md", "no stage 1", SHORT | TRUNK, FIGURES),
 )
 
 
