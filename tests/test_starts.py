@@ -58,7 +58,7 @@ def test_the_default_starts_from_the_trunk_and_none_from_nothing(method: str, wa
     assert (none.settings, none.trunk) == (METHODS[method].scratch, None)
     paper = fitting.plan(fitting.Request(washers, tmp_path / "m", method=method, profile="paper"))
     assert (paper.settings, paper.trunk) == (METHODS[method].profiles["paper"], None)
-    with pytest.raises(ConfigError, match="trains no trunk of its own"):
+    with pytest.raises(ConfigError, match="takes no trunk without weights"):
         fitting.plan(fitting.Request(washers, tmp_path / "m", method=method, trunk="resnet18"))
 
 

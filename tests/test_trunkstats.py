@@ -183,7 +183,7 @@ def test_without_a_trunk_there_are_only_the_filters() -> None:
 
 def test_a_trunk_without_weights_is_refused_by_a_method_that_trains_none() -> None:
     method = METHODS["auto"]
-    with pytest.raises(ConfigError, match="trains no trunk of its own; give lite0, lite1, lite2, none"):
+    with pytest.raises(ConfigError, match="takes no trunk without weights; give lite0, lite1, lite2, none"):
         choose_trunk("resnet18", method, method.profiles["cpu"], {})
     profile, _, given = choose_trunk("none", method, method.profiles["cpu"], {})
     assert (profile, given) == (method.scratch, None)
