@@ -1,0 +1,1 @@
+"""The store's schema, one Alembic migration per file; `flawforge.store.opening` runs them in order."""

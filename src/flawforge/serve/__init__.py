@@ -1,0 +1,1 @@
+"""The service: judge over HTTP, keep every verdict. Imports no torch."""

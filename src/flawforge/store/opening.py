@@ -1,0 +1,202 @@
+"""Opening a result store: a SQLite file, or PostgreSQL by URL. An empty one is given its tables.
+
+SQLite is in WAL mode with synchronous=FULL: readers never wait, and a row that was acknowledged survives a killed process
+and a power cut. PostgreSQL does so by default.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from flawforge.store.tables import METADATA
+from flawforge.types import ConfigError, DataError
+
+BUSY = 10.0  # seconds that a writer waits for another
+LOCK = 4711_2208  # PostgreSQL's advisory lock that one process holds while it migrates
+FORMS = "a file such as results.db, sqlite:///FILE, or postgresql://USER@HOST/NAME"
+
+
+class Unreachable(DataError):
+    """The store cannot be read or written now. What was being recorded is not recorded."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open result store. Threads may share it.
+
+    engine  SQLAlchemy's; `reading` and `writing` give its transactions
+    files   folder of kept pictures and overlays; None = none are kept
+    name    the URL without its password, for people
+    """
+
+    engine: sa.Engine
+    files: Path | None
+    name: str
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that sees one state of the store. Raises Unreachable."""
+        with _said(self.name), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that is on the disk when this returns, or leaves no trace. Raises Unreachable."""
+        with _said(self.name), self.engine.execution_options(writes=True).begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _said(name: str) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise Unreachable(f"The result store {name} cannot be used now ({reason(error)}); nothing was recorded.") from error
+
+
+def reason(error: SQLAlchemyError) -> str:
+    """The driver's own words in one line, without statement and parameters."""
+    text = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    return " ".join(text.split()).rstrip(".")[:300] or type(error).__name__
+
+
+def parse_url(url: str | Path) -> URL:
+    """SQLAlchemy's URL of a path or a URL. Raises ConfigError for another database."""
+    text = str(url)
+    if "://" not in text:
+        return URL.create("sqlite", database=str(Path(text)))
+    try:
+        parsed = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigError(f"--db was given as {text.split('@')[-1]}, which is no database URL; give {FORMS}.") from None
+    kind = parsed.get_backend_name()
+    if kind == "postgres":
+        kind = "postgresql"
+    if kind not in ("sqlite", "postgresql"):
+        raise ConfigError(f"--db names a database of kind {kind}; give {FORMS}.")
+    if kind == "sqlite":
+        if not parsed.database or parsed.database == ":memory:":
+            raise ConfigError(f"--db names a SQLite store without a file, which would be lost; give {FORMS}.")
+        return URL.create("sqlite", database=parsed.database)
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def open_store(url: str | Path, files: str | Path | None = None, *, create: bool = True) -> Store:
+    """Open a result store, and give an empty database its tables.
+
+    url     a path to a SQLite file, sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME
+    files   folder of kept pictures and overlays; None = FILE's name with -files beside a SQLite file, none for PostgreSQL
+    create  False: raise DataError where there is no store yet
+    Raises ConfigError for another kind of database or a driver that is missing, DataError for a schema that is older or
+    newer than this flawforge, Unreachable where the database cannot be reached.
+    """
+    parsed = parse_url(url)
+    path = Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+    if path is not None:
+        if not create and not path.is_file():
+            raise DataError(f"There is no result store {path}; give the --db that `inspect` or `serve` wrote to.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files = path.with_name(f"{path.stem}-files") if files is None else files
+    store = Store(_engine(parsed), Path(files) if files is not None else None, parsed.render_as_string(hide_password=True))
+    try:
+        _check_schema(store, create)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _engine(url: URL) -> sa.Engine:
+    try:
+        if url.get_backend_name() == "postgresql":
+            return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": int(BUSY)})
+        engine = sa.create_engine(url, connect_args={"timeout": BUSY})
+    except (ImportError, NoSuchModuleError) as error:
+        raise ConfigError(
+            f"The database's driver is not installed ({error}); pip install 'flawforge[serve]', or give a SQLite file."
+        ) from None
+
+    @sa.event.listens_for(engine, "connect")
+    def settings(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # SQLAlchemy begins transactions, not the driver
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        # A writer takes its lock at once: one that began as a reader would fail instead of waiting.
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _migrations() -> ScriptDirectory:
+    folder = str(importlib.resources.files("flawforge") / "migrations")
+    return ScriptDirectory(folder, version_locations=[folder])
+
+
+def _check_schema(store: Store, create: bool) -> None:
+    scripts = _migrations()
+    head = scripts.get_current_head()
+    with store.reading() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+        known = set(sa.inspect(connection).get_table_names())
+    if found == head:
+        return
+    if found is None and not known & set(METADATA.tables):
+        if not create:
+            raise DataError(f"{store.name} holds no result store; give the --db that `inspect` or `serve` wrote to.")
+        upgrade(store)
+        return
+    if found is None or found not in {each.revision for each in scripts.walk_revisions()}:
+        what = "tables of another program" if found is None else f"schema {found} of a newer flawforge"
+        raise DataError(f"{store.name} holds {what}; update flawforge, or give another --db.")
+    raise DataError(
+        f"{store.name} has schema {found} and this flawforge needs {head}; back it up, and run: flawforge results upgrade DB"
+    )
+
+
+def upgrade(store: Store) -> tuple[str | None, str]:
+    """Bring the tables to the newest schema, in one transaction: (revision before, revision now). Raises Unreachable."""
+    scripts = _migrations()
+    with store.writing() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+        before = MigrationContext.configure(connection).get_current_revision()
+        environment = EnvironmentContext(Config(), scripts, fn=lambda revision, _: scripts._upgrade_revs("head", revision))
+        with environment:
+            environment.configure(connection=connection, target_metadata=METADATA)
+            environment.run_migrations()
+    return before, str(scripts.get_current_head())
+
+
+def open_to_upgrade(url: str | Path) -> Store:
+    """Open a store without a look at its schema, for `upgrade`. Raises DataError where a SQLite file is missing."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise DataError(f"There is no result store {parsed.database}; give the --db that `inspect` or `serve` wrote to.")
+    return Store(_engine(parsed), None, parsed.render_as_string(hide_password=True))

@@ -1,0 +1,149 @@
+"""Deleting old verdicts, by age or by size: the only way that one is ever deleted. Reviewed ones stay unless asked."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from flawforge.store.kept import kept_path
+from flawforge.store.opening import Store
+from flawforge.store.tables import PRUNINGS, REVIEWS, VERDICTS
+from flawforge.types import ConfigError
+
+STEP = 500  # verdicts of one transaction, so that others can write meanwhile
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a pruning deleted.
+
+    verdicts, reviews  rows
+    files, size        kept files, and their bytes
+    reviewed_left      reviewed verdicts that the rule covers and that stay, because nobody asked to delete them
+    """
+
+    verdicts: int
+    reviews: int
+    files: int
+    size: int
+    reviewed_left: int
+
+    def lines(self) -> list[str]:
+        """For people."""
+        said = f"{self.verdicts} results deleted, {self.files} files with {self.size / 1e6:.1f} MB"
+        said += f", {self.reviews} reviews" if self.reviews else ""
+        left = [f"{self.reviewed_left} reviewed results stay; --reviewed deletes them too"] if self.reviewed_left else []
+        return [said, *left]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def prune(
+    store: Store,
+    *,
+    before: datetime.datetime | None = None,
+    most_bytes: int | None = None,
+    reviewed: bool = False,
+    who: str = "",
+) -> Pruned:
+    """Delete verdicts, the oldest first, with their kept files, and note it in the table prunings.
+
+    before      delete those judged before this time, aware of its offset
+    most_bytes  delete until the kept files of all verdicts have at most so many bytes
+    reviewed    delete verdicts with a review as well, and their reviews
+    Raises ConfigError where no rule is given, Unreachable; what was deleted until then stays deleted.
+    """
+    if before is None and most_bytes is None:
+        raise ConfigError("No rule was given for what to delete; give an age or a size.")
+    rule = _rule(before, most_bytes, reviewed)
+    total = Pruned(0, 0, 0, 0, 0)
+    while True:
+        with store.writing() as connection:
+            ids = _oldest(connection, before, most_bytes, reviewed)
+            part, names = _delete(connection, ids, rule, who) if ids else (Pruned(0, 0, 0, 0, 0), [])
+            left = 0 if reviewed else _reviewed_left(connection, before, most_bytes)
+        # After the commit: a row must never name a file that is not there because the deletion failed.
+        files, size = _remove(store, names)
+        total = Pruned(
+            total.verdicts + part.verdicts, total.reviews + part.reviews, total.files + files, total.size + size, left
+        )
+        if not ids:
+            return total
+
+
+def _rule(before: datetime.datetime | None, most_bytes: int | None, reviewed: bool) -> str:
+    parts = [f"before {before.isoformat()}"] if before is not None else []
+    parts += [f"files over {most_bytes} bytes"] if most_bytes is not None else []
+    return ", ".join(parts) + (", reviewed ones too" if reviewed else "")
+
+
+def _has_review() -> Any:
+    return sa.exists().where(REVIEWS.c.verdict_id == VERDICTS.c.id)
+
+
+def _oldest(
+    connection: sa.Connection, before: datetime.datetime | None, most_bytes: int | None, reviewed: bool
+) -> list[int]:
+    """Ids of the next verdicts to delete, at most STEP."""
+    free = [] if reviewed else [~_has_review()]
+    query = sa.select(VERDICTS.c.id, VERDICTS.c.size).where(*free).order_by(VERDICTS.c.id).limit(STEP)
+    ids: set[int] = set()
+    if before is not None:
+        ids |= {row[0] for row in connection.execute(query.where(VERDICTS.c.time < before))}
+    if most_bytes is not None:
+        over = _bytes(connection) - most_bytes
+        for number, size in connection.execute(query.where(VERDICTS.c.size > 0)):
+            if over <= 0:
+                break
+            ids.add(number)
+            over -= size
+    return sorted(ids)[:STEP]
+
+
+def _bytes(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.select(sa.func.coalesce(sa.func.sum(VERDICTS.c.size), 0))).scalar_one())
+
+
+def _reviewed_left(connection: sa.Connection, before: datetime.datetime | None, most_bytes: int | None) -> int:
+    query = sa.select(sa.func.count()).select_from(VERDICTS).where(_has_review())
+    if before is not None:
+        return int(connection.execute(query.where(VERDICTS.c.time < before)).scalar_one())
+    over = most_bytes is not None and _bytes(connection) > most_bytes
+    return int(connection.execute(query.where(VERDICTS.c.size > 0)).scalar_one()) if over else 0
+
+
+def _delete(connection: sa.Connection, ids: Sequence[int], rule: str, who: str) -> tuple[Pruned, list[str]]:
+    """Delete rows; returns the names of kept files that no other row names."""
+    opened = sa.insert(PRUNINGS).values(
+        time=datetime.datetime.now(datetime.UTC), who=who, rule=rule, verdicts=0, reviews=0, done=False
+    )
+    number = connection.execute(opened.returning(PRUNINGS.c.id)).scalar_one()
+    mine = VERDICTS.c.id.in_(ids)
+    named = connection.execute(sa.select(VERDICTS.c.kept, VERDICTS.c.overlay).where(mine)).all()
+    reviews = connection.execute(sa.delete(REVIEWS).where(REVIEWS.c.verdict_id.in_(ids))).rowcount
+    verdicts = connection.execute(sa.delete(VERDICTS).where(mine)).rowcount
+    closed = sa.update(PRUNINGS).where(PRUNINGS.c.id == number)
+    connection.execute(closed.values(verdicts=verdicts, reviews=reviews, done=True))
+    names = {name for row in named for name in row if name}
+    for column in (VERDICTS.c.kept, VERDICTS.c.overlay):
+        names -= set(connection.execute(sa.select(column).where(column.in_(names))).scalars())
+    return Pruned(verdicts, reviews, 0, 0, 0), sorted(names)
+
+
+def _remove(store: Store, names: Sequence[str]) -> tuple[int, int]:
+    files = size = 0
+    for name in names:
+        path = kept_path(store.files, name)
+        if path is not None:
+            with suppress(OSError):
+                own = path.stat().st_size
+                path.unlink()
+                files, size = files + 1, size + own
+    return files, size
