@@ -1,0 +1,82 @@
+"""The service as an ASGI app."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from flawforge import __version__
+from flawforge.serve import inspecting, pages, results
+from flawforge.serve.access import Tokens
+from flawforge.serve.gate import Gate, Refused, answer
+from flawforge.serve.logs import log
+from flawforge.serve.service import Service, Settings
+from flawforge.serve.shelf import Shelf
+from flawforge.store.opening import Store
+
+NONE, DEFAULT = Tokens(), Settings()
+ABOUT = """Judge pictures of parts, and read what was judged. A higher score is more anomalous; `score_normalised` is 0.5
+at the NG threshold of every model. What could not be judged is never OK. Errors are one sentence: what was
+given, what is allowed, what to do."""
+
+
+def create_app(shelf: Shelf, store: Store, tokens: Tokens = NONE, settings: Settings = DEFAULT) -> FastAPI:
+    """The service over open models and an open store, which the caller closes after it.
+
+    tokens  empty = nobody is asked who they are; bind it to loopback alone then (`access.check_host`)
+    `app.state.service` is the Service. It judges from the lifespan's start to its end.
+    """
+    service = Service(shelf, store, tokens, settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        service.live.begin()
+        log("started", models=list(shelf.names), store=store.name)
+        try:
+            yield
+        finally:
+            service.live.close()
+            await run_in_threadpool(service.stop)  # what was accepted is finished
+            log("stopped")
+
+    app = FastAPI(
+        title="flawforge", version=__version__, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.state.service = service
+    app.add_middleware(Gate, service=service)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
+    app.include_router(inspecting.ROUTER)
+    app.include_router(results.ROUTER)
+    pages.mount(app)
+    return app
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if isinstance(error, Refused):
+        return answer(error)
+    sentences = {
+        404: "There is no such address here; see /openapi.json.",
+        405: "The address does not take this method; see /openapi.json.",
+    }
+    sentence = sentences.get(error.status_code, f"{str(error.detail).rstrip('.')}; see /openapi.json.")
+    refused = Refused(error.status_code, sentence)
+    refused.headers = dict(error.headers or {})
+    return answer(refused)
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:] if isinstance(part, str | int))
+    malformed = first["type"] == "json_invalid"
+    sentence = f"{place or 'The body'}: {first['msg']}; see /openapi.json for what is allowed."
+    return answer(Refused(400 if malformed else 422, sentence))

@@ -1,0 +1,85 @@
+"""Running the app under uvicorn: bind, serve, and on SIGTERM finish what was accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from flawforge.serve.logs import log
+from flawforge.serve.service import Service
+from flawforge.types import FlawforgeError
+
+GRACE = 90  # seconds that requests may take to end once the service stops; longer than a body and its verdicts may take
+KEEP_ALIVE = 20  # seconds that an idle connection stays open
+BACKLOG = 256
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which tells the service at once that it stops: watchers of live results would otherwise hold it up."""
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Take no more, tell watchers to go, finish the rest."""
+        service: Service = self.config.app.state.service  # type: ignore[union-attr]
+        service.running = False
+        service.live.close()
+        log("stopping", taken={name: line.taken for name, line in service.lines.items()})
+        await super().shutdown(sockets)
+
+
+def server_of(app: FastAPI, host: str, port: int) -> Server:
+    """A server that is not started yet; port 0 = any free one."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=GRACE,
+        h11_max_incomplete_event_size=32 << 10,
+        http="h11",
+        ws="none",
+        lifespan="on",
+    )
+    return Server(config)
+
+
+def run(app: FastAPI, host: str, port: int, ready: Callable[[str], None] = lambda address: None) -> None:
+    """Serve until SIGTERM or Ctrl-C; SIGHUP opens every model's folder again.
+
+    ready  called with the address once requests are taken
+    Raises OSError where the address cannot be bound.
+    """
+    server = server_of(app, host, port)
+    asyncio.run(_serve(app, server, ready))
+
+
+async def _serve(app: FastAPI, server: Server, ready: Callable[[str], None]) -> None:
+    loop = asyncio.get_running_loop()
+    service: Service = app.state.service
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, reload_all, service))
+    serving = asyncio.create_task(server.serve())
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    await serving
+
+
+def reload_all(service: Service) -> None:
+    """Open every model's folder again; one that cannot be opened stays as it is, and the log says so."""
+    for name in service.shelf.names:
+        try:
+            served, changed = service.shelf.reload(name)
+            log("model reloaded", model=name, manifest=served.manifest, changed=changed)
+        except (FlawforgeError, OSError) as error:
+            log("model not reloaded", 40, model=name, reason=str(error))

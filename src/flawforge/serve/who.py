@@ -1,0 +1,54 @@
+"""The dependency of every route that asks who is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from flawforge.serve.access import NOBODY_ASKED, Person
+from flawforge.serve.gate import Refused
+from flawforge.serve.service import Service
+
+COOKIE = "flawforge_session"
+BEARER = HTTPBearer(auto_error=False, description="A token of the token file. Without tokens, on loopback, leave it out.")
+
+
+def service_of(request: Request) -> Service:
+    """The running service."""
+    service: Service = request.app.state.service
+    return service
+
+
+def person_of(request: Request, token: HTTPAuthorizationCredentials | None) -> Person:
+    """Who asks, by token or session. Raises Refused 401."""
+    service = service_of(request)
+    person: Person | None = None
+    if not service.tokens.known:
+        person = NOBODY_ASKED
+    elif token is not None:
+        person = service.tokens.person(token.credentials)
+    elif COOKIE in request.cookies:
+        person = service.sessions.person(request.cookies[COOKIE])
+    if person is None:
+        sentence = "No token was given that this service knows; send Authorization: Bearer TOKEN."
+        raise Refused(401, sentence, headers={"WWW-Authenticate": "Bearer"})
+    request.state.who = person.name
+    return person
+
+
+def _needs(role: str) -> Callable[..., Person]:
+    def check(request: Request, token: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> Person:
+        person = person_of(request, token)
+        if not person.may(role):
+            raise Refused(403, f"The token of {person.name} has the role {person.role}; this needs {role}.")
+        return person
+
+    return check
+
+
+The = Annotated[Service, Depends(service_of)]
+Operator = Annotated[Person, Depends(_needs("operator"))]
+Admin = Annotated[Person, Depends(_needs("admin"))]
