@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from flawforge import __version__
-from flawforge.cli import judge, learn, prove, show
+from flawforge.cli import judge, learn, line, prove, show
 from flawforge.cli.options import Group
 
 
@@ -25,6 +25,8 @@ for command in (
     judge.inspect,
     judge.export,
     judge.bench,
+    line.serve,
+    line.results,
     prove.evaluate,
     prove.pod,
     prove.drift,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from flawforge.cli.options import (
     Number,
     Share,
     check_any,
+    need_serve,
     option,
     pictures,
     rules_of,
     with_backend,
+    with_db,
     with_device,
     with_max_pixels,
     with_rules,
@@ -43,6 +47,7 @@ from flawforge.cli.output import (
 )
 from flawforge.types import ConfigError
 
+SAMPLE_EVERY = 50  # as `serve` has it: about one part in so many is reviewed whatever its score
 FAILS = {"ng": ("NG",), "review": ("NG", "REVIEW")}
 
 
@@ -66,6 +71,7 @@ FAILS = {"ng": ("NG",), "review": ("NG", "REVIEW")}
     help="excel: semicolons, decimal commas and a byte order mark, for Excel in countries that write 1,5.",
 )
 @option("--watch", type=PATH, help="Watch this folder and judge each new picture, until Ctrl-C.")
+@with_db
 @option("--copy-ng", type=PATH, metavar="FOLDER", help="Copy the pictures that are judged NG to this folder.")
 @option(
     "--fail-on",
@@ -103,6 +109,8 @@ def inspect(
     dialect: str,
     overlays: bool,
     watch: Path | None,
+    db: str | None,
+    station: str,
     copy_ng: Path | None,
     fail_on: str | None,
     device: str,
@@ -162,12 +170,14 @@ def inspect(
     try:
         with (
             rows.open_results(out, form, dialect) as (write, folder),
+            _keeper(db, station, model, inspector, watch is not None) as keeper,
             progress_bar("inspecting", None if files is None else len(files), "pictures") as bar,
         ):
             inspector = dataclasses.replace(inspector, progress=lambda row, of: bar.at(bar.done, note=f"row {row} of {of}"))
+            chosen = source if files is None else files
             wanted.folder, wanted.thumbnails = folder, wanted.thumbnails and folder is not None
             try:
-                for row in rows.judge_all(inspector, source if files is None else files, write, tally, wanted, say_aside):
+                for row in rows.judge_all(inspector, chosen, write, tally, wanted, say_aside, keeper):
                     bar.more()
                     if source.watching and out is not None:
                         say(_verdict_line(row))
@@ -193,6 +203,22 @@ def inspect(
         fail(faults)
     if any(tally.verdicts[verdict] for verdict in FAILS.get(fail_on or "", ())):
         sys.exit(NG_FOUND)
+
+
+@contextmanager
+def _keeper(db: str | None, station: str, model: Path, inspector: Any, once: bool) -> Iterator[Any]:
+    """What judges a path and records the verdict; None without --db."""
+    if db is None:
+        yield None
+        return
+    need_serve()
+    from flawforge.serve.shelf import opened
+    from flawforge.serve.watching import Keeper
+    from flawforge.store.opening import open_store
+
+    with open_store(db) as store:
+        served = opened(model, model.resolve().name, inspector)
+        yield Keeper(store, served, station=station, keep="rejects", sample_every=SAMPLE_EVERY, once=once, say=say_aside)
 
 
 def _note_version(made_by: str | None) -> None:

@@ -361,6 +361,27 @@ def rules_of(calibration: Any, min_area: float | None, max_count: int | None, sc
     return Rules(area, old.max_count if max_count is None else max_count, old.mm_per_pixel if scale is None else scale)
 
 
+def with_db(command: Callable[..., Any]) -> Callable[..., Any]:
+    db = option(
+        "--db",
+        metavar="URL",
+        help="Also record every verdict in this result store: a SQLite file, or postgresql://USER@HOST/NAME.",
+    )
+    station = option("--station", default="", metavar="NAME", help="Name of the station that verdicts are recorded under.")
+    return db(station(command))
+
+
+def need_serve() -> None:
+    """Raises ConfigError where the packages of the result store and the service are missing."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("sqlalchemy", "alembic", "fastapi", "uvicorn", "prometheus_client") if not find_spec(name)]
+    if missing:
+        raise ConfigError(
+            f"Result store and service need {', '.join(missing)}, not installed here; pip install 'flawforge[serve]'."
+        )
+
+
 with_group_by = option(
     "--group-by",
     metavar="REGEX",

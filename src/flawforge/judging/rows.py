@@ -173,10 +173,19 @@ class Pictures:
 
 
 def judge_all(
-    inspector: Inspector, paths: Iterable[Path], write: Write, tally: Tally, pictures: Pictures, say: feed.Say
+    inspector: Inspector,
+    paths: Iterable[Path],
+    write: Write,
+    tally: Tally,
+    pictures: Pictures,
+    say: feed.Say,
+    judge: Callable[[Path], Decision] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Judge, draw, write the row, and yield it; `say` is told what goes wrong. A row names its overlay in "overlay"."""
-    for result in feed.inspect_paths(inspector, paths):
+    """Judge, draw, write the row, and yield it; `say` is told what goes wrong. A row names its overlay in "overlay".
+
+    judge  what judges a path, such as one that also records it; None = the inspector
+    """
+    for result in feed.inspect_paths(judge or inspector, paths):
         row = feed.row_of(result, inspector.about["model_id"])
         tally.add(row)
         if "error" not in row and isinstance(result, Decision):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -18,8 +20,11 @@ from flawforge.serve.gate import Gate, Refused, answer
 from flawforge.serve.logs import log
 from flawforge.serve.service import Service, Settings
 from flawforge.serve.shelf import Shelf
-from flawforge.store.opening import Store
+from flawforge.serve.watching import Watcher
+from flawforge.store.opening import Store, Unreachable
+from flawforge.store.retention import prune
 
+HOUR = 3600.0  # seconds
 NONE, DEFAULT = Tokens(), Settings()
 ABOUT = """Judge pictures of parts, and read what was judged. A higher score is more anomalous; `score_normalised` is 0.5
 at the NG threshold of every model. What could not be judged is never OK. Errors are one sentence: what was
@@ -38,11 +43,18 @@ def create_app(shelf: Shelf, store: Store, tokens: Tokens = NONE, settings: Sett
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
         service.live.begin()
+        watcher = Watcher(service, settings.watch, shelf.names[0]) if settings.watch is not None else None
+        if watcher is not None:
+            watcher.start()
+        pruning = asyncio.create_task(_prune_hourly(service))
         log("started", models=list(shelf.names), store=store.name)
         try:
             yield
         finally:
+            pruning.cancel()
             service.live.close()
+            if watcher is not None:
+                await run_in_threadpool(watcher.stop)
             await run_in_threadpool(service.stop)  # what was accepted is finished
             log("stopped")
 
@@ -57,6 +69,23 @@ def create_app(shelf: Shelf, store: Store, tokens: Tokens = NONE, settings: Sett
     app.include_router(results.ROUTER)
     pages.mount(app)
     return app
+
+
+async def _prune_hourly(service: Service) -> None:
+    settings = service.settings
+    if settings.retain_days is None and settings.retain_bytes is None:
+        return
+    while True:
+        age = None if settings.retain_days is None else datetime.timedelta(days=settings.retain_days)
+        before = None if age is None else datetime.datetime.now(datetime.UTC) - age
+        try:
+            done = await run_in_threadpool(
+                prune, service.store, before=before, most_bytes=settings.retain_bytes, who="service"
+            )
+            log("pruned", **done.as_dict())
+        except Unreachable as error:
+            log("not pruned", 40, reason=str(error))
+        await asyncio.sleep(HOUR)
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:

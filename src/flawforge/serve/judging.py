@@ -24,8 +24,8 @@ LONGEST_SIDE = 1024  # pixels of one of the two pictures of an overlay
 SHOWN_SIDE = 1600  # pixels of a picture that is shown
 
 
-def judge(served: Served, job: Job, store: Store, *, keep: str, sample_every: int, seed: int) -> Verdict:
-    """Judge a job; its files are on the disk before the verdict names them.
+def judge(served: Served, job: Job, store: Store, *, keep: str, sample_every: int, seed: int) -> tuple[Decision, Verdict]:
+    """Judge a job: the decision, and the verdict to record; its files are on the disk before the verdict names them.
 
     keep          of KEEP: which pictures and overlays are kept, where the store has a folder for them
     sample_every  about one in so many is chosen for review by chance; 0 = none
@@ -43,7 +43,7 @@ def judge(served: Served, job: Job, store: Store, *, keep: str, sample_every: in
             data = draw(served, decision, job.data)
             drawn = keep_overlay(store.files, data, job.sha256, served.manifest)
             size += len(data)
-    return verdict_of(
+    verdict = verdict_of(
         decision,
         source=job.source,
         sha256=job.sha256,
@@ -59,6 +59,7 @@ def judge(served: Served, job: Job, store: Store, *, keep: str, sample_every: in
         sampled=chosen,
         key=job.key,
     )
+    return decision, verdict
 
 
 def decide(served: Served, data: bytes, name: str) -> Decision:

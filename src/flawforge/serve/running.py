@@ -24,7 +24,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Take no more, tell watchers to go, finish the rest."""
-        service: Service = self.config.app.state.service  # type: ignore[union-attr]
+        service: Service = self.config.app.state.service
         service.running = False
         service.live.close()
         log("stopping", taken={name: line.taken for name, line in service.lines.items()})

@@ -38,6 +38,9 @@ class Settings:
     sample_every  about one picture in so many is chosen for review by chance; 0 = none
     seed          of that choice
     station       of pictures that name none
+    watch         folder whose pictures the first model judges as they come; None = none
+    retain_days   results older than that are pruned every hour; retain_bytes: the oldest are, until the kept files have at
+                  most so many bytes; None = kept. Reviewed ones stay
     hosts         names that a request may be sent to; empty = any. Without tokens a web page elsewhere could else reach a
                   service on loopback through the browser (DNS rebinding)
     """
@@ -52,6 +55,9 @@ class Settings:
     sample_every: int = 50
     seed: int = 0
     station: str = ""
+    watch: Path | None = None
+    retain_days: float | None = None
+    retain_bytes: int | None = None
     hosts: tuple[str, ...] = ()
 
 
@@ -154,7 +160,7 @@ class Service:
     def _judge(self, name: str, job: Job) -> Verdict:
         served: Served = self.shelf.get(name)
         settings = self.settings
-        return judge(served, job, self.store, keep=settings.keep, sample_every=settings.sample_every, seed=settings.seed)
+        return judge(served, job, self.store, keep=settings.keep, sample_every=settings.sample_every, seed=settings.seed)[1]
 
     def _recorded(self, verdict: Verdict) -> None:
         self.figures.count(verdict)

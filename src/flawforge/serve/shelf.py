@@ -127,6 +127,11 @@ def open_model(folder: Path, name: str, load: Load) -> Served:
     raise ModelError(f"The model folder {folder} is rewritten all the time; wait until that ends.")
 
 
+def opened(folder: Path, name: str, inspector: Inspector) -> Served:
+    """An Inspector that was loaded from this folder just now, as a served model. Raises ModelError."""
+    return Served(name, folder, inspector, manifest_hash(folder), datetime.datetime.now(datetime.UTC))
+
+
 def manifest_hash(folder: Path) -> str:
     """SHA-256 of a model's manifest.json as 64 hex digits. Raises ModelError where there is none."""
     committed = folder / bundle.COMMIT / bundle.MANIFEST

@@ -1,0 +1,154 @@
+"""Pictures that come to lie in a folder: judged and recorded one by one, each once, also after a restart."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from flawforge.serve.judging import judge
+from flawforge.serve.logs import log
+from flawforge.serve.service import Service
+from flawforge.serve.shelf import Served
+from flawforge.serve.work import Full, Job
+from flawforge.store.kept import sha256_of
+from flawforge.store.opening import Store, Unreachable
+from flawforge.store.verdicts import Verdict, record, with_key
+from flawforge.types import Decision, FlawforgeError, ImageError
+from flawforge_runtime.feed import watched
+from flawforge_runtime.names import shown
+
+MAX_BYTES = 1 << 30  # of a picture's file
+PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between two tries at a store that cannot be written; the last one stays
+
+
+def read_job(path: Path, source: str, station: str = "", *, once: bool = False) -> Job:
+    """A picture's file as a job. once: with a key of its path, time of change and bytes, so that it is recorded once.
+
+    Raises ImageError for a file that cannot be read or is too large.
+    """
+    try:
+        facts = path.stat()
+        if facts.st_size > MAX_BYTES:
+            raise ImageError(f"{path} has {facts.st_size:,} bytes, at most {MAX_BYTES:,} are read; give a smaller file.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read ({error.strerror or error}); check the file.") from error
+    sha256 = sha256_of(data)
+    place = hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()[:16]
+    key = f"{source} {place} {facts.st_mtime_ns} {sha256}" if once else None
+    return Job(data, sha256, shown(path.name)[:200], station=station, source=source, key=key)
+
+
+def patiently(record_it: Callable[[], Verdict], go_on: Callable[[], bool], say: Callable[[str], None]) -> Verdict:
+    """Try until the store can be written, or `go_on` says no; `say` is told once when it cannot, and once when it can."""
+    tries = 0
+    while True:
+        try:
+            verdict = record_it()
+        except Unreachable as error:
+            if tries == 0:
+                say(f"{error} The picture waits until it can be.")
+            if not go_on():
+                raise
+            time.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
+            tries += 1
+        else:
+            if tries:
+                say("The result store can be written again.")
+            return verdict
+
+
+class Keeper:
+    """Judges a path and records the verdict: what `inspect --db` does with each picture.
+
+    once  a file that was recorded is not recorded again, and the run waits for a store that is away: --watch
+    say   is told of a store that is away
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        served: Served,
+        *,
+        station: str = "",
+        keep: str = "none",
+        sample_every: int = 0,
+        seed: int = 0,
+        once: bool = False,
+        say: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self._store, self._served, self._station, self._keep = store, served, station, keep
+        self._sample_every, self._seed, self._once, self._say = sample_every, seed, once, say
+
+    def __call__(self, path: Path) -> Decision:
+        """The Decision, once its verdict is recorded. Raises ImageError, Unreachable."""
+        job = read_job(path, "watch" if self._once else "inspect", self._station, once=self._once)
+        try:
+            decision, verdict = judge(
+                self._served, job, self._store, keep=self._keep, sample_every=self._sample_every, seed=self._seed
+            )
+        except OSError as error:
+            raise Unreachable(f"{path} could not be kept ({error.strerror}); free some space.") from error
+
+        def put() -> Verdict:
+            return record(self._store, [verdict])[0]
+
+        if self._once:
+            patiently(put, lambda: True, self._say)
+        else:
+            put()
+        return replace(decision, image_path=str(path))
+
+
+class Watcher:
+    """A thread that gives the pictures of a folder to a line of the service, one after the other."""
+
+    def __init__(self, service: Service, folder: Path, model: str) -> None:
+        self._service, self._folder, self._model = service, folder, model
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch; pictures that lie there already come first."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the picture at hand, then end."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _go_on(self) -> bool:
+        return not self._stopping.is_set()
+
+    def _run(self) -> None:
+        for path in watched(self._folder, go_on=self._go_on, say=lambda sentence: log("watch", reason=sentence)):
+            try:
+                job = read_job(path, "watch", self._service.settings.station, once=True)
+                patiently(partial(self._verdict, job), self._go_on, lambda sentence: log("watch", 30, reason=sentence))
+            except FlawforgeError as error:
+                self._service.figures.errors.labels(self._model, "watch").inc()
+                log("not judged", 40, picture=shown(path.name), reason=str(error), source="watch")
+            except Exception as error:  # costs this picture and no other
+                self._service.figures.errors.labels(self._model, "watch").inc()
+                log("not judged", 40, picture=shown(path.name), error=error, source="watch")
+            if not self._go_on():
+                return
+
+    def _verdict(self, job: Job) -> Verdict:
+        known = with_key(self._service.store, job.key or "")
+        if known is not None:  # judged before a restart
+            return known
+        again = replace(job, done=type(job.done)())
+        while True:
+            try:
+                self._service.lines[self._model].submit([again])
+                return again.done.result()
+            except Full as full:
+                if not self._go_on():
+                    raise
+                self._stopping.wait(min(full.wait, 1))
