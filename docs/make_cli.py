@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from flawforge.cli import main
+from flawforge.cli.app import leaves
 from flawforge.cli.options import SECTIONS, Option
 from flawforge.cli.output import EVERYWHERE
 
@@ -36,6 +37,7 @@ EXAMPLES = {
         "flawforge inspect bracket today -o judged --csv-dialect excel --copy-ng rejects --fail-on ng",
         "flawforge inspect bracket-onnx - --backend onnx",
         "flawforge inspect bracket --watch camera",
+        "flawforge inspect bracket today --db results.db --station 'press 3'",
     ],
     "evaluate": [
         "flawforge evaluate bracket parts --json bracket.json",
@@ -49,6 +51,14 @@ EXAMPLES = {
         "flawforge export bracket -o bracket-onnx --to onnx",
         "flawforge export bracket -o bracket-int8 --to openvino --int8 --good new/good",
     ],
+    "serve": [
+        "flawforge serve bracket-onnx",
+        "flawforge serve bracket-onnx washer=washer-openvino --db results.db --watch camera --station 'press 3'",
+        "flawforge serve bracket-onnx --host 0.0.0.0 --token-file tokens.txt --db postgresql://line@db/line --files kept",
+    ],
+    "results export": ["flawforge results export results.db -o results.csv --since 2026-11-01"],
+    "results prune": ["flawforge results prune results.db --older-than 90 --max-gb 20"],
+    "results upgrade": ["flawforge results upgrade results.db"],
     "drift": ["flawforge drift bracket today --alarm 0.1% --fail-on drift"],
     "bench": ["flawforge bench bracket-onnx parts/test/good --json speed.json"],
     "report": [
@@ -103,18 +113,17 @@ def page() -> str:
     """The whole page as Markdown."""
     context = click.Context(main, info_name="flawforge")
     output = "".join(f"| {', '.join(f'`{name}`' for name in names)} | {how['help']} |\n" for names, how in EVERYWHERE)
-    parts = [TOP.replace("OUTPUT\n", output), "| command | what it does |\n|---|---|\n" + "".join(_contents(context))]
-    parts += ["\n".join(_command(context, name)) for name in main.list_commands(context)]
+    parts = [TOP.replace("OUTPUT\n", output), "| command | what it does |\n|---|---|\n" + "".join(_contents())]
+    parts += ["\n".join(_command(context, *each)) for each in leaves()]
     return "\n".join(parts)
 
 
-def _contents(context: click.Context) -> Iterator[str]:
-    for name in main.list_commands(context):
-        yield f"| [`{name}`](#{name}) | {main.commands[name].get_short_help_str(limit=200)} |\n"
+def _contents() -> Iterator[str]:
+    for name, command in leaves():
+        yield f"| [`{name}`](#{name.replace(' ', '-')}) | {command.get_short_help_str(limit=200)} |\n"
 
 
-def _command(parent: click.Context, name: str) -> Iterator[str]:
-    command = main.commands[name]
+def _command(parent: click.Context, name: str, command: click.Command) -> Iterator[str]:
     context = click.Context(command, info_name=name, parent=parent)
     usage = " ".join(command.collect_usage_pieces(context))
     yield f"## {name}\n\n    flawforge {name} {usage}\n"

@@ -7,7 +7,7 @@ import fcntl
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import databases
 from flawforge.demo.washers import write_demo_parts
 
 
@@ -58,6 +59,24 @@ def exports(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     backends = ("onnx", "openvino")
     folder = made_once(tmp_path_factory, "exports", lambda out: [export(tiny_model, out / to, to) for to in backends])
     return {to: folder / to for to in backends}
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[databases.Server]:
+    """A real PostgreSQL; the test is skipped where there can be none."""
+    if why := databases.why_not():
+        pytest.skip(why)
+    with databases.postgresql() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.line)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a new result store can be made: a file, and a database of PostgreSQL."""
+    if request.param == "sqlite":
+        return str(tmp_path / "results.db")
+    server: databases.Server = request.getfixturevalue("postgresql")
+    return server.url()
 
 
 @pytest.fixture(scope="session")

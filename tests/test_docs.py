@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pytest
 
-from flawforge.cli import main
+from flawforge.cli.app import leaves
 from flawforge.forge import FORGERS
 from flawforge.methods import METHODS
 from printed import smaller
@@ -49,7 +49,7 @@ def test_api_page_lists_the_public_names() -> None:
 def test_every_command_and_option_stands_on_its_page() -> None:
     """Not by way of the generator, which could forget one."""
     text = (ROOT / "docs" / "cli.md").read_text()
-    for name, command in main.commands.items():
+    for name, command in leaves():
         section = text.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
         assert section, name
         for parameter in command.params:
@@ -61,11 +61,14 @@ def test_every_command_and_option_stands_on_its_page() -> None:
 
 def test_examples_are_commands_that_exist() -> None:
     examples = script("docs/make_cli.py")["EXAMPLES"]
-    assert set(examples) == set(main.commands)
-    for lines in examples.values():
+    assert set(examples) == {name for name, _ in leaves()}
+    commands = dict(leaves())
+    for name, lines in examples.items():
         for line in lines:
-            _, name, *arguments = shlex.split(line.partition(">")[0])
-            main.commands[name].make_context(name, arguments)
+            program, *arguments = shlex.split(line.partition(">")[0])
+            words = name.split()
+            assert [program, *arguments[: len(words)]] == ["flawforge", *words]
+            commands[name].make_context(name, arguments[len(words) :])
 
 
 def test_forger_pages_are_what_the_forgers_say() -> None:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from flawforge.cli import main
+from flawforge.cli.app import leaves
 from flawforge.cli.recipe import keys_of
 
 
@@ -59,7 +60,7 @@ def test_a_wrong_recipe_gets_a_sentence(text: str, sentence: str, tmp_path: Path
 
 
 def test_every_command_takes_a_recipe_and_its_keys_are_distinct() -> None:
-    for name, command in main.commands.items():
+    for name, command in leaves():
         keys = [key for param in command.params for key in keys_of(param)]
         assert "recipe" in keys, name
         assert len(keys) == len(set(keys)), name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
 from flawforge import __version__
@@ -37,3 +39,12 @@ for command in (
     show.doctor,
 ):
     main.add_command(command)
+
+
+def leaves(group: click.Group = main, above: str = "") -> Iterator[tuple[str, click.Command]]:
+    """(name as it is typed after flawforge, command) of every command that does something, those of groups too."""
+    for name, command in sorted(group.commands.items()):
+        if isinstance(command, click.Group):
+            yield from leaves(command, f"{above}{name} ")
+        else:
+            yield f"{above}{name}", command

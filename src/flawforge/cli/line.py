@@ -30,7 +30,7 @@ GIGABYTE = 1e9
 
 
 @click.command(cls=Command)
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("models", nargs=-1, required=True)
 @option("--host", default="127.0.0.1", show_default=True, help="Address to bind; another than loopback needs tokens.")
 @option("--port", default=8000, show_default=True, type=Number(whole=True, least=0, most=65535), help="0 = any free port.")
 @option(
@@ -48,7 +48,7 @@ GIGABYTE = 1e9
     metavar="FILE",
     help="Lines of ROLE NAME TOKEN, role operator or admin. [default: the lines in FLAWFORGE_TOKENS]",
 )
-@option("--watch", type=PATH, metavar="FOLDER", help="Also judge new pictures in this folder, with the first MODEL.")
+@option("--watch", type=PATH, metavar="FOLDER", help="Also judge new pictures in this folder, with the first model.")
 @option("--station", default="", metavar="NAME", help="Station of pictures that name none.")
 @option(
     "--keep",
@@ -98,7 +98,7 @@ def serve(
     retain_gb: float | None,
     **settings: Any,
 ) -> None:
-    """Judge pictures over HTTP with each MODEL, a folder or NAME=FOLDER, and record every verdict.
+    """Judge pictures over HTTP with each of MODELS, a folder or NAME=FOLDER, and record every verdict.
 
     POST /v1/inspect judges, GET /v1/results lists; /openapi.json describes the rest. SIGTERM and Ctrl-C finish what was
     accepted; SIGHUP opens the models again. Logs are JSON lines on standard error.
