@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -88,7 +89,7 @@ async def _prune_hourly(service: Service) -> None:
         await asyncio.sleep(HOUR)
 
 
-async def _refused(_: Request, error: Exception) -> JSONResponse:
+async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if isinstance(error, Refused):
         return answer(error)
@@ -99,7 +100,16 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
     sentence = sentences.get(error.status_code, f"{str(error.detail).rstrip('.')}; see /openapi.json.")
     refused = Refused(error.status_code, sentence)
     refused.headers = dict(error.headers or {})
+    if error.status_code == 405:
+        refused.headers["Allow"] = ", ".join(sorted(_methods(request)))
     return answer(refused)
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods of every route with this path: the router names those of the first one alone."""
+    paths = request.app.openapi()["paths"]
+    fits = [path for path in paths if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), request.url.path)]
+    return {method.upper() for path in fits for method in paths[path]}
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:

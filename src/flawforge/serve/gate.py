@@ -87,7 +87,7 @@ class _Visit:
         self.start, self.status, self.held = time.perf_counter(), 0, 0
         self.judges = scope["method"] == "POST" and scope["path"] == "/v1/inspect"
         self.most = service.settings.most_bytes if self.judges else SMALL
-        self.counted = False
+        self.counted = self.whole = False
 
     def refusal(self) -> Refused | None:
         """Why the request is not let in at all, before a byte of its body is read."""
@@ -125,7 +125,7 @@ class _Visit:
     async def receive(self) -> Message:
         """The next part of the body, within its limits. Raises Refused."""
         left = self.start + self.service.settings.body_seconds - time.perf_counter()
-        if self.status or getattr(self, "whole", False):  # the body is there: what comes now is that the client has gone
+        if self.status or self.whole:  # the body is there: what comes now is that the client has gone
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), max(left, 0.001))

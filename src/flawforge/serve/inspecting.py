@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from flawforge.serve.answers import Inspected, NotJudged, Result, faults, result_of
+from flawforge.serve.answers import Fault, Inspected, NotJudged, Result, faults, result_of
 from flawforge.serve.gate import Refused
 from flawforge.serve.service import Service
 from flawforge.serve.who import Operator, The
@@ -36,6 +36,7 @@ BODY: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["files"],
+                    "additionalProperties": False,
                     "properties": {
                         "files": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}},
                         "model": {"type": "string", "description": "Name of a served model; the first one by default."},
@@ -62,7 +63,12 @@ class Upload:
     "/v1/inspect",
     response_model=Inspected,
     responses=faults(400, 401, 403, 404, 408, 409, 413, 415, 503)
-    | {422: {"model": Inspected, "description": "A picture was not judged, or a value is outside of what is allowed."}},
+    | {
+        422: {
+            "model": Inspected | Fault,
+            "description": "A picture was not judged, or a value is not allowed.",
+        }
+    },
     openapi_extra=BODY,
     summary="Judge pictures",
 )
@@ -213,7 +219,9 @@ async def _multipart(request: Request, service: Service) -> Upload:
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        many = error.message.startswith("Too many")
+        many = error.message.startswith("Too many files")
+        if error.message.startswith("Too many fields"):
+            raise Refused(422, f"More fields were sent than there are; allowed are files, {', '.join(FIELDS)}.") from None
         sentence = f"The body is no multipart/form-data that can be read ({error.message.rstrip('.')}); "
         raise Refused(413 if many else 400, sentence + f"send at most {most} pictures in files.") from None
     except (KeyError, UnicodeDecodeError, ValueError):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BeforeValidator
 
 from flawforge.serve import answers, judging
 from flawforge.serve.answers import faults
@@ -26,8 +28,18 @@ ROUTER = APIRouter()
 AGAIN = 2  # seconds
 COMMON = faults(401, 403, 422, 503)
 Number = Annotated[int, Path(ge=1, le=2**63 - 1, examples=[4711])]
-Since = Annotated[datetime.datetime | None, Query(description="From this time on; without an offset: UTC.")]
-Until = Annotated[datetime.datetime | None, Query(description="Before this time; without an offset: UTC.")]
+
+
+def _iso(text: object) -> object:
+    """Refuses numbers, which pydantic would take for seconds since 1970."""
+    if isinstance(text, str) and not re.match(r"\d{4}-\d\d-\d\d", text):
+        raise ValueError("give a time in ISO 8601, such as 2026-11-26T14:30:00Z")
+    return text
+
+
+Time = Annotated[datetime.datetime, BeforeValidator(_iso)]
+Since = Annotated[Time | None, Query(description="From this time on; without an offset: UTC.")]
+Until = Annotated[Time | None, Query(description="Before this time; without an offset: UTC.")]
 Text = Annotated[str, Query(max_length=200)]
 Limit = Annotated[int, Query(ge=1, le=verdicts.MOST)]
 

@@ -29,6 +29,7 @@ class Server(uvicorn.Server):
         service.live.close()
         log("stopping", taken={name: line.taken for name, line in service.lines.items()})
         await super().shutdown(sockets)
+        self._captured_signals.clear()  # uvicorn would raise them again, and the command would not come to its end
 
 
 def server_of(app: FastAPI, host: str, port: int) -> Server:

@@ -157,13 +157,18 @@ class Line:
             self._jobs.put(END)
         self._thread.join()
 
-    def _leave(self, _: Future[Verdict]) -> None:
+    def _leave(self, done: Future[Verdict]) -> None:
+        if not done.cancelled():  # such a job holds its bytes, and so its place, until its turn comes
+            self._free()
+
+    def _free(self) -> None:
         with self._lock:
             self._taken -= 1
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not END:
-            if job.done.cancelled():  # who asked has gone before its turn
+            if not job.done.set_running_or_notify_cancel():  # who asked gave up before its turn
+                self._free()
                 continue
             start = time.perf_counter()
             try:
