@@ -6,6 +6,7 @@ colour-blind. Values that are not finite are left out; an empty chart says so in
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -261,6 +262,45 @@ def evidence(wealth: Sequence[float], level: float) -> Markup:
     drawn = list(enumerate(values))[:: max(1, len(values) // 400)]
     parts.append(_polyline([(x(i), y(v)) for i, v in drawn], "curve"))
     return _svg(parts, "Evidence of drift over the production parts")
+
+
+def rates_over_time(
+    series: Sequence[tuple[str, Sequence[tuple[datetime.datetime, float]]]],
+    promise: tuple[float, str] | None,
+    title: str,
+) -> Markup:
+    """Shares in [0, 1] over time: a line with dots for each series, solid, then dashed; the promised share across.
+
+    series   (name, [(time, share), ...]) each, the oldest point first
+    promise  (share, label); None = no line
+    """
+    points = [point for _, some in series for point in some]
+    if not points:
+        return _nothing("no results")
+    first, last = (edge(time.timestamp() for time, _ in points) for edge in (min, max))
+    room = 0.03 * (last - first) or 1800.0  # one point lies in the middle
+    x = Axis(first - room, last + room, LEFT, WIDTH - RIGHT)
+    highest = max(*(share for _, share in points), promise[0] if promise else 0.0, 0.01)
+    y = Axis(0, min(1.2 * highest, 1.0), HEIGHT - BOTTOM, TOP)
+    parts = [_grid_y(y, percent), _line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "axis")]
+    times = sorted({time for time, _ in points})
+    form = "%d %b" if last - first > 2 * 86400 else "%d %b %H:%M"
+    for time in times[:: max(1, math.ceil(len(times) / 4))]:
+        local = time if last - first > 2 * 86400 else time.astimezone()
+        parts.append(_text(x(time.timestamp()), HEIGHT - BOTTOM + 15, f"{local:{form}}", "middle tick"))
+    if promise is not None:
+        parts.append(_line(LEFT, y(promise[0]), WIDTH - RIGHT, y(promise[0]), "mark ng"))
+        parts.append(_text(WIDTH - RIGHT, y(promise[0]) - 5, promise[1], "label ng end"))
+    for i, (name, some) in enumerate(series):
+        places = [(x(time.timestamp()), y(share)) for time, share in some]
+        parts.append(_polyline(places, f"curve dash{i % 3} series{i % 5}"))
+        for (time, share), (a, b) in zip(some, places, strict=True):
+            tip = f"{name}: {percent(share)}, {time:%Y-%m-%d %H:%M} UTC"
+            dot = Markup('<circle class="series-fill{}" cx="{}" cy="{}" r="3.2"><title>{}</title></circle>')
+            parts.append(dot.format(i % 5, _n(a), _n(b), tip))
+        parts.append(_line(LEFT + 190 * i, 10, LEFT + 190 * i + 26, 10, f"curve dash{i % 3} series{i % 5}"))
+        parts.append(_text(LEFT + 190 * i + 32, 14, name, f"label series-text{i % 5}"))
+    return _svg(parts, title)
 
 
 def rate_bar(

@@ -89,8 +89,8 @@ def report_html(facts: Facts, logo: str = "") -> str:
             first=_first(facts),
             alarms=_alarms(facts),
             escapes=_escapes(facts),
-            gallery=_gallery(facts, "evaluation", GROUPS),
-            proof_gallery=_gallery(facts, "proof", pod_words.GROUPS),
+            gallery=gallery(facts, "evaluation", GROUPS),
+            proof_gallery=gallery(facts, "proof", pod_words.GROUPS),
             colour_bar=charts.colour_bar(*facts["colours"]) if facts["colours"] else "",
             sight=pod_words.view(facts["proof"], _shorter_side(facts)),
             watched=charts.evidence(facts["drift"]["wealth"], facts["drift"]["level"]) if facts["drift"] else "",
@@ -321,8 +321,13 @@ def _picture(folder: Path, rows: Sequence[Mapping[str, Any]], title: str, groups
     return None
 
 
-def _gallery(facts: Facts, kind: str, groups: Mapping[str, tuple[str, str]]) -> list[Facts]:
-    """Pictures by group, embedded: [{"title", "hint", "panels", "more", "pictures": [{"uri", "file", and the caption}]}]."""
+def gallery(facts: Facts, kind: str, groups: Mapping[str, tuple[str, str]]) -> list[Facts]:
+    """Pictures by group, embedded: [{"key", "title", "hint", "panels", "more", "pictures"}], each picture a dict of "uri",
+    "file" and its caption.
+
+    kind    "evaluation" or "proof"
+    groups  {key: (title, hint)}, in the order to show them in
+    """
     folder, rows = album(Path(facts["folder"]), kind), (facts[kind] or {}).get("overlays") or []
     by_group: dict[str, list[Facts]] = {}
     for row in rows:
@@ -339,7 +344,9 @@ def _gallery(facts: Facts, kind: str, groups: Mapping[str, tuple[str, str]]) -> 
         ]
         panels = 6 if all(row.get("panels") == 6 for row in some) else 2
         more = len(by_group[name]) - len(some)
-        result.append({"title": title, "hint": hint, "panels": panels, "pictures": pictures, "more": more})
+        result.append(
+            {"key": keys[name], "title": title, "hint": hint, "panels": panels, "pictures": pictures, "more": more}
+        )
     return result
 
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BeforeValidator
 
-from flawforge.serve import answers, judging
+from flawforge.serve import answers, judging, who
 from flawforge.serve.answers import faults
 from flawforge.serve.gate import Refused
 from flawforge.serve.logs import log
@@ -240,10 +240,7 @@ def reload(service: The, person: Admin, name: Annotated[str, Path(max_length=200
 @ROUTER.post("/v1/session", responses=COMMON, summary="Begin a session of the web page")
 def begin_session(request: Request, response: Response, service: The, person: Operator) -> answers.Who:
     """Give a token once and get a cookie for the page, which no script can read."""
-    name = service.sessions.begin(person)
-    response.set_cookie(
-        COOKIE, name, httponly=True, samesite="strict", secure=request.url.scheme == "https", max_age=12 * 3600
-    )
+    who.begin_session(request, response, service, person)
     return answers.Who(name=person.name, role=person.role)  # type: ignore[arg-type]
 
 

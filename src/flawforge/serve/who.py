@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from flawforge.serve.access import NOBODY_ASKED, Person
@@ -37,6 +37,14 @@ def person_of(request: Request, token: HTTPAuthorizationCredentials | None) -> P
         raise Refused(401, sentence, headers={"WWW-Authenticate": "Bearer"})
     request.state.who = person.name
     return person
+
+
+def begin_session(request: Request, response: Response, service: Service, person: Person) -> None:
+    """Give the page a cookie that no script can read and that no other site's page can send."""
+    name = service.sessions.begin(person)
+    response.set_cookie(
+        COOKIE, name, httponly=True, samesite="strict", secure=request.url.scheme == "https", max_age=12 * 3600
+    )
 
 
 def _needs(role: str) -> Callable[..., Person]:
