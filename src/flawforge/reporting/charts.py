@@ -298,8 +298,8 @@ def rates_over_time(
             tip = f"{name}: {percent(share)}, {time:%Y-%m-%d %H:%M} UTC"
             dot = Markup('<circle class="series-fill{}" cx="{}" cy="{}" r="3.2"><title>{}</title></circle>')
             parts.append(dot.format(i % 5, _n(a), _n(b), tip))
-        parts.append(_line(LEFT + 190 * i, 10, LEFT + 190 * i + 26, 10, f"curve dash{i % 3} series{i % 5}"))
-        parts.append(_text(LEFT + 190 * i + 32, 14, name, f"label series-text{i % 5}"))
+        parts.append(_line(8 + 175 * i, 10, 34 + 175 * i, 10, f"curve dash{i % 3} series{i % 5}"))
+        parts.append(_text(40 + 175 * i, 14, name, f"label series-text{i % 5}"))
     return _svg(parts, title)
 
 

@@ -93,8 +93,11 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": lambda share: unbroken(percent(share)), "when": views.when, "unbroken": unbroken}
-    environment.globals |= {"t": texts, "static": f"/static/{static_files()[0]}/"}
+    environment.filters["percent"] = lambda share: unbroken(percent(share))
+    environment.filters["when"] = views.when
+    environment.filters["unbroken"] = unbroken
+    environment.globals["t"] = texts
+    environment.globals["static"] = f"/static/{static_files()[0]}/"
     return environment
 
 

@@ -174,6 +174,10 @@ EVALUATED = ("Good parts rejected", "Defects not rejected")
 INTERVAL = "95 % interval {low} to {high}"
 HARDEST = "The hardest good parts"
 HARDEST_HOW = "The good parts with the highest scores. The next false alarms would look like these."
+HARDEST_KEY = (
+    "Each figure, from the top: the picture and its anomaly map; a close-up (the white frame), bare and with outlines; the "
+    "close-up's map, on the scale of all pictures and on its own."
+)
 SHEET = "Good pictures that look least like the others"
 NO_HARDEST = "No pictures are stored. They come with: flawforge pod MODEL GOOD"
 MODEL_FACTS = "Details"
