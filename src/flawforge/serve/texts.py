@@ -60,7 +60,6 @@ HEAT_OF = "Heat map of {name}"
 HEAT = "Heat map"
 HEAT_ENDS = ("Picture", "Heat map")
 NO_HEAT = "No heat map: the model that judged this part is no longer served."
-WHY = "Why"
 REGIONS = "Marked regions"
 REGION_HEADS = ("No.", "Left, top", "Size", "Peak")
 REGION_HINT = "Positions and sizes are in pixels of the picture."
@@ -90,7 +89,6 @@ NOT_REVIEWED = "Not reviewed"
 REVIEWED_BY = "{who}, {time}"
 REVIEW_THIS = "Review this part"
 REVIEW_AGAIN = "Change the review"
-OPEN_RESULT = "Open this result"
 
 # History
 FILTERS = "Filters"
