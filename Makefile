@@ -7,13 +7,14 @@ BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-line check fuzz attack bench docs site galleries wheels clean
+.PHONY: help venv demo test test-slow test-line serve-demo check fuzz attack bench docs site galleries wheels clean
 
 help:
 	@echo "make demo    render sample parts, fit, judge, report: open flawforge-demo/report.html"
+	@echo "make serve-demo  the web page on the demo's model: open the address that it prints"
 	@echo "make test    run the tests: under six minutes on two cores"
 	@echo "make test-slow  the slow ones: kills, threads, huge pictures, every method's exports"
-	@echo "make test-line  PostgreSQL, and the service under load and faults"
+	@echo "make test-line  PostgreSQL, the service under load and faults, the web page in Chromium"
 	@echo "make check   lint, types, and the direction of the imports"
 	@echo "make docs    write the generated pages of docs/ and the table of README.md"
 	@echo "make site    build the documentation as a site: open site/index.html"
@@ -42,6 +43,9 @@ venv:
 demo: venv
 	@rm -rf flawforge-demo
 	$(BIN)/flawforge demo --out flawforge-demo
+
+serve-demo: venv
+	$(BIN)/python tools/serve_demo.py
 
 test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile

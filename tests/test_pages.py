@@ -324,7 +324,7 @@ def test_the_queue_shows_the_oldest_then_the_next_and_says_what_was_saved(export
         answer = line.http.post("/v1/reviews", json={"result": 1, "verdict": "defect", "boxes": regions[:1]})
         assert answer.status_code == 201
         page = get(line, "/review", after=1, said=1)
-        assert "Saved: 1.png is defect." in page.text
+        assert "Saved as defect: 1.png." in page.text
         assert "2 waiting" in page.text
         assert "/review?number=1" in [attrs["href"] for attrs in page.all("a")]
         assert found(get(line, "/history", reviewed="yes")) == ["1"]

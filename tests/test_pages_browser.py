@@ -124,7 +124,7 @@ def test_a_dropped_picture_is_judged_shown_reviewed_and_found_again(
         page.wait_for_selector("#review[data-id='1']")
         page.keyboard.press("d")
         page.wait_for_url("**/review?after=1&said=1")
-        assert "Saved: odd part.png is defect." in page.inner_text("main")
+        assert "Saved as defect: odd part.png." in page.inner_text("main")
         (review,) = reviews.of(line.service.store, 1)
         assert (review.verdict, review.boxes, review.mask) == ("defect", (), None)
         page.click(f"nav >> text={texts.HISTORY}")

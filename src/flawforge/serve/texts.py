@@ -140,7 +140,7 @@ TAKE_REGIONS = ("Take the marked regions", "R")
 UNDO = ("Undo", "Z")
 NOTE = "Note"
 KEYS = "Keyboard: the letter on each button. Move a box with the arrow keys, resize it with Shift and the arrow keys."
-SAID = "Saved: {name} is {verdict}."
+SAID = "Saved as {verdict}: {name}."
 SAID_CHANGE = "Change"
 CANVAS = "Picture to draw on"
 

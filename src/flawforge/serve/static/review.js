@@ -178,7 +178,7 @@ if (form) {
     const target = form.querySelector(`[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
     if (!target) return;
     event.preventDefault();
-    if (target.matches("label")) target.querySelector("input").focus();
+    if (target.matches("label")) target.querySelector("input").focus({ preventScroll: true });
     target.click();
   });
 }
