@@ -36,13 +36,24 @@ def main() -> int:
     parts = line / "parts"
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(parents=True)
-    command = [*COMMAND, "serve", f"washer={given.demo / 'model'}", "--port", str(given.port), "--db", str(line / "results.db")]
+    command = [
+        *COMMAND,
+        "serve",
+        f"washer={given.demo / 'model'}",
+        "--port",
+        str(given.port),
+        "--db",
+        str(line / "results.db"),
+    ]
     with (line / "service.log").open("w") as log:
         service = subprocess.Popen(
             [*command, "--watch", str(parts), "--station", "washer line", "--sample-every", "10"], stderr=log
         )
         try:
-            print(f"\nTo try your own: drop a picture of {given.demo / 'parts' / 'test'} on the page. Ctrl-C ends it.\n", flush=True)
+            print(
+                f"\nTo try your own: drop a picture of {given.demo / 'parts' / 'test'} on the page. Ctrl-C ends it.\n",
+                flush=True,
+            )
             bring(given.demo / "parts" / "test", parts, given.every, given.parts, service)
         except KeyboardInterrupt:
             pass
@@ -60,7 +71,7 @@ def bring(source: Path, parts: Path, every: float, count: int, service: subproce
     defective = [path for kind in sorted(source.iterdir()) if kind.name != "good" for path in sorted(kind.iterdir())]
     for number in numbers:
         picture = draw.choice(defective if draw.random() < SHARE else good)
-        target = parts / f"washer-{number:05d}{picture.suffix}"
+        target = parts / f"part-{number:04d}{picture.suffix}"
         shutil.copyfile(picture, target.with_suffix(".part"))
         target.with_suffix(".part").rename(target)  # the service never sees half a picture
         try:

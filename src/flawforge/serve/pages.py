@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import importlib.resources
 import json
-import urllib.parse
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import cache
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from flawforge.reporting.page import unbroken
@@ -57,7 +57,7 @@ class PageRoute(APIRoute):
             except Refused as error:
                 if error.status_code == 401:
                     where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-                    return RedirectResponse("/login?" + urllib.parse.urlencode({"next": where}), 303)
+                    return RedirectResponse(f"/login?{QueryParams(next=where)}", 303)
                 return failed(request, str(error.detail), error.status_code, error.headers)
             except Unreachable as error:
                 return failed(request, str(error), 503, {"Retry-After": "2"})
@@ -264,7 +264,7 @@ def history(
     names = service.shelf.names
     served = service.shelf.get(model) if model in names else service.shelf.get() if len(names) == 1 and not model else None
     query = [(name, text) for name, text in given.items() if text] + [("verdict", word) for word in some]
-    older = urllib.parse.urlencode([*query, ("cursor", found.cursor)]) if found.cursor else ""
+    older = str(QueryParams([*query, ("cursor", found.cursor)])) if found.cursor else ""
     return page(
         request,
         "history.html.jinja",
@@ -276,7 +276,7 @@ def history(
         chosen=some,
         filtered=bool(query),
         older=older,
-        newest=urllib.parse.urlencode(query) if cursor else None,
+        newest=str(QueryParams(query)) if cursor else None,
         line=views.line(service, over_time, served),
         times=views.times(),
     )
