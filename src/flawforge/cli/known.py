@@ -161,6 +161,9 @@ FORGERS: dict[str, str] = {
     ),
     "blur": "A patch out of focus, or smeared in one direction.",
     "noise": "A patch of noise: a rough, porous or sand-blasted spot.",
+    "transplant": (
+        "Regions of real defects are cut out, posed anew and grafted onto the good picture (cloned as in Perez 2003)."
+    ),
     "mix": "One of several forgers per picture, drawn by weight.",
     "pipe": (
         "Several forgers one after another on the same picture; the mask is where the last picture differs from the first."

@@ -178,6 +178,30 @@ def mix_over(under: Image, over: Image, opacity: float) -> Image:
     return np.asarray(blended)
 
 
+def seamless(under: Image, over: Image, inside: Mask, mode: str = "normal") -> Image:
+    """`over` cloned onto `under` where `inside`, by solving Poisson's equation (Perez, Gangnet, Blake 2003).
+
+    under, over  h w c uint8, c in {1, 3}
+    inside       h w bool, some of it True, none within 1 px of the border; OpenCV leaves its outermost 3 px as they were
+                 where they do not fill a box
+    mode         "normal", or "mixed": the stronger of both gradients
+    """
+    c = under.shape[2]
+    below, above = (np.ascontiguousarray(each if c == 3 else np.repeat(each, 3, axis=2)) for each in (under, over))
+    x, y, w, h = cv2.boundingRect(inside.view(np.uint8))
+    flag = cv2.NORMAL_CLONE if mode == "normal" else cv2.MIXED_CLONE
+    cloned = cv2.seamlessClone(above, below, inside.astype(np.uint8) * 255, (x + w // 2, y + h // 2), flag)
+    return np.asarray(cloned[..., :c]).reshape(under.shape)
+
+
+def as_change(image: Image, eight: Image) -> Image:
+    """A changed 8-bit version in the picture's own dtype; float32 keeps its precision, the change is added."""
+    if image.dtype == np.uint8:
+        return eight
+    change = eight.astype(np.float32) - as_uint8(image).astype(np.float32)
+    return from_unit(image + change * np.float32(1.0 / 255.0), image)
+
+
 def soften(picture: Image, sigma: float) -> Image:
     """Gaussian blur of `sigma` px, border mirrored; a wide one is done on a smaller picture, which is as smooth."""
     h, w = picture.shape[:2]

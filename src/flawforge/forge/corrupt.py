@@ -10,7 +10,7 @@ import numpy as np
 
 from flawforge.forge import blend, shapes
 from flawforge.forge.paste import jitter_colour
-from flawforge.types import Forged, Image, Mask, Sample
+from flawforge.types import Forged, Image, Sample
 
 Range = float | tuple[float, float]
 NATIVE = 900.0  # px, the side that ISSTAD's and MVTec AD's native sizes are taken to have; lengths scale with it
@@ -205,7 +205,7 @@ class Nsa:
                 current, box = self._clone(current, source, sample, rng)
                 mask[box[0] : box[0] + box[2], box[1] : box[1] + box[3]] = True
                 boxes.append(box)
-            candidate = _as_change(sample.image, current)
+            candidate = blend.as_change(sample.image, current)
             return candidate, mask, {"other": note, "mode": self.mode, "boxes": boxes}
 
         return blend.settle(sample, rng, self.name, self.least_change, attempt, 0.3)
@@ -240,20 +240,7 @@ class Nsa:
 
 def _poisson(around: Image, patch: Image, mode: str) -> Image:
     """The patch cloned into the middle of `around`, which is 2 px wider on each side; uint8, one or three channels."""
-    c = around.shape[2]
-    under, over = (np.ascontiguousarray(a if c == 3 else np.repeat(a, 3, axis=2)) for a in (around, patch))
-    over = cv2.copyMakeBorder(over, 2, 2, 2, 2, cv2.BORDER_REPLICATE)
-    inside: Mask = np.zeros(over.shape[:2], np.uint8)
-    inside[2:-2, 2:-2] = 255
-    flag = cv2.NORMAL_CLONE if mode == "normal" else cv2.MIXED_CLONE
-    x, y, w, h = cv2.boundingRect(inside)
-    cloned = cv2.seamlessClone(over, under, inside, (x + w // 2, y + h // 2), flag)
-    return np.asarray(cloned[..., :c]).reshape(around.shape)
-
-
-def _as_change(image: Image, eight: Image) -> Image:
-    """A changed 8-bit version in the picture's own dtype; float32 keeps its precision, the change is added."""
-    if image.dtype == np.uint8:
-        return eight
-    change = eight.astype(np.float32) - blend.as_uint8(image).astype(np.float32)
-    return blend.from_unit(image + change * np.float32(1.0 / 255.0), image)
+    over = cv2.copyMakeBorder(patch, 2, 2, 2, 2, cv2.BORDER_REPLICATE).reshape(around.shape)
+    inside = np.zeros(over.shape[:2], bool)
+    inside[2:-2, 2:-2] = True
+    return blend.seamless(around, over, inside, mode)

@@ -13,6 +13,7 @@ from flawforge.forge.pieces import Blur, Misplaced, Missing, Noise
 from flawforge.forge.salient import CutSwap, RandomSwap, SaliencyPerlin
 from flawforge.forge.spots import Blob, Dent, Stain
 from flawforge.forge.texture import Perlin
+from flawforge.forge.transplant import Transplant
 from flawforge.types import ConfigError, Forger
 
 FORGERS: dict[str, type] = {
@@ -33,6 +34,7 @@ FORGERS: dict[str, type] = {
     "misplaced": Misplaced,
     "blur": Blur,
     "noise": Noise,
+    "transplant": Transplant,
     "mix": Mix,
     "pipe": Pipe,
 }
@@ -42,6 +44,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "paste": ("cutpaste", "hard_augment", "cutswap", "random_swap", "nsa"),
     "corruption": ("pixel_corrupt", "blur", "noise"),
     "physical": ("scratch", "crack", "stain", "dent", "blob", "missing", "misplaced"),
+    "real": ("transplant",),
     "mixture": ("mix", "pipe"),
 }
 

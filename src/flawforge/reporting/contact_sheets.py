@@ -178,6 +178,8 @@ def describe(forger: Forger) -> dict[str, Any]:
     if not is_dataclass(forger) or not hasattr(forger, "name"):
         raise ConfigError(f"{forger!r} is no forger of FORGERS; only those can be written down and made again.")
     values = {f.name: getattr(forger, f.name) for f in fields(forger)}
+    if values.get("pieces"):
+        raise ConfigError(f"{forger.name} was given pieces of real defects, which cannot be written down; leave them out.")
     if "forgers" in values:
         values["forgers"] = [describe(inner) for inner in values["forgers"]]
     return {"name": forger.name, "fields": values}
