@@ -19,7 +19,7 @@ import flawforge
 import flawforge_runtime
 import house
 from flawforge import fitting
-from flawforge.cli import learn, options
+from flawforge.cli import fit, options
 from flawforge_runtime import images
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,4 +174,4 @@ def test_every_module_says_what_it_is() -> None:
 
 def test_cli_repeats_the_picture_limit_truly() -> None:
     assert options.MAX_PIXELS == images.MAX_PIXELS
-    assert learn.METHOD == fitting.METHOD
+    assert fit.METHOD == fitting.METHOD

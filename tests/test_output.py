@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flawforge.cli.learn import Course
+from flawforge.cli.fit import Course
 from flawforge.cli.options import Command, Known, Number, Share, ShareOrPattern
 from flawforge.cli.output import Bar, counter, next_steps, say, say_aside, tell
 from flawforge.fitting.engine import Tick

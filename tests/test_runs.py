@@ -26,7 +26,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from flawforge.cli import main
-from flawforge.cli.learn import _resumable
+from flawforge.cli.fit import _resumable
 from flawforge.judging.rows import UNFINISHED
 from flawforge.types import CalibrationError, Decision, ScoreRule
 from flawforge_runtime import bundle

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flawforge.judging import loading
+from flawforge.pictures.defects import read_defects
 from flawforge.pictures.listing import Entry, check_for_fit, good_entries, labelled_listing, part_of, read_entries
 from flawforge.proving import drift as drifting
 from flawforge.proving import evaluate as evaluating
@@ -93,6 +94,7 @@ def pod(
     count: int = COUNT,
     scale: float | None = None,
     group_by: str | None = None,
+    defects: str | Path | None = None,
     seed: int = 0,
     save: bool = True,
     device: str = "auto",
@@ -108,8 +110,10 @@ def pod(
     count      forgeries per kind and contrast
     scale      millimetres of one pixel
     group_by   pictures of one part share what this regular expression finds in FOLDER/NAME
+    defects    pictures of real defects with masks, as `fit` takes them: those that training never saw are grafted onto the
+               good pictures too
     save, device  as in `evaluate`
-    Errors as in `proving.pod.prove`.
+    Errors as in `proving.pod.prove`, and `pictures.defects.read_defects`.
     """
     inspector, folder = _opened(model, device)
     if isinstance(good, str | Path):
@@ -123,7 +127,11 @@ def pod(
         parts = _parts(pictures, group_by)
     trained_on = proof.forgers_of(config_of(inspector))
     recipe = proof.recipe_for(trained_on, kinds, contrasts, sizes, count, scale, seed)
-    result = proof.prove(inspector, pictures, recipe, scale=scale, parts=parts, progress=progress)
+    real = None
+    if defects is not None:
+        config, limit = config_of(inspector), inspector.max_pixels
+        real = read_defects(defects, max_pixels=limit, depth=inspector.depth, known=config)
+    result = proof.prove(inspector, pictures, recipe, scale=scale, parts=parts, defects=real, progress=progress)
     name = _name(good, len(pictures))
     return _stored(result, folder if save else None, "POD", lambda folder: proof.save_proof(folder, result, data=name))
 

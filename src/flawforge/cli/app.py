@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from flawforge import __version__
-from flawforge.cli import judge, learn, line, prove, show
+from flawforge.cli import fit, judge, learn, line, prove, show
 from flawforge.cli.options import Group
 
 
@@ -22,7 +22,7 @@ def main() -> None:
 
 for command in (
     learn.demo,
-    learn.fit,
+    fit.fit,
     learn.calibrate,
     judge.inspect,
     judge.export,

@@ -103,6 +103,12 @@ def evaluate(model: Path, data: Path, accept_false_alarms: float | None, accept_
     type=Number(above=0, like=0.05),
     help="Width of a pixel in millimetres; sizes are then given and reported in mm.",
 )
+@option(
+    "--defects",
+    type=DATA,
+    help="Pictures of real defects with masks, as `fit` takes them: those that MODEL was not trained on are grafted onto "
+    "GOOD pictures and counted apart.",
+)
 @with_save
 @with_group_by
 @with_seed

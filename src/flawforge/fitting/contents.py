@@ -14,6 +14,7 @@ from safetensors.torch import save as tensors_to_bytes
 from flawforge import __version__
 from flawforge.fitting.planning import Plan
 from flawforge.forge import names_in
+from flawforge.forge.transplant import Transplant
 from flawforge.pictures.copies import fingerprint, pack
 from flawforge.types import Train
 from flawforge_runtime import bundle
@@ -32,7 +33,7 @@ def content_of(
         known = {key: plan.init.about.get(key) for key in ("method", "profile", "seed", "canvas")} if plan.init.about else {}
         init = {"path": str(request.init), "sha256": plan.init.sha256} | known
     rule = dataclasses.asdict(plan.method.score(plan.settings))
-    settings = {
+    settings: dict[str, Any] = {
         "format": bundle.FORMAT,
         "method": request.method,
         "profile": request.profile or next(iter(plan.method.profiles)),
@@ -71,6 +72,9 @@ def content_of(
         "notes": [*notes, *getattr(net, "facts", list)()],
         "history": list(history),
     }
+    if plan.defects is not None:
+        settings["training"]["defects"] = plan.defects.as_dict()
+        settings["defects"] = plan.defects.listed()  # for `evaluate` and `pod` to leave out; `export` drops it
     tensors = tensors_to_bytes({key: value.contiguous() for key, value in net.state_dict().items()})
     return bundle.Content(settings, tensors, None, "", plan.roi, template=plan.template)
 
@@ -92,4 +96,6 @@ def trained_on(plan: Plan, net: Any) -> tuple[str, ...]:
     """The forgers that the training stages use, so that a proof can hold their families out; none without training."""
     stages = [stage for stage in plan.method.stages(net, plan.settings) if isinstance(stage, Train)]
     own = plan.method.forger(plan.settings) if plan.method.forger else None
-    return tuple(dict.fromkeys(name for stage in stages for name in names_in(stage.forger or own)))
+    names = [name for stage in stages for name in names_in(stage.forger or own)]
+    real = [Transplant.name] if stages and plan.defects is not None else []
+    return tuple(dict.fromkeys([*names, *real]))

@@ -33,7 +33,7 @@ Show = Callable[[str], None]
 
 
 def identity(plan: Plan) -> str:
-    """What a checkpoint belongs to: settings, seed, budget, canvas, mask, outside weights, files by size and name."""
+    """What a checkpoint belongs to: settings, seed, budget, canvas, mask, weights, real defects, files by size and name."""
     request = plan.request
     pictures = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
     facts = [
@@ -55,6 +55,8 @@ def identity(plan: Plan) -> str:
         pictures,
         *(each and [each.sha256, each.about] for each in (plan.init, plan.trunk)),
     ]
+    if plan.defects is not None:  # else as checkpoints have always had it
+        facts.append(plan.defects.identity)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -240,7 +242,7 @@ def fit(source: str | Path, *, out: str | Path | None = None, **options: Any) ->
     for key in options:
         if key not in known:
             raise ConfigError(f"fit was given '{key}'; allowed are out, {', '.join(known)}.")
-    for key in ("roi", "ignore", "textures", "init"):
+    for key in ("roi", "ignore", "textures", "init", "defects"):
         if options.get(key) is not None:
             options[key] = Path(options[key])
     if "trunk" in options:

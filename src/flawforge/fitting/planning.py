@@ -16,12 +16,14 @@ import torch
 
 from flawforge import config
 from flawforge.fitting import engine
+from flawforge.fitting.real_defects import NO_DEFECTS, forgers_of, real_defects
 from flawforge.judging import loading
 from flawforge.methods import METHODS
 from flawforge.pictures import dataset, tolerance
 from flawforge.pictures.alignment import PICTURES as REGISTERED_FROM
 from flawforge.pictures.alignment import Registration, register
 from flawforge.pictures.batches import Batches, find_batches
+from flawforge.pictures.defects import Defects
 from flawforge.pictures.listing import check_for_fit, evenly, part_of, textures_in, thinned
 from flawforge.pictures.region import product_mask
 from flawforge.pictures.saliency import background_of, saliency
@@ -86,6 +88,7 @@ class Request:
     clean: bool = False
     other_day: Path | None = None
     both_days: bool = False
+    defects: Path | None = None
     seed: int = 0
     workers: int = 1
     device: str = "auto"
@@ -116,6 +119,7 @@ class Plan:
     parts: Mapping[Path, str] | None = None  # which part each held-back picture shows, where that is known
     batches: Batches | None = None  # blocks of neighbours that were held back or trained on as a whole
     screening: Screening | None = None  # see questions.py; None = not asked yet
+    defects: Defects | None = None  # real ones, from --defects; None = there are none
 
 
 def plan(request: Request, *, progress: Callable[[int, int], None] | None = None, without: Collection[Path] = ()) -> Plan:
@@ -148,6 +152,7 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
             f"{request.data} holds {len(good)} readable good pictures and at least 2 are needed, one to train on and one "
             f"to hold back; add pictures of good parts{f' (skipped: {reasons})' if reasons else ''}."
         )
+    defects = real_defects(request.defects, method, [entry.path for entry in good], request.max_pixels, request.depth)
     parts = part_of(good, request.group_by)
     groups = [*report.duplicate_groups, *same_part(parts)]
     batches = None
@@ -173,8 +178,10 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     budget = _budget(request, settings, len(train))
     laid = registered(request, train, canvas)
     notes = (*notes, laid.note) if laid.note else notes
+    if request.defects is not None:
+        notes = (*notes, *(defects.lines() if defects else [NO_DEFECTS.format(data=request.defects)]))
     like = laid.template
-    kept = (train, held, canvas, budget, rates, roi, like, notes, init, trunk, parts, batches)
+    kept = (train, held, canvas, budget, rates, roi, like, notes, init, trunk, parts, batches, None, defects)
     return Plan(request, method, settings, report, *kept)
 
 
@@ -417,19 +424,18 @@ def batches(
     settings = plan.settings
     forger = plan.method.forger(settings) if plan.method.forger else left_good
     among = [each.draw(len(pictures)) if not isinstance(each, Collect) and each.draw else None for each in stages]
+    forgers = forgers_of(forger, stages, plan.defects, plan.canvas, plan.request.tile)
     if plan.method.prior == "network":
         pictures.follow(net.priors)
 
     def batch(stage: int, step: int) -> Batch:
         # Stages draw from streams far apart, so a second stage does not see the first one's forgeries again.
-        each = stages[stage] if stages else None
-        own = forger if each is None or isinstance(each, Collect) else each.forger or forger
         return pictures.batch(
-            own,
+            forgers[stage] if stages else forger,
             plan.request.seed,
             stage * 2**32 + step,
             settings.batch,
-            1.0 if isinstance(each, Prove) else settings.forge_share,
+            1.0 if stages and isinstance(stages[stage], Prove) else settings.forge_share,
             among=among[stage] if stages else None,
         )
 

@@ -43,10 +43,10 @@ class Piece:
         return rows.stop - rows.start, columns.stop - columns.start
 
 
-def cut_out(picture: Image, mask: Mask, kind: str = "", source: str = "") -> tuple[Piece, ...]:
+def cut_out(picture: Image, mask: Mask, kind: str = "", source: str = "", margin: int = 2 * RING) -> tuple[Piece, ...]:
     """The pieces of a picture h w c by its defect mask h w; regions under 9 pixels are left out.
 
-    Each is cut out with RING px and more around it, as far as the picture goes.
+    Each is cut out with `margin` px around it, as far as the picture goes; RING px are needed at the size of use.
     """
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (NEAR, NEAR))
     count, labels = cv2.connectedComponents(cv2.dilate(mask.astype(np.uint8), kernel), connectivity=8)
@@ -57,7 +57,7 @@ def cut_out(picture: Image, mask: Mask, kind: str = "", source: str = "") -> tup
             continue
         rows, columns = blend.bounding_box(region)
         place = (rows.start + rows.stop) / 2 / mask.shape[0], (columns.start + columns.stop) / 2 / mask.shape[1]
-        box = tuple(slice(max(0, each.start - 2 * RING), each.stop + 2 * RING) for each in (rows, columns))
+        box = tuple(slice(max(0, each.start - margin), each.stop + margin) for each in (rows, columns))
         pieces.append(Piece(picture[box].copy(), region[box].copy(), place, kind, source))
     return tuple(pieces)
 

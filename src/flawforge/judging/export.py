@@ -152,7 +152,8 @@ def export(
         progress("int8")
         exported = to_int8(exported, tuning_batches(goods, reference, seed), layers)
     facts: dict[str, Any] = {"from": content.model_id, "to": to, "precision": "int8" if int8 else "float32", "opset": OPSET}
-    config = {key: value for key, value in content.config.items() if key != "held_back"} | {"export": facts}
+    private = ("held_back", "defects")
+    config = {key: value for key, value in content.config.items() if key not in private} | {"export": facts}
     result = dataclasses.replace(content, config=config, tensors=b"", exported=exported)
     network = backends.network(result, out, backend=to, threads=None)
     compared = list(to_compare(goods, reference.canvas, max(pictures, PICTURES), seed))

@@ -92,7 +92,8 @@ def pack(likenesses: Iterable[NDArray[np.float16]]) -> str:
 
 
 def known(config: Mapping[str, Any]) -> Known:
-    """What a model's config tells of its training pictures; nothing where it tells nothing."""
+    """What a model's config tells of its training pictures, real defects too; nothing where it tells nothing."""
     training = config.get("training") or {}
     packed = np.frombuffer(base64.b64decode(training.get("likenesses") or ""), "<f2")
-    return Known(frozenset(training.get("fingerprints") or ()), packed.reshape(-1, SIDE * SIDE))
+    names = [*(training.get("fingerprints") or ()), *(each["sha256"] for each in config.get("defects") or ())]
+    return Known(frozenset(names), packed.reshape(-1, SIDE * SIDE))

@@ -164,6 +164,47 @@ def labelled_listing(data: str | Path) -> Listing:
     return listing
 
 
+def defect_listing(data: str | Path) -> Listing:
+    """The pictures of defective parts in `data`, each with its mask where one is found, for `fit --defects`.
+
+    data  a folder in MVTec layout, or one of its folders test/KIND; a folder of pictures with their masks beside them, or
+          subfolders of such, one for each kind; or a CSV with label (or kind) and mask_path
+    No entries where the layout is MVTec's, or a CSV's, and every picture is good. Raises DataError where it is no such data.
+    """
+    data = Path(data)
+    root = data.absolute()
+    if root.name.lower() == "test" and _subfolders(root):
+        root = root.parent
+    if not root.is_dir() or _subfolders(root / "test"):
+        listing = read_listing(root if root.is_dir() else data)
+        entries = tuple(entry for entry in listing.entries if entry.label == 1)
+        return Listing(entries, listing.notes, listing.mask_notes)
+    try:
+        kinds = {root.name: _files(root)} if _pictures(root)[0] else _kinds_in(root)
+        found = masks.find(root.parent.parent if root.parent.name.lower() == "test" else root, kinds)
+    except OSError as error:
+        raise DataError(f"{data} cannot be read ({error.strerror}); check its permissions.") from None
+    entries = tuple(
+        Entry(path, 1, "test", kind, found.masks.get(path))
+        for kind, files in kinds.items()
+        for path in files
+        if path.suffix.lower() in SUFFIXES and path not in found.aside
+    )
+    if root.name.lower() in GOOD_FOLDERS or not entries:
+        raise DataError(
+            f"--defects {data} holds no pictures of defective parts; give a folder in MVTec layout (test/KIND and "
+            "ground_truth/KIND), a folder of pictures with their masks beside them (7.png and 7_mask.png), or a CSV with "
+            "mask_path."
+        )
+    return Listing(entries, (), tuple(found.notes))
+
+
+def _kinds_in(folder: Path) -> dict[str, list[Path]]:
+    """{name: files} of the subfolders that are neither good pictures nor masks."""
+    aside = (*GOOD_FOLDERS, *SPLITS, "ground_truth")
+    return {sub.name: _files(sub) for sub in _subfolders(folder) if sub.name.lower() not in aside}
+
+
 def _read_mvtec(data: Path, train: Path | None) -> Listing:
     entries, others = [], 0
     if train is not None:

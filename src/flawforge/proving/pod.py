@@ -27,11 +27,22 @@ import cv2
 import numpy as np
 
 from flawforge.forge import FORGERS
+from flawforge.forge.transplant import Transplant
 from flawforge.pictures import copies
+from flawforge.pictures.defects import Defects
 from flawforge.proving import intervals, leakage
 from flawforge.proving.curves import HEAD, KindCurve, Trial, kind_curve, unit_of
 from flawforge.proving.intervals import Estimate
-from flawforge.proving.specimens import CONTRASTS, COUNT, Forgery, Recipe, families_of, held_out_kinds, proof_pictures
+from flawforge.proving.specimens import (
+    AS_FOUND,
+    CONTRASTS,
+    COUNT,
+    Forgery,
+    Recipe,
+    families_of,
+    held_out_kinds,
+    proof_pictures,
+)
 from flawforge.reporting.close_ups import close_up, large
 from flawforge.reporting.kept import Kept, keep
 from flawforge.types import ConfigError, DataError, Decision, Image, ImageError, Mask
@@ -41,6 +52,7 @@ from flawforge_runtime.images import MAX_PIXELS, as_picture
 from flawforge_runtime.rates import ExpectedRate
 
 HIT = "verdict NG and a marked region touches the defect (within 1/64 of the picture's shorter side)"
+GRAFTED = "  real defects that training never saw, grafted onto the good pictures at 0.5 to 2 times their size:"
 SIZE = "largest extent (maximum Feret diameter) of the forged mask"
 
 
@@ -102,6 +114,7 @@ class Proof:
     false_alarm    expected and measured
     trained_on     the forgers that the model was trained on
     curves         what it finds, for each kind and contrast
+    real           what it finds of real defects that are grafted onto good pictures; None = none were given
     elsewhere      share of the rejects that do not point at the defect: `elsewhere_count` of `rejected`
     recipe         what was forged, into `goods` good pictures
     left_out       pictures that the model was trained on, and that were therefore not used
@@ -134,6 +147,7 @@ class Proof:
     notes: tuple[str, ...] = ()
     saved: Kept | None = None
     unsaved: str = ""
+    real: KindCurve | None = None
 
     def lines(self) -> list[str]:
         """For people."""
@@ -144,11 +158,15 @@ class Proof:
         lines.append(f"  false alarms to expect: {alarm.expected.text}")
         if alarm.n:
             lines.append(f"  false alarms on the {alarm.n} {alarm.of} not calibrated on: {alarm.measured.text}")
-        return [*lines, HEAD, *(curve.line for curve in self.curves)]
+        lines += [HEAD, *(curve.line for curve in self.curves)]
+        if self.real is not None:
+            lines += [GRAFTED, self.real.line]
+        return lines
 
     def as_dict(self) -> dict[str, Any]:
         """What `flawforge pod --json` writes."""
-        return {
+        real = {} if self.real is None else {"real_defects": self.real.as_dict()}
+        return real | {
             "false_alarm": self.false_alarm.as_dict(),
             "forgers": {
                 "trained_on": list(self.trained_on),
@@ -236,6 +254,7 @@ def prove(
     *,
     scale: float | None = None,
     parts: Mapping[Path, str] | None = None,
+    defects: Defects | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Proof:
     """Forge defects into good pictures, judge them, and say how small a one the model finds.
@@ -245,6 +264,7 @@ def prove(
     recipe  what to forge; None = the default, without the families that the model was trained on
     scale   mm per pixel of the pictures; sizes are then in mm, else in px
     parts   which part each path shows: parts are then counted and drawn whole; None = each picture is a part
+    defects real ones that training never saw, which are grafted onto the good pictures beside the forged ones
 
     Raises CalibrationError for a model without thresholds, DataError where no good picture can be read or all were trained
     on, ConfigError.
@@ -262,7 +282,9 @@ def prove(
     notes += leakage.left_out(left_out, len(pictures))
     if config.get("training") and (arrays := sum(not isinstance(good, Path) for good in goods)):
         notes.append(f"{arrays} pictures were given as arrays; whether the model was trained on them cannot be told")
-    total = len(goods) + len(recipe.kinds) * len(recipe.contrasts) * recipe.count
+    pieces = defects.pieces(defects.pictures) if defects is not None else ()
+    notes += [defects.counted, *defects.notes] if defects is not None else []
+    total = len(goods) + (len(recipe.kinds) * len(recipe.contrasts) + bool(pieces)) * recipe.count
     show = progress or (lambda done, of: None)
     album = _Album()
     judged, readable, skipped = _judge_goods(inspector, goods, album, lambda done: show(done, total))
@@ -272,7 +294,7 @@ def prove(
         "depth": getattr(inspector, "depth", None),
     }
     for trial, forgery, decision in judge_forgeries(
-        inspector, proof_pictures(readable, recipe, roi=inspector.roi, **limits)
+        inspector, proof_pictures(readable, recipe, pieces=pieces, roi=inspector.roi, **limits)
     ):
         trials.append(trial)
         album.add(trial, forgery, decision)
@@ -283,7 +305,9 @@ def prove(
     for kind, contrast in itertools.product(recipe.kinds, recipe.contrasts):
         rows = [trial for trial in trials if (trial.kind, trial.contrast) == (kind, contrast)]
         curves.append(kind_curve(rows, kind, contrast, scale, recipe.seed, part_numbers))
-    rejects = [trial for trial in trials if trial.rejected]
+    grafted = [trial for trial in trials if trial.kind == Transplant.name]
+    real = kind_curve(grafted, Transplant.name, AS_FOUND, scale, recipe.seed, part_numbers) if pieces else None
+    rejects = [trial for trial in trials if trial.rejected and trial.kind != Transplant.name]
     elsewhere = sum(not trial.pointed for trial in rejects)
     names = [str(good) if isinstance(good, Path) else f"picture {index}" for index, good in enumerate(readable)]
     good_scores = [
@@ -308,6 +332,7 @@ def prove(
         good_scores=tuple(good_scores),
         shown=tuple(album.drawn(calibration, names, scale)),
         notes=tuple(notes),
+        real=real,
     )
 
 

@@ -12,6 +12,7 @@ order in which the good pictures are given, for they are taken in the order of t
 from __future__ import annotations
 
 import hashlib
+import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -23,9 +24,10 @@ import numpy as np
 
 from flawforge.forge import FAMILIES, FORGERS, family, forger_from
 from flawforge.forge.blend import SMALLEST
+from flawforge.forge.transplant import Piece, Transplant
 from flawforge.pictures.listing import thinned
 from flawforge.pictures.saliency import Background, background_of, saliency
-from flawforge.types import ConfigError, DataError, Image, ImageError, Mask, Sample
+from flawforge.types import ConfigError, DataError, Forger, Image, ImageError, Mask, Sample
 from flawforge_runtime.images import MAX_PIXELS, read_picture
 
 KINDS = ("scratch", "crack", "stain", "dent", "blob", "missing")  # assumption: what a plant asks for first
@@ -33,6 +35,8 @@ CONTRASTS = (0.1, 0.3)  # of the full range: faint and plain; assumption
 SMALL, LARGE = 0.012, 0.3  # of the shorter side: 3 to 77 px of 256; assumption
 COUNT = 48  # forgeries per kind and contrast: 29 is the least that can show 90 % with 95 % confidence
 SETTINGS: Mapping[str, Mapping[str, Any]] = {"scratch": {"count": 1}, "blob": {"count": 1}}  # one defect a picture
+AS_FOUND = 1.0  # opacity of a real defect that is grafted onto a good picture; stands where a forgery has its contrast
+RESIZED = (0.5, 2.0)  # factors by which a real defect is resized; assumption
 TRIES = 8  # draws of a forgery that comes out too small to be there, or outside the region of interest
 BACKGROUND_FROM = 16  # good pictures that the background's colours are learnt from
 CACHE_BYTES = 256 << 20
@@ -129,6 +133,7 @@ def proof_pictures(
     goods: Sequence[Image | Path],
     recipe: Recipe | None = None,
     *,
+    pieces: Sequence[Piece] = (),
     roi: Mask | None = None,
     max_pixels: int = MAX_PIXELS,
     depth: int | None = None,
@@ -136,6 +141,8 @@ def proof_pictures(
     """Forge the recipe into good pictures, one after another; nothing is kept but the good pictures, up to CACHE_BYTES.
 
     goods  h w 3 arrays (uint8 or float32 in [0, 1]) or paths, of any sizes
+    pieces of real defects, at the pictures' own size: as many graftings of them follow as forgeries of one kind and
+           contrast, each piece in turn, resized by RESIZED
     roi    h w bool at the pictures' own size; the middle of every defect lies inside, and its mask is cut to it
 
     Each good picture is used once before any is used again, within one kind and contrast. Where TRIES draws give no
@@ -146,8 +153,9 @@ def proof_pictures(
     if not goods:
         raise DataError("No good picture was given to forge on; give at least one.")
     stock = _Stock(goods, roi, max_pixels, depth)
-    for case in _cases(recipe, len(goods)):
-        forgery = _forge(stock, case, recipe.sizes)
+    real = [(Transplant.name, AS_FOUND)] if pieces else []
+    for case in _cases(recipe, [*itertools.product(recipe.kinds, recipe.contrasts), *real], len(goods)):
+        forgery = _forge(stock, case, recipe.sizes, pieces)
         if forgery is not None:
             yield forgery
 
@@ -174,17 +182,17 @@ def defect_size(mask: Mask) -> float:
     return max(sizes)
 
 
-def _cases(recipe: Recipe, goods: int) -> Iterator[_Case]:
-    for kind in recipe.kinds:
-        for contrast in recipe.contrasts:
-            # The name's checksum, so that a curve does not change with the other kinds that are asked for.
-            key = (recipe.seed, zlib.crc32(kind.encode()), round(contrast * 1e6))
-            rng = np.random.default_rng(key)
-            rounds = [rng.permutation(goods) for _ in range(-(-recipe.count // goods))]
-            places = np.concatenate(rounds)[: recipe.count]
-            levels = (np.arange(recipe.count) + rng.random(recipe.count)) / recipe.count
-            for i in range(recipe.count):
-                yield _Case(kind, contrast, float(levels[i]), int(places[i]), (*key, i))
+def _cases(recipe: Recipe, pairs: Iterable[tuple[str, float]], goods: int) -> Iterator[_Case]:
+    """pairs: kinds and contrasts."""
+    for kind, contrast in pairs:
+        # The name's checksum, so that a curve does not change with the other kinds that are asked for.
+        key = (recipe.seed, zlib.crc32(kind.encode()), round(contrast * 1e6))
+        rng = np.random.default_rng(key)
+        rounds = [rng.permutation(goods) for _ in range(-(-recipe.count // goods))]
+        places = np.concatenate(rounds)[: recipe.count]
+        levels = (np.arange(recipe.count) + rng.random(recipe.count)) / recipe.count
+        for i in range(recipe.count):
+            yield _Case(kind, contrast, float(levels[i]), int(places[i]), (*key, i))
 
 
 class _Stock:
@@ -243,12 +251,18 @@ def _digest(good: Image | Path) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(good).tobytes()).digest()
 
 
-def _forge(stock: _Stock, case: _Case, sizes: tuple[float, float] | None) -> Forgery | None:
+def _forge(stock: _Stock, case: _Case, sizes: tuple[float, float] | None, pieces: Sequence[Piece]) -> Forgery | None:
     sample = stock.sample(case.place)
     side = min(sample.image.shape[:2])
-    low, high = sizes or (max(2.0, SMALL * side), LARGE * side)
-    wanted = low * (high / low) ** case.level
-    forger = forger_from(case.kind, size=wanted, contrast=case.contrast, **SETTINGS.get(case.kind, {}))
+    if case.kind == Transplant.name:
+        piece = pieces[case.seed[-1] % len(pieces)]
+        low, high = RESIZED
+        wanted = low * (high / low) ** case.level
+        forger: Forger = Transplant((piece,), scale=wanted, opacity=AS_FOUND)
+    else:
+        low, high = sizes or (max(2.0, SMALL * side), LARGE * side)
+        wanted = low * (high / low) ** case.level
+        forger = forger_from(case.kind, size=wanted, contrast=case.contrast, **SETTINGS.get(case.kind, {}))
     rng = np.random.default_rng(case.seed)
     inside = stock.roi(sample.image)
     for _ in range(TRIES):

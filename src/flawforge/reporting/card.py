@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from flawforge_runtime.bundle import Content
 from flawforge_runtime.calibrate import Rules
@@ -24,7 +26,7 @@ Made by flawforge {version} on {created}. It judges pictures of one product; a h
 | canvas | {height} x {width} (h x w); pictures are letterboxed into it, maps come back at the picture's own size |
 | trained on | {pictures} good pictures, {steps} steps, {seconds:.0f} s, seed {seed} |
 | synthetic defects in training | `{forger}` |
-{features}| score | {score} |
+{defects}{features}| score | {score} |
 {rates}{guard}{exported}
 {notes}
 ## Use
@@ -68,6 +70,9 @@ FEATURES = (
     "`{sha256}` |\n"
 )
 
+DEFECTS = "| real defects | {about} |\n"
+DEFECT_FILES = "| their pictures, by SHA-256 |"  # not for handing on, as the fingerprints of the good pictures
+
 
 EXPORT = """
 ## Export
@@ -87,6 +92,21 @@ def when(stamp: str) -> str:
         return stamp
     zone = f" {at.tzname()}" if at.tzinfo is not None else ""
     return f"{at.day} {MONTHS[at.month - 1]} {at.year}, {at:%H:%M}{zone}"
+
+
+def defects_in_words(config: Mapping[str, Any]) -> str:
+    """How many pictures with real defects a fit was given, and what for; "" where none."""
+    about = (config.get("training") or {}).get("defects")
+    if not about:
+        return ""
+    kinds = ", ".join(f"{shown(kind)} {count}" for kind, count in about["kinds"].items())
+    kept = about["pictures"] - about["trained_on"]
+    return f"{about['pictures']} pictures ({kinds}), {kept} of them kept from training to prove it"
+
+
+def handed_on(text: str) -> str:
+    """A model card without the line that tells the pictures with real defects again."""
+    return "\n".join(line for line in text.split("\n") if not line.startswith(DEFECT_FILES))
 
 
 def model_card(content: Content) -> str:
@@ -136,7 +156,12 @@ def model_card(content: Content) -> str:
     features = ""
     if trunk:
         features = FEATURES.format(**trunk | {"licence": trunk["licence"] or "not known; ask whoever gave the weights"})
+    defects = defects_in_words(config)
+    if defects:
+        files = ", ".join(f"{shown(each['name'])} `{each['sha256']}` ({each['use']})" for each in config.get("defects", ()))
+        defects = DEFECTS.format(about=defects) + (f"{DEFECT_FILES} {files} |\n" if files else "")
     return TEMPLATE.format(
+        defects=defects,
         features=features,
         method=config["method"],
         model_id=content.model_id,

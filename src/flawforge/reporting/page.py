@@ -20,7 +20,7 @@ import jinja2
 from markupsafe import Markup
 
 from flawforge.reporting import charts, pod_words
-from flawforge.reporting.card import when
+from flawforge.reporting.card import defects_in_words, when
 from flawforge.reporting.kept import album
 from flawforge_runtime.names import shown
 from flawforge_runtime.rates import percent
@@ -139,6 +139,7 @@ def report_markdown(facts: Facts, logo: str = "") -> str:
         lines += ["## Synthetic defects that it finds (POD after MIL-HDBK-1823A)", ""]
         lines += ["| kind | contrast | a90/95 | a90 | a50 | found |", "|---|---|---|---|---|---|"]
         lines += [f"| {' | '.join(_md(row[key]) for key in columns)} |" for row in proof["rows"]]
+        lines += ["", _md(proof["real"])] if proof["real"] else []
         lines.append("")
     if facts["missing"]:
         lines += ["## What is missing", ""]
@@ -370,7 +371,9 @@ def _training(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a reader may want to know of the training, in words."""
     training = config.get("training") or {}
     values = [(words, training.get(key)) for key, words in TRAINING.items()]
-    return [(words, f"{value:.4g}") for words, value in values if isinstance(value, int | float)]
+    told = [(words, f"{value:.4g}") for words, value in values if isinstance(value, int | float)]
+    defects = defects_in_words(config)
+    return [*told, ("real defects", defects)] if defects else told
 
 
 def _picture_uri(folder: Path, name: str) -> Markup | None:

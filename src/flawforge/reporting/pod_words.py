@@ -36,6 +36,7 @@ def view(proof: Mapping[str, Any] | None, shorter_side: float | None = None) -> 
     extent = None if shorter_side is None else shorter_side * (proof.get("mm_per_pixel") or 1.0)
     return {
         "sentences": sentences(curves),
+        "real": real_in_words(proof.get("real_defects")),
         "best": best(curves),
         "smallest": _smallest(curves, kinds, contrasts, extent),
         "charts": [{"kind": kind, "svg": charts.pod_curves([c for c in plainest if c["kind"] == kind])} for kind in kinds],
@@ -70,6 +71,19 @@ def sentences(curves: Sequence[Mapping[str, Any]]) -> list[str]:
             words += f" up to {_largest(some)}."
         lines.append(words)
     return lines
+
+
+def real_in_words(curve: Mapping[str, Any] | None) -> str:
+    """What it finds of real defects that were grafted onto good pictures; "" where none were given."""
+    if not curve:
+        return ""
+    if not curve.get("n"):
+        return "None of the real defects that were given could be grafted onto a good picture."
+    bound = "not demonstrated" if curve["a90_95"] is None else f"from {size(curve['a90_95'], curve['unit'])} on"
+    return (
+        f"Real defects that training never saw, grafted onto good pictures at 0.5 to 2 times their size: {_found(curve)} "
+        f"found; 9 of 10: {bound}."
+    )
 
 
 def best(curves: Sequence[Mapping[str, Any]]) -> Facts:

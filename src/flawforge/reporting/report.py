@@ -20,7 +20,7 @@ import jinja2
 from flawforge.reporting import answer
 from flawforge.reporting.acceptance import Acceptance, accept
 from flawforge.reporting.answer import Facts
-from flawforge.reporting.card import when
+from flawforge.reporting.card import handed_on, when
 from flawforge.reporting.kept import album, kept
 from flawforge.reporting.page import MAKERS, MIME, as_data_uri, plain
 from flawforge.reporting.recorded import COMMANDS, KINDS
@@ -166,7 +166,7 @@ def report_facts(
         "stale": outdated,
         "stored": _others(model_folder),
         "files": _read_json(model_folder / "manifest.json")["files"],
-        "card": content.card,
+        "card": handed_on(content.card),
     }
 
 
@@ -223,7 +223,7 @@ def _measured_on(model_folder: Path, kind: str, result: Facts | None) -> str:
 def _shown(config: Mapping[str, Any]) -> Facts:
     """The settings without the lists of files: a page that is handed on tells no paths and no fingerprints of pictures."""
     training = {key: value for key, value in (config.get("training") or {}).items() if key not in bundle.PRIVATE}
-    return {key: value for key, value in config.items() if key != "held_back"} | {"training": training}
+    return {key: value for key, value in config.items() if key not in ("held_back", "defects")} | {"training": training}
 
 
 def _recorded(model_folder: Path, name: str) -> Any:
