@@ -1,7 +1,7 @@
 """Do a few real defects help a fit, and do they harm it on other kinds? results/real_defects.csv.
 
     FLAWFORGE_DATA=/data OMP_NUM_THREADS=1 python benchmarks/real_defects.py [--data NAME:KIND ...] [--counts 0 1 5 20]
-        [--minutes 1] [--pictures 100] [--tests 30] [--seeds 0] [--out FILE]
+        [--minutes 1] [--size 256] [--trunk lite0] [--pictures 100] [--tests 30] [--seeds 0] [--out FILE]
 
 `--pictures` good training pictures are drawn by the seed, and of one kind of defect as many pictures as the largest of
 `--counts`. The model is fitted with none, the first, the first five, ... of these (`fit --defects`), and judges the same
@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=list(SETS))
     parser.add_argument("--counts", type=int, nargs="+", default=[0, 1, 5, 20])
     parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--trunk", default="", help="as of fit; none = many more steps in the same time")
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--tests", type=int, default=30)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -46,6 +48,7 @@ def main() -> None:
     for name, seed, count in ((d, s, c) for s in options.seeds for c in options.counts for d in options.data):
         data, kind = name.split(":")
         key = {"data": data, "kind": kind, "defects": str(count), "minutes": f"{options.minutes:g}", "seed": str(seed)}
+        key |= {"size": str(options.size), "trunk": options.trunk}
         if missing(options.out, [key]):
             for row in measured(Path(os.environ["FLAWFORGE_DATA"]) / data, kind, count, seed, options):
                 record(options.out, {**key, **row})
@@ -80,7 +83,7 @@ def measured(root: Path, kind: str, count: int, seed: int, options: argparse.Nam
         goods.write_text("image_path\n" + "".join(f"{entry.path}\n" for entry in sorted(good, key=lambda e: e.path)))
         lines = "".join(f"{entry.path},1,test,{kind},{entry.mask_path}\n" for entry in taught[:count])
         defects.write_text("image_path,label,split,kind,mask_path\n" + lines)
-        how = {"minutes": options.minutes, "clock": "cpu", "seed": seed}
+        how = {"minutes": options.minutes, "clock": "cpu", "seed": seed, "size": options.size, "trunk": options.trunk}
         model = fitting.fit(goods, **how, defects=defects if count else None)
     assert model.content is not None
     decisions = [(entry, model(entry.path)) for entry in judged]
