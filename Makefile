@@ -76,6 +76,7 @@ docs: venv
 	$(BIN)/python benchmarks/speed_table.py
 	$(BIN)/python benchmarks/comparison_page.py
 	$(BIN)/python benchmarks/guard_page.py
+	$(BIN)/python benchmarks/real_defects_page.py
 	$(BIN)/python benchmarks/ablation_tables.py
 
 # An environment of its own, without torch. It is built once and needs pip's index for that; the site itself needs no network.

@@ -25,11 +25,20 @@ EXAMPLES = {
         "flawforge fit parts -o bracket --steps 2000 --set batch=4",
         "flawforge fit parts -o bracket --minutes 10 --resume",
         "flawforge fit parts -o bracket --method isstad --init clamp",
+        "flawforge fit parts -o bracket --defects reviewed",
         "flawforge fit parts -o bracket --dry-run",
     ],
     "calibrate": [
         "flawforge calibrate bracket new/good --false-alarm 0.02 --review 0.1",
         "flawforge calibrate bracket new/good --false-alarm 0.05 --confidence 0.95 --min-area 0.2 --scale 0.05",
+    ],
+    "recalibrate": [
+        "flawforge recalibrate bracket --reviews results.db",
+        "flawforge recalibrate bracket --reviews postgresql://flawforge@db/line --files /srv/kept --station 'line 1'",
+    ],
+    "reviews": [
+        "flawforge reviews export results.db -o reviewed",
+        "flawforge reviews export results.db -o defects --marked --model bracket",
     ],
     "inspect": [
         "flawforge inspect bracket today/*.png > today.csv",
@@ -45,6 +54,7 @@ EXAMPLES = {
     ],
     "pod": [
         "flawforge pod bracket parts --json pod.json",
+        "flawforge pod bracket parts --defects reviewed",
         "flawforge pod bracket new/good --kind scratch --contrast 0.2 --sizes 0.2 5 --scale 0.05",
     ],
     "export": [

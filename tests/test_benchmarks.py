@@ -9,7 +9,10 @@ import runpy
 import signal
 import sys
 from functools import partial
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +25,11 @@ import aupro_speed
 import false_alarm
 import pod_report
 import pod_trust
+import real_defects
+import real_defects_page
 from flawforge.config import override
 from flawforge.methods import METHODS
+from flawforge.pictures.listing import Entry
 from flawforge.proving import metrics
 from record import read, record
 
@@ -249,3 +255,48 @@ def test_an_ablation_measures_only_what_is_missing(tmp_path: Path) -> None:
     by_steps = asked.parse_args(["--steps", "9"])
     assert ablation.budget(by_steps) == {"steps": 9}
     assert ablation.key_of("bottle", "base", 0, by_steps)["minutes"] == ""
+
+
+def test_real_defects_are_never_in_two_of_the_sets() -> None:
+    """The same test pictures for any number of taught defects, at most so many of a kind, and none that was taught."""
+    entries = [Entry(Path(f"good/{i}.png")) for i in range(30)]
+    entries += [Entry(Path(f"test/good/{i}.png"), 0, "test") for i in range(50)]
+    masked = Path("mask.png")
+    entries += [
+        Entry(Path(f"{k}/{i}.png"), 1, "test", k, masked) for k, n in (("crack", 40), ("dent", 30)) for i in range(n)
+    ]
+    entries.append(Entry(Path("crack/bare.png"), 1, "test", "crack"))
+    options = argparse.Namespace(pictures=20, counts=[0, 1, 5], tests=10)
+    good, taught, judged = real_defects.drawn(entries, "crack", options, seed=3)
+    assert (len(good), len(taught)) == (20, 5)
+    assert Counter(entry.kind for entry in judged) == {"good": 20, "crack": 10, "dent": 10}
+    assert not {entry.path for entry in judged} & {entry.path for entry in (*good, *taught)}
+    assert all(entry.kind == "crack" for entry in taught)
+    assert Path("crack/bare.png") not in {entry.path for entry in (*taught, *judged)}
+    assert real_defects.drawn(entries, "crack", options, seed=3) == (good, taught, judged)
+    assert real_defects.drawn(entries, "crack", options, seed=4)[1] != taught
+
+
+def test_figures_of_real_defects_are_of_their_own_group(tmp_path: Path) -> None:
+    def judged(score: float, verdict: str, label: int) -> Any:
+        decision = SimpleNamespace(pred_score=score, verdict=verdict, anomaly_map=np.full((4, 4), score, np.float32))
+        return Entry(Path("x.png"), label, "test", mask_path=None), decision
+
+    good = [judged(score, verdict, 0) for score, verdict in ((0.1, "OK"), (0.2, "OK"), (0.3, "NG"), (0.4, "OK"))]
+    found = real_defects.figures(good, [judged(0.5, "NG", 1), judged(0.25, "OK", 1)], seed=0)
+    assert found["image_auroc"] == (4 + 2) / 8
+    assert (found["recall"], found["false_alarms"]) == (0.5, 0.25)
+    assert (found["n_good"], found["n_defective"]) == (4, 2)
+    assert found["image_auroc_low"] <= found["image_auroc"] <= found["image_auroc_high"]
+
+
+def test_the_table_of_real_defects_goes_by_product_and_count(tmp_path: Path) -> None:
+    assert real_defects_page.table(tmp_path / "none.csv") == "Not measured yet.\n"
+    row = dict.fromkeys(("image_auroc", "image_auroc_low", "image_auroc_high", "pixel_ap", "recall_low", "recall_high"), 0.5)
+    row |= {"data": "mvtec_bottle", "kind": "contamination", "n_defective": 9, "recall": 0.25}
+    row |= {"use": "for the picture their sum; for the map the segmenter alone"}
+    for count in (20, 0):
+        record(tmp_path / "r.csv", {**row, "defects": count, "tested": "same kind"})
+    lines = real_defects_page.table(tmp_path / "r.csv").splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:]] == ["0", "20"]
+    assert lines[2].endswith("| 0.500 | 0.25 (0.50 to 0.50) | their sum |")

@@ -138,6 +138,11 @@ def test_guard_page_is_the_csv() -> None:
     assert script("benchmarks/guard_page.py")["filled"](text) == text, f"docs/how-to/other-products.md {STALE}"
 
 
+def test_the_page_on_reviews_is_the_csv() -> None:
+    text = (ROOT / "docs" / "how-to" / "learn-from-reviews.md").read_text()
+    assert script("benchmarks/real_defects_page.py")["filled"](text) == text, f"docs/how-to/learn-from-reviews.md {STALE}"
+
+
 def test_readme_table_counts_each_row_once(tmp_path: Path) -> None:
     columns = [
         "data",

@@ -24,6 +24,8 @@ for command in (
     learn.demo,
     fit.fit,
     learn.calibrate,
+    learn.recalibrate,
+    learn.reviews,
     judge.inspect,
     judge.export,
     judge.bench,

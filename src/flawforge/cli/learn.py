@@ -1,7 +1,8 @@
-"""Commands that learn: calibrate, and the demo that goes the whole way; `fit` has a file of its own."""
+"""Commands that learn: calibrate, recalibrate, reviews, and the demo that goes the whole way; `fit` has its own file."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flawforge.cli.options import (
     PATH,
     Command,
     Known,
+    check_store,
     option,
     rules_of,
     with_backend,
@@ -25,13 +27,18 @@ from flawforge.cli.options import (
     with_rates,
     with_rules,
     with_seed,
+    with_store,
 )
 from flawforge.cli.output import counter, next_steps, output, quoted, say, tell, write_json
+from flawforge.types import ConfigError
 
 
 @click.command(cls=Command)
 @click.argument("model", type=MODEL)
-@click.argument("good", type=DATA)
+@click.argument("good", type=DATA, required=False)
+@option(
+    "--reviews", "db", metavar="DB", help="Result store whose reviewed good parts take the place of GOOD: see recalibrate."
+)
 @with_rates
 @with_other_day
 @with_rules
@@ -41,18 +48,13 @@ from flawforge.cli.output import counter, next_steps, output, quoted, say, tell,
 @with_backend
 def calibrate(
     model: Path,
-    good: Path,
+    good: Path | None,
+    db: str | None,
     false_alarm: float | None,
     review: float | None,
-    confidence: float | None,
-    group_by: str | None,
-    device: str,
-    backend: str | None,
-    threads: int | None,
-    yes: bool,
     other_day: Path | None,
     both_days: bool,
-    **rules: Any,
+    **how: Any,
 ) -> None:
     """Set the thresholds of MODEL from GOOD pictures that it was not trained on.
 
@@ -60,32 +62,78 @@ def calibrate(
     that MODEL keeps are judged again at the new thresholds.
     """
     check_other_day(other_day, both_days)
+    if (good is None) == (db is None):
+        raise ConfigError("GOOD and --reviews say where the good pictures come from; give one of the two.")
+    how |= {"other_day": other_day, "both_days": both_days}
+    if good is None:
+        _from_reviews(model, db, false_alarm, review, **how)
+        return
     from flawforge import fitting
+
+    _calibrate(model, lambda **more: fitting.recalibrate(model, good, false_alarm, review, **more), **how)
+
+
+def _calibrate(model: Path, work: Callable[..., tuple[Any, Sequence[str]]], **how: Any) -> None:
+    """Do the work with a counter, with the rules among the options, and say what came of it."""
     from flawforge_runtime import bundle
 
+    rules = rules_of(bundle.read(model).calibration, *(how.pop(name) for name in ("min_area", "max_count", "scale")))
     with counter("calibrating") as show:
-        calibration, notes = fitting.recalibrate(
-            model,
-            good,
-            false_alarm,
-            review,
-            confidence=confidence,
-            group_by=group_by,
-            device=device,
-            backend=backend,
-            threads=threads,
-            rules=rules_of(bundle.read(model).calibration, **rules),
-            progress=show,
-            yes=yes,
-            other_day=other_day,
-            both_days=both_days,
-        )
+        calibration, notes = work(rules=rules, progress=show, **how)
     for note in notes:
         say(f"  {note}")
     for line in calibration.lines():
         say(line)
-    write_json({"calibration": calibration.as_dict(), "notes": notes})
+    write_json({"calibration": calibration.as_dict(), "notes": list(notes)})
     next_steps(f"flawforge evaluate {quoted(model)} DATA")
+
+
+def _from_reviews(model: Path, db: str | None, false_alarm: float | None, review: float | None, **how: Any) -> None:
+    check_store()
+    from flawforge.fitting.reviewed import recalibrate_from_reviews
+
+    _calibrate(model, lambda **more: recalibrate_from_reviews(model, db or "", false_alarm, review, **more), **how)
+
+
+@click.command(cls=Command)
+@click.argument("model", type=MODEL)
+@option("--reviews", "db", required=True, metavar="DB", help="Result store: a SQLite file, or postgresql://USER@HOST/NAME.")
+@with_store
+@option("--yes", is_flag=True, help="All parts are good, even if the model rejects many of them.")
+@with_rates
+@with_rules
+@with_device
+@with_backend
+def recalibrate(model: Path, db: str, false_alarm: float | None, review: float | None, **how: Any) -> None:
+    """Set the thresholds of MODEL from reviewed good parts in the result store.
+
+    Only parts that were queued for review by chance count, and only up to the first that still waits: parts that were
+    queued for their verdict are the most anomalous ones, and a limit from them keeps no rate.
+    """
+    _from_reviews(model, db, false_alarm, review, **how)
+
+
+@click.command(cls=Command)
+@click.argument("action", type=click.Choice(["export"]), metavar="ACTION")
+@click.argument("db", metavar="DB")
+@option("-o", "--out", required=True, type=PATH, help="Folder to write; must not exist.")
+@option("--marked", is_flag=True, help="Leave out defective parts of which nobody said where the defect is.")
+@with_store
+def reviews(action: str, db: str, out: Path, marked: bool, files: Path | None, served: str, station: str) -> None:
+    """Export the reviewed parts in the result store DB as a labelled folder with masks, in MVTec layout.
+
+    ACTION is export. `flawforge evaluate` takes the folder, and with --marked `flawforge fit --defects`. DB is a SQLite
+    file or postgresql://USER@HOST/NAME. Of several reviews of a picture the newest counts.
+    """
+    check_store()
+    from flawforge.store.labelled import export_labelled
+    from flawforge.store.opening import open_store
+    from flawforge.store.verdicts import Filter
+
+    with open_store(db, files, create=False) as store:
+        result = export_labelled(store, out, Filter(model=served, station=station), marked_only=marked)
+    tell(result)
+    next_steps(f"flawforge evaluate MODEL {quoted(out)}", f"flawforge fit GOOD -o MODEL --defects {quoted(out)}")
 
 
 @click.command(cls=Command)

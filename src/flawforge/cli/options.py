@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import importlib.util
 import io
 import os
 import sys
@@ -331,6 +332,25 @@ def with_other_day(command: Callable[..., Any]) -> Callable[..., Any]:
         "--both-days", is_flag=True, section="Limits", help="Set limits that hold on the pictures of --other-day too."
     )
     return folder(both(command))
+
+
+def with_store(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which results of a result store."""
+    files = option(
+        "--files",
+        type=FILE,
+        metavar="FOLDER",
+        help="Folder of the store's kept pictures. [default: beside a SQLite file]",
+    )
+    served = option("--model", "served", default="", metavar="NAME", help="Only results of the model served by this name.")
+    station = option("--station", default="", metavar="NAME", help="Only results of this station.")
+    return files(served(station(command)))
+
+
+def check_store() -> None:
+    """ConfigError where the packages of the result store are not installed."""
+    if importlib.util.find_spec("sqlalchemy") is None or importlib.util.find_spec("alembic") is None:
+        raise ConfigError("The result store needs packages that are not installed; pip install 'flawforge[serve]'.")
 
 
 def with_rules(command: Callable[..., Any]) -> Callable[..., Any]:
