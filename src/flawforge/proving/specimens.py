@@ -154,7 +154,7 @@ def proof_pictures(
         raise DataError("No good picture was given to forge on; give at least one.")
     stock = _Stock(goods, roi, max_pixels, depth)
     real = [(Transplant.name, AS_FOUND)] if pieces else []
-    for case in _cases(recipe, [*itertools.product(recipe.kinds, recipe.contrasts), *real], len(goods)):
+    for case in _cases(recipe, len(goods), real):
         forgery = _forge(stock, case, recipe.sizes, pieces)
         if forgery is not None:
             yield forgery
@@ -182,9 +182,9 @@ def defect_size(mask: Mask) -> float:
     return max(sizes)
 
 
-def _cases(recipe: Recipe, pairs: Iterable[tuple[str, float]], goods: int) -> Iterator[_Case]:
-    """pairs: kinds and contrasts."""
-    for kind, contrast in pairs:
+def _cases(recipe: Recipe, goods: int, more: Sequence[tuple[str, float]] = ()) -> Iterator[_Case]:
+    """more: kinds and contrasts that follow those of the recipe."""
+    for kind, contrast in (*itertools.product(recipe.kinds, recipe.contrasts), *more):
         # The name's checksum, so that a curve does not change with the other kinds that are asked for.
         key = (recipe.seed, zlib.crc32(kind.encode()), round(contrast * 1e6))
         rng = np.random.default_rng(key)
