@@ -5,9 +5,9 @@
 
 `--pictures` good training pictures are drawn by the seed, and of one kind of defect as many pictures as the largest of
 `--counts`. The model is fitted with none, the first, the first five, ... of these (`fit --defects`), and judges the same
-test pictures each time: none of the drawn ones, at most `--tests` of every kind and twice as many good ones. Two rows a fit:
-the same kind, and all other kinds together, each against the good test pictures. Minutes are of processor time. Rows that
-are there already are not measured again.
+test pictures each time: none of the drawn ones, at most `--tests` of every kind and twice as many good ones. A row a fit
+for the same kind, and one for all other kinds together, each against the good test pictures. Minutes are of processor time.
+Rows that are there already are not measured again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from flawforge.proving import intervals, metrics
 from flawforge.types import Decision
 from record import record
 
-SETS = ("magnetic_tile:crack", "mvtec_bottle:contamination")
+SETS = ("magnetic_tile:crack", "kolektorsdd:crack")
 Judged = list[tuple[Entry, Decision]]
 
 
@@ -93,6 +93,8 @@ def measured(root: Path, kind: str, count: int, seed: int, options: argparse.Nam
     rows = []
     for group, is_one in (("same kind", lambda entry: entry.kind == kind), ("other kinds", lambda e: e.kind != kind)):
         defective = [(entry, decision) for entry, decision in decisions if entry.label and is_one(entry)]
+        if not defective:  # KolektorSDD has one kind
+            continue
         rows.append({"tested": group, "good": len(good), **uses, **figures(fine, defective, seed)})
     return rows
 

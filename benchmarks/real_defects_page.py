@@ -22,10 +22,15 @@ def table(results: Path = RESULTS) -> str:
     rows = read(results)[1]
     if not rows:
         return "Not measured yet.\n"
+    ways = dict.fromkeys((row["minutes"], row["size"], row["trunk"] or "the default", row["good"]) for row in rows)
+    told = "; ".join(
+        f"{minutes} processor-minutes a fit, canvas {size}, trunk {trunk}, {good} good pictures"
+        for minutes, size, trunk, good in ways
+    )
     order = sorted(
         rows, key=lambda row: (list(NAMES).index(row["data"]), row["tested"] == "other kinds", int(row["defects"]))
     )
-    return "\n".join([HEAD, *map(_line, order)]) + "\n"
+    return "\n".join([f"`auto`, one seed; {told}.\n", HEAD, *map(_line, order)]) + "\n"
 
 
 def _line(row: Mapping[str, str]) -> str:

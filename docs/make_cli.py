@@ -36,7 +36,7 @@ EXAMPLES = {
         "flawforge recalibrate bracket --reviews results.db",
         "flawforge recalibrate bracket --reviews postgresql://flawforge@db/line --files /srv/kept --station 'line 1'",
     ],
-    "reviews": [
+    "reviews export": [
         "flawforge reviews export results.db -o reviewed",
         "flawforge reviews export results.db -o defects --marked --model bracket",
     ],

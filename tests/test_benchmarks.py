@@ -294,9 +294,11 @@ def test_the_table_of_real_defects_goes_by_product_and_count(tmp_path: Path) -> 
     assert real_defects_page.table(tmp_path / "none.csv") == "Not measured yet.\n"
     row = dict.fromkeys(("image_auroc", "image_auroc_low", "image_auroc_high", "pixel_ap", "recall_low", "recall_high"), 0.5)
     row |= {"data": "mvtec_bottle", "kind": "contamination", "n_defective": 9, "recall": 0.25}
+    row |= {"minutes": "0.6", "size": "128", "trunk": "none", "good": "100"}
     row |= {"use": "for the picture their sum; for the map the segmenter alone"}
     for count in (20, 0):
         record(tmp_path / "r.csv", {**row, "defects": count, "tested": "same kind"})
     lines = real_defects_page.table(tmp_path / "r.csv").splitlines()
-    assert [line.split(" | ")[2] for line in lines[2:]] == ["0", "20"]
-    assert lines[2].endswith("| 0.500 | 0.25 (0.50 to 0.50) | their sum |")
+    assert lines[0] == "`auto`, one seed; 0.6 processor-minutes a fit, canvas 128, trunk none, 100 good pictures."
+    assert [line.split(" | ")[2] for line in lines[4:]] == ["0", "20"]
+    assert lines[4].endswith("| 0.500 | 0.25 (0.50 to 0.50) | their sum |")

@@ -1,4 +1,4 @@
-"""Commands that learn: calibrate, recalibrate, reviews, and the demo that goes the whole way; `fit` has its own file."""
+"""Commands that learn: calibrate, recalibrate, and the demo that goes the whole way; `fit` has its own file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flawforge.cli.options import (
     PATH,
     Command,
     Known,
-    check_store,
+    need_serve,
     option,
     rules_of,
     with_backend,
@@ -25,9 +25,9 @@ from flawforge.cli.options import (
     with_group_by,
     with_other_day,
     with_rates,
+    with_results,
     with_rules,
     with_seed,
-    with_store,
 )
 from flawforge.cli.output import counter, next_steps, output, quoted, say, tell, write_json
 from flawforge.types import ConfigError
@@ -89,7 +89,7 @@ def _calibrate(model: Path, work: Callable[..., tuple[Any, Sequence[str]]], **ho
 
 
 def _from_reviews(model: Path, db: str | None, false_alarm: float | None, review: float | None, **how: Any) -> None:
-    check_store()
+    need_serve()
     from flawforge.fitting.reviewed import recalibrate_from_reviews
 
     _calibrate(model, lambda **more: recalibrate_from_reviews(model, db or "", false_alarm, review, **more), **how)
@@ -98,7 +98,7 @@ def _from_reviews(model: Path, db: str | None, false_alarm: float | None, review
 @click.command(cls=Command)
 @click.argument("model", type=MODEL)
 @option("--reviews", "db", required=True, metavar="DB", help="Result store: a SQLite file, or postgresql://USER@HOST/NAME.")
-@with_store
+@with_results
 @option("--yes", is_flag=True, help="All parts are good, even if the model rejects many of them.")
 @with_rates
 @with_rules
@@ -111,29 +111,6 @@ def recalibrate(model: Path, db: str, false_alarm: float | None, review: float |
     queued for their verdict are the most anomalous ones, and a limit from them keeps no rate.
     """
     _from_reviews(model, db, false_alarm, review, **how)
-
-
-@click.command(cls=Command)
-@click.argument("action", type=click.Choice(["export"]), metavar="ACTION")
-@click.argument("db", metavar="DB")
-@option("-o", "--out", required=True, type=PATH, help="Folder to write; must not exist.")
-@option("--marked", is_flag=True, help="Leave out defective parts of which nobody said where the defect is.")
-@with_store
-def reviews(action: str, db: str, out: Path, marked: bool, files: Path | None, served: str, station: str) -> None:
-    """Export the reviewed parts in the result store DB as a labelled folder with masks, in MVTec layout.
-
-    ACTION is export. `flawforge evaluate` takes the folder, and with --marked `flawforge fit --defects`. DB is a SQLite
-    file or postgresql://USER@HOST/NAME. Of several reviews of a picture the newest counts.
-    """
-    check_store()
-    from flawforge.store.labelled import export_labelled
-    from flawforge.store.opening import open_store
-    from flawforge.store.verdicts import Filter
-
-    with open_store(db, files, create=False) as store:
-        result = export_labelled(store, out, Filter(model=served, station=station), marked_only=marked)
-    tell(result)
-    next_steps(f"flawforge evaluate MODEL {quoted(out)}", f"flawforge fit GOOD -o MODEL --defects {quoted(out)}")
 
 
 @click.command(cls=Command)

@@ -1,4 +1,4 @@
-"""Commands of the line: serve, and what the result store holds."""
+"""Commands of the line: serve, and what the result store holds: results and reviews."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from flawforge.cli.options import (
     with_backend,
     with_device,
     with_max_pixels,
+    with_results,
     with_seed,
 )
-from flawforge.cli.output import next_steps, say, tell, write_json
+from flawforge.cli.output import next_steps, quoted, say, tell, write_json
 from flawforge.types import ConfigError
 
 GIGABYTE = 1e9
@@ -201,6 +202,32 @@ def upgrade(db: str) -> None:
     write_json({"before": before, "after": after})
     if before != after:
         next_steps(f"flawforge results export {db} -o results.csv")
+
+
+@click.group(cls=Group)
+def reviews() -> None:
+    """Export what people said of results."""
+
+
+@reviews.command("export")
+@with_store
+@option("-o", "--out", required=True, type=PATH, help="Folder to write; must not exist.")
+@option("--marked", is_flag=True, help="Leave out defective parts of which nobody said where the defect is.")
+@with_results
+def export_reviews(db: str, out: Path, marked: bool, files: Path | None, served: str, station: str) -> None:
+    """Write the reviewed parts in DB as a labelled folder with masks, in MVTec layout.
+
+    `flawforge evaluate` takes the folder, and with --marked `flawforge fit --defects`. Of several reviews of a picture the
+    newest counts.
+    """
+    need_serve()
+    from flawforge.store.labelled import export_labelled
+    from flawforge.store.opening import open_store
+    from flawforge.store.verdicts import Filter
+
+    with open_store(db, files, create=False) as store:
+        tell(export_labelled(store, out, Filter(model=served, station=station), marked_only=marked))
+    next_steps(f"flawforge evaluate MODEL {quoted(out)}", f"flawforge fit GOOD -o MODEL --defects {quoted(out)}")
 
 
 def _moment(name: str, text: str | None) -> datetime.datetime | None:

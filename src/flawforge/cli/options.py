@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import importlib.util
 import io
 import os
 import sys
@@ -334,23 +333,12 @@ def with_other_day(command: Callable[..., Any]) -> Callable[..., Any]:
     return folder(both(command))
 
 
-def with_store(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Which results of a result store."""
-    files = option(
-        "--files",
-        type=FILE,
-        metavar="FOLDER",
-        help="Folder of the store's kept pictures. [default: beside a SQLite file]",
-    )
+def with_results(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which results of a result store, and where their pictures are."""
+    files = option("--files", type=FILE, metavar="FOLDER", help="Folder of kept pictures, as for `serve`.")
     served = option("--model", "served", default="", metavar="NAME", help="Only results of the model served by this name.")
     station = option("--station", default="", metavar="NAME", help="Only results of this station.")
     return files(served(station(command)))
-
-
-def check_store() -> None:
-    """ConfigError where the packages of the result store are not installed."""
-    if importlib.util.find_spec("sqlalchemy") is None or importlib.util.find_spec("alembic") is None:
-        raise ConfigError("The result store needs packages that are not installed; pip install 'flawforge[serve]'.")
 
 
 def with_rules(command: Callable[..., Any]) -> Callable[..., Any]:
