@@ -25,7 +25,7 @@ def real_defects(
     if data is None:
         return None
     if method.forger is None:
-        able = ", ".join(each.name for each in METHODS.values() if each.forger)
+        able = ", ".join(known.name for known in METHODS.values() if known.forger)
         raise ConfigError(
             f"--defects was given, but method {method.name} learns from good pictures alone (methods that train on defects: "
             f"{able}); leave out --defects."
@@ -42,17 +42,17 @@ def forgers_of(
     are any; what proves before any training sees all, for nothing has learnt them by heart. ConfigError where no stage draws
     defects, so that real ones would change nothing.
     """
-    if defects is not None and all(isinstance(each, Collect) for each in stages):
+    if defects is not None and all(isinstance(stage, Collect) for stage in stages):
         raise ConfigError(
             "--defects was given, but with these settings and good pictures no defects are trained on or judged by; leave "
             "out --defects."
         )
     chosen: list[Forger] = []
     trained = False
-    for each in stages:
-        own = forger if isinstance(each, Collect) else each.forger or forger
-        if defects is not None and not isinstance(each, Collect):
-            proves = isinstance(each, Prove)
+    for stage in stages:
+        own = forger if isinstance(stage, Collect) else stage.forger or forger
+        if defects is not None and not isinstance(stage, Collect):
+            proves = isinstance(stage, Prove)
             some = defects.trained if not proves else defects.proving if trained else defects.pictures
             pieces = defects.pieces(some, canvas, tile)
             share = REAL_PROOF if proves else REAL_TRAINING

@@ -62,17 +62,17 @@ class Defects:
     @property
     def trained(self) -> tuple[Defect, ...]:
         """Those that the training stages see."""
-        return tuple(each for each in self.pictures if not each.proves)
+        return tuple(defect for defect in self.pictures if not defect.proves)
 
     @property
     def proving(self) -> tuple[Defect, ...]:
         """Those that training never sees; none of fewer than three."""
-        return tuple(each for each in self.pictures if each.proves)
+        return tuple(defect for defect in self.pictures if defect.proves)
 
     @property
     def identity(self) -> str:
         """SHA-256 of all pictures and masks and of what each is used for; their names and places do not count."""
-        facts = [(each.kind, each.sha256, each.mask, each.proves) for each in self.pictures]
+        facts = [(defect.kind, defect.sha256, defect.mask, defect.proves) for defect in self.pictures]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @property
@@ -91,7 +91,7 @@ class Defects:
     @property
     def kinds(self) -> dict[str, int]:
         """{kind: pictures}"""
-        return dict(sorted(Counter(each.kind for each in self.pictures).items()))
+        return dict(sorted(Counter(defect.kind for defect in self.pictures).items()))
 
     def as_dict(self) -> dict[str, Any]:
         """For a model's config: counts, and no file that could be found again."""
@@ -101,11 +101,11 @@ class Defects:
         """Each picture by kind and name, the first DIGITS of its hash, and use; for the model's own folder only."""
         return [
             {
-                "name": f"{each.kind}/{each.path.name}",
-                "sha256": each.sha256[:DIGITS],
-                "use": "proof" if each.proves else "training",
+                "name": f"{defect.kind}/{defect.path.name}",
+                "sha256": defect.sha256[:DIGITS],
+                "use": "proof" if defect.proves else "training",
             }
-            for each in self.pictures
+            for defect in self.pictures
         ]
 
     def pieces(
@@ -117,14 +117,14 @@ class Defects:
         DataError where a piece is left of none of them, for they are too small on the canvas.
         """
         found: list[Piece] = []
-        for each in pictures:
-            pixels, mask = _read(each.path, each.mask_path, self.max_pixels, self.depth)
+        for defect in pictures:
+            pixels, mask = _read(defect.path, defect.mask_path, self.max_pixels, self.depth)
             factor = 1.0
             if canvas is not None:
                 sides = (tile, tile) if tile else mask.shape
                 factor = min(canvas[0] / sides[0], canvas[1] / sides[1])
             margin = int(np.ceil(2 * RING / min(factor, 1.0)))
-            cut = cut_out(pixels, mask, each.kind, each.sha256[:DIGITS], margin)
+            cut = cut_out(pixels, mask, defect.kind, defect.sha256[:DIGITS], margin)
             found += [piece for piece in (_resized(one, factor) for one in cut) if piece is not None]
         if pictures and not found:
             size = "" if canvas is None else f" on the canvas of {canvas[0]} x {canvas[1]} (h x w)"
@@ -175,8 +175,8 @@ def read_defects(
         twice += defect.sha256 in seen
         seen.setdefault(defect.sha256, defect)
     listed = (known or {}).get("defects") or ()
-    learnt = {each["sha256"] for each in listed if each["use"] == "training"}
-    left = [each for each in seen.values() if each.sha256[:DIGITS] not in learnt]
+    learnt = {entry["sha256"] for entry in listed if entry["use"] == "training"}
+    left = [defect for defect in seen.values() if defect.sha256[:DIGITS] not in learnt]
     if not left:
         raise DataError(
             f"The model was trained on all {len(seen)} pictures of --defects {data}, so they prove nothing; give pictures "
@@ -186,8 +186,8 @@ def read_defects(
     if len(left) < len(seen):
         told = f"{len(seen) - len(left)} of {len(seen)} pictures with real defects were left out"
         notes_told.append(f"{told}, as the model was trained on them")
-    ordered = sorted(left, key=lambda each: (each.kind, each.sha256))
-    dealt = [dataclasses.replace(each, proves=place % EVERY == EVERY - 1) for place, each in enumerate(ordered)]
+    ordered = sorted(left, key=lambda defect: (defect.kind, defect.sha256))
+    dealt = [dataclasses.replace(defect, proves=place % EVERY == EVERY - 1) for place, defect in enumerate(ordered)]
     return Defects(data, tuple(dealt), max_pixels, depth, tuple(notes_told))
 
 
