@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-line serve-demo check fuzz attack bench docs site galleries wheels clean
+.PHONY: help venv demo test test-slow test-line test-scale serve-demo check fuzz attack bench docs site galleries wheels clean
 
 help:
 	@echo "make demo    render sample parts, fit, judge, report: open flawforge-demo/report.html"
@@ -15,6 +15,7 @@ help:
 	@echo "make test    run the tests: under six minutes on two cores"
 	@echo "make test-slow  the slow ones: kills, threads, huge pictures, every method's exports"
 	@echo "make test-line  PostgreSQL, the service under load and faults, the web page in Chromium"
+	@echo "make test-scale  those that start a Ray cluster on this machine; installs the extra scale"
 	@echo "make check   lint, types, and the direction of the imports"
 	@echo "make docs    write the generated pages of docs/ and the table of README.md"
 	@echo "make site    build the documentation as a site: open site/index.html"
@@ -55,6 +56,10 @@ test-slow: venv
 
 test-line: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m line
+
+test-scale: venv
+	@$(BIN)/python -c "import ray, moto, s3fs" 2>/dev/null || $(PIP) --editable ".[scale,scale-test]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale
 
 check: venv
 	$(BIN)/ruff check .

@@ -12,11 +12,13 @@ import click
 
 from flawforge import __version__
 from flawforge.cli.options import (
+    COUNT,
     FILE,
     MODEL,
     NEW,
     NG_FOUND,
     PATH,
+    SOURCE,
     Command,
     Number,
     Share,
@@ -53,7 +55,7 @@ FAILS = {"ng": ("NG",), "review": ("NG", "REVIEW")}
 
 @click.command(cls=Command)
 @click.argument("model", type=MODEL)
-@click.argument("paths", nargs=-1, type=PATH)
+@click.argument("paths", nargs=-1, type=SOURCE)
 @option("-o", "--out", type=PATH, help="Write rows and index.html to this folder. [default: print rows]")
 @option("--overlays", is_flag=True, help="Also save each picture with its heat map and marked regions; needs -o.")
 @option(
@@ -101,9 +103,22 @@ FAILS = {"ng": ("NG",), "review": ("NG", "REVIEW")}
 @with_device
 @with_backend
 @with_max_pixels
+@option(
+    "--ray",
+    metavar="ADDRESS",
+    section="Cluster",
+    help="Judge on a Ray cluster: local, or its address. PATHS may be CSV or Parquet tables of paths, or addresses such "
+    "as s3://BUCKET/FOLDER; -o gets Parquet parts, and the same command continues a run that was stopped.",
+)
+@option(
+    "--ray-workers",
+    type=COUNT,
+    section="Cluster",
+    help="Judging processes at most, each of --threads cores (1). [default: as many as the cluster has room for]",
+)
 def inspect(
     model: Path,
-    paths: tuple[Path, ...],
+    paths: tuple[Any, ...],
     out: Path | None,
     form: str | None,
     dialect: str,
@@ -121,6 +136,8 @@ def inspect(
     false_alarm: float | None,
     review: float | None,
     confidence: float | None,
+    ray: str | None,
+    ray_workers: int | None,
     **rules: Any,
 ) -> None:
     """Judge PATHS (pictures or folders) with MODEL: OK, REVIEW or NG, one row per picture.
@@ -131,12 +148,34 @@ def inspect(
     continues; the exit code is then 1. With -o, each row is saved at once, and the folder contains unfinished.txt until the
     run ends; index.html shows the pictures, the most anomalous first (not with - or --watch, which have no known end).
     """
+    if ray is not None:
+        from flawforge.cli import on_ray
+
+        if db is not None:
+            raise ConfigError("--db was given with --ray, which writes Parquet parts alone; leave one of the two out.")
+        on_ray.check_inspect(paths, out, ray_workers, form, overlays=overlays, watch=watch, copy_ng=copy_ng)
+    elif ray_workers is not None or any(isinstance(path, str) for path in paths):
+        what = "--ray-workers" if ray_workers is not None else next(path for path in paths if isinstance(path, str))
+        raise ConfigError(f"{what} was given without a cluster to judge on; add --ray local, or leave it out.")
     if overlays and out is None:
         raise ConfigError("--overlays was given without a folder to write to; add -o FOLDER.")
     if not paths and watch is None:
         raise ConfigError("No picture was given; give pictures, folders, - for paths from standard input, or --watch.")
     if output().json == "-" and out is None:
         raise ConfigError("--json - was given and the rows are printed there too; add -o FOLDER, or --format jsonl alone.")
+    changes: dict[str, Any] = {
+        "false_alarm": false_alarm,
+        "review": review,
+        "confidence": confidence,
+        "threshold": threshold,
+    }
+    if ray is not None:
+        assert out is not None  # checked above
+        inspector = _opened(model, device, backend, threads or 1, max_pixels, changes, rules)
+        result = on_ray.inspect(model, inspector, paths, out, ray, ray_workers, threads or 1)
+        if any(result.totals[verdict] for verdict in FAILS.get(fail_on or "", ())):
+            sys.exit(NG_FOUND)
+        return
     from flawforge_runtime.feed import Source, check_watch
 
     if watch is not None:
@@ -149,21 +188,9 @@ def inspect(
     import dataclasses
 
     from flawforge.judging import rows
-    from flawforge.judging.loading import load
 
     rows.check_form(form)
-    loaded = load(model, device=device, backend=backend, threads=threads)
-    _note_version(loaded.about.get("flawforge_version"))
-    inspector = dataclasses.replace(loaded, max_pixels=max_pixels)
-    changes: dict[str, Any] = {
-        "false_alarm": false_alarm,
-        "review": review,
-        "confidence": confidence,
-        "threshold": threshold,
-    }
-    changes["rules"] = rules_of(inspector.calibration, **rules)
-    if inspector.calibration is not None and any(value is not None for value in changes.values()):
-        inspector = inspector.with_calibration(inspector.calibration.moved(**changes))
+    inspector = _opened(model, device, backend, threads, max_pixels, changes, rules)
     tally = rows.Tally()
     place = f"in {out / rows.rows_file(form)}" if out is not None else "printed"
     wanted = rows.Pictures(overlays=overlays, thumbnails=files is not None, copy_ng=copy_ng)
@@ -219,6 +246,27 @@ def _keeper(db: str | None, station: str, model: Path, inspector: Any, once: boo
     with open_store(db) as store:
         served = opened(model, model.resolve().name, inspector)
         yield Keeper(store, served, station=station, keep="rejects", sample_every=SAMPLE_EVERY, once=once, say=say_aside)
+def _opened(
+    model: Path,
+    device: str,
+    backend: str | None,
+    threads: int | None,
+    max_pixels: int,
+    changes: dict[str, Any],
+    rules: dict[str, Any],
+) -> Any:
+    """The Inspector with the limits that were given; those of `changes` that are None are the model's own."""
+    import dataclasses
+
+    from flawforge.judging.loading import load
+
+    loaded = load(model, device=device, backend=backend, threads=threads)
+    _note_version(loaded.about.get("flawforge_version"))
+    inspector = dataclasses.replace(loaded, max_pixels=max_pixels)
+    changes = {**changes, "rules": rules_of(inspector.calibration, **rules)}
+    if inspector.calibration is not None and any(value is not None for value in changes.values()):
+        inspector = inspector.with_calibration(inspector.calibration.moved(**changes))
+    return inspector
 
 
 def _note_version(made_by: str | None) -> None:

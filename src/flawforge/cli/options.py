@@ -21,7 +21,7 @@ from flawforge.types import ConfigError, DataError, FlawforgeError, ModelError
 
 MAX_PIXELS = 100_000_000  # as images.MAX_PIXELS
 ERROR, USAGE, NG_FOUND, DRIFTED = 1, 2, 3, 4  # exit codes; the report's criteria have 5 and 6
-SECTIONS = ("Options", "Limits", "Advanced", "Output")
+SECTIONS = ("Options", "Limits", "Cluster", "Advanced", "Output")
 
 
 class Option(click.Option):
@@ -233,7 +233,18 @@ def _check_file(path: Path) -> None:
         raise ConfigError(f"There is no file or folder {path}; check the path.")
 
 
+class Place(click.Path):
+    """A path, or an address such as s3://bucket/folder, which stays a str: as a Path it would lose one of its slashes."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
+
+
 PATH = click.Path(path_type=Path)
+SOURCE = Place()
 MODEL, DATA, NEW, FILE = map(Checked, (_check_model, _check_data, _check_new, _check_file))
 
 

@@ -1,0 +1,1 @@
+"""When one machine is not enough: Ray runs the same judging, and the same fits, on many cores and many machines."""
