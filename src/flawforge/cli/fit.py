@@ -37,7 +37,7 @@ MINUTES = Number(above=0, like=10)
 
 
 @click.command(cls=Command)
-@click.argument("data", type=DATA)
+@click.argument("data", type=DATA, required=False)
 @option("-o", "--out", required=True, type=PATH, help="Model folder to write; must not exist.")
 @option(
     "--method",
@@ -79,6 +79,14 @@ MINUTES = Number(above=0, like=10)
 @option("--clean", is_flag=True, help="Leave out good pictures that stand out from the others; each is named.")
 @option("--resume", is_flag=True, help="Continue a fit that was stopped; give the same options as before.")
 @option("--dry-run", is_flag=True, help="Check the data, forecast time and memory, and stop.")
+@option(
+    "--products",
+    type=FILE,
+    section="Cluster",
+    help="TOML file of products instead of DATA: fits and proves a model for each, in folders of OUT, with the options in "
+    "that file alone. Finished products are skipped.",
+)
+@option("--ray", metavar="ADDRESS", section="Cluster", help="Ray cluster for --products: its address. [default: local]")
 @with_rates
 @with_other_day
 @option(
@@ -175,8 +183,10 @@ MINUTES = Number(above=0, like=10)
 )
 @with_max_pixels
 def fit(
-    data: Path,
+    data: Path | None,
     out: Path,
+    products: Path | None,
+    ray: str | None,
     pairs: tuple[str, ...],
     config: Path | None,
     devices: int,
@@ -189,6 +199,11 @@ def fit(
 
     DATA is a folder in MVTec layout (only train/good is read), a plain folder of good pictures, or a CSV with image_path.
     """
+    if products is not None or data is None or ray is not None:
+        from flawforge.cli import on_ray
+
+        on_ray.fit_products(products, data, out, ray)
+        return
     if devices != 1:
         raise ConfigError(f"--devices was given as {devices}; only 1 is supported.")
     settings = _checked(options, out, pairs, config, resume, dry_run, folds)

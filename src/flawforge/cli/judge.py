@@ -246,6 +246,8 @@ def _keeper(db: str | None, station: str, model: Path, inspector: Any, once: boo
     with open_store(db) as store:
         served = opened(model, model.resolve().name, inspector)
         yield Keeper(store, served, station=station, keep="rejects", sample_every=SAMPLE_EVERY, once=once, say=say_aside)
+
+
 def _opened(
     model: Path,
     device: str,
