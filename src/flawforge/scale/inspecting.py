@@ -36,7 +36,7 @@ PACKAGES = ("flawforge-runtime", "numpy", "opencv-python-headless")
 BACKENDS = {"model.onnx": "onnxruntime", "model.xml": "openvino"}
 SILENT = 2  # parts for each worker that may wait for a store before the run ends
 DIED = (
-    "{name} could not be judged: the worker that judged it died {tries} times, perhaps out of memory; judge it alone on a "
+    "{name} could not be judged: the worker that judged it alone died, perhaps out of memory; judge it alone on a "
     "machine with more memory, or take it out."
 )
 
@@ -238,14 +238,23 @@ class _Run:
         self.say(f"the worker of part {part} died {RETRIES + 1} times; its {len(names)} pictures are judged one by one")
         roomy = max(self.memory, int(max(node.memory for node in self.nodes) * 0.9))
         tables, counts, waits = {}, [0] * len(COUNTS), False
-        for answer in self._answers(job, {place: [name] for place, name in enumerate(names)}, 1, roomy):
-            if self._told(answer):
-                tables[answer["part"]] = pyarrow.parquet.read_table(io.BytesIO(answer["rows"]))
-                counts = [sum(pair) for pair in zip(counts, answer["counts"], strict=True)]
-            else:
-                waits = True
+        every = {place: [name] for place, name in enumerate(names)}
+
+        def keep(some: Mapping[int, Sequence[str]]) -> None:
+            nonlocal counts, waits
+            for answer in self._answers(job, some, 1, roomy):
+                if self._told(answer):
+                    tables[answer["part"]] = pyarrow.parquet.read_table(io.BytesIO(answer["rows"]))
+                    counts = [sum(pair) for pair in zip(counts, answer["counts"], strict=True)]
+                else:
+                    waits = True
+
+        keep(every)
         if waits:
             return
+        # A worker that dies takes pictures with it that only waited for it: each of these has a worker of its own once more.
+        for place in [place for place in every if place not in tables]:
+            keep({place: every[place]})
         if not self.judged:
             raise DataError(
                 "Every worker died and none judged a picture; look into Ray's logs (/tmp/ray/session_latest/logs), and "
@@ -253,7 +262,7 @@ class _Run:
             )
         for place, name in enumerate(names):
             if place not in tables:
-                sentence = DIED.format(name=name, tries=2 * (RETRIES + 1))
+                sentence = DIED.format(name=name)
                 self.say(f"skipped: {sentence}")
                 row = parquet([{"image_path": name, "error": sentence}])
                 tables[place] = pyarrow.parquet.read_table(io.BytesIO(row))
