@@ -8,8 +8,8 @@ import json
 import runpy
 import signal
 import sys
-from functools import partial
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -14,7 +14,7 @@ from flawforge import fitting
 from flawforge.judging.loading import choose_trunk, load
 from flawforge.methods import METHODS
 from flawforge.nn import evidence, guided, normality
-from flawforge.nn.gate import MARGIN
+from flawforge.nn.gains import MARGIN
 from flawforge.nn.normality import FAMILIES, SUMS, counts_of
 from flawforge.nn.trunkstats import Tail, TrunkStats
 from flawforge.types import ConfigError

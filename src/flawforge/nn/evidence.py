@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flawforge.nn.gains import SURE, Proof, average_precision, least_gains, top_mean
-from flawforge.nn.gate import MARGIN
+from flawforge.nn.gains import MARGIN, SURE, Proof, average_precision, least_gains, top_mean
 from flawforge.nn.guided import LEAST, Config, inner_of, reserved
 from flawforge.nn.normality import SUMS, counts_of
 from flawforge.nn.patchstats_fit import spaced

@@ -16,6 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 SURE = 0.95  # one-sided
+MARGIN = 0.02  # by which a sum must surely gain, for forgeries flatter what has learnt from forgeries (assumption)
 
 
 def top_mean(maps: Tensor, valid: Tensor, top: float) -> Tensor:

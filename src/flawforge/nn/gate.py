@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flawforge.nn.gains import Proof, average_precision, least_gains, top_mean
+from flawforge.nn.gains import MARGIN, Proof, average_precision, least_gains, top_mean
 from flawforge.nn.guided import AIMS, CANDIDATES, LEAST, THIN, USES, Config, Guided, reserved
 from flawforge.types import Batch, Forger, Prove, Stage
-
-MARGIN = 0.02  # by which the sum must surely gain, for forgeries flatter what has learnt from forgeries (assumption)
 
 
 def candidates(net: Guided, maps: Tensor) -> Tensor:
