@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import math
 import re
@@ -294,3 +295,33 @@ def test_a_whisker_lies_in_its_picture(a: float, b: float, c: float) -> None:
     assert dot is not None
     assert start - 0.11 <= float(dot[1]) <= start + max(width, 1.5) + 0.11
     assert "rect" not in str(charts.whisker(value, None, None))
+
+
+def day(number: int) -> datetime.datetime:
+    return datetime.datetime(2026, 11, number, tzinfo=datetime.UTC)
+
+
+def test_rates_over_time_lie_where_time_and_share_put_them() -> None:
+    rejected = [(day(1), 0.0), (day(2), 0.1), (day(5), 0.2)]
+    markup = str(charts.rates_over_time([("rejected", rejected), ("<i>", rejected[:1])], (0.05, "promised 5 %"), "Rates"))
+    solid, dashed = re.findall(r'<polyline class="curve (dash\d) series\d" points="([^"]*)"', markup)
+    points = [tuple(map(float, pair.split(","))) for pair in solid[1].split()]
+    (x1, y1), (x2, y2), (x3, y3) = points
+    assert (x3 - x1) / (x2 - x1) == pytest.approx(4, abs=0.01)
+    assert (y1 - y3) / (y1 - y2) == pytest.approx(2, abs=0.01)
+    assert y1 == charts.HEIGHT - charts.BOTTOM
+    promise = re.search(r'<line class="mark ng" x1="[\d.]+" y1="([\d.]+)"', markup)
+    assert promise is not None
+    assert (y1 - float(promise[1])) / (y1 - y2) == pytest.approx(0.5, abs=0.01)
+    assert solid[0] != dashed[0]  # not by colour alone
+    assert "promised 5 %" in markup
+    assert "<i>" not in markup
+    assert markup.count("<circle") == 4
+
+
+def test_rates_over_time_of_one_hour_or_of_none() -> None:
+    markup = str(charts.rates_over_time([("rejected", [(day(1), 0.0)])], None, "Rates"))
+    (x,) = re.findall(r'cx="([\d.]+)"', markup)
+    assert float(x) == pytest.approx((charts.LEFT + charts.WIDTH - charts.RIGHT) / 2, abs=0.1)
+    assert "mark" not in markup
+    assert "Nothing to draw" in str(charts.rates_over_time([("rejected", [])], (0.1, "x"), "Rates"))

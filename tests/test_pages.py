@@ -261,7 +261,7 @@ def test_the_history_filters(line: Running) -> None:
     assert found(get(line, "/history", station="press 1")) == ["2", "1"]
     assert found(get(line, "/history", model="none")) == []
     kinds = {word: found(get(line, "/history", verdict=word)) for word in ("OK", "REVIEW", "NG")}
-    assert sorted((one for ids in kinds.values() for one in ids), reverse=True) == ["6", "5", "4", "3", "2", "1"]
+    assert sorted((number for some in kinds.values() for number in some), reverse=True) == ["6", "5", "4", "3", "2", "1"]
     assert {"4", "5", "6"} <= set(kinds["NG"])
     assert found(get(line, "/history", verdict=["OK", "REVIEW", "NG"], station="press 2")) == ["5", "4", "3"]
     assert texts.FOUND_NONE in get(line, "/history", part_id="none").text

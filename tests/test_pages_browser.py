@@ -177,7 +177,6 @@ def test_the_line_is_followed_live_and_lost_connections_are_said(chromium: Any, 
         page.reload()
         page.wait_for_selector("#state.on")
         assert page.locator("#rows [data-id='4']").count() == 1
-        page.evaluate("console.clear()")
 
 
 def test_what_is_no_picture_is_said_not_to_be_ok(chromium: Any, line: Running, good: list[Path]) -> None:

@@ -203,7 +203,7 @@ SCRIPT = {
     "busy": "The service is busy, trying again in {seconds} s",
     "network": "The service does not answer.",
     "box": "Box {number}: left {x}, top {y}, {w} by {h} pixels. Arrow keys move it, Shift and arrow keys resize it.",
-    "drawn": "{boxes} boxes, {strokes} strokes",
+    "drawn": "Boxes: {boxes}, strokes: {strokes}",
     "not_saved": "Not saved: {why}",
     "good_with_place": "A good part has no defect to mark. Undo the drawing, or choose Defect.",
     "saving": "Saving",
