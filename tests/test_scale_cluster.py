@@ -357,7 +357,7 @@ def test_the_newcomers_page_as_printed(tiny_model: Path, washers: Path, tmp_path
         program = [sys.executable, "-c", f"{code}\nprint(rows.num_rows)"]
         done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=True)
         assert int(done.stdout) == len(list((washers / "test").rglob("*.png")))
-        assert (tmp_path / "models" / "index.html").read_text().count("finished") == 2
+        assert (tmp_path / "models" / "index.html").read_text().count("<td>finished</td>") == 2
     finally:
         for each in psutil.process_iter(["cmdline"]):
             if place in " ".join(each.info["cmdline"] or []):
