@@ -64,8 +64,14 @@ def commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "line"), commands())
-def test_a_command_on_a_page_has_options_that_exist(page: str, line: str) -> None:
+def test_a_command_on_a_page_has_options_that_exist(
+    page: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, name, *arguments = shlex.split(line.partition(">")[0], comments=True)
+    if "--recipe" in arguments:  # it is the page's own, so its keys are read too
+        recipe = re.findall(r"^```toml\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        (tmp_path / arguments[arguments.index("--recipe") + 1]).write_text(recipe[0], encoding="utf-8")
+        monkeypatch.chdir(tmp_path)
     assert name in main.commands, page
     context = main.commands[name].make_context(name, arguments)
     assert isinstance(context, click.Context)
