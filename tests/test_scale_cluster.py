@@ -347,6 +347,7 @@ def test_the_newcomers_page_as_printed(tiny_model: Path, washers: Path, tmp_path
         shutil.copytree(washers / "train" / "good", tmp_path / name / "good")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     told = {"PATH": path, "RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_USAGE_STATS_ENABLED": "0"}
+    told |= {"HOME": str(tmp_path)}  # where the token of this cluster lies, and of no other
     try:
         done = subprocess.run(
             ["bash", "-euc", commands], cwd=tmp_path, env=os.environ | told, capture_output=True, text=True, check=False

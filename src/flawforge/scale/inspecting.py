@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,17 +285,19 @@ class _Run:
             return
         items = [{"part": part, "names": [os.fsencode(name) for name in names]} for part, names in parts.items()]
         workers = min(workers, len(items))
-        judged = data.from_items(items, override_num_blocks=len(items)).map_batches(
-            Worker,
-            fn_constructor_args=(job,),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
-            num_cpus=self.job.threads,
-            memory=memory,
-            max_restarts=-1,
-            max_task_retries=RETRIES,
-        )
+        with warnings.catch_warnings():  # retries have no parameter of their own yet; from 2.64 on they must
+            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+            judged = data.from_items(items, override_num_blocks=len(items)).map_batches(
+                Worker,
+                fn_constructor_args=(job,),
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+                num_cpus=self.job.threads,
+                memory=memory,
+                max_restarts=-1,
+                max_task_retries=RETRIES,
+            )
         for batch in judged.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from batch.to_pylist()
 
