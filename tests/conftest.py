@@ -88,12 +88,11 @@ def data_root() -> Path:
     return Path(folder)
 
 
-EXPORTED = ("auto",)  # whose exports every run compares; the others' are slow
 EXPORTING = ("test_its_exports_judge_as_it_does[", "test_a_model_holds_its_trunk_and_judges_alike_everywhere[")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """An export takes ten seconds, so those of all methods but the default are slow tests."""
+    """An export takes ten seconds, so those of the methods are slow tests; tests/test_export.py has one in every run."""
     for item in items:
-        if item.name.startswith(EXPORTING) and item.name.split("[")[1][:-1] not in EXPORTED:
+        if item.name.startswith(EXPORTING):
             item.add_marker(pytest.mark.slow)

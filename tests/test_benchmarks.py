@@ -133,6 +133,7 @@ ABLATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ABLATIONS)
 def test_an_ablation_writes_its_rows(
     script: str, washers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

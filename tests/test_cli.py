@@ -320,6 +320,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(washers: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["m.fitting"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_gets_one_sentence_and_nothing_half_written(washers: Path, tmp_path: Path) -> None:
     """A real file system of 200 KB in a mount name-space of its own; the tiny model needs more."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode != 0:

@@ -119,6 +119,7 @@ def test_the_command_reports_and_refuses_what_exists(exports: dict[str, Path], t
     assert "scratch" in run.output
 
 
+@pytest.mark.slow
 def test_what_is_no_parity_is_refused_and_leaves_nothing(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,7 @@ def test_a90_95_is_the_root_of_the_profile_likelihood(seed: int) -> None:
     assert found == pytest.approx(root, abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mu", "slope", "n"), [(12, 4, 48), (12, 2.5, 60), (5, 6, 48)])
 def test_a90_95_covers_the_true_a90(mu: float, slope: float, n: int) -> None:
     """At least 95 % of repeated proofs, within the error of as many; "not reached" claims nothing, so it cannot be wrong."""

@@ -47,7 +47,8 @@ def read(ctx: click.Context, param: click.Parameter, file: Path | None) -> None:
         raise ConfigError(
             f"{file} has no table [{name}], it has {has}; add the options of `flawforge {name}` to such a table."
         )
-    names = {key: other for other in ctx.command.params for key in keys_of(other) if other is not param}
+    ordered = sorted(ctx.command.params, key=lambda other: isinstance(other, click.Argument))  # an argument takes its name
+    names = {key: other for other in ordered for key in keys_of(other) if other is not param}
     given = {str(key).replace("_", "-"): value for key, value in table.items()}
     for key in given:
         if key not in names:
