@@ -163,8 +163,10 @@ def _check_schema(store: Store, create: bool) -> None:
     scripts = _migrations()
     head = scripts.get_current_head()
     with store.reading() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
+        # The tables first: PostgreSQL shows each statement what others have committed, and tables without a revision would
+        # be another program's where one that opens the same store has just made both.
         known = set(sa.inspect(connection).get_table_names())
+        found = MigrationContext.configure(connection).get_current_revision()
     if found == head:
         return
     if found is None and not known & set(METADATA.tables):
