@@ -73,6 +73,14 @@ def test_inspect_without_a_store_that_can_be_used(exports: dict[str, Path], wash
     assert "kind mysql" in done.stderr
 
 
+def test_a_store_and_a_cluster_exclude_each_other(exports: dict[str, Path], washers: Path, tmp_path: Path) -> None:
+    arguments = ["inspect", str(exports["onnx"]), str(washers), "-o", str(tmp_path / "o"), "--db", str(tmp_path / "r.db")]
+    done = CliRunner().invoke(main, [*arguments, "--ray", "local"])
+    assert done.exit_code == 2
+    assert "--db was given with --ray, which writes Parquet parts alone; leave one of the two out." in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_results_export(db: Path, tmp_path: Path) -> None:
     assert call("results", "export", db, "-o", tmp_path / "out.csv").exit_code == 0
     with (tmp_path / "out.csv").open() as file:
