@@ -1,7 +1,7 @@
 """Does the stated false-alarm rate hold on pictures of other batches? results/batches.csv.
 
     FLAWFORGE_DATA=/data OMP_NUM_THREADS=1 python benchmarks/batches.py [--data NAME ...] [--method padim] [--splits 10]
-        [--out FILE]
+        [--ways default] [--out FILE]
 
 The good training pictures, in the order of their names, are cut into runs of RUN neighbours. A fifth of the runs is set
 aside as the pictures of other batches; the model is fitted on the rest, once with single pictures held back and once by the
@@ -30,6 +30,7 @@ from record import record
 
 SETS = ("mvtec_bottle", "magnetic_tile", "kolektorsdd", "aws_cookies")
 RUN = 8
+WAYS = ("single pictures", "default")
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--method", default="padim")
     parser.add_argument("--set", nargs="*", default=[])
     parser.add_argument("--splits", type=int, default=10)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--most", type=int, default=260, help="good pictures at most, the first by name")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "batches.csv")
     options = parser.parse_args()
@@ -48,7 +50,7 @@ def main() -> None:
         for split in range(options.splits):
             order = np.random.default_rng(split).permutation(len(runs))
             aside = {path for place in order[: max(1, len(runs) // 5)] for path in runs[place]}
-            for way in ("single pictures", "default"):
+            for way in options.ways:
                 key = {"data": name, "method": options.method, "way": way, "split": str(split)}
                 if missing(options.out, [key]):
                     row = {**key, **measured(paths, aside, way, split, options)}

@@ -6,7 +6,8 @@
 `--pictures` good training pictures are drawn by the seed, and real test defects, drawn as well, are put among them and
 called good (at least one where the share is not 0). The model is fitted as it is, and with `--clean`, and judges the other
 test pictures. One row a fit: how many pictures `fit` named, how many of them are defective, the NG limit, image AUROC, and
-the rates. With a share of 0 a named picture is a warning for nothing. Rows that are there already are not measured again.
+the rates. With a share of 0 a named picture is a warning for nothing. Where `fit` names no picture, `--clean` leaves none
+out, so that row repeats the figures of the fit before. Rows that are there already are not measured again.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from flawforge import fitting
 from flawforge.config import parse_pairs
 from flawforge.pictures import dataset
 from flawforge.proving import metrics
-from record import record
+from record import read, record
 
 SETS = ("mvtec_bottle", "magnetic_tile", "kolektorsdd", "aws_cookies")
+COUNTS = ("good", "mixed_in", "named", "named_defective", "calibration_doubts")
+FIGURES = (*COUNTS, "ng_limit", "image_auroc", "false_alarms", "escapes")
 
 
 def main() -> None:
@@ -44,9 +47,19 @@ def main() -> None:
             key = {"data": name, "method": options.method, "share": f"{share:g}", "way": way, "seed": str(seed)}
             key["settings"] = " ".join(options.set)
             if missing(options.out, [key]):
-                row = {**key, **measured(Path(os.environ["FLAWFORGE_DATA"]) / name, share, way == "--clean", seed, options)}
+                same = _nothing_named(options.out, {**key, "way": "as it is"}) if way == "--clean" else None
+                root = Path(os.environ["FLAWFORGE_DATA"]) / name
+                row = {**key, **(same or measured(root, share, way == "--clean", seed, options))}
                 record(options.out, row)
                 show(row=row)
+
+
+def _nothing_named(out: Path, key: dict[str, str]) -> dict[str, Any] | None:
+    """The figures of the row under `key` where that fit named no picture."""
+    for row in read(out)[1]:
+        if row["named"] == "0" and all(row.get(name, "") == value for name, value in key.items()):
+            return {name: row[name] for name in FIGURES}
+    return None
 
 
 def measured(root: Path, share: float, clean: bool, seed: int, options: argparse.Namespace) -> dict[str, Any]:
