@@ -83,6 +83,17 @@ def test_the_picture_always_shows_through(strength: float) -> None:
     np.testing.assert_allclose(drawn[0, 1] - drawn[0, 0], 255 * (1 - cover), atol=1.01)
 
 
+def test_each_pixel_is_mixed_by_its_own_strength() -> None:
+    image = picture()
+    strength = np.linspace(-0.2, 1, 24 * 32, dtype=np.float32).reshape(24, 32).clip(0)
+    drawn = heat(image, strength)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    for at in np.ndindex(strength.shape):
+        colour = cv2.applyColorMap(np.uint8([[np.round(strength[at] * 255)]]), cv2.COLORMAP_INFERNO)[0, 0, ::-1]
+        cover = OPAQUE * min(strength[at] / AT_THRESHOLD, 1)
+        np.testing.assert_allclose(drawn[at], (1 - cover) * grey[at] + cover * colour.astype(float), atol=0.51)
+
+
 # ---- outlines
 
 

@@ -73,10 +73,12 @@ def side_by_side(
 
 def heat(picture: Drawn, strength: NDArray[np.float32]) -> Drawn:
     """The picture in grey under the colours of a ramp h w in [0, 1]: as bright as it is strong, clear at 0."""
-    colour = cv2.applyColorMap((strength * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    cover = (OPAQUE * np.minimum(strength / AT_THRESHOLD, 1))[..., None]
-    return np.asarray((grey * (1 - cover) + colour * cover).round().astype(np.uint8))
+    drawn = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    hot = strength > 0  # all else is clear, and most pixels are
+    colour = cv2.applyColorMap((strength * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1][hot]
+    cover = (OPAQUE * np.minimum(strength[hot] / AT_THRESHOLD, 1))[:, None]
+    drawn[hot] = (drawn[hot] * (1 - cover) + colour * cover).round().astype(np.uint8)
+    return np.asarray(drawn)
 
 
 def outline(picture: Drawn, mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> Drawn:

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from flawforge.serve.answers import Fault, Inspected, NotJudged, Result, faults, result_of
+from flawforge.serve.answers import Fault, Inspected, NotJudged, faults, result_of
 from flawforge.serve.gate import Refused
 from flawforge.serve.service import Service
 from flawforge.serve.who import Operator, The
@@ -114,8 +114,14 @@ async def inspect(
         )
         for index, (name, data) in enumerate(upload.pictures)
     ]
-    outcomes = await judge_all(service, served.name, jobs)
-    entries = await run_in_threadpool(_entries, service, jobs, outcomes)
+    outcomes, known = await judge_all(service, served.name, jobs)
+    said = await run_in_threadpool(_reviews, service, known) if known else {}
+    entries = [
+        result_of(outcome, said.get(outcome.id))
+        if isinstance(outcome, Verdict)
+        else NotJudged(picture=job.picture, error=str(outcome))
+        for job, outcome in zip(jobs, outcomes, strict=True)
+    ]
     if any(isinstance(entry, NotJudged) for entry in entries):
         response.status_code = 422
     return Inspected(results=entries)
@@ -132,8 +138,8 @@ def _allowed(name: str, text: str) -> None:
         raise Refused(422, str(error)) from None
 
 
-async def judge_all(service: Service, model: str, jobs: Sequence[Job]) -> list[Verdict | FlawforgeError]:
-    """The recorded verdict of each job, or why that picture was not judged.
+async def judge_all(service: Service, model: str, jobs: Sequence[Job]) -> tuple[list[Verdict | FlawforgeError], list[int]]:
+    """The recorded verdict of each job, or why that picture was not judged; and the ids that were recorded before.
 
     Raises Refused 503 where there is no place, the store cannot be written or time is up; 409 for a key that was used for
     something else. What was recorded before that stays, and the same key finds it.
@@ -160,7 +166,8 @@ async def judge_all(service: Service, model: str, jobs: Sequence[Job]) -> list[V
         if isinstance(failed, Unreachable | KeyTaken):
             raise _refused(failed)
     judged = iter([failed or future.result() for failed, future in zip(errors, futures, strict=True)])
-    return [known[index] if index in known else _said(next(judged)) for index in range(len(jobs))]
+    outcomes = [known[index] if index in known else _said(next(judged)) for index in range(len(jobs))]
+    return outcomes, [verdict.id for verdict in known.values()]
 
 
 def _said(outcome: Verdict | BaseException) -> Verdict | FlawforgeError:
@@ -175,22 +182,12 @@ def _refused(error: FlawforgeError) -> Refused:
     return Refused(409, str(error)) if isinstance(error, KeyTaken) else Refused(503, str(error), AGAIN)
 
 
-def _entries(
-    service: Service, jobs: Sequence[Job], outcomes: Sequence[Verdict | FlawforgeError]
-) -> list[Result | NotJudged]:
-    entries: list[Result | NotJudged] = []
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        if isinstance(outcome, Verdict):
-            said: dict[int, reviews.Review] = {}
-            if job.key is not None:
-                try:
-                    said = reviews.latest(service.store, [outcome.id])
-                except Unreachable as error:
-                    raise Refused(503, str(error), AGAIN) from None
-            entries.append(result_of(outcome, said.get(outcome.id)))
-        else:
-            entries.append(NotJudged(picture=job.picture, error=str(outcome)))
-    return entries
+def _reviews(service: Service, known: Sequence[int]) -> dict[int, reviews.Review]:
+    """The newest review of verdicts that were recorded before; a new one has none."""
+    try:
+        return reviews.latest(service.store, known)
+    except Unreachable as error:
+        raise Refused(503, str(error), AGAIN) from None
 
 
 async def _upload(request: Request, service: Service) -> Upload:

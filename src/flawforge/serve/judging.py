@@ -22,6 +22,15 @@ from flawforge_runtime.types import ImageError
 KEEP = ("all", "rejects", "none")
 LONGEST_SIDE = 1024  # pixels of one of the two pictures of an overlay
 SHOWN_SIDE = 1600  # pixels of a picture that is shown
+# Run lengths of differences to the row above: on photographs as small as zlib's level 1, in half to two thirds of its time.
+FAST = (
+    cv2.IMWRITE_PNG_COMPRESSION,
+    1,
+    cv2.IMWRITE_PNG_STRATEGY,
+    cv2.IMWRITE_PNG_STRATEGY_RLE,
+    cv2.IMWRITE_PNG_FILTER,
+    cv2.IMWRITE_PNG_FILTER_UP,
+)
 
 
 def judge(served: Served, job: Job, store: Store, *, keep: str, sample_every: int, seed: int) -> tuple[Decision, Verdict]:
@@ -116,7 +125,7 @@ def kept_bytes(store: Store, name: str) -> bytes | None:
 
 def png(pixels: Image) -> bytes:
     """h w 3 uint8 RGB as PNG, compressed little: speed counts."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    done, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), FAST)
     if not done:
         raise ConfigError("The overlay could not be encoded as PNG; report this.")
     return data.tobytes()
