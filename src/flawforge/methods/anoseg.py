@@ -1,9 +1,9 @@
-"""AnoSeg: mark the anomaly directly, with an adversary, knowing where each pixel is; then a detector that reuses the map.
+"""AnoSeg: an adversarially trained segmentation network with coordinate channels, and a detector that reuses its map.
 
-Song, Kong, Park, Kim, Kang: "AnoSeg: Anomaly segmentation network using self-supervised learning", arXiv 2110.03396. Known
-to us from a re-typing of sections 3, A and B and their figures; docs/methods/anoseg.md says line by line what is known,
-measured from a figure, or assumed. No reference implementation exists. The paper's map is 1 = normal: `normal` below is that
-map, Evidence is the other way round.
+Song, Kong, Park, Kim, Kang: "AnoSeg: Anomaly segmentation network using self-supervised learning", arXiv 2110.03396. We
+worked from a transcript of sections 3, A and B and of their figures; docs/methods/anoseg.md states line by line what is
+known, measured from a figure, or assumed. No reference implementation exists. In the paper's map 1 means normal: `normal`
+below is that map; Evidence is inverted, so that higher is more anomalous.
 
     paper                                  here
     fig. 3   hard augmentation             forge.hard_augment, `forger`
@@ -14,12 +14,12 @@ map, Evidence is the other way round.
     3.4, A   detector on the frozen net    `Detector`, `classification_loss`, `feature_loss`
     3.4      image score, alpha, beta      `detector_score`
 
-Every step sees each of its pictures twice, good and forged: x_Seg = {x_Nor, x_Ano}, half and half.
+Every batch holds each of its pictures twice, good and forged: x_Seg = {x_Nor, x_Ano}, in equal parts.
 
-Profile `paper` keeps the published layers. Profile `cpu` is ours: the encoder is a trunk that knows natural images (--trunk
-none: a ResNet-18 of half the width, from nothing), decoders of a fifth of the width, made at half resolution; the map's
-decoder sees the encoder's finer stages (`skips`); the critic is held back by spectral norm and by a lower rate; the map is a
-logit; L_Seg is balanced. The page says how each of these was chosen.
+Profile `paper` keeps the published layers. Profile `cpu` is ours: the encoder is a trunk pretrained on ImageNet (--trunk
+none: a ResNet-18 of half the width, trained from scratch); the decoders have a fifth of the width and work at a reduced
+resolution; the map's decoder has skip connections from the encoder's finer stages (`skips`); spectral norm and a lower
+learning rate hold the critic back; the map is a logit; L_Seg is balanced. docs/methods/anoseg.md explains each choice.
 """
 
 from __future__ import annotations
@@ -149,10 +149,10 @@ def coordinates(images: Tensor) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """Table 6: five times a 3 x 3 convolution and a doubling one, then two convolutions; no activation at the end.
+    """Table 6: five pairs of a 3 x 3 and a transposed convolution, then two convolutions; no activation at the end.
 
     x n `inputs` h/32 w/32, finer: the encoder's outputs at strides 16, 8, 4 or nothing -> n `outputs` h w.
-    Of `stride` 2 or 4, the last one or two doublings are left out and the output unfolded instead.
+    With `stride` 2 or 4 the last one or two pairs are left out, and a pixel shuffle restores the resolution.
     """
 
     def __init__(self, inputs: int, width: int, outputs: int, stride: int, finer: Sequence[int] = ()) -> None:
@@ -184,7 +184,7 @@ def _conv_bn_relu(layer: nn.Module, width: int) -> nn.Sequential:
 class Trunk(Lite):
     """An EfficientNet-Lite as the encoder: its stages of strides 4, 8, 16 and 32, standardised, and `extra` channels at 32.
 
-    A trunk has no filters for the coordinates, so they join where the layers that start from nothing begin.
+    A trunk has no filters for the coordinate channels, so they are concatenated to its output, where untrained layers begin.
     """
 
     def __init__(self, variant: str, extra: int) -> None:
@@ -192,17 +192,17 @@ class Trunk(Lite):
         self.widths = (*self.widths[1:-1], self.widths[-1] + extra)
 
     def read(self, images: Tensor, extra: Tensor) -> list[Tensor]:
-        """n 3 h w in [0, 1] and n e h w, sides multiples of 32 -> each stage, n widths[i] h/strides w/strides."""
+        """n 3 h w in [0, 1] and n e h w, sides multiples of 32 -> each stage, n widths[i] h/strides[i] w/strides[i]."""
         with torch.autocast(images.device.type, enabled=False):  # depthwise convolutions are far slower in bfloat16
             *finer, deep = (standardised(each) for each in self(images.float())[1:])
         return [*finer, torch.cat([deep, F.avg_pool2d(extra, 32)], dim=1) if extra.shape[1] else deep]
 
 
 class Generator(nn.Module):
-    """Table 6's generator: an encoder, a decoder for the picture and, unless `extra` is a map already, one for the map.
+    """Table 6's generator: an encoder, a decoder for the picture and, with `marks`, a second one for the map.
 
     images n 3 h w in [0, 1], extra n e h w -> (picture n 3 h w in [0, 1], logit of "normal" n 1 h w or None); any h, w.
-    The encoder is a ResNet-18, that of the map's net a trunk where there is one.
+    The encoder is a ResNet-18; with `marks` it is the trunk, where one is configured.
     """
 
     def __init__(self, extra: int, marks: bool, config: Config) -> None:
@@ -234,9 +234,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Table 6's discriminator: halvings from `side` down to one number, on a picture and its map of what is normal.
+    """Table 6's discriminator of a picture and its map of normal pixels: strided convolutions from `side` px to one place.
 
-    picture n 3 h w, normal n 1 h w, both in [0, 1] -> (logit n `outputs`, features n f: the layer before, 2 x 2 places).
+    picture n 3 h w, normal n 1 h w, both in [0, 1] -> (logit n `outputs`, features n f: the layer before it, 2 x 2 places).
     """
 
     def __init__(self, config: Config, outputs: int = 1) -> None:
@@ -266,7 +266,7 @@ class Discriminator(nn.Module):
 
 
 class AnoSeg(nn.Module):
-    """Generator, discriminator, and the detector with its own. n 3 h w in [0, 1], any h and w -> Evidence.
+    """Generator and discriminator, and the detector's pair of the same. n 3 h w in [0, 1], any h and w -> Evidence.
 
     The submodules are `maker` and `critic`, as saved models name them.
     """
@@ -285,7 +285,7 @@ class AnoSeg(nn.Module):
         self.left: tuple[Tensor, ...] = ()  # from the maker's turn to the critic's; empty between steps
 
     def mark(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Rebuilt picture n 3 h w in [0, 1], and the logit of "normal" n 1 h w."""
+        """Reconstructed picture n 3 h w in [0, 1], and the logit of "normal" n 1 h w."""
         picture, logit = self.maker(images, coordinates(images) if self.config.coordinates else images[:, :0])
         return picture, logit
 
@@ -303,7 +303,7 @@ class AnoSeg(nn.Module):
         return Evidence(surface, detector_score(good, found, images, picture, self.config))
 
     def generate(self, x: Tensor, normal: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Rebuilt picture, map of what is normal, and the critic's logit of the two, without gradient for its weights."""
+        """Reconstruction, map of normal pixels, and the critic's logit of the two; the critic's weights get no gradient."""
         picture, logit = self.mark(x)
         found = logit.sigmoid()
         if self.critic is None:
@@ -314,13 +314,13 @@ class AnoSeg(nn.Module):
             return picture, found, self.critic(*pair)[0]
 
     def discriminate(self, x: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
-        """The critic's logits of the real pairs (x, A), and of the pairs that the maker's turn of this step has left."""
+        """The critic's logits of the real pairs (x, A), and of the pairs that the generator made earlier in this step."""
         assert self.critic is not None
         fake, self.left = self.left, ()
         return self.critic(x, normal)[0], self.critic(*fake)[0]
 
     def detector_generate(self, good: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rebuilt x_Nor, the critic's logit of the made pair, and its features of the made and of the real pair."""
+        """Reconstructed x_Nor, the critic's logit of the generated pair, and its features of that and of the real pair."""
         assert self.detector is not None
         assert self.detector_critic is not None
         ones = torch.ones_like(valid)
@@ -335,7 +335,7 @@ class AnoSeg(nn.Module):
         return picture, fake, found, wanted
 
     def detector_discriminate(self, good: Tensor, forged: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The detector's critic on (x_Nor, ones), on the pair made of x_Nor, and on (x_Ano, A_Ano): n `outputs` each."""
+        """The detector's critic on (x_Nor, ones), the pair generated from x_Nor, and (x_Ano, A_Ano): n `outputs` each."""
         assert self.detector_critic is not None
         fake, self.left = self.left, ()
         pairs = ((good, torch.ones_like(mask)), fake, (forged, 1 - mask))
@@ -343,11 +343,11 @@ class AnoSeg(nn.Module):
         return real, made, anomalous
 
     def outlined_and_caught(self, good: Tensor, forged: Tensor, mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor] | None:
-        """As `collapse` has it, of this net; a method, so that several processes can go through it together."""
+        """`collapse.outlined_and_caught` of this net; a method, so that distributed training can wrap it."""
         return collapse.outlined_and_caught(self, good, forged, mask, valid)
 
     def facts(self) -> list[str]:
-        """What the fit found out about itself, for the model's notes."""
+        """What the fit measured of its own training, for the model's notes."""
         sentences = (
             (self.watch.outlined, "the map was higher inside the outline for {} of the last forgeries"),
             (self.watch.critic, "the critic was right about {} of the last pairs"),
@@ -374,10 +374,10 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 
 def segmentation_loss(found: Tensor, normal: Tensor, valid: Tensor, balance: bool = False) -> Tensor:
-    """L_Seg = E || A - A_hat ||_1, n 1 h w in [0, 1], over valid pixels. `balance`: the mean of the two kinds' means.
+    """L_Seg = E || A - A_hat ||_1, n 1 h w in [0, 1], over valid pixels. `balance`: the mean of the two classes' means.
 
-    Ours, because about 4 % of the pixels are forged: the median of what a pixel may be is "normal" until the net is nearly
-    sure, and L1 asks for the median.
+    Balancing is ours. About 4 % of the pixels are forged and L1 is minimised by the median, so without it the net answers
+    "normal" until it is nearly certain.
     """
     error = (found - normal).abs()
     if balance:
@@ -386,23 +386,23 @@ def segmentation_loss(found: Tensor, normal: Tensor, valid: Tensor, balance: boo
 
 
 def rebuild_loss(picture: Tensor, x: Tensor, normal: Tensor, valid: Tensor) -> Tensor:
-    """L_Re = E || x A - x_hat A ||_1 / E || A ||_1 with the true A: a forged pixel never enters. n 3 h w, n 1 h w."""
+    """L_Re = E || x A - x_hat A ||_1 / E || A ||_1 with the true A, so over good pixels alone. n 3 h w, masks n 1 h w."""
     return masked_mean((picture - x).abs(), normal * valid)
 
 
 def adversarial_loss(logit: Tensor, real: bool) -> Tensor:
-    """-log D where `real`, else -log(1 - D), of logits: L_Adv's two parts for the critic, and its non-saturating maker's."""
+    """-log D where `real`, else -log(1 - D), of logits: L_Adv's terms of the critic and of the non-saturating generator."""
     return F.softplus(-logit if real else logit).mean()
 
 
 def classification_loss(real: Tensor, anomalous: Tensor, forged: Tensor) -> Tensor:
-    """L_cls: (x_Nor, ones) is normal, (x_Ano, A_Ano) is not; `forged` n is 1 where the picture was truly forged."""
+    """L_cls: (x_Nor, ones) is normal, (x_Ano, A_Ano) is not; `forged` n is 1 where the picture was in fact forged."""
     told = F.softplus(anomalous) * forged
     return adversarial_loss(real, True) + told.sum() / forged.sum().clamp_min(1)
 
 
 def feature_loss(found: Tensor, wanted: Tensor) -> Tensor:
-    """L_fea = E || f(x, ones) - f(x_hat, A_hat) ||^2, features n f; the mean over f, so that no width changes its weight."""
+    """L_fea = E || f(x, ones) - f(x_hat, A_hat) ||^2, features n f; mean over f, so that its weight does not depend on f."""
     return (found - wanted).square().mean()
 
 
@@ -413,7 +413,7 @@ def detector_score(good: Tensor, found: Tensor, images: Tensor, picture: Tensor,
 
 
 def pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """x_Seg and A_Seg of 2n: the good pictures with ones, then their forgeries with 0 inside the outline; and `valid`."""
+    """x_Seg 2n 3 h w and A_Seg 2n 1 h w: good pictures with ones, then forgeries with 0 inside the outline; and `valid`."""
     normal = 1 - torch.cat([torch.zeros_like(batch.mask), batch.mask])
     return torch.cat([batch.clean, batch.forged]), normal, torch.cat([batch.valid, batch.valid])
 
@@ -424,7 +424,7 @@ def _accuracy(real: Tensor, *fakes: Tensor) -> Tensor:
 
 
 def discriminator_losses(net: Any, batch: Batch) -> dict[str, Tensor]:
-    """max_D of L_Adv, and how often the critic is right."""
+    """max_D of L_Adv, and the critic's accuracy."""
     real, fake = net.discriminate(*pairs(batch)[:2])
     accuracy = _accuracy(real, fake)
     net.watch.see("critic", accuracy, 0.98)
@@ -432,7 +432,7 @@ def discriminator_losses(net: Any, batch: Batch) -> dict[str, Tensor]:
 
 
 def generator_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """L_Seg, L_Re and min_G of L_Adv by their weights. Raises TrainingError where the map has collapsed."""
+    """L_Seg, L_Re and min_G of L_Adv, each times its weight. Raises TrainingError where the map has collapsed."""
     x, normal, valid = pairs(batch)
     picture, found, fake = net.generate(x, normal, valid)
     losses = {"segment": config.segment * segmentation_loss(found, normal, valid, config.balance)}
@@ -458,7 +458,7 @@ def detector_discriminator_losses(net: Any, batch: Batch, config: Config) -> dic
 
 
 def detector_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """min_G of L_Adv^AD, L_fea and the rebuild loss on normal pictures. Raises TrainingError where the score collapsed."""
+    """min_G of L_Adv^AD, L_fea and L_Re on normal pictures. Raises TrainingError where the score has collapsed."""
     picture, fake, found, wanted = net.detector_generate(batch.clean, batch.valid)
     ones = torch.ones_like(batch.mask)
     losses = {"rebuild": config.detector_rebuild * rebuild_loss(picture, batch.clean, ones, batch.valid)}
@@ -470,7 +470,7 @@ def detector_losses(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]
 
 
 def stages(net: AnoSeg, config: Config) -> Sequence[Stage]:
-    """The map's net in turns with its critic; then the detector in turns with its own, the map's net frozen; a last look."""
+    """The map's net alternates with its critic; then the detector with its own, the map's net frozen; then a final check."""
     schedule = cosine_schedule if config.schedule == "cosine" else drops(1.0, ())
 
     slow = {id(p) for p in net.maker.encoder.parameters()} if config.backbone else set()
@@ -506,9 +506,10 @@ def stages(net: AnoSeg, config: Config) -> Sequence[Stage]:
 
 
 def start(net: AnoSeg, config: Config, init: Init) -> list[str]:
-    """The encoder from --init: a model of ours, or a ResNet in torchvision's or timm's naming. Coordinates start at zero.
+    """Take the encoder from --init: a flawforge model, or a ResNet in torchvision's or timm's naming. The filters of the
+    coordinate channels start at zero.
 
-    Raises ModelError where they do not fit, or where a trunk has the encoder's place.
+    Raises ModelError where the weights do not fit, or where the encoder is a trunk.
     """
     if isinstance(net.maker.encoder, Trunk):
         raise ModelError("--init gives a ResNet's weights and a trunk has its place; add --trunk none, or leave out --init.")
@@ -526,7 +527,7 @@ def take_trunk(net: AnoSeg, config: Config, init: Init) -> list[str]:
 
 
 def forger(config: Config) -> Forger:
-    """Figure 3's hard augmentation, or less of it for the ablation."""
+    """Figure 3's hard augmentation, or a reduced form for the ablation."""
     return {
         "hard": HardAugment(),
         "rotate_permute": HardAugment(jitter=(0.0, 0.0, 0.0, 0.0)),

@@ -1,6 +1,6 @@
 """The default: fits statistics in seconds, then trains the guided segmenter, which counts only where it proves better.
 
-Ours. `methods.guided` tells where statistics and segmenter come from; what is added here is the gate.
+Ours. `methods.guided` documents the statistics and the segmenter; this file adds the gate.
 
     part          in `nn`                     source
     statistics    `guided.statistics`         `patchstats`; over a trunk PatchCore's memory and PaDiM's Gaussians
@@ -8,9 +8,9 @@ Ours. `methods.guided` tells where statistics and segmenter come from; what is a
     segmenter     `guided.segmenter`          `methods.guided`
     gate          `gate`: `prove`, `decide`   ours: held-out forgers on reserved good pictures
 
-On the first fold of the good pictures, which the segmenter never saw, defects of a family are forged that training never
-used (the physical one). They decide which statistics count, and whether the sum of statistics and segmenter is better. No
-label and no test picture is involved, nor any picture that the thresholds come from.
+On the first fold of the good pictures, which the segmenter is never trained on, defects of a held-out family (the physical
+one) are forged. They decide which statistics count, and whether the sum of statistics and segmenter is better. No label, no
+test picture and no picture of the calibration set is involved.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from flawforge.types import Forger, Method, ScoreRule, Stage
 
 
 def stages(net: Guided, config: Config) -> Sequence[Stage]:
-    """Statistics, usable at once; then the segmenter; then the gate. Too few pictures for a gate: the statistics alone."""
+    """Statistics, usable at once; then the segmenter; then the gate. With too few pictures for it, the statistics alone."""
     return [*statistics(config), *evidence(config, PHYSICAL), *segmenter(config), *gate(config, PHYSICAL), packed(config)]
 
 
 def forger(config: Config) -> Forger:
-    """Textures and pastes; the physical family is kept for the gate."""
+    """Textures and pastes; the physical family is held out for the gate."""
     return Mix((Perlin(), CutPaste(), Nsa()))
 
 
 def score_rule(config: Config) -> ScoreRule:
-    """The mean of the map's highest thousandth."""
+    """The mean of the map's highest `top` share of pixels (0.1 % by default); higher = more anomalous."""
     return ScoreRule(reduce="top", top=config.top)
 
 

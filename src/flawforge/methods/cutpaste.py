@@ -1,28 +1,28 @@
-"""CutPaste: features that tell a picture with a pasted piece from a good one, then the density of the good ones.
+"""CutPaste: features learnt by telling pictures with a pasted patch from good ones, then the density of the good ones.
 
 Li, Sohn, Yoon, Pfister: "CutPaste: self-supervised learning for anomaly detection and localization", CVPR 2021, arXiv
 2104.04015.
 
     paper section                            here
-    2.1, A.2 patch, scar                     `forger`: forge.cutpaste, and which of the two it drew (`Labelled`)
+    2.1, A.2 patch, scar                     `forger`: forge.cutpaste, labelled with which of the two it drew (`Labelled`)
     2.2 binary and 3-way classification      nn.pretext.Pretext, `picture_loss`
     2.3 Gaussian density of pooled features  nn.density.PictureDensity
-    4.2, A.5 patch model on 64 x 64 crops    `crop_loss` on nn.pretext.crops, forged by `Crowd`
+    4.2, A.5 patch model on 64 x 64 crops    `crop_loss` on nn.pretext.crops, with several forgeries a picture (`Crowd`)
     A.5 windows of 32, stride 4, Gaussian    nn.localise.WindowMap
         upsampling
-    4.2 one Gaussian per location, or one    nn.density.PlaceDensity: the good pictures decide, where the authors named the
-        for all                              aligned products
+    4.2 one Gaussian per location, or one    nn.density.PlaceDensity: decided by the likelihood of good pictures; the authors
+        for all                              chose by product
     A.1 optimisation                         nn.pretext.classifying
-    A.1 a pretrained network: the head       nn.tuning, where a trunk is given (the default); what it learnt stands only
-        first, then all layers               where a gate of ours proves it
+    A.1 a pretrained network: the head       nn.tuning, where a trunk is given (the default); fine-tuned weights are kept
+        first, then all layers               only where our gate shows a gain
 
 Profile `paper` keeps the published network, batch and schedule; what the paper does not give is marked in `Config`. Profile
-`cpu` is our reconstruction for two cores. It starts from EfficientNet-Lite0; with --trunk none from nothing, and then:
+`cpu` is our reconstruction for two cores. It starts from EfficientNet-Lite0; with --trunk none it trains from scratch, with:
 
-    a quarter of the width (0.7 M parameters)                  150 pictures a second and core instead of 15
-    batch 12 + 12 instead of 32 originals each way             as many steps as a small budget can have
-    map from the stages of the picture's own network           windows are 50 pictures' worth of work each (`localise`)
-    -2 log density instead of a distance                       see nn.density; a calm place counts for more
+    a quarter of the width (0.7 M parameters)                  150 pictures per second and core instead of 15
+    batch 12 + 12 instead of 32 originals each way             more steps within a small budget
+    map from the stages of the picture's own network           a map of windows costs as much as 50 pictures (`localise`)
+    -2 log density instead of a distance                       see nn.density; places of low variance count for more
 """
 
 from __future__ import annotations
@@ -131,14 +131,14 @@ def build(config: Config) -> Detector:
 
 
 def picture_loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """Section 2.2, eq. 1, with one class for each kind of forgery in the 3-way task."""
+    """Section 2.2, eq. 1: cross-entropy, with one class for each kind of forgery in the 3-way task."""
     pictures, kind = pair(batch)
     logits = net.classify(varied(pictures, config.shift, config.jitter))
     return {"classes": told_apart(logits, kind)} | shown(logits, kind)
 
 
 def crop_loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """Section 4.2: the same on crops. A crop is forged where a part of it is."""
+    """Section 4.2: the same on crops. A crop counts as forged where a part of it is."""
     cut, kind = crops(batch, config.crop, config.crops)
     if len(cut) < 2:  # batch norm needs two; a region of interest may leave none
         return {"crops": 0.0 * sum(p.sum() for p in net.surface.crop.parameters())}
@@ -147,7 +147,7 @@ def crop_loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
 
 
 def stages(net: Detector, config: Config) -> Sequence[Stage]:
-    """The picture's network, the patch network where the map wants one, the gate of a trunk, the densities."""
+    """Train the picture's network, and the patch network where the map needs one; the gate of a trunk; the densities."""
 
     def loss(module: Any, batch: Batch) -> dict[str, Tensor]:
         return picture_loss(module, batch, config)
@@ -168,20 +168,23 @@ def stages(net: Detector, config: Config) -> Sequence[Stage]:
 
 
 def finish(net: Detector, looked: Collected) -> None:
-    """Fit the densities; what --trunk gave has done its work."""
+    """Fit the densities, and drop the copy of the weights from --trunk."""
     fit_densities(net, looked)
     net.given = {}
 
 
 def start(net: Detector, config: Config, init: Init) -> list[str]:
-    """Trunk weights from --init: a model of ours, or a ResNet in torchvision's or timm's naming. Raises ModelError."""
+    """Take the trunk from --init: a flawforge model, or a ResNet in torchvision's or timm's naming.
+
+    Raises ModelError where the weights do not fit, ConfigError where the network starts from --trunk.
+    """
     refuse_both(config)
     put_weights(net.picture.trunk, init.tensors, "--init", prefer="picture.trunk.")
     return ["the picture's network starts from --init; CutPaste's own starts from nothing"]
 
 
 def trunk(net: Detector, config: Config, init: Init) -> list[str]:
-    """The picture's network starts from --trunk."""
+    """Start the picture's network from --trunk. Raises ModelError where the weights do not fit."""
     return take_trunk(net, init)
 
 
@@ -190,10 +193,10 @@ def trunk(net: Detector, config: Config, init: Init) -> list[str]:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Several CutPastes in one picture, each as large as it would be in a crop, so that most crops of it can be used.
+    """Several CutPastes in one picture, each sized for a crop, so that most crops of the picture can be used.
 
-    side   px of the crops that the picture will be cut into; a patch's area is a share of theirs
-    count  how many are pasted, one after another
+    side   of the crops that the picture is cut into, in px; a patch's area is a share of a crop's
+    count  how many patches are pasted, one after another
     """
 
     side: int
@@ -201,7 +204,7 @@ class Crowd:
 
     @property
     def forgers(self) -> tuple[Forger, ...]:
-        """What it is made of, as mixtures say it."""
+        """The forgers that it is made of."""
         return (self._one(1.0),)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
@@ -213,12 +216,12 @@ class Crowd:
 
 
 def forger(config: Config) -> Forger:
-    """Section 2.1 and A.2; each forgery says whether it is a patch (class 1) or a scar (2)."""
+    """Section 2.1 and A.2; each forgery is labelled as a patch (class 1) or a scar (class 2)."""
     return Labelled(CutPaste(shape=SHAPES[config.task]), "shape", ("patch", "scar"))
 
 
 def score_rule(config: Config) -> ScoreRule:
-    """The density of the whole picture, or the mean of the map's highest thousandth."""
+    """The density of the whole picture, or the mean of the map's highest 0.1 % of pixels; higher = more anomalous."""
     return ScoreRule(reduce="network") if config.score == "picture" else ScoreRule(reduce="top")
 
 

@@ -1,26 +1,26 @@
-"""CutSwap: features that tell a picture in which two salient patches changed places, then the density of the good ones.
+"""CutSwap: features learnt by classifying pictures with two salient patches swapped, then the density of the good ones.
 
-Qin, Gu, Yu, Zhang, arXiv 2311.18332; Signal, Image and Video Processing 18 (2024). Only the abstract could be read. What it
-says is in the left column; everything else is ASSUMPTION, our reading on CutPaste's recipe, and said so in `Config`.
+Qin, Gu, Yu, Zhang, arXiv 2311.18332; Signal, Image and Video Processing 18 (2024). Only the abstract was available to us.
+Its content is in the left column; everything else is an ASSUMPTION that follows CutPaste's recipe, marked so in `Config`.
 
     known from the abstract                                  here
     LayerCAM turns features of several levels into maps      `see`, nn.layercam
     clustering gives several centroids                       forge.cutswap: of the saliency alone, k-means or fuzzy c-means
-    on each map, a pixel pair of the cluster whose           forge.cutswap; maps reach it through `CutSwap.priors`
+    on each map, a pixel pair of the cluster whose           forge.cutswap; it gets the maps through `CutSwap.priors`
         centroid is the most salient
-    the pixels define a patch pair; they change places       forge.cutswap
+    the pixels define a patch pair, which is swapped         forge.cutswap
     such negatives train a feature extractor                 `loss`, nn.pretext
     (how anomalies are then scored: not known)               nn.density, nn.localise: CutPaste's density
 
-Whose saliency? LayerCAM needs a class score. The abstract names no network; one trained on ImageNet is the likeliest. By
-default the network starts from EfficientNet-Lite0, and the classifier of the same package names the class: the maps guide
-the swaps from the first step. The head learns first, then all layers, and a gate decides whether the trained features stand
-(nn.tuning). With --trunk none the network looks at itself: it first learns from swaps at random places, for `warm_share` of
-the budget, then its LayerCAM of every good picture is taken once, of the class it names, and it goes on with swaps where it
-is salient; --init and a ResNet whose file has its classifier (`fc`) do without that first part.
+LayerCAM needs a class score. The abstract names no network; one trained on ImageNet is the most likely. By default the
+network starts from EfficientNet-Lite0, and the classifier of the same package predicts the class, so the maps guide the
+swaps from the first step. The head is trained first, then all layers, and a gate decides whether the fine-tuned features are
+kept (nn.tuning). With --trunk none the saliency is the network's own: it first trains on swaps at random places, for
+`warm_share` of the budget; then LayerCAM of its predicted class is computed once for every good picture, and training goes
+on with swaps at salient places. With --init and a ResNet whose file has its classifier (`fc`) the first part is skipped.
 
-Nothing is computed twice: the maps are made in one pass over the good pictures, kept small (8 bits, at the levels' own
-sizes) in the checkpoint, and forgotten before the model is saved.
+The maps are computed in one pass over the good pictures, kept in the checkpoint as 8 bits at each level's own size, and
+dropped before the model is saved.
 """
 
 from __future__ import annotations
@@ -108,9 +108,9 @@ TINY = Config(variant="resnet18-tiny", hidden=(8,), levels=(1, 2), dims=6, batch
 
 
 class CutSwap(Detector):
-    """A detector that can also tell where the good pictures are salient. n 3 h w in [0, 1], any size.
+    """A detector that also holds saliency maps of the good pictures. n 3 h w in [0, 1], any size -> Evidence.
 
-    Between the stage that makes the maps and the end of the fit it holds them: for each level one buffer pictures h w uint8.
+    From the stage that computes them to the end of the fit, the maps are one buffer per level: pictures h w uint8.
     """
 
     salient1: Tensor
@@ -129,7 +129,7 @@ class CutSwap(Detector):
         self.maps: list[NDArray[np.uint8]] = []
 
     def named_class(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """n 3 h w -> the stages' outputs, and n, the logit of the class that the guide, or else this network, names."""
+        """n 3 h w -> the stages' outputs, and n, the logit of the class that the guide, or else this network, predicts."""
         if self.guide:
             network, classes = (each.to(images.device) for each in self.guide)
             levels = list(network.levels(images))
@@ -138,9 +138,9 @@ class CutSwap(Detector):
         return levels, self.picture.head(pooled(levels)).amax(dim=1)
 
     def priors(self, index: int) -> list[NDArray[np.float32]] | None:
-        """The maps of one good picture, fine to coarse, h w float32 in [0, 1]; None where they are not made.
+        """The maps of one good picture, fine to coarse, h w float32 in [0, 1]; None where there are none yet.
 
-        A forecast shows only some pictures to `see`.
+        A forecast of the fit's duration passes only some of the pictures to `see`.
         """
         if index >= len(self.salient1):
             return None
@@ -153,7 +153,7 @@ class CutSwap(Detector):
 
 
 def see(net: CutSwap, seen: list[list[Tensor]], batch: Batch) -> None:
-    """LayerCAM of these good pictures at every stage."""
+    """Append LayerCAM maps of these good pictures at every stage to `seen`."""
     with torch.enable_grad():
         levels, score = net.named_class(batch.clean)
         maps = layercam(levels, score)
@@ -161,14 +161,14 @@ def see(net: CutSwap, seen: list[list[Tensor]], batch: Batch) -> None:
 
 
 def remember(net: CutSwap, seen: list[list[Tensor]]) -> None:
-    """Keep the maps of all good pictures for the forger."""
+    """Store the maps of all good pictures in the net, for the forger."""
     for place, name in enumerate(SALIENT):
         setattr(net, name, torch.cat([maps[place] for maps in seen]))
     net.maps = []
 
 
 def finish(net: CutSwap, looked: Collected) -> None:
-    """Fit the densities; the maps have done their work."""
+    """Fit the densities, and drop the maps."""
     fit_densities(net, looked)
     for name in SALIENT:
         setattr(net, name, torch.zeros(0, 1, 1, dtype=torch.uint8, device=net.salient1.device))
@@ -179,7 +179,7 @@ def finish(net: CutSwap, looked: Collected) -> None:
 
 
 def loss(net: Any, batch: Batch, config: Config, warm: bool = False) -> dict[str, Tensor]:
-    """Cross-entropy of good against swapped; with a class for each level once there are levels (not while `warm`)."""
+    """Cross-entropy of good against swapped; with one class per level once there are maps (not while `warm`)."""
     pictures, kind = pair(batch)
     logits = net.classify(varied(pictures, config.shift, config.jitter))
     apart = either(logits, kind) if warm else told_apart(logits, kind)
@@ -187,7 +187,7 @@ def loss(net: Any, batch: Batch, config: Config, warm: bool = False) -> dict[str
 
 
 def stages(net: CutSwap, config: Config) -> Sequence[Stage]:
-    """Swaps at random places, the saliency, swaps at salient places, the densities."""
+    """Train on swaps at random places, compute the saliency, train on swaps at salient places, fit the densities."""
 
     def told(warm: bool) -> Callable[[Any, Batch], dict[str, Tensor]]:
         return lambda module, batch: loss(module, batch, config, warm)
@@ -219,7 +219,10 @@ def stages(net: CutSwap, config: Config) -> Sequence[Stage]:
 
 
 def start(net: CutSwap, config: Config, init: Init) -> list[str]:
-    """Trunk weights from --init: a model of ours, or a ResNet in torchvision's naming; its classifier is the guide."""
+    """Take the trunk from --init: a flawforge model, or a ResNet in torchvision's naming, whose classifier is the guide.
+
+    Raises ModelError where the weights do not fit, ConfigError where the network starts from --trunk.
+    """
     refuse_both(config)
     put_weights(net.picture.trunk, init.tensors, "--init", prefer="picture.trunk.")
     classes = classifier_of(init, net.picture.widths[-1])
@@ -230,7 +233,7 @@ def start(net: CutSwap, config: Config, init: Init) -> list[str]:
 
 
 def trunk(net: CutSwap, config: Config, init: Init) -> list[str]:
-    """The network starts from --trunk; the classifier of its file, where it has one, is the guide."""
+    """Start the network from --trunk; the classifier of its file, where there is one, is the guide."""
     notes = take_trunk(net, init)
     classes = classifier_of(init, net.picture.widths[-1])
     if classes is None:
@@ -244,14 +247,14 @@ def trunk(net: CutSwap, config: Config, init: Init) -> list[str]:
 
 @dataclass(frozen=True)
 class AtLevel:
-    """A forger that sees only one level of the saliency, or with None no saliency at all."""
+    """A forger that gets only one level of the saliency; with None, no saliency at all."""
 
     forger: Forger
     level: int | None
 
     @property
     def forgers(self) -> tuple[Forger, ...]:
-        """What it is made of, as mixtures say it."""
+        """The forgers that it is made of."""
         return (self.forger,)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:
@@ -264,7 +267,7 @@ class AtLevel:
 
 
 def forger(config: Config) -> Forger:
-    """Swaps where it is salient; without saliency, at random places. The grids are the stages' at 256 px: 64 to 8 cells."""
+    """Swaps at salient places; without saliency, at random ones. The grids are the stages' at 256 px: 64 to 8 cells."""
     cells = tuple(128 >> level for level in config.levels)
     swap = salient.CutSwap(
         levels=cells,
@@ -282,7 +285,7 @@ def forger(config: Config) -> Forger:
 
 
 def score_rule(config: Config) -> ScoreRule:
-    """The density of the whole picture, or the mean of the map's highest thousandth."""
+    """The density of the whole picture, or the mean of the map's highest 0.1 % of pixels; higher = more anomalous."""
     return ScoreRule(reduce="network") if config.score == "picture" else ScoreRule(reduce="top")
 
 

@@ -1,8 +1,8 @@
 """DRAEM: a reconstructive net and a discriminative net trained on forged defects.
 
 Zavrtanik, Kristan, Skocaj: "DRAEM - A discriminatively trained reconstruction embedding for surface anomaly detection",
-ICCV 2021, arXiv 2108.07610, and the authors' released code. The first net is trained to give back the good picture from a
-forged one; the second sees both and marks the forged pixels.
+ICCV 2021, arXiv 2108.07610, and the authors' released code. The first net is trained to restore the good picture from a
+forged one; the second gets both and segments the forged pixels.
 
     paper section                     here
     3.1 reconstructive sub-network    nn.unet.Autoencoder, nn.losses.reconstruction_losses (eq. 1-3: L2 + SSIM)
@@ -18,7 +18,7 @@ and 90 %, as in the released code). Profile `cpu` is our reconstruction for two 
     AdamW 2e-3, warm-up and cosine to zero over the budget                  the published schedule needs GPU-hours
     map = logit instead of probability                                      a probability saturates; ties cannot be ranked
     smoothing 11 instead of 21                                              small defects survive it
-    no rotation of the picture                                              parts are usually aligned (assumption)
+    no rotation of the picture as augmentation                              parts are usually aligned (assumption)
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ TINY = Config(reconstruct_width=4, segment_width=4, batch=4, learning_rate=5e-3,
 
 
 class Draem(nn.Module):
-    """Both nets. n 3 h w in [0, 1], h and w multiples of 32 * stride (padded by replication where they are not)."""
+    """Both nets. n 3 h w in [0, 1], any size -> Evidence; padded by replication to multiples of 32 * stride."""
 
     forward_methods = ("reconstruct_and_segment",)
 
@@ -111,14 +111,14 @@ def segmentation_loss(logit: Tensor, mask: Tensor, valid: Tensor, gamma: float) 
 
 
 def loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """Total loss of eq. 5 by its parts, with unit weights as published."""
+    """The terms of eq. 5's total loss, with unit weights as published."""
     picture, logit = net.reconstruct_and_segment(batch.forged)
     losses = reconstruction_losses(picture.float(), batch.clean, batch.valid, config.ssim_stride)
     return losses | {"focal": segmentation_loss(logit.float(), batch.mask, batch.valid, config.focal_gamma)}
 
 
 def step_schedule(progress: float) -> float:
-    """The released code's: x 0.2 at 80 % and again at 90 % of the epochs."""
+    """The released code's schedule: progress in [0, 1] -> factor of the learning rate, x 0.2 at 80 % and again at 90 %."""
     return 0.2 ** ((progress >= 0.8) + (progress >= 0.9))
 
 
@@ -142,12 +142,12 @@ def stages(net: Draem, config: Config) -> Sequence[Train]:
 
 
 def forger(config: Config) -> Forger:
-    """Perlin masks filled with texture, opacity U[0.2, 1] as in the released code."""
+    """Perlin masks filled with texture; opacity uniform in [0.2, 1] as in the released code."""
     return Perlin()
 
 
 def score_rule(config: Config) -> ScoreRule:
-    """Section 3.4: the maximum of the locally averaged map."""
+    """Section 3.4: the maximum of the locally averaged map; higher = more anomalous."""
     return ScoreRule(reduce="max", smooth=config.smooth)
 
 

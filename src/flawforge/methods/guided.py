@@ -1,24 +1,24 @@
-"""A forged-defect segmenter guided by the statistics of the good pictures, and added to them.
+"""A segmenter trained on forged defects and guided by statistics of the good pictures; both maps are added.
 
-Ours. The idea is SGSF's (arXiv 2209.12440): a segmenter sees, beside the picture, what normality says of it. Here normality
-is the closed form of `nn.normality`, so there is no guide to train, and what the segmenter learns is "this is stranger than
-good parts are", which carries over from product to product.
+Ours. The idea is SGSF's (arXiv 2209.12440): a segmenter gets, besides the picture, features of what is normal. Here these
+are the closed-form statistics of `nn.normality`, so there is no guide to train, and the segmenter learns "this is less
+likely than in good parts", which transfers between products.
 
     part                          in `nn.guided`           source
     guide                         `Guided.look`            -log p maps of the statistics: SGSF's guide in closed form
     the same over a trunk         `nn.trunkstats`          PatchCore (arXiv 2106.08265), PaDiM (arXiv 2011.08785)
     pixel reference               `look_at_pixels`         mean and deviation of every pixel of the good pictures
     segmenter                     `nn.unet.UNet`           DRAEM's discriminative net (arXiv 2108.07610), half resolution
-    guide as a logit skip         `Guided.segment`         ours: untrained, it says what the statistics say
+    guide as a logit skip         `Guided.segment`         ours: an untrained segmenter repeats the statistics
     losses                        `loss`                   focal (Lin et al. 2017), dice over the batch (Milletari 2016)
-    what nothing can see          `learnable`              ours: forged regions that no statistic notices teach nothing
+    invisible forgeries           `learnable`              ours: forged regions that no statistic responds to are ignored
     head start                    `nn.head_start`          ours: weights trained on procedurally drawn products
 
-Guide and segmenter never see the same picture twice: the good pictures are dealt into `folds`, and a forged picture is
-judged by Gaussians and by a pixel reference fitted without its fold, as strange parts will be. The first fold is kept from
-the segmenter altogether, nor is it pasted from.
+Cross-fitting: the good pictures are split into `folds`, and the guide of a forged picture comes from Gaussians and a pixel
+reference fitted without its fold, as it will for new parts. The first fold is withheld from the segmenter altogether, also
+as a source of pasted patches.
 
-All settings are assumptions: one set for every product. `auto` is the same with a gate (`use=gate` here too).
+All settings are assumptions: one set for every product. `auto` is the same with a gate (also available here as `use=gate`).
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from flawforge.types import Forger, Method, ScoreRule, Stage
 
 
 def stages(net: Guided, config: Config) -> Sequence[Stage]:
-    """Statistics, usable at once; then the segmenter. Too few pictures to train on: the statistics alone."""
+    """Statistics, usable at once; then the segmenter. With too few pictures to train on, the statistics alone."""
     return [*statistics(config), *evidence(config, PHYSICAL), *segmenter(config), *gate(config, PHYSICAL), packed(config)]
 
 
 def forger(config: Config) -> Forger:
-    """Textures and pastes; the physical family is kept for the proof."""
+    """Textures and pastes; the physical family is held out for the gate."""
     return Mix((Perlin(), CutPaste(), Nsa()))
 
 
 def score_rule(config: Config) -> ScoreRule:
-    """The mean of the map's highest thousandth."""
+    """The mean of the map's highest `top` share of pixels (0.1 % by default); higher = more anomalous."""
     return ScoreRule(reduce="top", top=config.top)
 
 

@@ -1,8 +1,8 @@
-"""ISSTAD: a masked autoencoder of good pictures that then learns to repair corrupted ones and to point at what it repaired.
+"""ISSTAD: a masked autoencoder of good pictures, then trained to restore corrupted ones and to segment the corruption.
 
 Jin, Guo, Zhu: "ISSTAD - Incremental self-supervised learning based on transformer for anomaly detection and localization",
-arXiv 2303.17354, and its two released repositories. The paper's full text was not at hand: the abstract, the overview figure
-and the released code were, so sections are named by content.
+arXiv 2303.17354, and its two released repositories. We had the abstract, the overview figure and the released code, not the
+paper's full text, so sections are named by content.
 
     paper                                here
     public MAE weights of ImageNet       `TrunkPatches`: features of ImageNet below the transformer, or --init
@@ -16,12 +16,12 @@ and the released code were, so sections are named by content.
     incremental learning                 `start`: stage 2 on the encoder of another model (--init)
 
 Profile `paper`: ViT-L/16 with the published sizes and schedule, meant for `--size 224` and MAE weights by --init. Profile
-`cpu` is our reconstruction for two cores: a small transformer over a trunk that is not trained. Its encoder, minutes old,
-goes on learning in stage 2 (`freeze`). With --trunk none it reads patches of pixels and starts from nothing.
+`cpu` is our reconstruction for two cores: a small transformer over a frozen trunk. Its encoder has trained for minutes only,
+so it keeps learning in stage 2 (`freeze`). With --trunk none it reads patches of pixels and trains from scratch.
 
-What the release does otherwise and why we do not follow: docs/methods/isstad.md, "Defects of the release". In short: the
-repair's target is the clean picture, patches stay in order, both stages normalise alike, masks keep their border pixels,
-gradients are zeroed every step, and no map is stretched to its own range.
+docs/methods/isstad.md, "Defects of the release", says where we depart from the released code and why. In short: the target
+of the reconstruction is the clean picture, patches stay in order, both stages normalise in the same way, masks keep their
+border pixels, gradients are zeroed every step, and no map is rescaled to its own range.
 """
 
 from __future__ import annotations
@@ -144,11 +144,11 @@ TINY = Config(
 
 
 class TrunkPatches(nn.Module):
-    """What a trunk says of each patch: its stages of strides 4 to `patch`, finer ones folded into the patch's channels.
+    """A trunk's features of each patch: its stages of strides 4 to `patch`, finer ones unshuffled into the patch's channels.
 
-    The hybrid form of Dosovitskiy et al. (arXiv 2010.11929, section 3.1: feature maps of a CNN in place of raw patches), the
-    finer stages and the normalisation are ours: each stage's numbers at each place are standardised, because those of a
-    trunk without batch norm have any scale. n 3 h w in [0, 1] -> n `width` h/patch w/patch; nothing here is trained.
+    n 3 h w in [0, 1] -> n `width` h/patch w/patch; nothing here is trained. The hybrid architecture of Dosovitskiy et al.
+    (arXiv 2010.11929, section 3.1: feature maps of a CNN in place of raw patches). The finer stages and the normalisation
+    are ours: each stage is standardised over its channels at each place, as a trunk without batch norm has no fixed scale.
     """
 
     def __init__(self, backbone: str, patch: int) -> None:
@@ -165,7 +165,7 @@ class TrunkPatches(nn.Module):
 
 
 class Isstad(nn.Module):
-    """Encoder, decoder and both heads. n 3 h w in [0, 1], padded by replication where a side is no multiple of the patch."""
+    """Encoder, decoder and both heads. n 3 h w in [0, 1] -> Evidence; padded by replication to multiples of the patch."""
 
     forward_methods = ("guess_hidden", "repair_and_classify")
     mean: Tensor
@@ -209,14 +209,14 @@ class Isstad(nn.Module):
         return F.pad(images, (0, pad[0], 0, pad[1]), mode="replicate") if any(pad) else images
 
     def read(self, images: Tensor) -> Tensor:
-        """n 3 h w, sides multiples of the patch -> what the encoder cuts its patches from: pixels or features."""
+        """n 3 h w, sides multiples of the patch -> the encoder's input: normalised pixels, or the trunk's features."""
         return self.trunk(images) if self.trunk else (images - self.mean) / self.deviation
 
     def guess_hidden(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """n 3 h w, sides multiples of the patch -> (every patch as guessed, n L d; as it is, n L d; n L, 1 = was hidden).
+        """n 3 h w, sides multiples of the patch -> (predicted patches n L d; their targets n L d; n L, 1 = was masked).
 
-        d is the patch's normalised pixels, 3pp, or its features. Over a trunk patches are hidden after it, so those that
-        are shown know some of their hidden neighbours.
+        d is the patch's normalised pixels, 3pp, or its features. With a trunk, masking comes after it, so visible patches
+        carry some information on their masked neighbours.
         """
         rows, columns = (side // self.config.patch for side in images.shape[-2:])
         order, hidden = draw_hidden(len(images), rows * columns, self.config.hidden, images.device)
@@ -228,7 +228,7 @@ class Isstad(nn.Module):
         return self.repair(last), patchify((images - self.mean) / self.deviation, self.config.patch), hidden
 
     def repair_and_classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """n 3 h w -> (repaired pictures n 3 h w, in [0, 1] but for over-shoot; anomaly logits n m h w, one per block).
+        """n 3 h w -> (restored pictures n 3 h w, in [0, 1] but for overshoot; anomaly logits n m h w, one map per block).
 
         Two output channels per pixel as published; the softmax of two channels is the sigmoid of their difference.
         """
@@ -253,7 +253,7 @@ class Isstad(nn.Module):
 
 
 def blurred(maps: Tensor, sigma: float) -> Tensor:
-    """Gaussian mean of n 1 h w maps, window cut at 4 sigma, borders replicated; sigma in pixels, 0 = none."""
+    """Gaussian blur of n 1 h w maps, truncated at 4 sigma, borders replicated; sigma in pixels, 0 = none."""
     if not sigma:
         return maps
     reach = int(4.0 * sigma + 0.5)
@@ -265,14 +265,14 @@ def blurred(maps: Tensor, sigma: float) -> Tensor:
 
 
 def combined(probability: Tensor, error: Tensor, how: str, sigma: float) -> tuple[Tensor, Tensor]:
-    """Probability in [0, 1] and squared error in [0, 4], n 1 h w each -> (map n 1 h w, score n).
+    """Probability in [0, 1] and squared error in [0, 4], n 1 h w each -> (map n 1 h w, score n); higher = more anomalous.
 
-    product      the root of their product, both blurred: ranks pixels as the published Hadamard product does, in a scale
-                 that is the same for every picture
+    product      the square root of their product, both blurred: ranks pixels as the published Hadamard product does, on a
+                 scale that is the same for every picture
     probability, error   one of them alone, blurred
-    sum          half of each (published as "alpha", there with a stretched error)
-    release      as released: the error stretched to [0, 1] in each picture for the map, and for the picture's score the
-                 blurred product's mean. For comparison only: maps of two pictures cannot be compared
+    sum          their mean (published as "alpha", there with a rescaled error)
+    release      as released: for the map the error is rescaled to [0, 1] within each picture, and the score is the mean of
+                 the blurred product. For reference only: the maps of two pictures are not comparable
     """
     p, r = blurred(probability, sigma), blurred(error, sigma)
     if how == "release":
@@ -287,9 +287,10 @@ def combined(probability: Tensor, error: Tensor, how: str, sigma: float) -> tupl
 
 
 def cropped(images: Tensor, valid: Tensor, least: float, flip: bool) -> tuple[Tensor, Tensor]:
-    """One random crop per picture, `least` to all of its area, 3/4 to 4/3 of its proportions, stretched over the whole.
+    """A random resized crop per picture: area from the share `least` to all, aspect ratio scaled by 3/4 to 4/3.
 
-    Half of them are mirrored if `flip`. Draws from torch's CPU generator. A pixel stays valid where all under it was.
+    images n 3 h w, valid n 1 h w -> the same shapes. With `flip` half of them are mirrored. Draws from torch's CPU
+    generator. A pixel stays valid only where all source pixels under it were.
     """
     if least >= 1.0 and not flip:
         return images, valid
@@ -308,9 +309,9 @@ def cropped(images: Tensor, valid: Tensor, least: float, flip: bool) -> tuple[Te
 
 
 def hiding_loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """Stage 1: mean squared error of the hidden patches' pixels in normalised units, over valid pixels.
+    """Stage 1: mean squared error of the masked patches' normalised pixels, over valid pixels.
 
-    Of their features (masked=features): over patches that are valid as a whole.
+    With masked="features": of their features, over patches that are valid as a whole.
     """
     images, valid = cropped(batch.clean, batch.valid, config.crop, config.flip)
     h, w = images.shape[-2:]
@@ -326,13 +327,16 @@ def hiding_loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
 
 
 def classification_loss(logits: Tensor, mask: Tensor, valid: Tensor, good_weight: float) -> Tensor:
-    """Weighted cross-entropy over valid pixels, mean of the blocks' maps; logits n m h w, mask and valid n 1 h w."""
+    """Cross-entropy with weight `good_weight` on good pixels, over valid pixels and the m blocks' maps.
+
+    logits n m h w; mask and valid n 1 h w.
+    """
     cross = F.binary_cross_entropy_with_logits(logits, mask.expand_as(logits), reduction="none")
     return masked_mean(cross, valid * (mask + good_weight * (1 - mask)))
 
 
 def repairing_loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """Stage 2: cross-entropy + 0.5 MSE + 0.1 (1 - SSIM) by parts; the MSE in the published units, pictures in [-1, 1]."""
+    """The terms of stage 2's loss: cross-entropy, 0.5 MSE, 0.1 (1 - SSIM); the MSE in the published units, [-1, 1]."""
     repaired, logits = net.repair_and_classify(batch.forged)
     target = batch.clean if config.target == "clean" else batch.forged
     parts = reconstruction_losses(repaired, target, batch.valid, config.ssim_stride)
@@ -344,7 +348,7 @@ def repairing_loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
 
 
 def stages(net: Isstad, config: Config) -> Sequence[Train]:
-    """Stage 1 trains encoder, first decoder blocks and its head; stage 2 all but the (frozen) encoder. The trunk stays."""
+    """Stage 1 trains encoder, first decoder blocks and its head; stage 2 all but a frozen encoder; none trains the trunk."""
 
     def turn(name: str, parts: Any, loss: Any, rate: float) -> Turn:
         def optimiser(parameters: Sequence[Any]) -> torch.optim.Optimizer:
@@ -391,7 +395,7 @@ OUTSIDE = {
 
 
 def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in the released MAE code's or timm's naming by our names; ours stay; what we have no use for is left out."""
+    """Weights in the released MAE code's or timm's naming -> under our names; ours are kept, unused ones dropped."""
     if any(key.startswith("encoder.") for key in tensors):
         return dict(tensors)
     found = {}
@@ -403,10 +407,10 @@ def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def start(net: Isstad, config: Config, init: Init) -> list[str]:
-    """Put the weights of --init into the net.
+    """Load the weights of --init into the net.
 
-    A model folder: its encoder (with `carry` = "all" its decoder and heads too), and stage 1 is skipped where that model
-    had one. A file of outside MAE weights: the encoder and, where it fits, the decoder; stage 1 goes on from them.
+    From a model folder: the encoder (with `carry` = "all" the decoder and heads too); stage 1 is skipped where that model
+    has had one. From a file of MAE weights: the encoder and, where it fits, the decoder; stage 1 continues from them.
     Raises ModelError where the encoder does not fit.
     """
     method = init.about.get("method", "isstad")
@@ -488,7 +492,7 @@ def _check_positions(stored: Tensor, config: Config) -> None:
 
 
 def take_trunk(net: Isstad, config: Config, init: Init) -> list[str]:
-    """The trunk under the encoder, from --trunk."""
+    """Load the trunk below the encoder from --trunk."""
     assert net.trunk is not None, "a trunk was chosen, so the settings have one"
     origin = f"a {init.about['method']} model" if init.about else init.source or "weights from outside"
     net.trunk.net.fill(init, f"--trunk ({origin})")
@@ -496,12 +500,12 @@ def take_trunk(net: Isstad, config: Config, init: Init) -> list[str]:
 
 
 def forger(config: Config) -> Forger:
-    """Pixel-level augmentation; the released one, or the one of the overview figure."""
+    """Pixel-level augmentation: that of the released code ("new"), or that of the overview figure ("old")."""
     return PixelCorrupt(version=config.corruption)
 
 
 def score_rule(config: Config) -> ScoreRule:
-    """The mean of the map's highest pixels; all of them in profile paper, as published. The map is blurred already."""
+    """The mean of the highest `top` share of the (blurred) map; of all of it in profile `paper`, as published."""
     return ScoreRule("network") if config.combine == "release" else ScoreRule("top", top=config.top)
 
 

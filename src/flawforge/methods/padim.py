@@ -1,4 +1,4 @@
-"""PaDiM: one Gaussian for every place of the product, and a picture's distance to it.
+"""PaDiM: one Gaussian of patch features for every position, and the Mahalanobis distance of a picture's patches to it.
 
 Defard, Setkov, Loesch, Audigier: "PaDiM: a patch distribution modeling framework for anomaly detection and localization",
 ICPR 2021 workshops, arXiv 2011.08785.
@@ -8,16 +8,16 @@ ICPR 2021 workshops, arXiv 2011.08785.
     III-B learning of the normality        `gather` (sums and outer products, streamed), `settle` (eq. 1, with shrinkage)
     III-C inference, eq. 2                 `Padim.forward`: Mahalanobis distance, enlarged, a Gaussian of 4 pixels
 
-The features are ImageNet's, as in the paper: by default those of EfficientNet-Lite0, which an installed package holds, and
-nothing is trained. With --trunk none no outside weights are used: a small ResNet learns from the product's own good pictures
-to tell them from CutPaste forgeries, within --minutes; then it is frozen. What else differs from the paper:
+The features are pretrained on ImageNet, as in the paper: by default those of EfficientNet-Lite0 from an installed package,
+and nothing is trained. With --trunk none no outside weights are used: within --minutes a small ResNet learns to tell the
+product's good pictures from CutPaste forgeries; then it is frozen. What else differs from the paper:
 
     a grid of 8 pixels with a trunk           the paper's is that of stage 1, 4 pixels: four times the matrices
-    shrinkage towards the common covariance   eq. 1 adds 0.01 I; with fewer pictures than numbers that decides everything.
-                                              The pull is that of the least expected error (nn.gaussians.shrinkage), each
-                                              place's own ("common") or their mean for all ("even"); 0.01 of the common
-                                              covariance stays on top (`shrink` "ridge" is eq. 1)
-    letterbox border                          a place counts only the pictures in which it is judged
+    shrinkage towards the common covariance   eq. 1 adds 0.01 I, which dominates where pictures are fewer than features.
+                                              The weight minimises the expected error (nn.gaussians.shrinkage), for each
+                                              position ("common") or averaged over them ("even"); 0.01 of the common
+                                              covariance is added besides (`shrink` "ridge" is eq. 1)
+    letterbox border                          a position uses only the pictures in which it is judged
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ TINY = Config(backbone="resnet18-tiny", stages=(2, 3), numbers=6, batch=4, preci
 
 
 class Padim(PatchNet):
-    """Trunk, the pretext's head where it is learnt, and the Gaussians. n 3 h w in [0, 1] on the canvas it was fitted on."""
+    """Trunk, the pretext task's head where it is trained, and the Gaussians. n 3 h w in [0, 1] on the fitted canvas."""
 
     picks: Tensor
     centre: Tensor
@@ -72,7 +72,7 @@ class Padim(PatchNet):
         resized(self, ("centre", "factor"))
 
     def embed(self, images: Tensor) -> Tensor:
-        """n 3 h w -> the picked numbers of every place, n d gh gw float32."""
+        """n 3 h w -> the selected d features of every position, n d gh gw float32."""
         return self.features(images).float().index_select(1, self.picks)
 
     def forward(self, images: Tensor) -> Evidence:
@@ -86,11 +86,11 @@ class Padim(PatchNet):
 
 @dataclass
 class Sums:
-    """Of every place, about the first batch's mean, so that the numbers stay small; empty before that batch.
+    """Sums for every position, about the first batch's mean for numerical stability; empty before that batch.
 
-    size   gh gw, the places
-    shift  places d 1, the first batch's mean
-    count  places; total  places d; outer  places d d
+    size   gh gw, the grid of positions
+    shift  positions d 1, the first batch's mean
+    count  positions; total  positions d; outer  positions d d
     """
 
     size: tuple[int, int] = (0, 0)
@@ -101,7 +101,7 @@ class Sums:
 
 
 def gather(net: Padim, sums: Sums, batch: Batch) -> None:
-    """Add the pictures to every place's count, sum and outer products."""
+    """Add the pictures to every position's count, sum and outer products."""
     x = net.embed(batch.clean)
     size = (x.shape[-2], x.shape[-1])
     weight = reach(batch.valid, size, 4 * net.config.sigma).flatten(1).to(x.dtype)  # n places
@@ -117,7 +117,7 @@ def gather(net: Padim, sums: Sums, batch: Batch) -> None:
 
 
 def settle(net: Padim, sums: Sums) -> None:
-    """Turn the sums into a mean and the root of an inverse covariance for every place, which is written over the sums."""
+    """Turn the sums into a mean and a root of the inverse covariance for every position; overwrites the sums."""
     shrink, count, total, outer = net.config.shrink, sums.count, sums.total, sums.outer
     d, (gh, gw) = total.shape[1], sums.size
     mean = total / count.clamp_min(1)[:, None]
@@ -157,23 +157,23 @@ def _whitened(outer: Tensor, free: Tensor, white: Tensor) -> Tensor:
 
 
 def demand(net: Padim, canvas: tuple[int, int], pictures: int) -> Demand:
-    """What the Gaussians cost to fit: the outer products of every place, and the pictures' share of the arithmetic."""
+    """The cost of fitting the Gaussians: memory for the outer products of every position, and operations per picture."""
     places, d = net.features.places_on(canvas), len(net.picks)
     return Demand(4 * places * d * (d + 2) + 6 * 8 * CHUNK * d * d, 2.0 * places * d * d * (pictures + 4 * d))
 
 
 def stages(net: Padim, config: Config) -> Sequence[Train | Collect]:
-    """The features are learnt, unless they came from --trunk; then one look at every good picture."""
+    """Train the features, unless they come from --trunk; then one pass over the good pictures."""
     return learn_then(net, config, Collect("Gaussians", lambda module: Sums(), gather, settle, demand=demand))
 
 
 def forger(config: Config) -> Forger:
-    """CutPaste's patches and scars, each a class of its own (its 3-way question); the features are learnt from them."""
+    """CutPaste's patches and scars, each a class of its own (its 3-way task), from which the features are learnt."""
     return Labelled(CutPaste(), "shape", CLASSES)
 
 
 def score_rule(config: Config) -> ScoreRule:
-    """Section III-C: the map's maximum."""
+    """Section III-C: the map's maximum; higher = more anomalous."""
     return ScoreRule(reduce="max")
 
 

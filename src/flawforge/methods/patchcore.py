@@ -1,25 +1,25 @@
-"""PatchCore: the distance of a picture's patches to the nearest of a memory of good ones.
+"""PatchCore: the distance of a picture's patches to their nearest neighbours in a memory bank of good ones.
 
 Roth, Pemula, Zepeda, Schoelkopf, Brox, Gehler: "Towards total recall in industrial anomaly detection", CVPR 2022, arXiv
 2106.08265, and the authors' released code.
 
     paper section                          here
     3.1 locally aware patch features       nn.patches.PatchFeatures: 3 x 3 means of the stages, on one grid
-    3.2 coreset, algorithm 1               nn.coreset.Stream: the same greedy choice, over a stream in bounded memory
+    3.2 coreset, algorithm 1               nn.coreset.Stream: the same greedy selection, over a stream in bounded memory
     3.3 detection, eq. 6                   nn.nearest.distances
-    3.3 detection, eq. 7                   nn.nearest.reweighted (`reweight`; the authors' code has none, nor has `cpu`)
-    3.3 segmentation                       `PatchCore.forward`: enlarged, then a Gaussian of 4 pixels
+    3.3 detection, eq. 7                   nn.nearest.reweighted (`reweight`; not in the authors' code, nor in `cpu`)
+    3.3 segmentation                       `PatchCore.forward`: upsampled, then a Gaussian of 4 pixels
 
-The features are ImageNet's, as in the paper: by default those of EfficientNet-Lite0, which an installed package holds, and
-nothing is trained. With --trunk none no outside weights are used: a small ResNet learns from the product's own good pictures
-to tell them from CutPaste forgeries, within --minutes; then it is frozen. What else differs from the paper:
+The features are pretrained on ImageNet, as in the paper: by default those of EfficientNet-Lite0 from an installed package,
+and nothing is trained. With --trunk none no outside weights are used: within --minutes a small ResNet learns to tell the
+product's good pictures from CutPaste forgeries; then it is frozen. What else differs from the paper:
 
     the memory has an upper bound           1000 patches with a trunk (more hardly helped, and costs time), 8192 without
-    each feature is scaled (`standardise`)  by its deviation over good patches, so that none counts by its units; paper: no
+    each feature is scaled (`standardise`)  by its standard deviation over good patches; not in the paper
     three stages on a grid of 8 pixels      paper: two, at strides 8 and 16
-    stages joined as they are               the authors' code first averages channels down to 1024
+    stages concatenated as they are         the authors' code first averages channels down to 1024
     no crop                                 the authors resize to 256 and keep the middle 224
-    patches that no judged pixel sees       are not kept
+    unjudged patches                        patches that influence no judged pixel are not kept
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ TINY = Config(backbone="resnet18-tiny", stages=(1, 2), least=8, most=64, store=2
 
 
 class PatchCore(PatchNet):
-    """Trunk, the pretext's head where that is learnt, and the memory. n 3 h w in [0, 1], any h and w."""
+    """Trunk, the pretext task's head where it is trained, and the memory. n 3 h w in [0, 1], any h and w -> Evidence."""
 
     bank: Tensor
 
@@ -109,13 +109,13 @@ class PatchCore(PatchNet):
 
 
 class Spread:
-    """The deviation of each of d features over a stream of patches."""
+    """The standard deviation of each of d features over a stream of patches."""
 
     def __init__(self) -> None:
         self.count, self.first, self.sums = 0, torch.zeros(0), torch.zeros(0)
 
     def add(self, patches: Tensor) -> None:
-        """Take n d."""
+        """Add n d patches."""
         patches = patches.double()
         if not self.count and len(patches):
             self.first, self.sums = patches.mean(dim=0), patches.new_zeros(2, patches.shape[1])
@@ -124,27 +124,27 @@ class Spread:
         self.count += len(patches)
 
     def scale(self) -> Tensor:
-        """What makes each deviation 1, d float32; a deviation below LEAST of the largest counts as so much."""
+        """The factor that makes each deviation 1, d float32; deviations are floored at LEAST times the largest."""
         mean, square = self.sums / self.count
         deviation = (square - mean.square()).clamp_min(0).sqrt()
         return deviation.clamp_min(max(LEAST * float(deviation.max()), 1e-12)).reciprocal().float()
 
 
 class Passing(NamedTuple):
-    """The patches of the good pictures as they pass: those that are held, and how widely each feature is spread."""
+    """State of the pass over the good pictures: the coreset's stream, and the spread of each feature."""
 
     stream: Stream
     spread: Spread
 
 
 def begin(net: PatchCore) -> Passing:
-    """No patch has come."""
+    """An empty state."""
     config = net.config
     return Passing(Stream(config.most, config.store * config.most, net.get_buffer("projection")), Spread())
 
 
 def remember(net: PatchCore, passing: Passing, batch: Batch) -> None:
-    """Send the patches that a judged pixel sees through the coreset."""
+    """Add this batch's patches to the coreset's stream, but for those that influence no judged pixel."""
     config, projection = net.config, net.get_buffer("projection")
     x = net.embed(batch.clean)
     patches = x[reach(batch.valid, x.shape[1:3], 4 * config.sigma)]
@@ -155,7 +155,7 @@ def remember(net: PatchCore, passing: Passing, batch: Batch) -> None:
 
 
 def settle(net: PatchCore, passing: Passing) -> None:
-    """Choose the memory from what the stream holds."""
+    """Choose the memory from the patches that the stream holds."""
     stream, spread = passing
     seen = stream.seen
     keep = min(max(round(net.config.share * seen), net.config.least), net.config.most)
@@ -170,7 +170,7 @@ def settle(net: PatchCore, passing: Passing) -> None:
 
 
 def demand(net: PatchCore, canvas: tuple[int, int], pictures: int) -> Demand:
-    """What the memory costs to build."""
+    """The cost of building the memory: bytes at the peak, and floating-point operations."""
     config, patches = net.config, net.features.places_on(canvas) * pictures
     capacity, numbers = config.store * config.most, net.get_buffer("projection").shape[1]
     return Demand(
@@ -180,17 +180,17 @@ def demand(net: PatchCore, canvas: tuple[int, int], pictures: int) -> Demand:
 
 
 def stages(net: PatchCore, config: Config) -> Sequence[Train | Collect]:
-    """The features are learnt, unless they came from --trunk; then one look at every good picture."""
+    """Train the features, unless they come from --trunk; then one pass over the good pictures."""
     return learn_then(net, config, Collect("memory", begin, remember, settle, demand=demand))
 
 
 def forger(config: Config) -> Forger:
-    """CutPaste's patches and scars, each a class of its own (its 3-way question); the features are learnt from them."""
+    """CutPaste's patches and scars, each a class of its own (its 3-way task), from which the features are learnt."""
     return Labelled(CutPaste(), "shape", CLASSES)
 
 
 def score_rule(config: Config) -> ScoreRule:
-    """Section 3.3: the largest distance, by eq. 7 where `reweight` asks for it (then over all patches, judged or not)."""
+    """Section 3.3: the largest distance; with `reweight` weighted by eq. 7, then over all patches, judged or not."""
     if config.reweight:
         return ScoreRule(reduce="network")
     return ScoreRule(reduce="top", top=config.top) if config.top else ScoreRule(reduce="max")

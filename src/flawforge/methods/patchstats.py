@@ -1,8 +1,8 @@
 """Statistics of a product's own good pictures, in closed form: per-position Gaussians over learned PCA filters.
 
 After PaDiM (Defard et al., ICPR 2021, arXiv 2011.08785), with principal components of the product's own patches in place
-of a pretrained network. The statistics themselves are in `nn.patchstats`, for `guided` stands on them too; this file holds
-the settings and the record.
+of a pretrained network. The statistics are in `nn.patchstats`, which `guided` uses too; this file holds the settings and
+the entry of METHODS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flawforge.types import Collect, Method, ScoreRule, TrainingSettings
 
 @dataclass(frozen=True)
 class Config(TrainingSettings):
-    """Settings of the statistics. Scales are powers of two; a scale of 2 sees the picture at half its size."""
+    """Settings of the statistics. Scales are powers of two; at scale 2 the picture has half its size."""
 
     normalised: tuple[Scale, ...] = (1, 2, 4)
     raw: tuple[Scale, ...] = (1, 2, 4)
@@ -36,12 +36,12 @@ class Config(TrainingSettings):
 
 
 def stages(net: PatchStats, config: Config) -> Sequence[Collect]:
-    """Four looks at the good pictures; nothing is trained."""
+    """Four passes over the good pictures; nothing is trained by gradient."""
     return looks()
 
 
 def score_rule(config: Config) -> ScoreRule:
-    """The mean of the map's highest thousandth."""
+    """The mean of the map's highest `top` share of pixels (0.1 % by default); higher = more anomalous."""
     return ScoreRule(reduce="top", top=config.top)
 
 

@@ -1,39 +1,39 @@
-"""SGSF: defects forged where the part is, and a segmenter guided by features of good pictures.
+"""SGSF: defects forged in the salient region, and a segmenter guided by features of good pictures.
 
 Xing, Sun, Li: "Self-supervised guided segmentation framework for unsupervised anomaly detection", arXiv 2209.12440 (SGSF),
-and its journal form by Xing, Sun, Zeng, Li, IEEE TCSVT 34(6), 2024 (NIGSF). Only the two abstracts and a reader's note on
-the journal form were available to us, and no code: a reconstruction, never a reproduction. docs/methods/sgsf.md says of
-every part whether it is known, read from the note, or assumed.
+and its journal version by Xing, Sun, Zeng, Li, IEEE TCSVT 34(6), 2024 (NIGSF). Only the two abstracts and a reader's note on
+the journal version were available to us, and no code: this is a reconstruction, not a reproduction. docs/methods/sgsf.md
+states for every part whether it is known, read from the note, or assumed.
 
     part of the paper                                     here
     SAM: masks inside the salient region                  `forger`: forge.salient.SaliencyPerlin, forged : good = 3 : 1
     NGN, contrast set by cosine similarity                `Sgsf.retrieve`, among the references that `stages` chooses first
     NGN, normal feature extractor (L2 + SSIM)             nn.unet.Autoencoder, nn.losses.reconstruction_losses
     fusion: concatenate and convolve at each scale        `GuidedUNet`
-    features that know natural images (assumed)           nn.trunks: they retrieve, and guide at strides 4, 8 and 16
+    features pretrained on ImageNet (assumed)             nn.trunks: for retrieval, and for guiding at strides 4, 8 and 16
     segmentation loss, focal                              `loss`
     image score: highest pixel, no smoothing              `score_rule` (profile cpu: mean filter)
 
-`guidance` holds both readings. "reference" (journal form): the guide reconstructs a good picture that looks like the one to
-be judged, and its decoder's features go to the segmenter. "denoise" (our reading of the first form): the guide restores the
-picture itself, no reference is needed. "both", the default, does either and lays their features side by side: restoring wins
-where parts lie anyhow, references where they lie alike. "none": a plain U-Net, the ablation.
+`guidance` offers both readings. "reference" (journal version): the guide reconstructs a good picture that is similar to the
+one to be judged, and its decoder's features go to the segmenter. "denoise" (our reading of the first version): the guide
+restores the picture itself, without a reference. "both", the default of profile `cpu`, concatenates the features of the two:
+restoring wins where parts lie at random, references where they are aligned. "none": a plain U-Net, the ablation.
 
 By default the contrast set is retrieved by the features of EfficientNet-Lite0 (`look`), which is not trained: those of
-stride 16, each channel in its own deviations, as means over 2 x 2 places. The same features of the picture, and how far each
-is from the reference's, join the guide's at strides 4, 8 and 16, brought to NARROW channels by 1 x 1 convolutions.
+stride 16, each channel standardised, as means over 2 x 2 places. The same features of the picture, and their absolute
+difference from the reference's, join the guide's at strides 4, 8 and 16, reduced to NARROW channels by 1 x 1 convolutions.
 
 Ours: with --trunk none the retrieval features are the good pictures at an eighth of their size. Either kind is projected on
-its leading right singular vectors, the linear autoencoder in closed form (Eckart and Young 1936). It keeps where things are,
-so the reference lies as the part does, and stands still while the nets train, so keys are computed once. At most
-`references` good pictures are kept, chosen greedily so that all good pictures are as similar as can be to their nearest
+its leading right singular vectors, the linear autoencoder in closed form (Eckart and Young 1936). It preserves position, so
+that a reference has the pose of the part, and it is fixed while the nets train, so that keys are computed once. At most
+`references` good pictures are kept, chosen greedily to maximise the mean similarity of all good pictures to their nearest
 reference (facility location; Nemhauser, Wolsey and Fisher 1978). They are buffers: part of the model folder and of any
 export. In training a picture is never its own reference, or the segmenter would only learn to subtract the two.
 
-Profile `cpu`, beside what profile `paper` says: half resolution (`stride` 2), narrow nets, 32 references, AdamW with warm-up
-and cosine over the budget, logit instead of probability (it never saturates), a small mean filter before the maximum; the
-segmenter also sees the reference itself where references are alike in detail (`show`, decided by the good pictures, see
-`left_of_detail`), the fusion is `residual`, and forgeries are smaller and plainer.
+Profile `cpu` differs from profile `paper`: half resolution (`stride` 2), narrow nets, 32 references, AdamW with warm-up and
+cosine over the budget, logit instead of probability (it never saturates), a small mean filter before the maximum; the
+segmenter also gets the reference itself where references agree in detail (`show`, decided by the good pictures, see
+`left_of_detail`), the fusion is `residual`, and forgeries are smaller and simpler.
 """
 
 from __future__ import annotations
@@ -118,12 +118,12 @@ TINY = Config(references=4, guide_width=2, segment_width=8, batch=4, learning_ra
 
 
 class GuidedUNet(UNet):
-    """DRAEM's discriminative U-Net on the picture alone; at each scale the encoder's features are concatenated with the
-    guide's and convolved to their own width again, and go on downwards and to the decoder. `residual` adds them to what they
-    were, so that a young guide cannot drown the picture."""
+    """DRAEM's discriminative U-Net on the picture alone, with fusion: at each scale the encoder's features are concatenated
+    with the guide's and convolved back to their width, for the next level and the decoder. With `residual` the result is
+    added to the features, so that an untrained guide cannot mask the picture."""
 
     def __init__(self, channels: int, width: int, stride: int, guides: Sequence[int], residual: bool) -> None:
-        """`guides`: the guide's channels at each scale, finest first; the encoder's levels beyond stay bare."""
+        """`guides`: the guide's channels at each scale, finest first; deeper levels of the encoder have no fusion."""
         super().__init__(channels, 2, width, stride)
         self.residual = residual
         own = [width, 2 * width, 4 * width, 8 * width, 8 * width]
@@ -142,7 +142,7 @@ class GuidedUNet(UNet):
 
 
 class Sgsf(nn.Module):
-    """Guide, segmenter and the references. n 3 h w in [0, 1] of any size; the references have the fitted canvas.
+    """Guide, segmenter and the references. n 3 h w in [0, 1] of any size -> Evidence; references have the fitted canvas.
 
     memory  m 3 h w float16 in [0, 1], good pictures; valid m 1 h w, 1 = a pixel that counts; whose m, the picture's index
     encoder d by 3 * cells, the retrieval features' projection; keys m d, the references' features, of length 1
@@ -193,7 +193,7 @@ class Sgsf(nn.Module):
         self.chosen: list[int] = []  # places of the references among the good pictures, from one stage to the next
 
     def look(self, images: Tensor) -> list[Tensor]:
-        """n 3 h w -> the trunk's features at strides 4, 8 and 16, in their own deviations; nothing without a trunk."""
+        """n 3 h w -> the trunk's features at strides 4, 8 and 16, standardised; an empty list without a trunk."""
         if self.trunk is None:
             return []
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
@@ -201,20 +201,20 @@ class Sgsf(nn.Module):
             return [(x - self.get_buffer(f"middle{i}")) * self.get_buffer(f"scale{i}") for i, x in enumerate(seen)]
 
     def beside(self, looked: Sequence[Tensor], source: Tensor) -> list[Tensor]:
-        """What `look` said of the pictures, and with it how far each feature is from the reference's; to guide by."""
+        """The features from `look`, concatenated with their absolute difference from the reference's; for the fusion."""
         if not looked or not self.refers:
             return [each.clamp(-8, 8) for each in looked]
         pairs = zip(looked, self.look(source), strict=True)
         return [torch.cat([each, (each - other).abs()], dim=1).clamp(-8, 8) for each, other in pairs]
 
     def encode(self, images: Tensor, looked: Sequence[Tensor] = ()) -> Tensor:
-        """n 3 h w on the memory's canvas, and `look` of them where it is known -> retrieval features n d of length 1."""
+        """n 3 h w on the memory's canvas, and their features from `look` if known -> retrieval features n d of length 1."""
         if self.trunk is None:
             return F.normalize(shrink(images) @ self.encoder.T, dim=1)
         return F.normalize(gridded(looked or self.look(images)) @ self.encoder.T, dim=1)
 
     def rank(self, features: Tensor, count: int, itself: Tensor | None = None) -> Tensor:
-        """Retrieval features n d -> n `count` indices of the most similar references, as `retrieve` has them."""
+        """Retrieval features n d -> n `count` indices of the most similar references, see `retrieve`."""
         similarity = features @ self.keys.T
         if itself is not None:
             similarity = similarity - 3.0 * (self.whose == itself[:, None]).to(similarity.dtype)
@@ -228,7 +228,7 @@ class Sgsf(nn.Module):
         return self.rank(self.encode(images, looked), count, itself)
 
     def contrast(self, batch: Batch, count: int, looked: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
-        """One good picture for each of the batch, drawn from its `count` most similar references, and its valid pixels."""
+        """For each picture a reference drawn from its `count` most similar ones: n 3 h w, and its valid pixels n 1 h w."""
         if not len(self.memory):  # no reference was collected (a forecast only times the steps): a neighbour does
             return batch.clean.roll(1, dims=0), batch.valid.roll(1, dims=0)
         near = self.retrieve(batch.forged, count, batch.index, looked)
@@ -240,8 +240,8 @@ class Sgsf(nn.Module):
     def guide_and_segment(
         self, images: Tensor, source: Tensor | None, beside: Sequence[Tensor] = ()
     ) -> tuple[Tensor | None, Tensor]:
-        """Pictures n 3 h w, what the guide looks at, alike, and the trunk's features -> (what the guide gives of the latter,
-        anomaly logit n 1 h w). With both guides the restored pictures come first and the references after them, 2n."""
+        """Pictures n 3 h w, the guide's input `source` n 3 h w, the trunk's features -> (the guide's reconstruction n 3 h w,
+        anomaly logit n 1 h w). With guidance "both" the restored pictures come first and the references after them, 2n."""
         h, w = images.shape[-2:]
         images = self.pad(images)
         pictures: list[Tensor] = []
@@ -280,7 +280,7 @@ class Sgsf(nn.Module):
         return F.interpolate(references, size, mode="bilinear", align_corners=False)
 
     def facts(self) -> list[str]:
-        """What the good pictures decided, in words."""
+        """What the fit decided from the good pictures, as sentences."""
         if not self.refers:
             return []
         shown = "it is shown to the segmenter" if self.show and float(self.alike) else "its features alone are the guide"
@@ -325,15 +325,15 @@ def shrink(images: Tensor) -> Tensor:
 
 
 def gridded(looked: Sequence[Tensor]) -> Tensor:
-    """The trunk's features -> the coarsest ones' means over 2 x 2 places, n numbers: what is where, roughly."""
+    """The trunk's features -> means of the coarsest stage over 2 x 2 places, n d: content and rough position."""
     return F.avg_pool2d(looked[-1], 2).flatten(1)
 
 
 @dataclass
 class Looked:
-    """The good pictures as they come: small ones, or with a trunk its features on a grid and each stage's moments.
+    """State of the pass: the good pictures downscaled, or with a trunk its features on a grid and each stage's moments.
 
-    small    n numbers in batches
+    small    n d, in batches
     moments  for each stage, in batches: n 2 c, the mean and the mean square over all places
     """
 
@@ -351,7 +351,7 @@ def gather_small(net: Sgsf, state: Looked, batch: Batch) -> None:
 
 
 def learn_features(net: Sgsf, state: Looked) -> None:
-    """The units of the trunk's features; the linear autoencoder of what was kept, and which pictures are references."""
+    """Set the scale of the trunk's features, fit the linear autoencoder, and choose the references."""
     small = torch.cat(state.small).double()
     for place, parts in enumerate(zip(*state.moments, strict=True)):
         mean, square = torch.cat(parts).mean(dim=0)
@@ -392,7 +392,7 @@ def choose(keys: Tensor, count: int) -> list[int]:
 
 @dataclass
 class References:
-    """The chosen pictures as they come.
+    """State of the second pass: the references found so far.
 
     looked    good pictures so far
     pictures  m 4 h w in batches, the last channel is `valid`; whose  m, the good picture's index
@@ -414,7 +414,7 @@ def keep(net: Sgsf, references: References, batch: Batch) -> None:
 
 
 def lay_in(net: Sgsf, references: References) -> None:
-    """The chosen pictures become the memory."""
+    """Put the chosen pictures into the net's memory."""
     pictures = torch.cat(references.pictures)
     net.memory, net.valid = pictures[:, :3].half().contiguous(), (pictures[:, 3:] > 0).to(torch.uint8).contiguous()
     net.whose = torch.cat(references.whose).to(net.memory.device)
@@ -426,10 +426,10 @@ def lay_in(net: Sgsf, references: References) -> None:
 
 
 def left_of_detail(net: Sgsf) -> float:
-    """What is left of the references' detail when that of the most similar other one is taken away: a ratio of energies, 0
-    for equal pictures, 1 where nothing is gained, 2 where the two have nothing to do with each other.
+    """Energy of the references' detail minus that of their most similar other reference, relative to the detail's energy:
+    0 for equal pictures, 1 where subtracting gains nothing, 2 where the two are uncorrelated.
 
-    Detail is a picture less its means over CELL x CELL pixels. With references of a single picture there is no other: 2.
+    Detail is a picture minus its means over CELL x CELL pixels. Where all references are of one picture: 2.
     """
     if len(net.whose.unique()) < 2:
         return 2.0
@@ -444,7 +444,7 @@ def left_of_detail(net: Sgsf) -> float:
 
 
 def loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """L2 + SSIM of the guide (where there is one) + focal loss of the segmenter, unit weights as published (lambda = 1)."""
+    """Loss terms: the guide's L2 and SSIM (where there is one), the segmenter's focal loss; unit weights, as published."""
     looked = net.look(batch.forged)
     source, target, valid = batch.forged, batch.clean, batch.valid
     if net.refers:
@@ -463,7 +463,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {"cosine": cosine_schedule, "st
 
 
 def stages(net: Sgsf, config: Config) -> Sequence[Train | Collect]:
-    """Choose the references by two looks at the good pictures, then train guide and segmenter together."""
+    """Choose the references in two passes over the good pictures, then train guide and segmenter jointly."""
 
     def optimiser(parameters: Sequence[Any]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -485,7 +485,7 @@ def stages(net: Sgsf, config: Config) -> Sequence[Train | Collect]:
 def forger(config: Config) -> Forger:
     """Saliency Perlin masks filled with texture.
 
-    "everywhere"  a control that differs in the saliency alone: the whole picture is salient
+    "everywhere"  a control that differs only in the saliency: the whole picture is salient
     "perlin"      DRAEM's forger, which also has a fixed threshold and other textures; `rule`, `spread`, `opacity` are unused
     """
     if config.masks == "perlin":
@@ -495,7 +495,7 @@ def forger(config: Config) -> Forger:
 
 
 def trunk(net: Sgsf, config: Config, init: Init) -> list[str]:
-    """The features of --trunk; where nothing guides, there is no use for them."""
+    """Load the features of --trunk; ignored with guidance "none"."""
     if net.trunk is None:
         return ["nothing guides the segmenter, so --trunk is not looked at"]
     origin = f"a {init.about['method']} model" if init.about else init.source or "weights from outside"
@@ -504,14 +504,14 @@ def trunk(net: Sgsf, config: Config, init: Init) -> list[str]:
 
 
 def decided(net: Sgsf, config: Config) -> Config:
-    """The settings by which another fit shows the segmenter what this one did."""
+    """The settings that make another fit use the same `show` as this one decided."""
     if not net.refers or config.show != "alike":
         return config
     return replace(config, show="always" if float(net.alike) else "never")
 
 
 def score_rule(config: Config) -> ScoreRule:
-    """The maximum of the map; published without a mean filter, which is `smooth` 1."""
+    """The maximum of the map after a mean filter of `smooth` px; published without one (`smooth` 1)."""
     return ScoreRule(reduce="max", smooth=config.smooth)
 
 
