@@ -1,7 +1,7 @@
-"""Whether a net that learns against an adversary has collapsed: asked of what its model would answer, not of its losses.
+"""Whether adversarial training has collapsed, measured by what the finished model would answer, not by its losses.
 
-A map can go constant and an adversary saturate while every loss stays finite. So the net judges good pictures and their own
-forgeries as the finished model would, and two shares are watched, free of any scale; chance is 0.5. Ours, in no paper
+A map can become constant and an adversary saturate while every loss stays finite. So the net judges good pictures and their
+own forgeries as the finished model would, and two scale-free shares in [0, 1] are tracked; chance is 0.5. Ours, in no paper
 (docs/decisions/0017).
 """
 
@@ -20,13 +20,13 @@ SATURATED = 0.99  # a discriminator that is right more often than this teaches n
 
 
 class Watch(nn.Module):
-    """Running means that tell a living fit from a collapsed one; buffers, so that a resumed fit goes on with them.
+    """Running means that show whether a fit has collapsed; buffers, so that a resumed fit continues with them.
 
-    critic    share of pairs that the stage's critic tells right; 1.0 = saturated, nothing to be learnt from it
-    outlined  share of forged pictures whose map is higher inside the outline than outside; 0.5 = it says nothing
-    caught    share of forged pictures whose score is above their own good picture's; 0.5 = it says nothing
+    critic    share of pairs that the stage's critic classifies correctly; 1.0 = saturated, its gradient is useless
+    outlined  share of forged pictures whose map is higher inside the outline than outside; 0.5 = chance
+    caught    share of forged pictures whose score is above their own good picture's; 0.5 = chance
     steps     of the stage so far
-    A share below zero has not been seen yet.
+    A share below zero has not been measured yet.
     """
 
     critic: Tensor
@@ -41,7 +41,7 @@ class Watch(nn.Module):
         self.register_buffer("steps", torch.zeros(()))
 
     def see(self, name: str, value: Tensor, decay: float) -> None:
-        """Move the running mean; the first value is taken as it is."""
+        """Update the running mean called `name` by an exponential decay in [0, 1]; the first value is taken as it is."""
         buffer = self.get_buffer(name)
         buffer.copy_(torch.where(buffer < 0, value, decay * buffer + (1 - decay) * value))
 
@@ -49,7 +49,7 @@ class Watch(nn.Module):
 def outlined_and_caught(
     net: nn.Module, good: Tensor, forged: Tensor, mask: Tensor, valid: Tensor
 ) -> tuple[Tensor, Tensor] | None:
-    """(outlined, caught) as `Watch` has them, of good pictures and their forgeries n 3 h w, judged as by the finished model.
+    """(outlined, caught), see `Watch`, of good pictures and their forgeries n 3 h w, judged as by the finished model.
 
     mask, valid: n 1 h w. None where no picture of the batch is forged.
     """
@@ -79,7 +79,10 @@ def _share_above(a: Tensor, b: Tensor) -> Tensor:
 
 
 def check(net: Any, watch: Watch, batch: Batch, name: str, every: int, patience: int) -> dict[str, Tensor]:
-    """Look every `every` steps (0 = never) -> the share of `name`. TrainingError where, after `patience`, it is chance."""
+    """Measure every `every` steps (0 = never) -> the share `name`.
+
+    Raises TrainingError where it is no better than chance after `patience` steps.
+    """
     if every and int(watch.steps) % every == 0:
         with torch.no_grad():  # here and not in the net: several processes must not wait for gradients of it
             seen = net.outlined_and_caught(batch.clean, batch.forged, batch.mask, batch.valid)
@@ -125,5 +128,5 @@ def _last_word(net: Any, seen: Shares) -> None:
 
 
 def last_look(forger: Forger) -> Prove:
-    """A last stage that asks the finished net the same question, of fresh forgeries."""
+    """A last stage that measures the same shares of the finished net, on fresh forgeries."""
     return Prove("last look", forger, LOOKS, lambda net: [], _last_look, _last_word, share=0.01)

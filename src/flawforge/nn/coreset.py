@@ -1,4 +1,4 @@
-"""A few points that stand for many: greedy k-centre, exact but in blocks, over a stream in bounded memory.
+"""Coreset selection: exact greedy k-centre, computed in blocks, and over a stream in bounded memory.
 
     here        source
     `greedy`    Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical Computer Science 38 (1985):
@@ -8,12 +8,12 @@
     `sketch`    Johnson & Lindenstrauss (1984); Dasgupta & Gupta (2003): a random projection keeps distances. 128 numbers, as
                 PatchCore's code has it
 
-Taken one by one, n points and k choices cost k passes over all n, and the memory's speed is the limit. But as long as the
-farthest of a few candidates is farther than every other point was, the next choice is among the candidates; so the choices
-of a whole round are known from the distances between the candidates alone, and the pass over all n is one matrix product a
-round. The choices are those of the plain loop, up to ties and rounding.
+The plain loop makes k passes over all n points, and memory bandwidth is the limit. But as long as the farthest of a few
+candidates is farther than every other point was, the next choice is among the candidates. So a whole round of choices
+follows from the distances between the candidates alone, and one matrix product per round updates all n distances. The
+choices are those of the plain loop, up to ties and rounding.
 
-All distances are Euclidean. Nothing here is drawn at random but the sketch.
+All distances are Euclidean. Only the sketch is random.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ SAME = 1e-6  # squared distances below this share of the mean squared length are
 
 
 class Cover(NamedTuple):
-    """What was chosen of n points, and how far the rest is from it.
+    """The chosen points among n, and each point's distance to the nearest of them.
 
-    chosen    k, places in the order of choice
+    chosen    k, indices of points in the order of choice
     owner     n, which of the chosen (0 .. k - 1) is nearest
-    distance  n, how far it is
+    distance  n, the distance to it
     """
 
     chosen: Tensor
@@ -43,15 +43,15 @@ class Cover(NamedTuple):
 
     @property
     def radius(self) -> float:
-        """The distance of the point that is worst served."""
+        """The largest distance of any point to its nearest chosen one."""
         return float(self.distance.max())
 
 
 def greedy(points: Tensor, k: int) -> Cover:
     """Choose k of n d points, each the farthest from those before; the first is the farthest from the mean.
 
-    Fewer than k where the points that differ are fewer. The radius is at most twice the least of any k centres.
-    ValueError: no points.
+    Fewer than k where there are fewer distinct points. The radius is at most twice the smallest that k centres can have.
+    Raises ValueError where there are no points.
     """
     if not len(points) or k < 1:
         raise ValueError(f"{len(points)} points and {k} to choose were given; give at least 1 of both.")
@@ -112,9 +112,9 @@ def _round(candidates: Tensor, near: Tensor, bar: float, room: int) -> Tensor:
 
 
 def sketch(features: int, numbers: int = 128) -> Tensor:
-    """features numbers: a random projection from torch's generator that keeps squared distances on average.
+    """A random projection, features x numbers, from torch's generator; squared distances are preserved in expectation.
 
-    The identity where it would not make the points shorter.
+    The identity where it would not reduce the dimension.
     """
     if features <= numbers:
         return torch.eye(features)
@@ -122,13 +122,13 @@ def sketch(features: int, numbers: int = 128) -> Tensor:
 
 
 class Stream:
-    """Points come in any number of blocks; at most `capacity` are held, and `keep` are left in the end.
+    """A coreset of points that arrive in any number of blocks: at most `capacity` are held, and `keep` are left in the end.
 
-    projection  d p, what distances are measured in (see `sketch`); the points themselves are kept whole. It may be replaced
-                as more is known of the points: each choice uses the one that holds then
-    A stream that fits is chosen from exactly as `greedy` does. A longer one is reduced to `keep` each time the store is
-    full; `reach` is then a bound, added up on the way, on how far any point that ever came is from one that is left. Each of
-    m reductions adds at most twice the least possible radius, so the bound is at most 2 m of those.
+    projection  d p, applied before distances are measured (see `sketch`); the points are stored unprojected. It may be
+                replaced as more points are seen; each selection uses the current one
+    From a stream that fits, the choice is exactly that of `greedy`. A longer one is reduced to `keep` each time the store is
+    full; `reach` is then an accumulated upper bound on the distance of any point ever added to one that is left. Each of m
+    reductions adds at most twice the smallest possible radius, so the bound is at most 2 m of those.
     """
 
     def __init__(self, keep: int, capacity: int, projection: Tensor) -> None:
@@ -140,19 +140,19 @@ class Stream:
 
     @staticmethod
     def memory(keep: int, capacity: int, features: int, projected: int) -> int:
-        """Bytes at the peak: the store, what a reduction makes of it, and a block of distances."""
+        """Bytes at the peak: the store, its copies during a reduction, and a block of distances."""
         stored = capacity * (features + 2 * projected + 4) + keep * (features + projected)
         return 4 * (stored + ROWS * MOST + 2 * MOST * MOST)
 
     @staticmethod
     def work(points: int, keep: int, capacity: int, projected: int) -> float:
-        """Floating-point operations for a stream of `points`, all its reductions together."""
+        """Floating-point operations for a stream of `points`, summed over all reductions."""
         if points <= capacity:
             return 2.0 * points * min(keep, points) * projected
         return 2.0 * keep * projected * (math.ceil((points - capacity) / (capacity - keep)) + 1) * capacity
 
     def add(self, points: Tensor) -> None:
-        """Take n d points."""
+        """Add n d points."""
         while len(points):
             if self.held == self.capacity:
                 self._reduce(self.keep)
@@ -165,7 +165,7 @@ class Stream:
             self.seen += len(taken)
 
     def finish(self, keep: int | None = None) -> tuple[Tensor, float]:
-        """The points that are left, at most `keep` of them, and `reach`. ValueError: nothing came."""
+        """The points that are left, at most `keep` of them, and `reach`. Raises ValueError where none were added."""
         self._reduce(min(keep or self.keep, self.keep))
         return self._points[: self.held].clone(), float(self._reach[: self.held].max())
 

@@ -1,14 +1,14 @@
-"""How dense good pictures are where a network's features put a picture or a place of it. Fitted by one look, no gradients.
+"""Densities of good pictures' features, for whole pictures and for positions. Fitted in one pass, without gradients.
 
     here                source
     `PictureDensity`    CutPaste (Li et al., CVPR 2021) section 2.3: one Gaussian of pooled features, 0.5 (f - m)' S^-1
                         (f - m); shrinkage makes S invertible: Ledoit & Wolf, J. Multivariate Analysis 88 (2004)
     `PlaceDensity`      PaDiM (Defard et al., ICPR 2021) and CutPaste section 4.2: a Gaussian for every place of an aligned
-                        product, one for all places of any other; which of the two, and how strongly a place's own mean and
-                        covariance are held to the common ones, the good pictures decide (`nn.gaussians`)
+                        product, one for all places of any other. Which of the two, and how strongly a place's mean and
+                        covariance are shrunk towards the common ones, is chosen by likelihood (`nn.gaussians`)
     `spread`            CutPaste section A.5: a transposed convolution with a Gaussian kernel, after FCDD (Liznerski, 2021)
 
-Both say in words what they found (`fact`). Letters in shapes: d features, k places, m pictures.
+Both report what was fitted as a sentence (`fact`). Letters in shapes: d features, k places, m pictures.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MARGIN = 0.01  # nats a picture and place by which Gaussians of their own must b
 
 
 def resized(module: nn.Module, names: tuple[str, ...]) -> None:
-    """Let these buffers take whatever size a file of weights has for them."""
+    """Let these buffers take the sizes that they have in a file of weights when it is loaded."""
 
     def hook(own: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
         for name in names:
@@ -41,7 +41,7 @@ def resized(module: nn.Module, names: tuple[str, ...]) -> None:
 
 
 class PictureDensity(nn.Module):
-    """How strange one pooled feature vector is.
+    """Anomaly score of a pooled feature vector.
 
     how         "gaussian": half the squared Mahalanobis distance under a Ledoit-Wolf covariance;
                 "nearest": mean Euclidean distance to the `neighbours` nearest good pictures
@@ -65,11 +65,11 @@ class PictureDensity(nn.Module):
         resized(self, ("bank",))
 
     def look(self, collected: list[Tensor], features: Tensor) -> None:
-        """Add n d of good pictures to what is collected; called once for every batch."""
+        """Append the features n d of good pictures to `collected`; called once for every batch."""
         collected.append(self._scaled(features.float()).cpu())
 
     def finish(self, collected: Sequence[Tensor]) -> None:
-        """Fit to all pictures that were collected."""
+        """Fit to the features of all good pictures."""
         from sklearn.covariance import ledoit_wolf
 
         pictures = torch.cat(list(collected))
@@ -98,7 +98,7 @@ class PictureDensity(nn.Module):
         return 0.5 * F.linear(x - self.centre, self.factor).square().sum(dim=1)
 
     def fact(self) -> str:
-        """What was fitted, in one sentence's words."""
+        """What was fitted, as a sentence without a full stop."""
         if self.how == "nearest":
             return f"pictures are judged by their {self.neighbours} nearest among {len(self.bank)} good ones"
         return f"pictures are judged by one Gaussian, its covariance shrunk by {float(self.shrinkage):.0%} (Ledoit-Wolf)"
@@ -109,11 +109,11 @@ class PictureDensity(nn.Module):
 
 @dataclass
 class Moments:
-    """Of the features at every place of a grid, about the first batch's mean, so that the sums stay small.
+    """Sums of the features at every place of a grid, about the first batch's mean for numerical stability.
 
     size   gh gw; shift  places d; n  places; total  places d; outer  places d d; zero before the first batch
-    kept   some pictures' features places d, shifted, and their weights places: the priors are chosen by them
-    step, came  every `step`-th of the pictures that came was kept
+    kept   some pictures' features places d, shifted, and their weights places, by which the priors are chosen
+    step, came  of the `came` pictures so far, every `step`-th was kept
     """
 
     size: tuple[int, int] = (0, 0)
@@ -126,8 +126,8 @@ class Moments:
     came: int = 0
 
     def keep(self, sample: Tensor, weight: Tensor) -> None:
-        """At most JUDGES pictures, evenly spread over all, however many there will be: where there are too many, every
-        second goes and from then on every second that comes."""
+        """Keep at most JUDGES pictures, evenly spread over a stream of unknown length: where there are too many, every
+        second one is dropped, and from then on every second new one too."""
         self.came += 1
         if (self.came - 1) % self.step:
             return
@@ -138,13 +138,13 @@ class Moments:
 
 
 class PlaceDensity(nn.Module):
-    """How strange the features at each place of a grid are.
+    """Anomaly scores of the features at each place of a grid.
 
     dims    features d; their covariances cost places * d * d floats in a fit and in the model
-    keep    "auto": the good pictures decide; "places": a Gaussian for every place; "shared": one for all
+    keep    "auto": chosen by likelihood; "places": a Gaussian for every place; "shared": one for all
     surprise  "density": -2 log density up to a constant; "distance": the squared Mahalanobis distance alone, as published
 
-    A place that no good picture shows (a letterbox border) is as strange as good places usually are.
+    A place that no good picture shows (a letterbox border) gets the typical score of good places.
     """
 
     centre: Tensor
@@ -171,7 +171,7 @@ class PlaceDensity(nn.Module):
         resized(self, ("centre", "factor", "width", "known"))
 
     def look(self, moments: Moments, features: Tensor, valid: Tensor | None = None) -> None:
-        """Add n d gh gw of good pictures, and n gh gw, 1 = a place to learn from; called once for every batch."""
+        """Add features n d gh gw of good pictures, and valid n gh gw, 1 = use this place; called once for every batch."""
         n, _, gh, gw = features.shape
         flat = features.float().flatten(2).permute(2, 1, 0)  # k d n
         weight = features.new_ones(n, gh, gw) if valid is None else valid.to(features)
@@ -187,7 +187,7 @@ class PlaceDensity(nn.Module):
             moments.keep(flat[..., i].clone(), weight[:, i].clone())
 
     def finish(self, sums: Moments) -> None:
-        """Choose and fit."""
+        """Choose the priors and fit the Gaussians."""
         n, total, outer, (gh, gw) = sums.n, sums.total, sums.outer, sums.size
         whole = n.sum(), total.sum(dim=0), outer.sum(dim=0)
         common = whole[1] / whole[0].clamp_min(1)
@@ -256,7 +256,7 @@ class PlaceDensity(nn.Module):
         return surprise * self.known + self.usual * (1 - self.known)
 
     def fact(self) -> str:
-        """What was chosen, in one sentence's words."""
+        """What was chosen, as a sentence without a full stop."""
         shared, tau, kappa = self.chosen.tolist()
         how = "under which left-out good pictures are likeliest" if self.keep == "auto" else "as asked"
         if shared:
@@ -268,10 +268,10 @@ class PlaceDensity(nn.Module):
 
 
 def spread(grid: Tensor, stride: int, side: int, sigma: float) -> Tensor:
-    """n gh gw, each value that of a window of `side` px, `stride` px apart -> n h w, h = (gh - 1) * stride + side.
+    """Window scores n gh gw, for windows of `side` px, `stride` px apart -> n h w, h = (gh - 1) * stride + side.
 
-    Every value is laid out as a Gaussian of `sigma` px; divided by the Gaussians' sum, so that a window at the edge, which
-    has fewer neighbours, is no darker (ours).
+    Every value is spread as a Gaussian of `sigma` px. The result is divided by the sum of the Gaussians, so that a window
+    at the edge, which has fewer neighbours, is not weaker (ours).
     """
     x = torch.arange(side, dtype=grid.dtype, device=grid.device) - (side - 1) / 2
     bell = torch.exp(-x.square() / (2 * sigma**2))
@@ -285,7 +285,7 @@ def spread(grid: Tensor, stride: int, side: int, sigma: float) -> Tensor:
 
 
 def centred(grid: Tensor, stride: int, side: int, sigma: float, size: tuple[int, int]) -> Tensor:
-    """As `spread`, for cells of `stride` px that tile the picture: the window of `side` px lies about each cell's middle.
+    """As `spread`, for cells of `stride` px that tile the picture: the window of `side` px is centred on each cell.
 
     n gh gw -> n h w, cut to `size`. side >= stride, and both even or both odd.
     """

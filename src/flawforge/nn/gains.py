@@ -1,8 +1,8 @@
-"""Does one detector surely gain over another on forged pictures? The figures by which gates choose; no label is involved.
+"""Is one detector significantly better than another on forged pictures? The figures by which gates decide, without labels.
 
-`top_mean`           the score of a picture, as `ScoreRule(reduce="top")` has it
-`average_precision`  how well a map finds the forged pixels among all others, and among those of good pictures
-`least_gains`        the lower confidence bound of the mean gain, picture by picture (Student's t)
+`top_mean`           the score of a picture, as by `ScoreRule(reduce="top")`
+`average_precision`  how well a map ranks forged pixels above all others, including those of good pictures
+`least_gains`        the lower confidence bound of the mean gain per picture (Student's t)
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ MARGIN = 0.02  # by which a sum must surely gain, for forgeries flatter what has
 
 
 def top_mean(maps: Tensor, valid: Tensor, top: float) -> Tensor:
-    """k h w, h w bool -> k: the mean of the highest `top` share of the valid pixels, as the score rule has it."""
+    """k h w, valid h w bool -> k: the mean of the highest `top` share, in (0, 1], of the valid pixels, at least one."""
     values = maps[:, valid]
     return values.topk(max(1, round(top * values.shape[1])), dim=1).values.mean(dim=1)
 
 
 def average_precision(maps: Tensor, mask: Tensor, quiet: Tensor | None = None, times: int = 1) -> Tensor:
-    """k n values, n bool with some True -> k: average precision of the values as detectors of the mask.
+    """Values k n, mask n bool with some True -> k in (0, 1]: average precision of the values as detectors of the mask.
 
-    quiet  k m, rising: values of other places, none of which is in a mask; each counts `times` times
+    quiet  k m, ascending: values of other places, none of them in a mask; each counts `times` times
     """
     precisions = []
     for place, row in enumerate(maps):
@@ -44,11 +44,11 @@ def average_precision(maps: Tensor, mask: Tensor, quiet: Tensor | None = None, t
 
 @dataclass
 class Proof:
-    """What the gate goes by.
+    """The measurements that a gate decides by.
 
-    scores  k candidates, of the reserved good pictures
-    quiet   candidates m, rising: their maps' values
-    rows    of each forged picture: the good picture's place, and 2 candidates, AUROC of the score and precision of the map
+    scores  pictures candidates: scores of the reserved good pictures
+    quiet   candidates m, ascending: values of their maps
+    rows    for each forged picture: the good picture's index, and what the gate measured of each candidate
     """
 
     scores: Tensor
@@ -57,7 +57,11 @@ class Proof:
 
 
 def least_gains(values: NDArray[np.float64], sure: float = SURE) -> NDArray[np.float64]:
-    """pictures candidates -> candidates: lower bound of each one's mean gain over the first (Student's t, one-sided)."""
+    """pictures candidates -> candidates: lower bound of the mean gain over the first candidate (Student's t, one-sided).
+
+    sure  confidence level in (0, 1)
+    At least two pictures.
+    """
     gains = values - values[:, :1]
     error = gains.std(axis=0, ddof=1) / np.sqrt(len(gains))
     return np.asarray(gains.mean(axis=0) - stats.t.ppf(sure, len(gains) - 1) * error)

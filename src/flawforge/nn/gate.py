@@ -1,9 +1,9 @@
-"""The gate of `auto`: does the sum of statistics and segmenter beat the statistics on forgeries? No test picture counts.
+"""The gate of `auto`: is the sum of statistics and segmenter better than the statistics on forgeries? Uses no test picture.
 
-It is asked once for the picture and once for the map. A map must find the defect's pixels among those of the reserved good
-pictures too, for the highest values of good pictures set a pixel's threshold. Only a gain that the spread over these
-pictures does not explain is taken (one-sided 95 %, and MARGIN more); else the statistics stand. The segmenter alone is no
-candidate: forgeries flatter what has learnt from forgeries.
+The question is decided separately for the picture's score and for the map. A map must also rank the defect's pixels above
+those of the reserved good pictures, because the highest values of good pictures set the pixel threshold. The sum is used
+only where the lower confidence bound of the mean gain per picture (one-sided 95 %) exceeds MARGIN; else the statistics are
+used alone. The segmenter alone is no candidate: forgeries overrate a detector that was trained on forgeries.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from flawforge.types import Batch, Forger, Prove, Stage
 
 
 def candidates(net: Guided, maps: Tensor) -> Tensor:
-    """Both maps 2 h w -> CANDIDATES 3 h w, in units of good pictures."""
+    """Both maps 2 h w -> CANDIDATES 3 h w, each map standardised on good pictures."""
     scaled = (maps - net.unit[:, :1, None].cpu()) / net.unit[:, 1:, None].cpu()
     return torch.cat([scaled, scaled.sum(dim=0, keepdim=True)])
 
 
 def begin(net: Guided, top: float) -> Proof:
-    """What the candidates say of the reserved good pictures."""
+    """Scores and map values of the candidates on the reserved good pictures."""
     thin, scores, quiet = np.s_[..., ::THIN, ::THIN], [], []
     for good, valid in net.reserved:
         maps = candidates(net, good)
@@ -37,7 +37,7 @@ def begin(net: Guided, top: float) -> Proof:
 
 
 def prove(net: Guided, proof: Proof, batch: Batch, top: float) -> None:
-    """For each forged picture: how well each candidate tells it from the good pictures, and its pixels from all others."""
+    """Append, for each forged picture and candidate: AUROC against the good pictures, average precision of its pixels."""
     statistics, segmenter = net.both(batch.forged, [0] * len(batch.forged), batch.inner)
     for i, index in enumerate(batch.index.tolist()):
         mask, valid = batch.mask[i, 0].cpu() > 0, batch.valid[i, 0].cpu() > 0
@@ -51,7 +51,7 @@ def prove(net: Guided, proof: Proof, batch: Batch, top: float) -> None:
 
 
 def decide(net: Guided, rows: Sequence[tuple[int, Tensor]]) -> None:
-    """For picture and map: the sum, where it surely gains over the statistics. rows: as in `Proof`."""
+    """For picture and map: use the sum where its gain over the statistics surely exceeds MARGIN. rows: see `Proof`."""
     pictures = sorted({index for index, _ in rows})
     if len(pictures) < LEAST:
         return
@@ -65,7 +65,7 @@ def decide(net: Guided, rows: Sequence[tuple[int, Tensor]]) -> None:
 
 
 def gate(config: Config, forger: Forger) -> list[Stage]:
-    """`prove`, then `decide`, on forgeries of a family that training never used; nothing where the settings decide."""
+    """`prove`, then `decide`, on forgeries of a held-out family; no stage unless `use` is "gate"."""
     if config.use != "gate":
         return []
 

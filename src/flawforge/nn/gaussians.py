@@ -1,10 +1,10 @@
-"""Gaussians fitted in closed form, judged by the good pictures they were fitted without; and the tail beyond the good.
+"""Gaussians fitted in closed form, their leave-one-out likelihood, and the tail of the distances of good pictures.
 
     here                    source
     `posterior`             normal-inverse-Wishart: Gelman et al., Bayesian Data Analysis (3rd ed.), section 3.6
     `leave_out`             leave-one-out covariance by the matrix inversion lemma: Hoffbeck & Landgrebe, PAMI 18 (1996);
-                            Theiler, "The incredible shrinking covariance estimator", SPIE 8391 (2012), for one sample; a
-                            picture takes a whole block of positions with it, so the lemma is used at rank block^2
+                            Theiler, "The incredible shrinking covariance estimator", SPIE 8391 (2012), for one sample.
+                            Leaving out a picture removes a block of positions, so the lemma is used at rank block^2
     `tail_of`, `pareto`     excesses over a high threshold follow a generalised Pareto law: Pickands, Annals of Statistics
                             (1975); fitted by probability-weighted moments: Hosking & Wallis, Technometrics 29 (1987)
 
@@ -26,14 +26,14 @@ KNOTS = (0.99, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # empirical tail probabilities;
 
 
 def whitener(covariance: Tensor) -> Tensor:
-    """d d -> the symmetric inverse root of the covariance, with a floor under its eigenvalues."""
+    """Covariance d d -> its symmetric inverse square root d d; small eigenvalues are floored."""
     values, vectors = torch.linalg.eigh(covariance)
     floor = 1e-3 * float(values.clamp_min(0).mean()) + 1e-6
     return vectors @ torch.diag((values.clamp_min(0) + floor).rsqrt()) @ vectors.T
 
 
 def ridged(covariance: Tensor) -> Tensor:
-    """d d -> the same with a millionth of its mean variance on the diagonal, so that rounding cannot make it singular."""
+    """d d -> the same plus a millionth of its mean variance on the diagonal, so that rounding cannot make it singular."""
     return covariance + torch.diag((1e-6 * covariance.diagonal().mean() + 1e-12).expand(len(covariance)))
 
 
@@ -48,7 +48,7 @@ def posterior(count: Tensor, total: Tensor, outer: Tensor, tau: Tensor) -> tuple
 
 
 def freedom(count: Tensor, tau: Tensor) -> Tensor:
-    """Samples less those that the means cost, summed over the block: ... b, tau ... 1 -> ..."""
+    """Degrees of freedom: samples minus those used up by the means, summed over the block: ... b, tau ... 1 -> ..."""
     return (count - count / (count + tau)).sum(dim=-1)
 
 
@@ -102,7 +102,7 @@ def shared_likelihood(
     whole: tuple[Tensor, Tensor, Tensor],
     white: Tensor,
 ) -> Tensor:
-    """As `likelihoods`, under one Gaussian for all positions: k."""
+    """As `likelihoods`, under one Gaussian for all positions -> k."""
     total = torch.zeros(weights.shape[1], dtype=samples.dtype, device=samples.device)
     middle = whole[1] / whole[0].clamp_min(1)  # what the samples are measured from
     for x, w, own in zip(samples, weights, pictures, strict=True):
@@ -121,7 +121,7 @@ def shared_likelihood(
 def tail_of(ordered: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Ascending samples -> (knots, slopes of -log p between them, (scale, shape) of the Pareto tail beyond the last).
 
-    The shape is held to [0.01, 0.5]: below 0 the tail would end and large defects tie.
+    The shape is clamped to [0.01, 0.5]: below 0 the tail would be bounded, and large defects would tie.
     """
     n = len(ordered)
     if n == 0:
@@ -138,7 +138,7 @@ def tail_of(ordered: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def pareto(excess: Tensor) -> tuple[float, float]:
     """(scale, shape) of the generalised Pareto law by probability-weighted moments (Hosking & Wallis 1987, eq. 4).
 
-    excess: ascending, above 0.
+    excess: ascending, all above 0.
     """
     n = len(excess)
     above = 1 - (torch.arange(1, n + 1, dtype=torch.float64) - 0.35) / n
@@ -149,12 +149,12 @@ def pareto(excess: Tensor) -> tuple[float, float]:
 
 
 def shrinkage(covariance: Tensor, free: Tensor) -> Tensor:
-    """How far to pull sample covariances k d d of `free` (k) degrees of freedom towards the identity: k weights in [0, 1].
+    """Shrinkage weights towards the identity, k in [0, 1], of sample covariances k d d with `free` (k) degrees of freedom.
 
     (1 - w) S + w I has the least expected squared error for Gaussian samples (Fisher & Sun, Computational Statistics & Data
     Analysis 55 (2011), the identity as target): w = E|S - C|^2 / E|S - I|^2 for the true covariance C, estimated from S.
     E|S - C|^2 = (tr C^2 + tr^2 C) / n, and tr C^2 has the unbiased estimate n^2 / ((n - 1)(n + 2)) (tr S^2 - tr^2 S / n).
-    Fewer than two degrees of freedom say nothing: 1.
+    With fewer than two degrees of freedom the weight is 1.
     """
     d, n = covariance.shape[-1], free.clamp_min(2)
     trace = covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1) / d

@@ -1,6 +1,6 @@
-"""Statistics of the good pictures and a segmenter that they guide, in one net: what `guided` and `auto` are made of.
+"""Statistics of the good pictures and a segmenter guided by them, in one net, shared by `guided` and `auto`.
 
-`methods.guided` tells the idea and where each part comes from; `nn.gate` chooses what is used of it.
+`methods.guided` states the idea and the source of each part; `nn.gate` decides which maps are used.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ TINY = Config(
 
 
 class Seen(NamedTuple):
-    """What the segmenter sees of n pictures.
+    """The segmenter's inputs for n pictures.
 
     picture   n c h/2 w/2: -log p of the filters, deviation of the pixels, the picture itself and in even light
     fused     n 1 gh gw: the statistics' map
-    maps      n 2 h/2 w/2: -log p of the trunk's families; None = there is no trunk
-    features  n d h/8 w/8: the trunk's features, and their difference to the nearest good patch; None likewise
+    maps      n 2 h/2 w/2: -log p of the trunk's families; None without a trunk
+    features  n d h/8 w/8: the trunk's features, and their difference to the nearest good patch; None without a trunk
     """
 
     picture: Tensor
@@ -109,7 +109,7 @@ class Seen(NamedTuple):
 
 
 class Guided(nn.Module):
-    """Statistics and segmenter. n 3 h w in [0, 1] on the canvas it was fitted on; h and w multiples of 16."""
+    """Statistics and segmenter. n 3 h w in [0, 1] on the fitted canvas -> Evidence; h and w multiples of 16."""
 
     placed = True
     forward_methods = ("segment",)
@@ -151,12 +151,16 @@ class Guided(nn.Module):
         self.trained = False  # whether there were enough reserved pictures for a gate, and so for training
 
     def settle(self) -> None:
-        """Where the segmenter counts for nothing it is not run; where picture and map are alike there is one map."""
+        """Note what is not computed: an unused segmenter, and a second map where picture and map use the same weights."""
         self.segmenting = bool(self.use[:, 1].any())
         self.apart = bool((self.use[0] != self.use[1]).any())
 
     def look(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> Seen:
-        """n 3 h w, inner n 4 -> what the segmenter sees, always in float32."""
+        """n 3 h w, inner n 4 -> the segmenter's inputs, always in float32.
+
+        folds  for each picture the fold whose pictures the statistics leave out; None = the statistics use all
+        inner  where each picture lies on the canvas, see types.Batch; None = it covers the canvas
+        """
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             images, trunk = images.float(), self.stats.trunk
             if folds is None:
@@ -191,12 +195,12 @@ class Guided(nn.Module):
         return logit + self.bias + self.skip * guide
 
     def learning(self) -> list[nn.Parameter]:
-        """What the segmenter's training moves: nothing of the trunk."""
+        """The parameters that the segmenter's training changes; none of the trunk's."""
         parts = [self.unet, *(getattr(self, name) for name in ("beside_maps", "beside_features") if hasattr(self, name))]
         return [*(parameter for part in parts for parameter in part.parameters()), self.skip, self.bias]
 
     def both(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """n 3 h w, inner n 4 -> the maps of statistics and segmenter, n h w, in their own units."""
+        """n 3 h w, inner n 4 -> the maps of statistics and segmenter, n h w each, not standardised; see `look`."""
         looked = self.look(images, folds, inner)
         coarse = torch.cat([looked.fused, guide_of(looked.fused)], dim=1)
         full = self.stats.full(coarse) if folds is None else enlarge(coarse, images)
@@ -213,7 +217,7 @@ class Guided(nn.Module):
         return Evidence(pixels, picture.flatten(1).amax(dim=1), picture if self.apart else None)
 
     def facts(self) -> list[str]:
-        """What the good pictures decided."""
+        """What the fit decided from the good pictures, as sentences."""
         lines = []
         for aim, measure, weights, row in zip(AIMS, MEASURES, self.use.tolist(), self.evidence, strict=True):
             line = f"for the {aim} {NAMED[(bool(weights[0]), bool(weights[1]))]}"
@@ -236,7 +240,7 @@ def _silent(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def guide_of(fused: Tensor) -> Tensor:
-    """Fused surprise -> what the statistics say in the segmenter's own units, the logit's."""
+    """Fused surprise (-log p), n 1 gh gw -> the same on the scale of the segmenter's logit."""
     return 2 * (fused.clamp_min(0) / NATS).log1p()
 
 
@@ -263,8 +267,10 @@ def _resize(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> N
 
 @dataclass
 class Pixels:
-    """Of the good pictures at half resolution, fold by fold: first: places of the first fold's; n folds 1 1 1; total and
-    squares folds 3 h/2 w/2. Empty before the first batch."""
+    """Sums of the good pictures at half resolution, by fold; empty before the first batch.
+
+    first  indices of the first fold's pictures; n folds 1 1 1; total and squares  folds 3 h/2 w/2
+    """
 
     first: set[int] = field(default_factory=set)
     n: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -273,7 +279,7 @@ class Pixels:
 
 
 def look_at_pixels(net: Guided, pixels: Pixels, batch: Batch) -> None:
-    """Sum the good pictures and their squares at half resolution, fold by fold."""
+    """Add the good pictures and their squares at half resolution to the sums of their folds."""
     x = F.avg_pool2d(batch.clean.contiguous(), 2).double()
     folds = net.stats.folds
     if not len(pixels.n):
@@ -287,7 +293,7 @@ def look_at_pixels(net: Guided, pixels: Pixels, batch: Batch) -> None:
 
 
 def fit_pixels(net: Guided, pixels: Pixels) -> None:
-    """Mean and deviation of every pixel, the latter at least two grey levels; of all pictures, and without one fold each."""
+    """Mean and standard deviation of every pixel, of all pictures and without each fold; at least two grey levels."""
 
     def fitted(n: Tensor, total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
         mean = total / n.clamp_min(1)
@@ -301,7 +307,7 @@ def fit_pixels(net: Guided, pixels: Pixels) -> None:
 
 
 def inner_of(batch: Batch, place: int) -> Tensor | None:
-    """Where one picture of the batch lies on the canvas, 1 4; None where all cover it."""
+    """Where the picture at this place of the batch lies on the canvas, 1 4; None where all pictures cover it."""
     inner: Tensor | None = batch.inner
     return None if inner is None else inner[place : place + 1]
 
@@ -310,9 +316,9 @@ def inner_of(batch: Batch, place: int) -> Tensor | None:
 
 
 def learnable(fused: Tensor, clean: Tensor, mask: Tensor, valid: Tensor, nats: float) -> Tensor:
-    """Weights n 1 h w: valid, less the forged regions in which the statistics nowhere rise by `nats` above the good picture.
+    """Weights n 1 h w: `valid` without the forged regions where the statistics nowhere rise by `nats` above the good ones.
 
-    Texture pasted into the same texture is a defect by its mask alone; to learn it is to learn false alarms.
+    Texture pasted into the same texture is invisible: learning to mark it would be learning to raise false alarms.
     fused, clean: fused surprise of the forged and of the good pictures, n 1 gh gw.
     """
     rise = F.interpolate(fused - clean, mask.shape[-2:], mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
@@ -331,7 +337,7 @@ Fused = dict[tuple[int, float], Tensor]  # place and sum of a good picture -> it
 
 
 def fused_clean(net: Any, batch: Batch, folds: Sequence[int], known: Fused) -> Tensor:
-    """The good pictures' fused surprise, computed once for each and kept in `known`; varied copies differ in their sum."""
+    """The good pictures' fused surprise n 1 gh gw, computed once and cached in `known` (augmented copies by their sum)."""
     keys = list(zip(batch.index.tolist(), batch.clean.double().sum(dim=(1, 2, 3)).tolist(), strict=True))
     for i, key in enumerate(keys):
         if key not in known:
@@ -343,7 +349,7 @@ def fused_clean(net: Any, batch: Batch, folds: Sequence[int], known: Fused) -> T
 
 
 def loss(net: Any, batch: Batch, config: Config, known: Fused) -> dict[str, Tensor]:
-    """Focal and dice loss over valid pixels whose label the statistics can tell."""
+    """Focal and dice loss over valid pixels, without forged regions that are invisible to the statistics (`learnable`)."""
     folds = [index % config.folds for index in batch.index.tolist()]
     looked = net.look(batch.forged, folds, batch.inner)
     weights = learnable(looked.fused, fused_clean(net, batch, folds, known), batch.mask, batch.valid, config.seen)
@@ -354,7 +360,7 @@ def loss(net: Any, batch: Batch, config: Config, known: Fused) -> dict[str, Tens
 
 
 def losses(logit: Tensor, mask: Tensor, weights: Tensor, config: Config) -> dict[str, Tensor]:
-    """Focal loss by pixel and dice loss over the batch, each over the pixels that count; n 1 h w."""
+    """Focal loss per pixel and dice loss over the batch, with the weights n 1 h w; logit and mask n 1 h w."""
     return {
         "focal": config.focal * masked_mean(focal_map(logit, mask), weights),
         "dice": dice_loss(logit.sigmoid(), mask, weights),
@@ -366,14 +372,14 @@ def losses(logit: Tensor, mask: Tensor, weights: Tensor, config: Config) -> dict
 
 @dataclass
 class Reserved:
-    """Reserved good pictures: their places, and as in `Guided.reserved` what was said of them and of their varied copies."""
+    """Reserved good pictures: their indices, and the maps of them and of their augmented copies, as in `Guided.reserved`."""
 
     places: set[int] = field(default_factory=set)
     maps: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 def look_at_units(net: Guided, reserved: Reserved, batch: Batch) -> None:
-    """Keep both maps of the first fold's good pictures, judged by Gaussians that never saw them."""
+    """Keep both maps of the first fold's good pictures, judged by Gaussians fitted without that fold."""
     for i, index in enumerate(batch.index.tolist()):
         rank, other = divmod(index, net.stats.folds)
         if other == 0 and spaced(rank, int(net.first), RESERVED):
@@ -383,13 +389,13 @@ def look_at_units(net: Guided, reserved: Reserved, batch: Batch) -> None:
 
 
 def units_demand(net: Guided, canvas: tuple[int, int], pictures: int) -> Demand:
-    """The reserved pictures' maps, and their thinned and sorted copies."""
+    """Memory for the reserved pictures' maps, and for their subsampled and sorted copies."""
     count = min(-(-pictures // net.stats.folds), RESERVED)
     return Demand(count * canvas[0] * canvas[1] * 4 * (2 + 2 * len(CANDIDATES) // THIN**2), None)
 
 
 def fit_units(net: Guided, reserved: Reserved) -> None:
-    """Each map's middle (median) and width (to the 99th percentile) on good pictures, so that the two can be added."""
+    """Each map's median, and its distance to the 99th percentile, on good pictures: the scale on which the two are added."""
     net.reserved, net.trained = reserved.maps, len(reserved.places) >= LEAST
     for place in range(2):
         values = torch.cat([maps[place][valid] for maps, valid in reserved.maps]).double().numpy()
@@ -398,7 +404,7 @@ def fit_units(net: Guided, reserved: Reserved) -> None:
 
 
 def pack(net: Guided, config: Config) -> None:
-    """Drop what only training and proof needed; without a gate, take what the settings say, if there was any training."""
+    """Drop the tensors that only training and gate needed; without a gate, apply `use` if there was any training."""
     if config.use != "gate":
         picture, _, pixels = config.use.partition("/")
         chosen = [picture, pixels or picture] if net.trained else ["statistics"] * 2
@@ -413,12 +419,12 @@ def pack(net: Guided, config: Config) -> None:
 
 
 def reserved(config: Config, pictures: int) -> Sequence[int]:
-    """Places of the first fold among so many good pictures: the segmenter never learns from them."""
+    """Indices of the first fold among that many good pictures; the segmenter is never trained on them."""
     return range(0, pictures, config.folds)
 
 
 def statistics(config: Config) -> list[Stage]:
-    """Looks at the good pictures; without a trunk the net judges after them."""
+    """The passes over the good pictures; without a trunk the net is usable after them."""
     return [
         *looks(bool(config.backbone)),
         Collect(
@@ -432,7 +438,7 @@ def statistics(config: Config) -> list[Stage]:
 
 
 def segmenter(config: Config) -> list[Stage]:
-    """The segmenter learns, then both maps get a common unit. Nothing where the statistics alone are asked for."""
+    """Train the segmenter, then standardise both maps; no stage where `use` is "statistics"."""
     if config.use == "statistics":
         return []
 
@@ -455,7 +461,7 @@ def segmenter(config: Config) -> list[Stage]:
 
 
 def packed(config: Config) -> Collect:
-    """The last stage: only what judging needs stays."""
+    """The last stage: keep only what judging needs."""
 
     def finish(module: Guided, state: None) -> None:
         pack(module, config)
@@ -464,13 +470,13 @@ def packed(config: Config) -> Collect:
 
 
 def decided(net: Guided, config: Config) -> Config:
-    """The settings by which another fit uses for picture and map what the gate chose here."""
+    """The settings that make another fit use what the gate chose here, for picture and map."""
     named = {weights: name for name, weights in USES.items()}
     picture, pixels = (named[row[0], row[1]] for row in net.use.tolist())
     return replace(config, use=cast(Use, picture if picture == pixels else f"{picture}/{pixels}"))
 
 
 def trunk(net: Guided, config: Config, init: Init) -> list[str]:
-    """Features from --trunk."""
+    """Load the features of --trunk; returns sentences for the user. Raises ModelError where they do not fit."""
     assert net.stats.trunk is not None, "the form that --trunk fills has one"
     return start_from(net.stats.trunk.features, init)

@@ -1,6 +1,6 @@
-"""Weights that ship with flawforge: trained on procedurally drawn products, so that no photograph is in them.
+"""Pretrained weights that ship with flawforge: trained on procedurally drawn products, without any photograph.
 
-The recipe stands beside the weights (`weights/guided.json`: seeds, steps, sha256); tools/head_start.py made them.
+The recipe is stored beside the weights (`weights/guided.json`: seeds, steps, sha256); tools/head_start.py made them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def recipe() -> dict[str, Any]:
 
 
 def head_start(net: nn.Module, form: Mapping[str, Any]) -> None:
-    """Put the shipped weights into `net`, where they were trained in its form (settings by name); else leave it as it is."""
+    """Load the shipped weights into `net` where they were trained with the settings `form`, by name; else do nothing."""
     settings = recipe()
     if settings["form"] != json.loads(json.dumps(dict(form))):
         return

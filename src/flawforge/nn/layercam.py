@@ -1,14 +1,14 @@
-"""LayerCAM: which places of each level of a network move one of its scores.
+"""LayerCAM: class activation maps at every level of a network.
 
 Jiang, Zhang, Hou, Cheng, Wei: "LayerCAM: exploring hierarchical class activation maps for localization", TIP 2021, eq. 6 and
-7: M = ReLU(sum_k ReLU(dy / dA_k) A_k), a gradient of its own for every place.
+7: M = ReLU(sum_k ReLU(dy / dA_k) A_k), with a separate gradient for every place.
 
-The gridding trap: the gradient at a layer before a stride-2 convolution differs between even and odd rows, because the
-stride reads them unequally often, and a most salient cluster would be a lattice. The authors' remedy is the layer before
-(`stage[-2]`), or the next layer's gradient brought up. The first is not enough in a ResNet: its identity path hands the
-chequered gradient on. Measured on a random ResNet-18 (deviation between the phases of a lattice over their mean, stage 1):
-last block 0.41, last but one 0.18. So the gradient is averaged here over the cells of the coarsest level, where no stride
-follows, and brought back up: 0.01 to 0.03. The activation keeps its own resolution, and with it the map its detail.
+Gridding: the gradient at a layer before a stride-2 convolution differs between even and odd rows, because the stride reads
+them unequally often, and the most salient cluster would be a lattice. The authors' remedy is the layer before (`stage[-2]`),
+or the next layer's gradient upsampled. The first is not enough in a ResNet: its identity path passes the chequered gradient
+on. Measured on a random ResNet-18 (deviation between the phases of a lattice over their mean, stage 1): last block 0.41,
+last but one 0.18. So the gradient is averaged here over the cells of the coarsest level, which no stride follows, and
+upsampled: 0.01 to 0.03. The activation keeps its own resolution, so the map keeps its detail.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch.nn import functional as F
 
 
 def layercam(levels: Sequence[Tensor], score: Tensor, *, even: bool = True) -> list[Tensor]:
-    """Activations n c h w, fine to coarse, and scores n that follow from them -> for each level a map n h w in [0, 1].
+    """Activations n c h w, fine to coarse, and scores n computed from them -> for each level a map n h w in [0, 1].
 
-    even  average the gradient over the coarsest level's cells; False = eq. 6 as it stands, with its lattice
+    even  average the gradient over the coarsest level's cells; False = eq. 6 as published, with its lattice
 
-    Every map is stretched to [0, 1] by its own extremes; one without any spread is zero. The score's sum is differentiated,
-    so the pictures of a batch must not depend on each other (batch norm in eval mode).
+    Every map is rescaled to [0, 1] by its own minimum and maximum; a constant one becomes zero. The sum of the scores is
+    differentiated, so the pictures of a batch must not depend on each other (batch norm in eval mode).
     """
     gradients = torch.autograd.grad(score.sum(), list(levels))
     coarsest = (levels[-1].shape[-2], levels[-1].shape[-1])

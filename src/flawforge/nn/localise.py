@@ -1,13 +1,13 @@
-"""Maps from features: a density at every place of a grid, laid over the picture by Gaussians; and the detector they make.
+"""Anomaly maps from features: a density at every place of a grid, upsampled by Gaussians; and the detector made of them.
 
     here          features                                                          grid
     `WindowMap`   of a second network at every window (CutPaste, section A.5)       (side - window) / step + 1
-    `StageMap`    of the picture's own network, several stages brought together     side / step
-                  (as PaDiM takes them)
+    `StageMap`    of the picture's own network, several stages concatenated         side / step
+                  (as in PaDiM)
     `Detector`    a network that tells forged from good, a density of whole pictures for the score, one of the two maps
 
-The first map is the paper's and dear: 57 x 57 windows of 32 x 32 pixels are 50 pictures' worth of work. The second costs
-nothing beside the picture's own pass.
+The first map is the paper's and expensive: 57 x 57 windows of 32 x 32 pixels cost as much as 50 pictures. The second needs
+no forward pass besides the picture's own.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from flawforge.types import Batch, Evidence
 
 @dataclass(frozen=True)
 class Form:
-    """What both maps need to be told.
+    """Settings of both maps.
 
-    dims            features at most, drawn once for all places (PaDiM found a draw as good as a PCA)
+    dims            features at most, selected at random, the same for all places (PaDiM found this as good as a PCA)
     step            px between places
-    sigma           px, of the Gaussian that each place is laid out by
+    sigma           px, of the Gaussian by which each place is upsampled
     keep, surprise  see `density.PlaceDensity`
     """
 
@@ -72,7 +72,7 @@ class StageMap(_Picked):
         return on_one_grid(levels[: self.stages], grid).index_select(1, self.picked)
 
     def look(self, moments: Moments, images: Tensor, levels: Sequence[Tensor], valid: Tensor) -> None:
-        """Good pictures, their stage outputs, and valid n 1 h w; a place counts where at least half of it is judged."""
+        """Add good pictures n 3 h w, their stage outputs, valid n 1 h w; a place counts if at least half of it is judged."""
         features = self._features(levels, (valid.shape[-2], valid.shape[-1]))
         share = F.adaptive_avg_pool2d(valid.contiguous(), (features.shape[-2], features.shape[-1]))[:, 0]
         self.places.look(moments, features, (share >= 0.5).float())
@@ -96,14 +96,14 @@ class WindowMap(_Picked):
         return from_windows(self.crop.pooled(cut), grid).index_select(1, self.picked)
 
     def look(self, moments: Moments, images: Tensor, levels: Sequence[Tensor], valid: Tensor) -> None:
-        """Good pictures n 3 h w and valid n 1 h w; one picture at a time, for its windows are many."""
+        """Add good pictures n 3 h w with valid n 1 h w; windows are computed one picture at a time, to bound memory."""
         for image, judged in zip(images, valid, strict=True):
             cut, grid = windows(judged[None], self.window, self.form.step)
             share = cut.mean(dim=(1, 2, 3)).reshape(1, *grid)
             self.places.look(moments, self._features(image[None]), (share >= 0.5).float())
 
     def forward(self, images: Tensor, levels: Sequence[Tensor]) -> Tensor:
-        """n 3 h w -> n h w, higher = more anomalous; the stage outputs are not looked at."""
+        """n 3 h w -> n h w, higher = more anomalous; the stage outputs are not used."""
         h, w = images.shape[-2:]
         grid = self.places(self._features(images))
         return spread(grid, self.form.step, self.window, self.form.sigma)[:, :h, :w]
@@ -112,13 +112,15 @@ class WindowMap(_Picked):
 class Detector(nn.Module):
     """A network that tells forged pictures from good ones, and two densities: of its pooled features, and of places.
 
-    picture  the network; its head is only for training
-    whole    judges pooled features; its answer is the score
-    surface  the map; a WindowMap brings a network for crops
-    given    the trunk's weights as --trunk gave them, from which training may depart (`nn.tuning`); in no buffer
-    rivals   what a gate compares, from one of its stages to the next
-    stands   whether the gate took what training made of them
-    said     what became of them, for people
+    n 3 h w in [0, 1] -> Evidence.
+
+    picture  the network; its head is used for training only
+    whole    the density of pooled features, which gives the score
+    surface  the map; a WindowMap has a network for crops of its own
+    given    the trunk's weights from --trunk, before any fine-tuning (`nn.tuning`); not saved
+    rivals   the two networks that a gate compares, passed from one of its stages to the next
+    stands   whether the gate kept the fine-tuned weights
+    said     sentences on what the gate decided
     """
 
     forward_methods = ("classify", "classify_crops")
@@ -145,30 +147,30 @@ class Detector(nn.Module):
         return Evidence(self.surface(images, levels), self.whole(pooled(levels)))
 
     def facts(self) -> list[str]:
-        """What the good pictures decided."""
+        """What the fit decided from the good pictures, as sentences."""
         return [*self.said, self.whole.fact(), self.surface.fact()]
 
 
 class Collected(NamedTuple):
-    """What both densities are fitted to: pooled features, and sums over every place."""
+    """What both densities are fitted to: pooled features n d in batches, and sums for every place."""
 
     pictures: list[Tensor]
     places: Moments
 
 
 def begin(net: Detector) -> Collected:
-    """Nothing is collected yet."""
+    """An empty state."""
     return Collected([], Moments())
 
 
 def look(net: Detector, collected: Collected, batch: Batch) -> None:
-    """Show good pictures to both densities."""
+    """Add a batch of good pictures to both densities."""
     levels = net.picture.levels(batch.clean)
     net.whole.look(collected.pictures, pooled(levels))
     net.surface.look(collected.places, batch.clean, levels, batch.valid)
 
 
 def fit_densities(net: Detector, collected: Collected) -> None:
-    """Fit both to all that was shown."""
+    """Fit both densities to all good pictures that were added."""
     net.whole.finish(collected.pictures)
     net.surface.places.finish(collected.places)

@@ -64,9 +64,9 @@ def reconstruction_losses(picture: Tensor, clean: Tensor, valid: Tensor, stride:
 
 
 def dice_loss(probability: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
-    """1 - dice coefficient over the whole batch (Milletari et al. 2016, arXiv 1606.04797, with squares), one pixel added.
+    """1 - dice coefficient over the batch (Milletari et al. 2016, arXiv 1606.04797, with squares), smoothed by one pixel.
 
-    probability, mask, valid: n 1 h w; over a batch, because a good picture alone has no overlap to speak of.
+    probability, mask, valid: n 1 h w, in [0, 1]. Over the batch, because the overlap of a good picture alone is always zero.
     """
     probability, mask = probability * valid, mask * valid
     return 1 - (2 * (probability * mask).sum() + 1) / (probability.square().sum() + mask.sum() + 1)

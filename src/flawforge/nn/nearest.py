@@ -1,14 +1,14 @@
-"""Distances to the nearest of many stored vectors, the same for a picture alone as for one among others.
+"""Distances to the nearest of many stored vectors; the result for a picture does not depend on the rest of its batch.
 
-|q - b|^2 = |q|^2 + |b|^2 - 2 q.b is fast but takes a small number as the difference of large ones. Its rounding depends on
-how the product was cut into tiles, and so on the batch: by that road `torch.cdist` lets a picture's map change with its
-neighbours. Here every picture is a product of its own shape (`baddbmm`), and both sides are measured from the mean of the
-stored vectors, so that the numbers are small.
+|q - b|^2 = |q|^2 + |b|^2 - 2 q.b is fast but a small difference of large numbers. Its rounding depends on how the product is
+tiled, and so on the batch: that is how, with `torch.cdist`, a picture's map changes with the others of its batch. Here every
+picture is a product of its own shape (`baddbmm`), and both sides are centred on the mean of the stored vectors, so that the
+numbers are small.
 
-    `distances`  the product alone: the fastest, one matrix product and a minimum in an export's graph. What is smaller than
-                 its rounding counts as nothing
-    `nearest`    the product only finds the nearest vector; the distance is then taken from the difference itself. It also
-                 says which vector it is. `torch.cdist` without products gives the same distances in ten times as long
+    `distances`  from the product alone: the fastest, one matrix product and a minimum in an export's graph. Distances below
+                 the rounding error are 0
+    `nearest`    the product only finds the nearest vector; the distance is computed from the difference itself. It also
+                 returns that vector's index. `torch.cdist` without products gives the same distances in ten times as long
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def distances(queries: Tensor, bank: Tensor) -> Tensor:
 
 
 def nearest(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-    """n p d vectors and k d stored ones -> (Euclidean distance to the nearest n p, its place in the bank n p).
+    """n p d vectors and k d stored ones -> (Euclidean distance to the nearest n p, its index in the bank n p).
 
-    Of several that are equally near (up to rounding) any may be named. k >= 1. In an export the bank's size is fixed.
+    Of several that are equally near (up to rounding) any may be returned. k >= 1. In an export the bank's size is fixed.
     """
     middle = bank.mean(dim=0)
     bank, queries = bank - middle, queries - middle
@@ -67,10 +67,10 @@ def _products(queries: Tensor, block: Tensor) -> Tensor:
 
 
 def reweighted(distance: Tensor, place: Tensor, queries: Tensor, bank: Tensor, neighbours: int) -> Tensor:
-    """PatchCore's score of a picture, eq. 7 (Roth et al., CVPR 2022): n, from `nearest`'s n p distances and places.
+    """PatchCore's score of a picture, eq. 7 (Roth et al., CVPR 2022): n, from the n p distances and indices of `nearest`.
 
     The largest distance s, between q and the stored b, times 1 - exp(s) / sum exp |q - m| over the `neighbours` stored m
-    nearest to b, b among them: it counts for more where b is itself alone among the stored.
+    nearest to b, b included: the weight is larger where b is isolated among the stored vectors.
     """
     n, k = distance.shape[0], min(neighbours, len(bank))
     worst = distance.argmax(dim=1, keepdim=True)

@@ -1,13 +1,14 @@
-"""All that good pictures alone say of a picture: `nn.patchstats` over filters, `nn.trunkstats` over a trunk, and their sum.
+"""Statistics of good pictures from two sources and their sum: `nn.patchstats` over filters, `nn.trunkstats` over a trunk.
 
     family      what it is
     filters     the mean of the branches of `nn.patchstats`: filters learnt from the product itself
     memory      distance to the nearest good patch of the trunk's features
     positions   a Gaussian of the trunk's features at every position
 
-Each is a -log tail probability among left-out good pictures, so a sum of families is Fisher's (1932). But each can mislead
-on some product: filters fire on a background that varies, Gaussians where parts shift. So the memory stands alone until
-forgeries on reserved good pictures show that a sum with it is better (`nn.evidence`). Without a trunk there are the filters.
+Each is a -log tail probability among left-out good pictures, so a sum of families is Fisher's (1932). But each fails on some
+products: filters respond to a varying background, Gaussians to parts that shift. So the memory is used alone, unless
+forgeries on reserved good pictures show that a sum with it is better (`nn.evidence`). Without a trunk there are only the
+filters.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SUMS = (
 
 
 class Form(FilterForm, TrunkForm, Protocol):
-    """What a method's config must say. backbone "" = no trunk."""
+    """The settings that a method's config must have. backbone "" = no trunk."""
 
 
 class Normality(PatchStats):
@@ -56,7 +57,7 @@ class Normality(PatchStats):
         self.counted: tuple[str, ...] = SUMS[0]  # the same by name, for what is not to be computed
 
     def settle(self) -> None:
-        """Arrange what was fitted for judging; filters that do not count are not run."""
+        """Prepare the fitted tensors for judging; filters that do not count are not run."""
         super().settle()
         if self.trunk is not None:
             self.counted = tuple(name for name, counts in zip(FAMILIES, self.counts.tolist(), strict=True) if counts)
@@ -88,7 +89,7 @@ class Normality(PatchStats):
     def fuse(self, surprises: Tensor) -> Tensor:
         """n maps gh gw -> n 1 gh gw: the mean of the families that count, times the number of filter branches.
 
-        (So that it has the size of a sum over the filters, which the segmenter's first weights have learnt from.)
+        (So that it is on the scale of a sum over the filters, on which the segmenter's initial weights were trained.)
         """
         if self.trunk is None:
             return super().fuse(surprises)
@@ -103,30 +104,30 @@ class Normality(PatchStats):
         return F.interpolate(fused, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
     def forget_folds(self) -> None:
-        """Drop what only training needs."""
+        """Drop the tensors that only training needs."""
         super().forget_folds()
         if self.trunk is not None:
             self.trunk.forget_folds()
 
     def facts(self) -> list[str]:
-        """What the good pictures decided."""
+        """What the fit decided from the good pictures, as sentences."""
         if self.trunk is None:
             return super().facts()
         return [f"the statistics are those of: {', '.join(self.counted)}", *super().facts(), *self.trunk.facts()]
 
 
 def counts_of(families: Sequence[str]) -> Tensor:
-    """Names -> a 1 for each of FAMILIES that counts, else a 0."""
+    """Names of families -> for each of FAMILIES 1 if it is named, else 0."""
     return torch.tensor([float(name in families) for name in FAMILIES])
 
 
 def beside(own: Tensor, trunk: Tensor) -> Tensor:
-    """The trunk's maps on the grid of the filters', after them."""
+    """Filter maps n k gh gw and the trunk's, resampled to their grid -> concatenated n maps gh gw."""
     return torch.cat([own, F.interpolate(trunk, own.shape[-2:], mode="bilinear", align_corners=False)], dim=1)
 
 
 def looks(trunk: bool) -> list[Collect]:
-    """Four looks at the good pictures for `net.stats`; with a trunk each serves both."""
+    """The four passes over the good pictures that fit `net.stats`; with a trunk each serves both sources."""
     own = filter_looks(lambda net: net.stats)
     if not trunk:
         return own

@@ -1,15 +1,14 @@
-"""Features of a picture's patches on one grid, where they come from, and the map that is made of their distances.
+"""Features of a picture's patches on one grid, their origin, and the map made from patch distances.
 
 here               source
 `PatchFeatures`    PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265), section 3.1: 3 x 3 means of two stages, the
-                   coarser one enlarged; PaDiM (Defard et al., ICPR 2021, arXiv 2011.08785), section III-A: three as they
-                   are
-                   (ours: `grid` lays them on a coarser grid)
+                   coarser one upsampled; PaDiM (Defard et al., ICPR 2021, arXiv 2011.08785), section III-A: three, not
+                   averaged (ours: `grid`, which resamples them to a coarser grid)
 `learning`         CutPaste (Li et al., CVPR 2021, arXiv 2104.04015): features learnt by telling good pictures from
-                   forged ones, for products without weights from outside (nn.pretext)
+                   forged ones, for use without pretrained weights (nn.pretext)
 `start_from`       --trunk: installed weights, another model's folder or a file of weights (nn.trunks)
 `blurred`          both papers: a Gaussian over the map
-`PatchSettings`, `PatchNet`, `enlarged`, `learn_then`, `take_trunk`: what `padim` and `patchcore` share around these
+`PatchSettings`, `PatchNet`, `enlarged`, `learn_then`, `take_trunk`: shared by `padim` and `patchcore`
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ CLASSES = ("patch", "scar")  # CutPaste's two kinds, beside good
 class PatchFeatures(nn.Module):
     """The stages `stages` of a trunk (1 = that of stride 4) on one grid; n 3 h w in [0, 1] -> n d gh gw.
 
-    local          each stage is first averaged over 3 x 3 of its places
-    grid           canvas pixels from one patch to the next; 0 = as in the first of the stages. Finer stages are averaged
-                   into it, coarser ones enlarged
-    width, stride  d, and the grid in force; gh = h / stride, rounded up
+    local          first average each stage over 3 x 3 of its places
+    grid           canvas pixels from one patch to the next; 0 = the stride of the first stage used. Finer stages are
+                   averaged, coarser ones upsampled
+    width, stride  d, and the grid in use; gh = h / stride, rounded up
     given          the weights came from --trunk
     """
 
@@ -56,7 +55,7 @@ class PatchFeatures(nn.Module):
             self.head = pretext.head(int(self.trunk.widths[self.places[-1]]), 1 + len(CLASSES), (128,))
 
     def logits(self, images: Tensor) -> Tensor:
-        """n 3 h w -> n classes: good, a patch, a scar; what `learning` asks."""
+        """n 3 h w -> logits n classes (good, patch, scar): the pretext task of `learning`."""
         return self.head(self.trunk(images)[self.places[-1]].mean(dim=(2, 3)))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -68,7 +67,7 @@ class PatchFeatures(nn.Module):
         return torch.cat([_laid(features, size) for features in maps], dim=1)
 
     def places_on(self, canvas: tuple[int, int]) -> int:
-        """Patches of one picture of this canvas."""
+        """The number of patches of a canvas (h, w)."""
         return -(-canvas[0] // self.stride) * -(-canvas[1] // self.stride)
 
 
@@ -88,9 +87,9 @@ class PatchSettings(TrainingSettings):
 
 
 class PatchNet(nn.Module):
-    """Features of patches, the head that they are learnt by where no trunk gave them, and the map made of distances.
+    """Features of patches, the head that trains them where there is no pretrained trunk, and the map made from distances.
 
-    local  as in `PatchFeatures`; `said` is what the good pictures decided, for people
+    local  see `PatchFeatures`; `said` holds sentences on what the fit decided
     """
 
     forward_methods = ("logits",)
@@ -101,27 +100,27 @@ class PatchNet(nn.Module):
         self.said: list[str] = []
 
     def logits(self, images: Tensor) -> Tensor:
-        """n 3 h w -> n classes: what the features are learnt by."""
+        """n 3 h w -> logits n classes of the pretext task."""
         return self.features.logits(images)
 
     def facts(self) -> list[str]:
-        """What the good pictures decided."""
+        """What the fit decided from the good pictures, as sentences."""
         return self.said
 
 
 def enlarged(distances: Tensor, size: Sequence[int], sigma: float) -> Tensor:
-    """Distances n gh gw -> map n h w: bilinear, then under a Gaussian of `sigma` pixels."""
+    """Distances n gh gw -> map n h w: upsampled bilinearly, then blurred by a Gaussian of `sigma` pixels."""
     maps = F.interpolate(distances[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]
     return blurred(maps, sigma)
 
 
 def learn_then(net: PatchNet, config: PatchSettings, collect: Collect) -> list[Train | Collect]:
-    """The features are learnt, unless they came from --trunk; then one look at every good picture."""
+    """Train the features, unless they come from --trunk; then one pass over the good pictures (`collect`)."""
     return [*learning(net.features, config.learning_rate, config.shift, config.jitter), collect]
 
 
 def take_trunk(net: PatchNet, config: PatchSettings, init: Init) -> list[str]:
-    """Features from --trunk; returns what to tell people."""
+    """Load the features of --trunk; returns sentences for the user. Raises ModelError where they do not fit."""
     return start_from(net.features, init)
 
 
@@ -137,10 +136,10 @@ def _laid(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def learning(features: PatchFeatures, rate: float, shift: float, jitter: float) -> list[Train]:
-    """The stage that teaches `net.features`; none where --trunk gave them. Only stages in use are there to learn.
+    """The stage that trains `net.features`; none where they come from --trunk. The trunk ends with the last stage in use.
 
-    `logits` must be among the net's `forward_methods`, and the method's forger must name the CLASSES. Raises ConfigError for
-    a trunk that is not ours to train.
+    `logits` must be among the net's `forward_methods`, and the method's forger must label the CLASSES. Raises ConfigError
+    for a trunk that flawforge does not train.
     """
     if features.given:
         return []
@@ -158,7 +157,7 @@ def learning(features: PatchFeatures, rate: float, shift: float, jitter: float) 
 
 
 def start_from(features: PatchFeatures, init: Init) -> list[str]:
-    """Take the weights of --trunk; returns what to tell people. Raises ModelError where they do not fit."""
+    """Load the weights of --trunk; returns sentences for the user. Raises ModelError where they do not fit."""
     origin = f"a {init.about['method']} model" if init.about else init.source or "weights from outside"
     features.trunk.fill(init, f"--trunk ({origin})")
     features.given = True
@@ -166,7 +165,7 @@ def start_from(features: PatchFeatures, init: Init) -> list[str]:
 
 
 def blurred(maps: Tensor, sigma: float) -> Tensor:
-    """n h w -> the same under a Gaussian of `sigma` pixels, cut at 4 sigma, the border repeated; sigma 0 changes nothing."""
+    """n h w -> the same blurred by a Gaussian of `sigma` pixels, truncated at 4 sigma, borders replicated; 0 = no blur."""
     if sigma <= 0:
         return maps
     reach = max(math.ceil(4 * sigma), 1)
@@ -178,7 +177,7 @@ def blurred(maps: Tensor, sigma: float) -> Tensor:
 
 
 def reach(valid: Tensor, size: Sequence[int], pixels: float) -> Tensor:
-    """n 1 h w, 1 = judged -> n gh gw bool: the patches that a judged pixel can see within `pixels` (the blur of the map)."""
+    """Valid n 1 h w -> n gh gw bool: patches within `pixels` of a judged pixel, which therefore influence the map."""
     side = 2 * math.ceil(pixels) + 1
     near = valid.contiguous()
     if side > 1 and not bool(near.all()):

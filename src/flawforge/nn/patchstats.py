@@ -2,12 +2,12 @@
 
 The form is PaDiM's (Defard et al., ICPR 2021, arXiv 2011.08785: one Gaussian for every position) without its pretrained
 network; the filters are the leading principal components of the good pictures' patches (PCANet, Chan et al. 2015, arXiv
-1404.3606). Nothing is drawn at random and nothing is trained by gradient; every stage is one look at the good pictures.
+1404.3606). Nothing is random and nothing is trained by gradient; every stage is one pass over the good pictures.
 
     stage           here                                   what is ours
     1 filters       `look_at_patches`, `learn_filters`     one layer; several scales of the picture and of `even_light` of it
     2 Gaussians     `look_at_features`, `fit_gaussians`    covariance pooled over a block of positions; strengths of the
-                                                           priors chosen block by block: likelihood of left-out pictures
+                                                           priors by the likelihood of left-out pictures, per block
     3 tails         `look_at_maps`, `widen`, `fit_tails`   a scale for every position's covariance, from left-out distances;
                                                            -2 log density instead of PaDiM's Mahalanobis distance, and its
                                                            tail probability p among left-out good pictures
@@ -16,23 +16,25 @@ network; the filters are the leading principal components of the good pictures' 
 Once the tails are fitted, pictures are judged by `nn.patchstats_judge`: the same numbers, arranged for speed.
 
 A branch is one scale of one input: the picture itself or the picture with its illumination evened out. Its features are the
-log of the local mean of each |response| and the signed log of the local mean response. How much position counts is for the
-good pictures to say: `tau` holds a position's mean to the common mean, `kappa` a block's covariance to the common one, and
-where one Gaussian for all positions is likelier than any of these, it is taken. `facts` tells what was chosen.
+log of the local mean of each |response| and the signed log of the local mean response. How much position matters is chosen
+by likelihood: `tau` shrinks a position's mean towards the common mean, `kappa` a block's covariance towards the common one,
+and where one Gaussian for all positions is more likely than any of these, it is used. `facts` reports the choice.
 
-Density, not distance: against a defect that may look like anything, the best test is the density of good parts (Neyman and
-Pearson, with a flat alternative). The distance alone lacks the log-determinant, and calls every speck on a calm background
-stranger than a broken part. A sum of -log p is a p-value again only for independent branches; ours are not, so it is only an
-order, and the threshold comes from held-back good pictures as for every method. It has no ceiling: large defects never tie.
+Density, not distance: against a defect of unknown appearance, the best test is the density of good parts (Neyman and
+Pearson, with a flat alternative). The distance alone lacks the log-determinant, and ranks every speck on a uniform
+background above a broken part. A sum of -log p is a p-value again only for independent branches; ours are not, so it only
+ranks pictures, and the threshold comes from held-out good pictures as for every method. It is unbounded: large defects never
+tie.
 
-Letterbox border: what lies there repeats the picture's edge, and filters that see it say nothing of the part. The network is
-told where the picture lies (`inner`) and calls the border as strange as good parts usually are. It never guesses the border
-from the pixels: a picture whose rows repeat (a dead camera, a lens cap) would be taken for border and not be judged.
+Letterbox border: its pixels repeat the picture's edge, so filter responses there carry no information on the part. The
+network is given the picture's position (`inner`) and assigns the border the typical score of good parts. It never guesses
+the border from the pixels: a picture whose rows repeat (a dead camera, a lens cap) would be taken for border and not be
+judged.
 
 Bounds: at most MANY pictures for the Gaussians and FEW for filters and tails, evenly spread over all, one batch at a time.
 Memory of a fit, per canvas pixel of a branch with a Gaussian every 4 pixels and d = 2 * filters features: d^2 / 8 bytes of
 moments for each fold, d * 8 bytes of kept features, 16 bytes of kept maps; `moments_demand` in `nn.patchstats_fit` adds what
-the fit of the Gaussians holds on top, for the forecast.
+fitting the Gaussians takes besides, for the forecast.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ Scale = Literal[1, 2, 4, 8]
 
 
 class Form(Protocol):
-    """What a method's config must say of its statistics; `methods.patchstats.Config` tells what each means."""
+    """The settings of the statistics that a method's config must have; `methods.patchstats.Config` documents them."""
 
     @property
     def normalised(self) -> tuple[int, ...]: ...
@@ -75,9 +77,10 @@ class Form(Protocol):
 
 
 def even_light(images: Tensor, window: int) -> Tensor:
-    """n 3 h w -> the same, less the wide local mean, over the wide local deviation + 0.05 (so that noise is not blown up).
+    """n 3 h w -> n 3 h w, minus the local mean, divided by the local deviation + 0.05 (so that noise is not amplified).
 
-    The illumination is wide, so it is measured on 4 x 4 means; h and w are multiples of 4.
+    window  side of the local window in px. Illumination varies slowly, so it is measured on 4 x 4 means
+    h and w are multiples of 4.
     """
 
     def wide(x: Tensor) -> Tensor:
@@ -93,7 +96,7 @@ def even_light(images: Tensor, window: int) -> Tensor:
 
 
 class Gaussians(NamedTuple):
-    """One for every position. centre d gh gw; factor blocks d d, whitening; width_of gh gw, log-determinant; known gh gw."""
+    """One per position. centre d gh gw; factor blocks d d, whitening; width_of gh gw, log-determinant; known gh gw."""
 
     centre: Tensor
     factor: Tensor
@@ -102,8 +105,8 @@ class Gaussians(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """What it takes to leave a good picture out of its block's Gaussians: n k b, degrees of freedom free k, strengths of
-    the priors tau k and kappa k, and shared k, where one Gaussian stands for all."""
+    """What is needed to leave a good picture out of its block's Gaussians: n k b, degrees of freedom free k, strengths of
+    the priors tau k and kappa k, and shared k, 1 where one Gaussian is used for all positions."""
 
     n: Tensor
     free: Tensor
@@ -113,7 +116,7 @@ class LeftOut(NamedTuple):
 
 
 class Branch(nn.Module):
-    """One scale of one input: filters, Gaussians on a grid, and the tail of good distances."""
+    """One scale of one input: filters, Gaussians on a grid, and the tail of the distances of good pictures."""
 
     filters: Tensor
     floor: Tensor
@@ -185,7 +188,7 @@ class Branch(nn.Module):
         return x.reshape(-1, gh, gw)
 
     def gaussians(self, fold: int | None = None) -> Gaussians:
-        """Those of all good pictures, or of all but one fold's."""
+        """The Gaussians of all good pictures, or of all but one fold's."""
         if fold is None:
             return Gaussians(self.centre, self.factor, self.width_of, self.known)
         return Gaussians(self.fold_centre[fold], self.fold_factor[fold], self.fold_width_of[fold], self.fold_known[fold])
@@ -197,13 +200,13 @@ class Branch(nn.Module):
         return torch.bmm(gaussians.factor, residual.reshape(blocks, d, n * b)).reshape(blocks, d, n, b)
 
     def clear_of_border(self, fill: tuple[Tensor, Tensor]) -> Tensor:
-        """Rows n h and columns n w of the letterbox border -> n gh gw, 1 where the filters see only the picture."""
+        """Rows n h and columns n w of the letterbox border -> n gh gw, 1 where the filters' support is in the picture."""
         reach = self.side // 2 * self.scale
         rows, columns = (F.max_pool1d(F.max_pool1d(edges, 2 * reach + 1, 1, reach), self.grid) for edges in fill)
         return (1 - rows)[:, :, None] * (1 - columns)[:, None]
 
     def strangeness(self, images: Tensor, fill: tuple[Tensor, Tensor], folds: Sequence[int] | None = None) -> Tensor:
-        """n 3 h w -> -2 log density under each position's Gaussian, n gh gw, constants dropped, smoothed over neighbours."""
+        """n 3 h w -> -2 log density under each position's Gaussian, n gh gw, constants dropped, smoothed over 3 x 3."""
         features, clear = self.features(images), self.clear_of_border(fill)
         if folds is None:
             return self._strangeness(features, clear, self.gaussians())
@@ -218,12 +221,12 @@ class Branch(nn.Module):
         return self.finished(self.from_blocks(squared, (features.shape[-2], features.shape[-1])), clear, gaussians)
 
     def finished(self, squared: Tensor, clear: Tensor, gaussians: Gaussians) -> Tensor:
-        """Distances n gh gw -> strangeness; a position without evidence is as strange as good pictures usually are."""
+        """Distances n gh gw -> strangeness n gh gw; an unknown position gets the typical strangeness of good pictures."""
         clear = clear * gaussians.known
         return smooth(((squared / self.spread + gaussians.width_of) * clear + self.usual * (1 - clear))[:, None])[:, 0]
 
     def surprise(self, strangeness: Tensor) -> Tensor:
-        """-> -log of its tail probability among left-out good pictures; increasing and unbounded."""
+        """Strangeness n gh gw -> -log of its tail probability among left-out good pictures; increasing and unbounded."""
         x = strangeness
         body = -math.log(KNOTS[0]) + self.slopes[0] * (x.clamp(max=self.knots[1]) - self.knots[0])
         for i in range(1, len(KNOTS) - 1):
@@ -244,17 +247,17 @@ def _resize_buffers(module: nn.Module, state: Mapping[str, Any], prefix: str, *_
 
 
 def smooth(maps: Tensor) -> Tensor:
-    """n c gh gw -> the same, binomial mean over 3 x 3."""
+    """n c gh gw -> n c gh gw, smoothed by the binomial 3 x 3 kernel."""
     x = F.pad(maps, [1] * 4, mode="replicate")
     x = 0.25 * x[..., :-2, :] + 0.5 * x[..., 1:-1, :] + 0.25 * x[..., 2:, :]
     return 0.25 * x[..., :-2] + 0.5 * x[..., 1:-1] + 0.25 * x[..., 2:]
 
 
 class PatchStats(nn.Module):
-    """All branches. n 3 h w in [0, 1] on the canvas it was fitted on; `placed`: it is told where each picture lies.
+    """All branches. n 3 h w in [0, 1] on the fitted canvas -> Evidence; `placed`: `forward` needs each picture's position.
 
-    folds  0, or how many parts the good pictures are dealt into (picture i into part i % folds): `surprises` can then judge
-           a good picture by Gaussians that never saw it, as a guide for training must, until `forget_folds`
+    folds  0, or the number of folds of the good pictures (picture i is in fold i % folds): `surprises` can then judge a good
+           picture by Gaussians fitted without it, which a guide for training needs, until `forget_folds`
     """
 
     placed = True
@@ -272,21 +275,21 @@ class PatchStats(nn.Module):
         self.register_load_state_dict_post_hook(lambda module, _: module.settle())
 
     def start_looking(self) -> None:
-        """No good picture has been seen."""
+        """Reset the counts of good pictures."""
         self.seen = 0  # pictures in all
         self.dealt = [0] * max(self.folds, 1)  # pictures of each fold
 
     def parts(self) -> list[Branch]:
-        """The branches, typed."""
+        """The branches, as a typed list."""
         return [branch for branch in self.branches if isinstance(branch, Branch)]
 
     def inputs(self, images: Tensor) -> list[tuple[Branch, Tensor]]:
-        """Each branch with its input."""
+        """n 3 h w -> each branch with its input n 3 h w."""
         even = even_light(images, self.light) if any(b.normalised for b in self.parts()) else images
         return [(branch, even if branch.normalised else images) for branch in self.parts()]
 
     def settle(self) -> None:
-        """Arrange what was fitted for judging; before the Gaussians there is nothing to arrange."""
+        """Prepare the fitted tensors for judging; does nothing before the Gaussians are fitted."""
         fitted = all(branch.known.numel() for branch in self.parts())
         self.judge = Judge(self.parts(), self.light) if fitted else None
 
@@ -294,7 +297,7 @@ class PatchStats(nn.Module):
         """n 3 h w -> every branch's -log p on the finest grid, n branches gh gw.
 
         inner  n 4: where each picture lies on the canvas, as in types.Batch
-        folds  for each picture the part of the good pictures whose Gaussians may not judge it; None = those of all judge
+        folds  for each picture the fold that its Gaussians leave out; None = the Gaussians of all good pictures
         """
         images = images.contiguous()
         h, w = images.shape[-2:]
@@ -313,12 +316,12 @@ class PatchStats(nn.Module):
         return surprises, even
 
     def full(self, coarse: Tensor) -> Tensor:
-        """n c gh gw on the finest grid -> n c h w, linear between."""
+        """n c gh gw on the finest grid -> n c h w, interpolated bilinearly."""
         assert self.judge is not None
         return self.judge.full(coarse)
 
     def fuse(self, surprises: Tensor) -> Tensor:
-        """n branches gh gw of -log p -> n 1 gh gw, Fisher's sum: one strong branch counts, and several weak ones do."""
+        """n branches gh gw of -log p -> n 1 gh gw, Fisher's sum: high for one strong branch, or for several weak ones."""
         return surprises.sum(dim=1, keepdim=True)
 
     def forward(self, images: Tensor, inner: Tensor | None = None) -> Evidence:
@@ -326,13 +329,13 @@ class PatchStats(nn.Module):
         return Evidence(maps, maps.flatten(1).amax(dim=1))
 
     def forget_folds(self) -> None:
-        """Drop what only training needs."""
+        """Drop the tensors that only training needs."""
         for branch in self.parts():
             for name in FOLDS:
                 setattr(branch, name, getattr(branch, name)[:0].clone())
 
     def facts(self) -> list[str]:
-        """What the good pictures decided, one sentence a branch."""
+        """What the fit decided from the good pictures, one sentence per branch."""
         lines = []
         for branch in self.parts():
             shares = [float((branch.chosen == i).double().mean()) for i in range(len(PRIORS))]

@@ -1,4 +1,4 @@
-"""How the good pictures fit `nn.patchstats`: four looks at them, closed forms after each, nothing drawn at random."""
+"""Fit `nn.patchstats` to the good pictures: four passes over them, each followed by a closed form; nothing is random."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ RESPONSES = 32  # bytes of a canvas pixel and feature while a batch of four is l
 
 @dataclass
 class Pass:
-    """How far one look has come through the good pictures.
+    """Progress of one pass over the good pictures.
 
-    looked  pictures that came; used: of these, those that the Gaussians are fitted to; ranks: that came of each fold
+    looked  pictures so far; used: of these, those that the Gaussians are fitted to; ranks: pictures so far of each fold
     """
 
     ranks: list[int]
@@ -46,7 +46,7 @@ class Pass:
 
 
 def begin_pass(net: PatchStats) -> Pass:
-    """The first picture is still to come."""
+    """Before the first picture."""
     return Pass([0] * len(net.dealt))
 
 
@@ -54,14 +54,14 @@ def begin_pass(net: PatchStats) -> Pass:
 
 
 def count(net: PatchStats, state: None, batch: Batch) -> None:
-    """Know how many good pictures there are, in all and in each fold, so that later looks can take an even share of them."""
+    """Count the good pictures, in all and in each fold, so that later passes can select an even share of them."""
     for fold in folds_of(net, batch, net.seen):
         net.dealt[fold] += 1
     net.seen += len(batch.clean)
 
 
 def folds_of(net: PatchStats, batch: Batch, place: int) -> list[int]:
-    """The fold of each picture of a batch that begins at `place`; a varied copy has its picture's, so both fall into one."""
+    """The fold of each picture of a batch that begins at `place`; an augmented copy has the fold of its picture."""
     places = range(place, place + len(batch.clean)) if batch.index is None else batch.index.tolist()
     return [place % len(net.dealt) for place in places]
 
@@ -81,7 +81,7 @@ def share(net: PatchStats, come: Pass, batch: Batch, most: int) -> Batch:
 def fair_share(net: PatchStats, come: Pass, batch: Batch, most: int) -> tuple[Batch, list[int]]:
     """The pictures of this batch that are among at most `most`, evenly spread over each fold; and their folds.
 
-    Evenly over all would not do: every fifth of 960 pictures is of one and the same fold.
+    An even spread over all pictures would not do: every fifth of 960 pictures belongs to the same fold.
     """
     folds = folds_of(net, batch, come.looked)
     come.looked += len(batch.clean)
@@ -102,13 +102,13 @@ def tail_share(net: PatchStats, come: Pass, batch: Batch) -> Batch:
 
 
 def picked(batch: Batch, places: list[int]) -> Batch:
-    """These pictures of the batch alone."""
+    """The batch restricted to these places."""
     return Batch(*(None if array is None else array[places].contiguous() for array in batch))
 
 
 @dataclass
 class Patches:
-    """Of one branch, p numbers each: how many, their sum p and the sum of their outer products p p; 0 before the first."""
+    """Of one branch's patches of p values: their number, sum p and sum of outer products p p; 0 before the first."""
 
     n: int = 0
     total: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -119,12 +119,12 @@ PatchLook = tuple[Pass, list[Patches]]  # of every branch
 
 
 def begin_patches(net: PatchStats) -> PatchLook:
-    """No patch yet."""
+    """Empty sums."""
     return begin_pass(net), [Patches() for _ in net.parts()]
 
 
 def look_at_patches(net: PatchStats, state: PatchLook, batch: Batch) -> None:
-    """Sum patches and their outer products."""
+    """Add patches and their outer products."""
     come, sums = state
     batch = share(net, come, batch, FEW)
     if not len(batch.clean):
@@ -144,7 +144,7 @@ def look_at_patches(net: PatchStats, state: PatchLook, batch: Batch) -> None:
 
 
 def learn_filters(net: PatchStats, state: PatchLook) -> None:
-    """The leading principal components of each branch's patches."""
+    """Set each branch's filters to the leading principal components of its patches."""
     for branch, own in zip(net.parts(), state[1], strict=True):
         mean = own.total / max(own.n, 1)
         covariance = own.outer / max(own.n, 1) - torch.outer(mean, mean)
@@ -158,18 +158,18 @@ def learn_filters(net: PatchStats, state: PatchLook) -> None:
 
 
 def cell_valid(batch: Batch, fill: tuple[Tensor, Tensor], branch: Branch) -> Tensor:
-    """n gh gw, 1 where any of the cell's pixels is judged and the filters see only the picture."""
+    """n gh gw, 1 where any of the cell's pixels is judged and the filters' support is within the picture."""
     return F.max_pool2d(batch.valid.contiguous(), branch.grid)[:, 0] * branch.clear_of_border(fill)
 
 
 @dataclass
 class Features:
-    """Of one branch's features, fold by fold; empty before the first batch. Letters: k blocks of b positions.
+    """Sums of one branch's features, by fold; empty before the first batch. Letters: k blocks of b positions.
 
     size    gh gw
-    shift   d, a constant near the mean, which is taken away first so that the sums stay small
-    n       folds k b; total  folds k d b; outer  folds k d d; all double, for some directions hardly vary at all
-    samples some pictures' features k d b and weights k b, and of each picture alone: count, sum d, outer products d d
+    shift   d, a constant near the mean, which is subtracted first for numerical stability
+    n       folds k b; total  folds k d b; outer  folds k d d; all double, because some directions hardly vary
+    samples some pictures' features k d b and weights k b, and for each picture its count, sum d, outer products d d
     """
 
     size: tuple[int, int] = (0, 0)
@@ -184,12 +184,12 @@ FeatureLook = tuple[Pass, list[Features]]  # of every branch
 
 
 def begin_features(net: PatchStats) -> FeatureLook:
-    """No feature yet."""
+    """Empty sums."""
     return begin_pass(net), [Features() for _ in net.parts()]
 
 
 def look_at_features(net: PatchStats, state: FeatureLook, batch: Batch) -> None:
-    """Sum features and outer products by block, and keep some pictures' features to choose the priors by."""
+    """Add features and outer products by block, and keep some pictures' features for the choice of the priors."""
     come, sums = state
     batch, folds = fair_share(net, come, batch, MANY)
     if not len(batch.clean):
@@ -249,9 +249,9 @@ def fit_gaussians(net: PatchStats, state: FeatureLook) -> None:
 
 
 def moments_demand(net: PatchStats, canvas: tuple[int, int], pictures: int) -> Demand:
-    """Moments and kept features of all branches, the Gaussians made from them, and what looking and making take besides.
+    """Memory for moments and kept features of all branches, for the Gaussians, and for temporary tensors.
 
-    Measured on random pictures, five folds: 0.92 of what the process grew by at 256 x 256 pixels, 0.99 at 512 x 512.
+    Measured on random pictures, five folds: 0.92 of the growth of the process at 256 x 256 pixels, 0.99 at 512 x 512.
     """
     folds, held, making = len(net.dealt), 0, 0
     for branch in net.parts():
@@ -279,7 +279,7 @@ def best_priors(
     whole: tuple[Tensor, Tensor, Tensor],
     white: Tensor,
 ) -> Tensor:
-    """k: which of PRIORS makes the left-out good pictures likeliest, each block deciding together with its neighbours."""
+    """k: the index into PRIORS that maximises the likelihood of left-out pictures, summed over each block's neighbours."""
     samples_kept, common = so_far.samples, (whole[1] / whole[0].clamp_min(1)).float()
     pictures = [own for _, _, own in samples_kept]
     rows = []
@@ -301,7 +301,7 @@ def posterior_gaussians(
     white: Tensor,
     shift: Tensor,
 ) -> tuple[Gaussians, LeftOut]:
-    """Whitened moments k .. and the index of each block's prior -> the Gaussians, and what `look_at_maps` needs besides."""
+    """Whitened moments k .. and the index of each block's prior k -> the Gaussians, and what `look_at_maps` needs."""
     n, _, outer = moments
     d, b, (gh, gw) = len(white), branch.block, size
     shared = best == len(PRIORS) - 1
@@ -334,7 +334,7 @@ def posterior_gaussians(
 
 @dataclass
 class Maps:
-    """Of one branch: left-out squared distances n gh gw of some good pictures, and where these count n gh gw, by batches."""
+    """Of one branch, in batches: left-out squared distances n gh gw of some good pictures, and their weights n gh gw."""
 
     squared: list[Tensor] = field(default_factory=list)
     held: list[Tensor] = field(default_factory=list)
@@ -344,12 +344,12 @@ MapLook = tuple[Pass, list[Maps]]  # of every branch
 
 
 def begin_maps(net: PatchStats) -> MapLook:
-    """No map yet."""
+    """No maps yet."""
     return begin_pass(net), [Maps() for _ in net.parts()]
 
 
 def look_at_maps(net: PatchStats, state: MapLook, batch: Batch) -> None:
-    """Keep some good pictures' left-out maps. Only a picture that the Gaussians were fitted to can be left out of them."""
+    """Keep left-out maps of some good pictures; only pictures that the Gaussians were fitted to can be left out."""
     come, maps = state
     batch = tail_share(net, come, batch)
     if len(batch.clean):
@@ -357,7 +357,7 @@ def look_at_maps(net: PatchStats, state: MapLook, batch: Batch) -> None:
 
 
 def keep_left_out(batch: Batch, inputs: Sequence[tuple[Branch, Tensor]], branch_maps: Sequence[Maps]) -> None:
-    """Each branch's left-out distances of these pictures, from its own input."""
+    """Append each branch's left-out distances of these pictures; `inputs`: the branch's own input n 3 h w."""
     fill = outside(batch.inner, batch.clean)
     for (branch, x), maps in zip(inputs, branch_maps, strict=True):
         left = branch.left_out
@@ -376,7 +376,7 @@ def keep_left_out(batch: Batch, inputs: Sequence[tuple[Branch, Tensor]], branch_
 
 
 def fit_tails(net: PatchStats, state: MapLook) -> None:
-    """The tail of each branch's left-out good strangeness, over all positions."""
+    """Fit the tail of each branch's left-out strangeness of good pictures, over all positions."""
     for branch, left_out in zip(net.parts(), state[1], strict=True):
         squared, held = torch.cat(left_out.squared), torch.cat(left_out.held)
         widen(branch, squared, held)
@@ -391,9 +391,9 @@ def fit_tails(net: PatchStats, state: MapLook) -> None:
 
 
 def widen(branch: Branch, squared: Tensor, held: Tensor) -> None:
-    """Scale every position's covariance to the left-out distances n gh gw: the likeliest scale is their mean over d.
+    """Scale every position's covariance to the left-out distances n gh gw; the most likely scale is their mean / d.
 
-    Neighbours help, and WEIGHT pictures hold it to 1.
+    It is smoothed over neighbours, and shrunk towards 1 by the weight of WEIGHT pictures.
     """
     d = 2.0 * branch.width
     sums = smooth(torch.stack([(squared * held).sum(dim=0) / d, held.sum(dim=0)])[:, None])[:, 0]
@@ -406,7 +406,7 @@ def widen(branch: Branch, squared: Tensor, held: Tensor) -> None:
 
 
 def looks(of: Callable[[Any], PatchStats] = lambda net: net) -> list[Collect]:
-    """Four looks at the good pictures, the first only to count them. `of`: where in a net the statistics are."""
+    """The four passes over the good pictures, the first only to count them. `of`: net -> its statistics."""
 
     def collect(
         name: str,

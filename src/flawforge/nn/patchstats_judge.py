@@ -1,14 +1,14 @@
-"""`nn.patchstats` arranged for judging: the same surprises to rounding, with all that the fit has settled worked in.
+"""`nn.patchstats` prepared for judging: the same surprises up to rounding, with all fitted constants folded in.
 
-A fit needs every quantity by itself; a judgement only the map. So here
+A fit needs every intermediate quantity; judging needs only the map. So here
 
 - branches whose Gaussians stand on the same grid are stacked, and one operation serves them all;
 - the noise floor is in the filters, and the known positions and spreads are in the scale of the distance;
-- every linear operation on a small map (wide means, smoothing, enlarging) is a matrix for its rows and one for its columns:
-  networks' runtimes multiply matrices well, and cut, pad and interpolate badly;
-- a cell is known where the rows and columns that its filters see lie inside the picture, which takes two comparisons.
+- every linear operation on a small map (wide means, smoothing, upsampling) is one matrix for its rows and one for its
+  columns: inference runtimes are fast at matrix products, and slow at slicing, padding and interpolation;
+- a cell is known where the rows and columns in its filters' support lie inside the picture, which takes two comparisons.
 
-The tables are made from the fitted numbers and are not saved.
+The tables are computed from the fitted tensors and are not saved.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BINOMIAL = (0.25, 0.5, 0.25)
 
 
 def pool(x: Tensor, side: int) -> Tensor:
-    """n c h w -> means over side x side cells. (torch's own pooling takes several times as long on few channels.)"""
+    """n c h w -> n c h/side w/side, means over cells. (torch's own pooling is several times slower on few channels.)"""
     if side == 1:
         return x
     n, c, h, w = x.shape
@@ -39,9 +39,9 @@ def pool(x: Tensor, side: int) -> Tensor:
 
 
 def cells(x: Tensor, side: int) -> Tensor:
-    """`pool`, but one operation where it is exported: a pooling, or for pictures a convolution, as those that follow.
+    """`pool` as a single operation in an export: a pooling, or for pictures a convolution.
 
-    (A pooling would have OpenVINO lay the picture out otherwise first.)
+    (A pooling of the picture would make OpenVINO convert its memory layout first.)
     """
     if side == 1 or not torch.compiler.is_exporting():
         return pool(x, side)
@@ -51,7 +51,7 @@ def cells(x: Tensor, side: int) -> Tensor:
 
 
 class Fitted(Protocol):
-    """What is read of a fitted `patchstats.Branch`, where the shapes stand."""
+    """The attributes of a fitted `patchstats.Branch` that are read here; it documents their shapes."""
 
     scale: int
     normalised: bool
@@ -75,23 +75,23 @@ class Fitted(Protocol):
 
 
 def enlarging(own: int, size: int) -> Tensor:
-    """size x own: linear interpolation of `own` values at `size` places, corners not aligned."""
+    """Matrix size x own: linear interpolation of `own` values at `size` places, corners not aligned."""
     return F.interpolate(torch.eye(own)[None], size, mode="linear", align_corners=False)[0].T.contiguous()
 
 
 def averaging(own: int, side: int) -> Tensor:
-    """own x own: the mean over `side` (odd) neighbours, of those that there are."""
+    """Matrix own x own: the mean over a window of `side` (odd) places, truncated at the ends."""
     near = (torch.arange(own)[:, None] - torch.arange(own)).abs() <= side // 2
     return near.float() / near.sum(dim=1, keepdim=True)
 
 
 def smoothing(own: int) -> Tensor:
-    """own x own: binomial mean over 3, the ends repeated."""
+    """Matrix own x own: binomial mean over 3 places, the ends replicated."""
     return F.pad(torch.eye(own)[:, None], [1, 1], mode="replicate")[:, 0].unfold(1, 3, 1).matmul(torch.tensor(BINOMIAL)).T
 
 
 def sandwich(rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:
-    """rows H h, x n c h w, columns W w -> n c H W."""
+    """rows H h, x n c h w, columns W w -> rows x columns', n c H W."""
     return rows @ x @ columns.T
 
 
@@ -219,7 +219,7 @@ class Stack(nn.Module):
         return squared.permute(3, 0, 1, 4, 2, 5).reshape(-1, len(self.kinds), self.gh, self.gw)
 
     def surprise(self, distance: Tensor, inner: Tensor) -> Tensor:
-        """-> -log of the tail probability of the smoothed strangeness."""
+        """Distances n branches gh gw -> -log tail probability of the smoothed strangeness, n branches gh gw; inner n 4."""
         known_along = []
         for name, first, end in (("rows", 0, 1), ("columns", 2, 3)):
             lowest, highest = getattr(self, f"lowest_{name}"), getattr(self, f"highest_{name}")
@@ -259,7 +259,7 @@ class Judge(nn.Module):
         self.to(first.known.device)
 
     def full(self, coarse: Tensor) -> Tensor:
-        """n c gh gw on the finest grid -> n c h w, linear between."""
+        """n c gh gw on the finest grid -> n c h w, interpolated bilinearly."""
         return sandwich(self.full_rows, coarse, self.full_columns)
 
     def forward(self, images: Tensor, inner: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Features learnt by telling good pictures from forged ones: CutPaste, CutSwap, and whoever wants such features.
+"""Features learnt by telling good pictures from forged ones: for CutPaste, CutSwap and other methods.
 
 Li, Sohn, Yoon, Pfister: "CutPaste: self-supervised learning for anomaly detection and localization", CVPR 2021, arXiv
 2104.04015, sections 2.2 and A.1, A.2 and A.5.
@@ -10,8 +10,8 @@ Li, Sohn, Yoon, Pfister: "CutPaste: self-supervised learning for anomaly detecti
     `varied`        random translation and colour jitter of every input; amounts not given
     `classifying`   SGD, momentum 0.9, L2, one cosine cycle; a warm-up over the first 3 % is ours
     `crops`         the patch model is trained on crops
-    `windows`       and read at every window of the picture
-    `Labelled`      which class a forgery is of
+    `windows`       and evaluated at every window of the picture
+    `Labelled`      labels each forgery with its class
 
 Every forged picture comes with its own good one (`Batch.clean`), so a batch holds both, as in the paper.
 """
@@ -46,13 +46,13 @@ def head(inputs: int, classes: int, hidden: Sequence[int] = (512, 128)) -> nn.Se
 
 
 class Pretext(nn.Module):
-    """A trunk of four stages and a head that names the class of a picture.
+    """A trunk of four stages and a head that classifies pictures.
 
     variant   of a residual trunk, a name in `resnet.VARIANTS`
-    classes   of the head's answer; 0 is good
+    classes   number of the head's classes; 0 is good
     hidden    widths of the head's layers, each linear, batch norm, ReLU
-    stem      of the residual trunk
-    backbone  another trunk instead, as `trunks.trunk_of` names them; "" = the residual one
+    stem      of the residual trunk, see `resnet.ResNet`
+    backbone  another trunk instead, a name that `trunks.trunk_of` takes; "" = the residual one
     widths    channels of the stages
     """
 
@@ -71,7 +71,7 @@ class Pretext(nn.Module):
         self.head = head(self.widths[-1], classes, hidden)
 
     def levels(self, images: Tensor) -> tuple[Tensor, ...]:
-        """n 3 h w in [0, 1] -> the outputs of the trunk's four stages, in convolutional ones at strides 4 to 32."""
+        """n 3 h w in [0, 1] -> the outputs of the trunk's four stages, at strides 4 to 32 if it is convolutional."""
         seen: tuple[Tensor, ...] = self.trunk(imagenet(images) if self.own else images)
         return seen[-STAGES:]
 
@@ -88,19 +88,19 @@ class Pretext(nn.Module):
 
 
 def told_apart(logits: Tensor, kind: Tensor) -> Tensor:
-    """Cross-entropy of n classes-wide logits; a kind beyond the head's classes counts as its last."""
+    """Cross-entropy of logits n classes and classes `kind` n; a kind beyond the head's classes counts as its last."""
     return F.cross_entropy(logits.float(), kind.clamp_max(logits.shape[1] - 1))
 
 
 def either(logits: Tensor, kind: Tensor) -> Tensor:
-    """Cross-entropy of good against any forged class, whatever their number: for forgeries that belong to none of them."""
+    """Cross-entropy of good against forged, all forged classes of the logits merged: for forgeries of no known class."""
     logits = logits.float()
     forged = logits[:, 1:].logsumexp(dim=1)
     return F.binary_cross_entropy_with_logits(forged - logits[:, 0], (kind > 0).to(logits.dtype))
 
 
 def shown(logits: Tensor, kind: Tensor) -> dict[str, Tensor]:
-    """The share of pictures rightly called good or forged, only to be shown."""
+    """The accuracy of good against forged, for display only."""
     right = (logits.detach().argmax(dim=1) > 0) == (kind > 0)
     return {"accuracy": right.float().mean()}
 
@@ -111,7 +111,7 @@ def pair(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def varied(images: Tensor, shift: float, jitter: float) -> Tensor:
-    """Every picture moved by up to `shift` of its side either way (its edge repeated) and its colours jittered.
+    """Augment each picture: translated by up to `shift` of its side either way, edges replicated, and colours jittered.
 
     n 3 h w in [0, 1] -> the same. jitter: brightness, contrast and saturation each by a factor within 1 +- jitter. Draws
     from torch's generator.
@@ -167,10 +167,10 @@ def classifying(
 
 
 def crops(batch: Batch, side: int, most: int, least: float = 0.01) -> tuple[Tensor, Tensor]:
-    """Crops of forged pictures, m 3 side side with m <= most, and 1 where a share of at least `least` of the crop is forged.
+    """Crops of forged pictures m 3 side side, m <= most, and labels m: 1 where at least the share `least` is forged.
 
-    The crops tile each picture from a random corner on. As many good ones as forged ones are taken where there are; those of
-    which only a trace is forged, or less than half is judged, are left out. Draws from torch's generator.
+    The crops tile each picture from a random offset; at most `most` / 2 of each class are drawn. Crops with a smaller forged
+    share above 0, and those of which less than half is judged, are left out. Draws from torch's generator.
     """
     h, w = batch.forged.shape[-2:]
     side = min(side, h, w)
@@ -193,7 +193,7 @@ def crops(batch: Batch, side: int, most: int, least: float = 0.01) -> tuple[Tens
 def windows(images: Tensor, side: int, step: int) -> tuple[Tensor, tuple[int, int]]:
     """Every window of `side` px, `step` px apart: n c h w -> (n * gh * gw) c side side, and (gh, gw).
 
-    The picture's lower and right edge is repeated where the windows would not reach it.
+    The picture's lower and right edge is replicated where the last window would exceed it.
     """
     h, w = images.shape[-2:]
     below, right = (max(side - size, 0) + -max(size - side, 0) % step for size in (h, w))
@@ -228,9 +228,9 @@ def on_one_grid(levels: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A forger that says which class each forgery is of: 1 + the place of what it drew under `key` in `values`.
+    """A forger that labels each forgery with a class: 1 + the index in `values` of what it drew under `key`.
 
-    A forgery without that key (a fallback) stays class 1.
+    A forgery without that key (a fallback) is of class 1.
     """
 
     forger: Forger
@@ -239,7 +239,7 @@ class Labelled:
 
     @property
     def forgers(self) -> tuple[Forger, ...]:
-        """What it is made of, as mixtures say it."""
+        """The forgers that it is made of."""
         return (self.forger,)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Forged:

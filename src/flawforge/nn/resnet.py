@@ -1,17 +1,17 @@
-"""Residual networks: ResNet-18 and its narrow kin as trained here, and larger ones for weights that come from a file.
+"""Residual networks: ResNet-18 and narrow variants, which are trained here, and larger ones for weights from a file.
 
 He, Zhang, Ren, Sun: "Deep residual learning for image recognition", CVPR 2016, arXiv 1512.03385; the wide variant: Zagoruyko
-and Komodakis, BMVC 2016, arXiv 1605.07146. Layers are named as in torchvision (timm names them alike), so that a file of
-either fits without renaming; `load_weights` strips a prefix, ignores the classifier and refuses everything else.
+and Komodakis, BMVC 2016, arXiv 1605.07146. Layers are named as in torchvision and timm, so that a file of either fits
+without renaming; `load_weights` strips a prefix, ignores the classifier and refuses everything else.
 
-    part of a paper that needs     takes
+    a method that needs            uses
     pooled features                `ResNet.forward(x)[-1].mean(dim=(2, 3))`
     features of several stages     `ResNet.forward(x)`, strides `ResNet.strides`, channels `ResNet.widths`
     more than three channels       `ResNet(channels=5)`
     crops of 32 or 64 px           `ResNet(stem="small")`: no stride before the first stage
 
-Never read a file in a method's `build`: it runs whenever a model folder is opened, and the file may be gone by then. Read it
-in `stages`, which runs for a fit alone.
+Never read a file in a method's `build`: it runs whenever a model folder is opened, when the file may no longer exist. Read
+it in `stages`, which runs only in a fit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CLASSIFIERS = ("fc.", "head.", "classifier.")
 
 @dataclass(frozen=True)
 class Shape:
-    """What a variant's name stands for.
+    """The architecture of a variant.
 
     depths      blocks in each of the four stages
     width       channels of the first stage (before a bottleneck's fourfold expansion)
@@ -64,13 +64,13 @@ VARIANTS: dict[str, Shape] = {
 
 
 def imagenet(images: Tensor) -> Tensor:
-    """n 3 h w in [0, 1] -> the same with the mean and deviation of ImageNet taken out, as files of weights expect."""
+    """n 3 h w in [0, 1] -> n 3 h w, standardised by the mean and deviation of ImageNet, as pretrained weights expect."""
     mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean[:, None, None]) / std[:, None, None]
 
 
 class Basic(nn.Module):
-    """Two 3 x 3 convolutions and a way round them; n i h w -> n width h/stride w/stride."""
+    """Basic block: two 3 x 3 convolutions with a skip; n i h w -> n width h/stride w/stride, rounded up."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 (with the stride, as in torchvision), 1 x 1; n i h w -> n 4 * width h/stride w/stride."""
+    """Bottleneck block: 1 x 1, 3 x 3 (with the stride, as in torchvision), 1 x 1; n i h w -> n 4*width h/stride w/stride."""
 
     def __init__(self, inputs: int, width: int, stride: int, inner: int) -> None:
         super().__init__()
@@ -111,10 +111,11 @@ def _way_round(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
 
 
 class Thinned(nn.Conv2d):
-    """1 x 1 convolution of every `stride`-th row and column, taken out first; n i h w -> n o h/stride w/stride, rounded up.
+    """1 x 1 convolution after subsampling rows and columns by `stride`; n i h w -> n o h/stride w/stride, rounded up.
 
-    A strided 1 x 1 convolution is the same numbers. But oneDNN's gradient of its weights writes past its memory where
-    channels come last and are fewer than 16 (https://github.com/uxlfoundation/oneDNN/issues/6035, seen with torch 2.13).
+    A strided 1 x 1 convolution gives the same result. But oneDNN's gradient of its weights writes past its memory for
+    fewer than 16 channels in channels-last layout (https://github.com/uxlfoundation/oneDNN/issues/6035, seen with torch
+    2.13).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -129,11 +130,11 @@ class ResNet(nn.Module):
     """A residual trunk without its classifier.
 
     variant   a name in VARIANTS
-    channels  of the input, 3 or more; the caller normalises (see `imagenet`)
+    channels  of the input, 3 or more, normalised by the caller (see `imagenet`)
     width     channels of the first stage; 0 = the variant's own
     stem      "full": 7 x 7 with stride 2, then a pooling with stride 2, as published;
               "small": 3 x 3 with stride 1 and no pooling, for crops of 32 or 64 px
-    stages    how many of the four stages there are
+    stages    how many of the four stages to build, from the first
 
     widths    channels of each stage's output
     strides   input pixels from one output to the next, of each stage
@@ -169,16 +170,16 @@ class ResNet(nn.Module):
 
     @property
     def layers(self) -> list[nn.Sequential]:
-        """The stages, typed."""
+        """The stages, as a typed list."""
         return [part for name, part in self.named_children() if name.startswith("layer") and isinstance(part, nn.Sequential)]
 
     def stem(self, x: Tensor) -> Tensor:
-        """n c h w -> what the first stage sees."""
+        """n c h w -> the input of the first stage."""
         x = F.relu(self.bn1(self.conv1(x)))
         return F.max_pool2d(x, 3, 2, 1) if self.pooling == 2 else x
 
     def forward(self, x: Tensor, stages: int | None = None) -> tuple[Tensor, ...]:
-        """n c h w of any size -> the outputs of the first `stages` stages (None = all), not negative.
+        """n c h w of any size -> the outputs of the first `stages` stages (None = all), after ReLU.
 
         Each is n widths[i] h/strides[i] w/strides[i], rounded up.
         """
@@ -208,12 +209,12 @@ def load_weights(net: ResNet, path: Path) -> None:
 def put_weights(net: ResNet, tensors: Mapping[str, Tensor], path: str, prefer: str = "") -> None:
     """Fill the trunk from tensors in torchvision's or timm's naming, any one prefix, the classifier ignored.
 
-    path    what to call their source in an error
-    prefer  the prefix to take where there are several trunks
+    path    what an error calls the source of the tensors
+    prefer  the prefix to use where there are several trunks
 
-    Where the net has more input channels than the file, the extra ones start at zero, so that the first answers are the
-    file's. A net with fewer stages than the file takes the first ones. The net is untouched unless all fits.
-    Raises ModelError.
+    Where the net has more input channels than the file, the weights of the extra ones are zero, so that the initial outputs
+    are those of the file's network. A net with fewer stages takes the first ones. Unless all weights fit, the net is
+    unchanged and ModelError is raised.
     """
     tensors = _stripped(tensors, path, prefer)
     target = net.state_dict()
@@ -243,7 +244,7 @@ def put_weights(net: ResNet, tensors: Mapping[str, Tensor], path: str, prefer: s
 
 
 def variant_of(tensors: Mapping[str, Tensor], prefer: str = "") -> str | None:
-    """The name in VARIANTS of the trunk, or the beginning of one, that the tensors hold; None = of none, or of several.
+    """The name in VARIANTS of the trunk that the tensors hold, whole or its first stages; None = none, or several.
 
     prefer  as in `put_weights`
     """
@@ -277,7 +278,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def classifier(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-    """Weight classes d and bias of the linear layer that torchvision and timm call fc; None where there is none."""
+    """Weight classes d and bias classes of the linear layer that torchvision and timm call fc; None without one."""
     for key, weight in tensors.items():
         if key.endswith("fc.weight") and weight.ndim == 2 and key[:-6] + "bias" in tensors:
             return weight.float(), tensors[key[:-6] + "bias"].float()

