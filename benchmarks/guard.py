@@ -29,6 +29,7 @@ import numpy as np
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from flawforge import fitting
 from flawforge.pictures import dataset
+from flawforge.pictures.listing import evenly
 from flawforge.proving import intervals
 from flawforge.types import ImageError
 from flawforge_runtime import images
@@ -40,13 +41,9 @@ SHARES = (0.05, 0.1, 0.25, 0.5, 0.9, 1.0)
 MOST = 30  # good test pictures that are harmed, evenly spread
 
 
-def spread(paths: list[Path], most: int) -> list[Path]:
-    return paths[:: max(1, len(paths) // most)][:most]
-
-
 def pictures_of(root: Path, name: str, most: int, label: int = 0) -> list[Path]:
     test = [entry.path for entry in dataset.read_entries(root / name) if entry.split == "test" and entry.label == label]
-    return spread(test, most)
+    return list(evenly(test, most))
 
 
 def cases(root: Path, name: str, most: int) -> Iterator[tuple[str, float, Any]]:

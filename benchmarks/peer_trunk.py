@@ -18,8 +18,8 @@ default after --minutes, `statistics` is what it can be used as before it trains
 
 anomalib keeps its own settings, but for the network (its layers at strides 8 and 16 for PatchCore, 4, 8 and 16 for PaDiM, as
 it takes them from a ResNet; 100 numbers for PaDiM, as for ResNet-18), the normalisation (which the weights need), the
-size (our canvas) and the share of good pictures that are held back (ours). With --pictures only so many of each folder are
-used: a trial, whose figures mean nothing.
+size (our canvas) and the share of good pictures that are held back (ours). With --pictures N only N of each folder are used:
+a trial, whose figures mean nothing.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=2, help="training of `auto`")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--pictures", type=int, help="use so many pictures of each folder alone: a trial")
+    parser.add_argument("--pictures", type=int, help="use only this many pictures of each folder: a trial")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 
