@@ -1,4 +1,4 @@
-"""How parts lie: drawn parts, moved by known amounts, and the whole road from fit to verdict over them."""
+"""How parts lie: drawn parts, moved by known amounts, and everything from fit to verdict over them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SGSF: retrieval and losses with pictures small enough to reason about, and the whole road on ten good parts."""
+"""SGSF: retrieval and losses with pictures small enough to reason about, and full fits on ten good parts."""
 
 from __future__ import annotations
 
@@ -363,7 +363,7 @@ def test_the_answer_depends_on_the_reference() -> None:
         assert float((net(goods).map - before).abs().max()) > 1e-3
 
 
-# ---- the whole road
+# ---- full fits
 
 
 @pytest.mark.parametrize("guidance", ["reference", "denoise"])

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "paths", nargs="*", type=Path, help="pictures, or folders with all below; - reads paths from standard input"
     )
-    parser.add_argument("--watch", type=Path, help="judge pictures as they come to lie in this folder, until Ctrl-C")
+    parser.add_argument("--watch", type=Path, help="watch this folder and judge each new picture, until Ctrl-C")
     parser.add_argument("--threads", type=int, help="threads of the network, at most the cores [default: all]")
     parser.add_argument("--precision", default="float32", help="float32, or bfloat16 with OpenVINO [default: float32]")
     parser.add_argument(

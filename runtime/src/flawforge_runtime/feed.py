@@ -147,7 +147,7 @@ class Source:
     """The pictures that a command line names, as an iterable of paths.
 
     paths     files as they are given, folders as every picture in and below them, - as `stdin`
-    watch     then the pictures that come to lie in this folder, without an end
+    watch     then each new picture in this folder, without an end
     stdin     one path a line; None = - is a file like others
     say       is told in one sentence each what is left out
     missed    folders that could not be read, or that held no picture

@@ -38,7 +38,8 @@ def deal(units: Sequence[Sequence[Path]], folds: int, seed: int) -> list[list[Pa
     ConfigError for fewer than 2 folds, or more than there are units.
     """
     if not 2 <= folds <= len(units):
-        raise ConfigError(f"{folds} folds were asked for and there are {len(units)} good parts; give from 2 to so many.")
+        allowed = f"between 2 and {len(units)}" if len(units) >= 2 else "more good pictures"
+        raise ConfigError(f"{folds} folds were asked for and there are {len(units)} good parts; give {allowed}.")
     order = np.random.default_rng(seed).permutation(len(units))
     dealt: list[list[Path]] = [[] for _ in range(folds)]
     for place in sorted(order, key=lambda unit: -len(units[unit])):

@@ -1,4 +1,4 @@
-"""Pictures that come to lie in a folder: judged and recorded one by one, each once, also after a restart."""
+"""New pictures in a watched folder: judged and recorded one by one, each once, also after a restart."""
 
 from __future__ import annotations
 
