@@ -91,20 +91,22 @@ def _has_review() -> Any:
 def _oldest(
     connection: sa.Connection, before: datetime.datetime | None, most_bytes: int | None, reviewed: bool
 ) -> list[int]:
-    """Ids of the next verdicts to delete, at most STEP."""
+    """Ids of the next verdicts to delete, at most STEP: first those that are too old, then by the size of what is left."""
     free = [] if reviewed else [~_has_review()]
     query = sa.select(VERDICTS.c.id, VERDICTS.c.size).where(*free).order_by(VERDICTS.c.id).limit(STEP)
-    ids: set[int] = set()
     if before is not None:
-        ids |= {row[0] for row in connection.execute(query.where(VERDICTS.c.time < before))}
+        aged = [row[0] for row in connection.execute(query.where(VERDICTS.c.time < before))]
+        if aged:
+            return aged
+    ids: list[int] = []
     if most_bytes is not None:
         over = _bytes(connection) - most_bytes
         for number, size in connection.execute(query.where(VERDICTS.c.size > 0)):
             if over <= 0:
                 break
-            ids.add(number)
+            ids.append(number)
             over -= size
-    return sorted(ids)[:STEP]
+    return ids
 
 
 def _bytes(connection: sa.Connection) -> int:
