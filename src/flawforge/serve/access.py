@@ -59,7 +59,7 @@ def read_tokens(file: Path | None, environment: Mapping[str, str]) -> Tokens:
     where = str(file) if file is not None else VARIABLE
     if file is not None:
         try:
-            text = file.read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"The token file {file} cannot be read ({error}); {FORM}.") from None
     else:
