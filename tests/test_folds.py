@@ -26,7 +26,9 @@ SMALL = {"filters": 4, "side": 5}
 def test_units_are_dealt_whole_and_evenly(sizes: list[int], count: int, seed: int) -> None:
     units = [[Path(f"{i}_{j}") for j in range(size)] for i, size in enumerate(sizes)]
     if count > len(units):
-        with pytest.raises(ConfigError, match="more good pictures" if len(units) < 2 else f"give between 2 and {len(units)}"):
+        with pytest.raises(
+            ConfigError, match="more good pictures" if len(units) < 2 else f"give between 2 and {len(units)}"
+        ):
             folds.deal(units, count, seed)
         return
     dealt = folds.deal(units, count, seed)
