@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("fsspec", reason="the extra scale is not installed")
@@ -73,9 +73,13 @@ def rows_of(names: list[str]) -> bytes:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    order=st.permutations(range(4)), cut=st.integers(0, 2000), tail=st.sampled_from([b"", b"{", b'{"part": 9}', b"\xff\n"])
+    order=st.permutations(range(4)),
+    line=st.integers(0, 3),
+    back=st.sampled_from([0, 1, 2, 50]),
+    tail=st.sampled_from([b"", b"{", b'{"part": 9}', b"\xff\n"]),
 )
-def test_a_manifest_that_is_cut_anywhere_counts_its_whole_lines(order: list[int], cut: int, tail: bytes) -> None:
+@example(order=[0, 1, 2, 3], line=2, back=1, tail=b"")  # the last entry is whole but for the end of its line
+def test_a_manifest_that_is_cut_anywhere_counts_its_whole_lines(order: list[int], line: int, back: int, tail: bytes) -> None:
     names = [f"{number}.png" for number in range(7)]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
@@ -87,7 +91,7 @@ def test_a_manifest_that_is_cut_anywhere_counts_its_whole_lines(order: list[int]
             assert book.commit(part, rows_of(mine), [len(mine), *[0] * (len(COUNTS) - 1)])
             ends.append(lines.stat().st_size)
         whole = lines.read_bytes()
-        cut %= len(whole) + 1
+        cut = ends[line] - back
         lines.write_bytes(whole[:cut] + tail)
         with ledger.opened(folder) as found:
             assert found is not None
