@@ -125,11 +125,10 @@ METHODS: dict[str, Known] = {
 
 FORGERS: dict[str, str] = {
     "perlin": (
-        "DRAEM's forgery (Zavrtanik, Kristan, Skocaj, ICCV 2021, section 3.3): noise is "
-        "thresholded, a texture shows through."
+        "DRAEM's forgery (Zavrtanik, Kristan, Skocaj, ICCV 2021, section 3.3): a texture shows through thresholded noise."
     ),
     "saliency_perlin": (
-        "SGSF's saliency augmentation (Xing et al., arXiv 2209.12440; we never found its formulas, so all is assumed)."
+        "SGSF's saliency augmentation (Xing et al., arXiv 2209.12440; its formulas were not available, so all is assumed)."
     ),
     "hard_augment": (
         "AnoSeg (Song et al., arXiv 2110.03396, figure 3): a patch of a strongly altered copy is pasted on the original."
@@ -148,8 +147,10 @@ FORGERS: dict[str, str] = {
     "nsa": (
         "NSA (Schlueter, Liu, Hou, Kainz, ECCV 2022): patches of another good picture, blended in seamlessly (Perez 2003)."
     ),
-    "scratch": ("A thin, curved, tapered line, as left by a hard corner: a tone change along a groove, with one lit flank."),
-    "crack": ("A branching random walk, thin and jagged, darker than its surroundings unless told otherwise."),
+    "scratch": (
+        "A thin, curved, tapered line, as left by a sharp corner: a tone change along a groove, one flank of which is lit."
+    ),
+    "crack": "A branching random walk, thin and jagged, by default darker than its surroundings.",
     "stain": (
         "A smooth change of tone with an irregular outline: oil, water, discolouration. The surface's texture shows through."
     ),
@@ -157,12 +158,12 @@ FORGERS: dict[str, str] = {
     "blob": ("Small opaque particles that lie on the part: dust, swarf, a drop of paint. They hide what is beneath."),
     "missing": "Missing material: an irregular piece is filled from its surroundings.",
     "misplaced": (
-        "A piece of the part lies in the wrong place: moved by a fraction of its size, its old place filled from around it."
+        "A piece of the part lies in the wrong place: it is moved by a fraction of its size, and its old place filled."
     ),
     "blur": "A patch out of focus, or smeared in one direction.",
     "noise": "A patch of noise: a rough, porous or sand-blasted spot.",
     "transplant": (
-        "Regions of real defects are cut out, posed anew and grafted onto the good picture (cloned as in Perez 2003)."
+        "Regions of real defects are cut out, given a new pose and blended into the good picture (cloned as in Perez 2003)."
     ),
     "mix": "One of several forgers per picture, drawn by weight.",
     "pipe": (

@@ -1,4 +1,4 @@
-"""Ways to fake a defect on a good picture, drawn from a seed: the table `forgers`, and one file for each kind."""
+"""Forgers: synthetic defects on good pictures, reproducible from a seed: the table `forgers`, and one file for each kind."""
 
 import sys
 

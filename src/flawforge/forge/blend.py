@@ -1,8 +1,8 @@
-"""Putting a forgery into a picture, and the law that every forger obeys.
+"""Compositing a forgery into a picture, and the invariant that every forger satisfies.
 
-`settle` is the only door: outside the mask the picture is the good one to the bit, inside every pixel differs by at
-least the forger's least change in some channel. Pixels that came out unchanged leave the mask; when too few are left the
-forger draws again, and after `DRAWS` tries a plain tone patch is laid instead, which no picture can swallow.
+Every forger returns through `settle`: outside the mask the picture is bit-identical to the good one, inside it every pixel
+differs by at least the forger's least change in some channel. Unchanged pixels are removed from the mask; when too few are
+left the forger draws again, and after `DRAWS` attempts a uniform tone patch is used, which is visible on any picture.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def full_range(image: Image) -> float:
 
 
 def is_grey(image: Image) -> bool:
-    """True where all channels are equal (a grey picture replicated); looked at on every fourth pixel."""
+    """True where all channels are equal (a replicated grey picture); tested on every fourth pixel."""
     if image.shape[2] == 1:
         return True
     thin = image[::4, ::4]
@@ -74,7 +74,7 @@ def settle(
     attempt: Callable[[], Attempt],
     share: float = 0.0,
 ) -> Forged:
-    """Call `attempt` until enough pixels changed (see `compose`), at most DRAWS times, then fall back to `tone_patch`."""
+    """Call `attempt` until enough pixels change (see `compose`), at most DRAWS times, then fall back to `tone_patch`."""
     check_sample(sample)
     for draw in range(DRAWS):
         candidate, allowed, drawn = attempt()
@@ -90,8 +90,8 @@ def settle(
 def compose(image: Image, candidate: Image, allowed: Mask, least: float, share: float = 0.0) -> tuple[Image, Mask] | None:
     """(picture, exact mask) from a candidate of the same shape and dtype; None where too few pixels changed.
 
-    Too few: under LEAST_PIXELS, or under `share` of the allowed pixels. The mask is made solid: a lone changed pixel gets
-    its good value back, a lone unchanged one among changed ones is moved by the least change, so that no mask is pepper.
+    Too few: under LEAST_PIXELS, or under `share` of the allowed pixels. The mask is cleaned of single pixels: an isolated
+    changed pixel gets its good value back, an isolated unchanged one among changed ones is moved by the least change.
     """
     box = bounding_box(allowed)
     inside = allowed[box]
@@ -127,7 +127,7 @@ def _solid(under: Image, over: Image, inside: Mask, visible: Mask, least: float)
 
 
 def tone_patch(image: Image, rng: np.random.Generator) -> Attempt:
-    """The fallback: a box of about 1/16 of the side whose tone moves a quarter of the range towards the far end."""
+    """The fallback: a box of about 1/16 of the side, whose tone moves by a quarter of the range, towards the farther end."""
     h, w = image.shape[:2]
     bh, bw = max(4, h // 16), max(4, w // 16)
     y, x = int(rng.integers(0, h - bh + 1)), int(rng.integers(0, w - bw + 1))
@@ -179,11 +179,11 @@ def mix_over(under: Image, over: Image, opacity: float) -> Image:
 
 
 def seamless(under: Image, over: Image, inside: Mask, mode: str = "normal") -> Image:
-    """`over` cloned onto `under` where `inside`, by solving Poisson's equation (Perez, Gangnet, Blake 2003).
+    """`over` cloned seamlessly into `under` where `inside`, by Poisson's equation (Perez, Gangnet, Blake 2003).
 
     under, over  h w c uint8, c in {1, 3}
-    inside       h w bool, some of it True, none within 1 px of the border; OpenCV leaves its outermost 3 px as they were
-                 where they do not fill a box
+    inside       h w bool, some of it True, none within 1 px of the border; unless it is a box, OpenCV leaves its outermost
+                 3 px unchanged
     mode         "normal", or "mixed": the stronger of both gradients
     """
     c = under.shape[2]
@@ -195,7 +195,7 @@ def seamless(under: Image, over: Image, inside: Mask, mode: str = "normal") -> I
 
 
 def as_change(image: Image, eight: Image) -> Image:
-    """A changed 8-bit version in the picture's own dtype; float32 keeps its precision, the change is added."""
+    """A changed 8-bit version in the picture's own dtype; to a float32 picture only the change is added."""
     if image.dtype == np.uint8:
         return eight
     change = eight.astype(np.float32) - as_uint8(image).astype(np.float32)
@@ -203,7 +203,7 @@ def as_change(image: Image, eight: Image) -> Image:
 
 
 def soften(picture: Image, sigma: float) -> Image:
-    """Gaussian blur of `sigma` px, border mirrored; a wide one is done on a smaller picture, which is as smooth."""
+    """Gaussian blur of `sigma` px, border mirrored; a wide one is computed on a downscaled picture."""
     h, w = picture.shape[:2]
     step = max(1, min(int(sigma // 3.0), min(h, w) // 8))
     small = picture
@@ -254,7 +254,7 @@ def check_choice(name: str, field: str, value: Any, allowed: tuple[Any, ...]) ->
 
 
 def draw(rng: np.random.Generator, value: float | tuple[float, float]) -> float:
-    """A number as it is, a (low, high) pair drawn uniformly."""
+    """A number unchanged; for a (low, high) pair, a uniform draw from it."""
     if isinstance(value, tuple | list):
         return float(rng.uniform(value[0], value[1]))
     return float(value)

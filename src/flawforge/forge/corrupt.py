@@ -1,4 +1,4 @@
-"""Region corruptions: ISSTAD's two recipes, and NSA's patches that are blended in by solving Poisson's equation."""
+"""Corrupted regions: ISSTAD's two recipes, and NSA's patches, which are blended in by solving Poisson's equation."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ NATIVE = 900.0  # px, the side that ISSTAD's and MVTec AD's native sizes are tak
 class PixelCorrupt:
     """ISSTAD (Jin, Guo, Zhu, arXiv 2303.17354) as in its released code: an altered copy of the picture shows through shapes.
 
-    version  "new" (released code): 1 to `shapes` filled rectangles, ellipses or polygons in the object's box, through which
-             a copy shows that was altered as a whole by one of: colour (jitter, grey, blur and their pairs), flip, noise;
+    version  "new" (released code): 1 to `shapes` filled rectangles, ellipses or polygons in the object's box, filled from a
+             copy of the picture that was altered by one of: colour (jitter, grey, blur and pairs of these), flip, noise;
              "old" (the overview figure): 1 to `patches` rectangles, each altered in place
-    shapes   most shapes of "new"; source 3 (1 for two of the categories)
-    patches  most patches of "old"; source 100
+    shapes   the largest number of shapes of "new"; source 3 (1 for two of the categories)
+    patches  the largest number of patches of "old"; source 100
     region   "object": the bounding box of the largest Otsu contour, padded by 10 % of its width and 20 % of its height;
              "full": the whole picture (source: for three categories)
     blur     standard deviation in px at a side of 900, scaled with the picture; source 15 to 20
 
-    Differences: the mask holds exactly the changed pixels (the source resizes and truncates it, so its border pixels turn
-    normal); lengths scale with the picture's shorter side over 900 px (assumption; the source works at native size);
-    a grey picture is never "made grey".
+    Differences: the mask holds exactly the changed pixels (the source resizes and truncates it, so its border pixels become
+    normal); lengths scale with the picture's shorter side / 900 px (assumption; the source works at native size);
+    the grey alteration is skipped on grey pictures.
     """
 
     version: str = "new"
@@ -164,17 +164,17 @@ def _fill_shape(mask: np.ndarray[Any, Any], box: tuple[int, int, int, int], unit
 class Nsa:
     """NSA (Schlueter, Liu, Hou, Kainz, ECCV 2022): patches of another good picture, blended in seamlessly (Perez 2003).
 
-    count    most patches; the first always, each further one with probability 0.5; source 3 to 4
-    size     (least, most) half side of a patch as share of the picture's side; the size is 0.03 + Gamma(2, 0.05) clipped
-             to it; source: bounds per class, assumption 0.03 to 0.25
+    count    the largest number of patches; the first always, each further one with probability 0.5; source 3 to 4
+    size     (least, most) half side of a patch as share of the picture's side, drawn as 0.03 + Gamma(2, 0.05) and clipped
+             to these; source: bounds per class, assumption 0.03 to 0.25
     scale    patches are resized by N(1, 0.5) clipped to this; source 0.7 to 1.3 for objects, 0.5 to 2 for textures
     mode     "normal" (source: objects) or "mixed" (source: textures), OpenCV's seamlessClone
-    overlap  with Sample.prior, the least share of salient (> 0.5) pixels under the patch; the source has this by a grey
-             threshold per class
+    overlap  with Sample.prior, the least share of salient (> 0.5) pixels under the patch; the source uses a grey threshold
+             per class instead
 
-    Without Sample.other the picture itself, flipped, stands in, and drawn["other"] says so. The mask holds the pixels that
-    changed by `least_change`; smaller changes are taken back, so that the mask is exact (the source labels by a threshold
-    on the median-filtered change). Redrawn when less than 0.3 of the patches changed.
+    Without Sample.other the flipped picture itself is used, and drawn["other"] says so. The mask holds the pixels that
+    changed by `least_change`; smaller changes are undone, so that the mask is exact (the source labels by a threshold on
+    the median-filtered change). Redrawn when less than 0.3 of the patches' area changed.
     """
 
     count: int = 3

@@ -1,4 +1,4 @@
-"""FORGERS, the table of every way to fake a defect, and what is asked of a forger by its name."""
+"""FORGERS, the table of all forgers, and look-ups by a forger's name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 
 def forger_from(name: str, **settings: Any) -> Forger:
-    """The named forger with the given fields. ConfigError where the name or a field is unknown or out of bounds."""
+    """The named forger with the given fields. Raises ConfigError where a name is unknown or a value out of bounds."""
     if name not in FORGERS:
         raise ConfigError(f"forger {name!r} is unknown; it must be one of {', '.join(FORGERS)}.")
     known = [f.name for f in fields(FORGERS[name])]
@@ -67,7 +67,7 @@ def _tuples(value: Any) -> Any:
 
 
 def family(name: str) -> str:
-    """The family of a forger, so that a proof can hold one out of training: a key of FAMILIES."""
+    """The family of a forger, a key of FAMILIES, so that one family can be held out of training."""
     for key, members in FAMILIES.items():
         if name in members:
             return key
@@ -75,7 +75,7 @@ def family(name: str) -> str:
 
 
 def names_in(forger: Any) -> tuple[str, ...]:
-    """The names of FORGERS that a forger is made of: of a mixture its parts, else its own; none for a foreign function."""
+    """Names in FORGERS that a forger consists of: a mixture's parts, else its own; none for a forger not in the table."""
     parts = getattr(forger, "forgers", ())
     if parts:
         return tuple(dict.fromkeys(name for part in parts for name in names_in(part)))

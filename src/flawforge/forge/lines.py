@@ -1,4 +1,4 @@
-"""Line-like flaws: the scratch and the crack."""
+"""Line-shaped defects: the scratch and the crack."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Points = NDArray[np.float64]  # n 2 (y, x)
 
 @dataclass(frozen=True)
 class Scratch:
-    """A thin, curved, tapered line, as left by a hard corner: a tone change along a groove, with one lit flank.
+    """A thin, curved, tapered line, as left by a sharp corner: a tone change along a groove, one flank of which is lit.
 
     size       length in px (mm where mm_per_pixel is given), number or (low, high)
     contrast   tone change at full strength, as share of the full range
     sharpness  1: edges as thin as a pixel; towards 0: blurred by up to the line's own width
-    width      px (mm), at most a twelfth of the size, tapered to nothing at both ends
-    bend       total turn along the line in degrees at most
-    count      most lines; further ones are nearly parallel, shorter and fainter, as if something was dragged
-    rim        the far flank of the groove takes the opposite tone at this share of the contrast
-    gaps       0: an even line; towards 1: contact comes and goes along it
+    width      px (mm), at most a twelfth of the size, tapered to zero at both ends
+    bend       the largest total turn along the line, in degrees
+    count      the largest number of lines; further ones are nearly parallel, shorter and fainter, as if dragged
+    rim        the far flank of the groove has the opposite tone, at this share of the contrast
+    gaps       0: a continuous line; towards 1: the line is interrupted
     tone       "lighter", "darker" or "either"
     mm_per_pixel  None: sizes are px
 
-    All amounts are assumptions. The line lies where Sample.prior is high, if there is one, and ends where the prior ends.
+    All amounts are assumptions. With Sample.prior the line lies where the prior is high, and is cut where the prior ends.
     """
 
     size: Range = (15.0, 120.0)
@@ -119,18 +119,18 @@ def _contact(at: Points, gaps: float, rng: np.random.Generator) -> Points:
 
 @dataclass(frozen=True)
 class Crack:
-    """A branching random walk, thin and jagged, darker than its surroundings unless told otherwise.
+    """A branching random walk, thin and jagged, by default darker than its surroundings.
 
     size       length of the main line in px (mm where mm_per_pixel is given), number or (low, high)
     contrast   tone change in the line's middle, as share of the full range
     sharpness  1: edges as thin as a pixel; towards 0: blurred by up to the line's own width
     width      px (mm) at the root, thinner towards the tips
-    jag        turn per step of 2 px in degrees (standard deviation)
-    branches   most side lines, each 0.2 to 0.6 of its parent, may branch again
+    jag        standard deviation of the turn per step of 2 px, in degrees
+    branches   the largest number of side lines, each 0.2 to 0.6 of its parent's length; they may branch again
     tone       "darker", "lighter" or "either"
     mm_per_pixel  None: sizes are px
 
-    All amounts are assumptions. The crack lies where Sample.prior is high, if there is one, and ends where the prior ends.
+    All amounts are assumptions. With Sample.prior the crack lies where the prior is high, and is cut where the prior ends.
     """
 
     size: Range = (20.0, 140.0)

@@ -1,4 +1,4 @@
-"""What the physical forgers share: size, contrast and sharpness, drawn once and recorded, so that a proof can sweep them."""
+"""Shared by the physical forgers: size, contrast and sharpness, drawn once and recorded, so that `pod` can vary them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TONES = ("either", "darker", "lighter")
 
 @dataclass(frozen=True)
 class Measure:
-    """Drawn values: size in px, contrast as share of the full range, sharpness in [0, 1]; `drawn` as they are recorded."""
+    """Drawn values: size in px, contrast as share of the full range, sharpness in [0, 1]; `drawn`: the record of them."""
 
     size: float
     contrast: float
@@ -51,7 +51,7 @@ def take(
     shape: tuple[int, int],
     rng: np.random.Generator,
 ) -> Measure:
-    """Draw the three values. A size beyond 0.9 of the picture's shorter side is cut to that, and recorded as cut."""
+    """Draw the three values. A size above 0.9 of the picture's shorter side is reduced to that, and recorded so."""
     unit = mm_per_pixel or 1.0
     px = min(blend.draw(rng, size) / unit, 0.9 * min(shape))
     c, s = blend.draw(rng, contrast), blend.draw(rng, sharpness)
@@ -60,12 +60,12 @@ def take(
 
 
 def on_part(prior: shapes.Coverage | None, box: tuple[slice, slice], cover: shapes.Coverage) -> shapes.Coverage:
-    """The coverage over the window where the prior says there is something to spoil: a flaw ends where the part ends."""
+    """The coverage over the window `box`, limited to where the prior is high: a defect ends where the part ends."""
     return cover if prior is None else np.asarray(cover * np.clip(2.0 * prior[box], 0.0, 1.0), np.float32)
 
 
 def sign_for(tone: str, mean: float, contrast: float, rng: np.random.Generator) -> int:
-    """+1 (lighter) or -1 (darker); "either" is a coin, turned where the mean in [0, 1] leaves no room."""
+    """+1 (lighter) or -1 (darker); "either" is drawn at random, and inverted where the mean in [0, 1] leaves no room."""
     coin = 1 if rng.random() < 0.5 else -1
     if tone != "either":
         return 1 if tone == "lighter" else -1
@@ -84,9 +84,9 @@ def tone(
     rng: np.random.Generator,
     tint: Any = 1.0,
 ) -> tuple[Image, Mask, int]:
-    """Add sign x contrast x cover (h w over the window, in [-1, 1]) to the picture: candidate, where, and the sign.
+    """Add sign x contrast x cover (h w over the window, in [-1, 1]) to the picture -> (candidate, changed mask, sign).
 
-    blur is a standard deviation in px that the cover is softened by first; tint scales the change per channel.
+    blur is the standard deviation in px of a blur of the cover; tint scales the change per channel.
     """
     if blur > 0.2:
         peak = float(np.abs(cover).max())
@@ -108,9 +108,9 @@ def put(image: Image, box: tuple[slice, slice], part: Image, where: Mask) -> tup
 
 
 def fill_from(part: Image, hole: Mask, known: Mask, grain: bool, rng: np.random.Generator) -> Image:
-    """`part` h w c with `hole` filled from the nearest `known` pixels, smoothed; grain of the known pixels laid over.
+    """`part` h w c with `hole` filled from the nearest `known` pixels, smoothed; with `grain` their noise is added.
 
-    Known pixels must not be empty; smoothing grows with the distance to them, so that no streaks are left.
+    `known` must not be empty; smoothing grows with the distance to it, so that no streaks are left.
     """
     _, label = cv2.distanceTransformWithLabels(np.asarray(~known, np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     rows, columns = np.nonzero(known)

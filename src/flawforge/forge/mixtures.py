@@ -1,4 +1,4 @@
-"""`mix` and `pipe`, which make new forgers of old ones."""
+"""`mix` and `pipe`, which combine forgers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Mix:
     """One of several forgers per picture, drawn by weight.
 
     forgers  forger instances, at least one
-    weights  positive, not necessarily summing to one; () = all alike
+    weights  positive, not necessarily summing to one; () = equal weights
     """
 
     forgers: tuple[Forger, ...] = ()
@@ -48,7 +48,7 @@ class Mix:
 class Pipe:
     """Several forgers one after another on the same picture; the mask is where the last picture differs from the first.
 
-    A later forger can undo a pixel by chance; such pixels leave the mask and get their good value back, to the bit.
+    A later forger can undo a pixel by chance; such pixels leave the mask and get their exact good value back.
     """
 
     forgers: tuple[Forger, ...] = ()

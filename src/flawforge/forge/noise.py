@@ -1,9 +1,9 @@
 """Random fields: gradient noise, its octaves, stripes, and the procedural textures made from them.
 
-A field depends on nothing but its arguments and the generator. Lattice weights are cached per (length, cells),
-so that one draw of Perlin noise is a small matrix product. Both factors are rounded to multiples of 2^-11: products are
-then multiples of 2^-22 and their sums below 4 are exact in float32, so that no order of summation, no number of threads
-and no fused multiply-add can change a bit.
+A field depends only on its arguments and the generator. Lattice weights are cached per (length, cells), so that one draw
+of Perlin noise is a small matrix product. Both factors are rounded to multiples of 2^-11: products are then multiples of
+2^-22 and their sums below 4 are exact in float32, so that the bits do not depend on the order of summation, the number of
+threads or fused multiply-add.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ def _factors(
 
 
 def rotate(field: Field, degrees: float) -> Field:
-    """The field turned about its middle, same shape, mirrored at its border.
+    """The field rotated about its centre, same shape, mirrored at its border.
 
-    DRAEM's code puts zeros where nothing was; that leaves straight cuts across the masks and corners without any.
-    Nearest neighbour: the field is smooth and is cut at a level, so bilinear moves an outline by less than a pixel.
+    DRAEM's code pads with zeros, which leaves straight cuts across the masks and corners without any. Nearest neighbour is
+    used: the field is smooth and is thresholded, so bilinear interpolation would move an outline by less than a pixel.
     """
     h, w = field.shape
     turn = cv2.getRotationMatrix2D(((w - 1) / 2.0, (h - 1) / 2.0), degrees, 1.0)
@@ -98,7 +98,7 @@ _SINE = (0.5 + 0.5 * np.sin(np.arange(256) * (2.0 * np.pi / 256.0))).astype(np.f
 
 
 def stripes(shape: tuple[int, int], rng: np.random.Generator, period: float, degrees: float, warp: float) -> Field:
-    """Sine stripes in [0, 1]: `period` in pixels, turned by `degrees`, bent by up to `warp` periods."""
+    """Sine stripes in [0, 1], h w: `period` in pixels, rotated by `degrees`, bent by up to `warp` periods."""
     h, w = shape
     y = np.arange(h, dtype=np.float32)[:, None] * np.float32(np.sin(np.deg2rad(degrees)) / period)
     x = np.arange(w, dtype=np.float32)[None, :] * np.float32(np.cos(np.deg2rad(degrees)) / period)
@@ -110,7 +110,7 @@ def stripes(shape: tuple[int, int], rng: np.random.Generator, period: float, deg
 
 
 def colour_ramp(rng: np.random.Generator, grey: bool, stops: int = 4) -> NDArray[np.uint8]:
-    """Table 256 x c of uint8 through `stops` random tones, joined by straight lines; c = 1 if grey, else 3."""
+    """A colour map, 256 x c uint8, interpolated linearly between `stops` random tones; c = 1 if grey, else 3."""
     tones = rng.integers(0, 256, (stops, 1 if grey else 3)).astype(np.float64)
     at = np.linspace(0.0, 255.0, stops)
     columns = [np.interp(np.arange(256.0), at, column) for column in tones.T]
@@ -118,7 +118,7 @@ def colour_ramp(rng: np.random.Generator, grey: bool, stops: int = 4) -> NDArray
 
 
 def paint(field: Field, ramp: NDArray[np.uint8]) -> Image:
-    """A field in [0, 1] through a colour ramp 256 x c: h w c uint8."""
+    """A field h w in [0, 1] mapped through a colour ramp 256 x c -> h w c uint8."""
     levels = np.asarray(field * np.float32(255.0), np.uint8)
     channels = [cv2.LUT(levels, column) for column in np.ascontiguousarray(ramp.T)]  # faster than one 3-channel LUT
     return np.asarray(cv2.merge(channels)).reshape(*field.shape, ramp.shape[1])

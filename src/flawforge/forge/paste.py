@@ -24,7 +24,7 @@ class CutPaste:
     aspect   patch: height / width, uniform in its logarithm; source 0.3 to 3.3
     width    scar: px on a side of 256, scaled with the picture's shorter side; source 2 to 16
     length   scar: likewise; source 10 to 25
-    turn     scar: up to this many degrees either way; source 45
+    turn     scar: rotated by up to this many degrees either way; source 45
     jitter   brightness, contrast, saturation and hue of the patch each change by up to this share; source 0.1
 
     The scar's turned pixels are interpolated bilinearly (assumption; the paper does not say).
@@ -98,10 +98,10 @@ def paste_turned(
     rng: np.random.Generator,
     copy: Image | None = None,
 ) -> tuple[Image, Mask]:
-    """An upright box of `copy` (default: the picture) about `source`, turned, pasted about `target`.
+    """An upright box of `copy` (default: the picture) centred on `source`, rotated, pasted at `target`.
 
     Points are (x, y) px, size is (width, height) px. Outside the picture the source is mirrored at the border.
-    Only the target's own bounding box is worked on. Returns the candidate picture and the turned outline.
+    Only the target's bounding box is processed. Returns the candidate picture and the rotated outline.
     """
     h, w = image.shape[:2]
     corners = shapes.turned_box(target, size, degrees)
@@ -126,10 +126,10 @@ def paste_turned(
 
 
 def jitter_colour(patch: Image, strength: Jitter, rng: np.random.Generator) -> Image:
-    """Brightness, contrast, saturation and hue changed by up to their strengths, in random order (torchvision's meaning).
+    """Change brightness, contrast, saturation and hue by up to their strengths, in random order, as torchvision does.
 
-    A factor within 1 +- strength for the first three; hue moves by up to strength of a full turn. Saturation and hue
-    leave grey pictures and one channel alone. Contrast is about the patch's own mean.
+    The first three by a factor within 1 +- strength; hue by up to the strength as a share of a full turn. Saturation and
+    hue do not change grey pictures or single channels. Contrast is relative to the patch's own mean.
     """
     factor = [float(rng.uniform(1.0 - s, 1.0 + s)) for s in strength[:3]]
     shift = float(rng.uniform(-strength[3], strength[3])) * 360.0
@@ -158,12 +158,13 @@ class HardAugment:
     """AnoSeg (Song et al., arXiv 2110.03396, figure 3): a patch of a strongly altered copy is pasted on the original.
 
     The copy is rotated by a multiple of 90 degrees, its halves swapped along either axis, its colours jittered, each
-    with `chance`; the patch comes from anywhere on it, is pasted anywhere, can be rotated and can cross the border.
+    with probability `chance`; the patch comes from anywhere on it, is pasted anywhere, and can be rotated and cross the
+    border.
 
     chance   probability of each of the three alterations; source 0.5
     area     share of the picture's area; assumption: CutPaste's 0.02 to 0.15 (the figures show 0.135 and about 0.16)
     aspect   height / width, uniform in its logarithm; assumption: CutPaste's 0.3 to 3.3
-    turn     rotation in degrees at most, for half of the patches; assumption 45 (one of two figures shows a rotated patch)
+    turn     largest rotation in degrees, of half of the patches; assumption 45 (one of two figures shows a rotated patch)
     jitter   brightness, contrast, saturation, hue; assumption 0.4, 0.4, 0.4, 0.1, which fits the measured figure
     least_share  redrawn when less than this share of the outline changed; assumption 0.05
     """

@@ -1,4 +1,4 @@
-"""The physical family as one mixture: `guided` and `auto` never train on it, so that a gate can test them with it."""
+"""The physical family as one mixture. `guided` and `auto` never train on it, so that a gate can test them with it."""
 
 from __future__ import annotations
 

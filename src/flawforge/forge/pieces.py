@@ -1,4 +1,4 @@
-"""Flaws of the material itself: a piece missing or misplaced, a patch out of focus, a patch of noise."""
+"""Defects of the part itself: a piece missing or misplaced, a patch out of focus, a patch of noise."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Missing:
     """Missing material: an irregular piece is filled from its surroundings.
 
     Where the surroundings have two tones (Otsu), as at the edge of a part, the fill comes from one tone only, so that the
-    background shows and the part looks chipped; else the hole is filled from all around, and its detail is missing.
+    background shows and the part looks chipped; else the hole is filled from all sides, and its detail is missing.
 
     size       mean diameter in px (mm where mm_per_pixel is given), number or (low, high)
-    contrast   the bottom's tone against the fill, as share of the full range (a hole lies in shadow)
+    contrast   the tone at the bottom of the hole, relative to the fill, as share of the full range (a hole lies in shadow)
     sharpness  1: an edge of one pixel; 0: it fades over the whole radius
-    at_edges   share of pieces whose place is drawn by the picture's gradient (a chip), not evenly
+    at_edges   share of pieces whose place is drawn in proportion to the picture's gradient (a chip), not uniformly
     tone       "darker", "lighter" or "either"
     mm_per_pixel  None: sizes are px
 
-    All amounts are assumptions. Sample.prior weighs the place, if there is one.
+    All amounts are assumptions. With Sample.prior the place is drawn in proportion to it.
     """
 
     size: Range = (10.0, 50.0)
@@ -79,7 +79,7 @@ class Missing:
 
 
 def detail(image: Image, prior: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """Where the picture has edges: gradient strength on a grid of at most 96 cells a side, times the prior; sums above 0."""
+    """Weights for drawing a place: gradient magnitude on at most 96 cells per side, times the prior; their sum is > 0."""
     h, w = image.shape[:2]
     unit = max(1.0, max(h, w) / 96.0)
     size = (max(8, round(w / unit)), max(8, round(h / unit)))
@@ -93,7 +93,7 @@ def detail(image: Image, prior: NDArray[np.float32] | None) -> NDArray[np.float3
 
 
 def frame_tone(image: Image) -> float:
-    """Median tone in [0, 1] of the picture's outermost rows and columns: what a background most likely looks like."""
+    """Median tone in [0, 1] of the picture's outermost rows and columns: the likely tone of the background."""
     frame = [image[:2], image[-2:], image[:, :2], image[:, -2:]]
     return float(np.median(np.concatenate([side.ravel() for side in frame]))) / blend.full_range(image)
 
@@ -130,7 +130,7 @@ def _background(part: Image, hole: Mask, chip: bool, frame: float) -> tuple[Mask
 
 @dataclass(frozen=True)
 class Misplaced:
-    """A piece of the part lies in the wrong place: moved by a fraction of its size, its old place filled from around it.
+    """A piece of the part lies in the wrong place: it is moved by a fraction of its size, and its old place filled.
 
     size       mean diameter of the piece in px (mm where mm_per_pixel is given), number or (low, high)
     contrast   opacity of the moved piece in (0, 1]; 1 hides what is beneath
@@ -139,7 +139,7 @@ class Misplaced:
     turn       the piece is rotated by up to this many degrees either way
     mm_per_pixel  None: sizes are px
 
-    The place is drawn where the picture has detail (elsewhere the move would be invisible), times Sample.prior.
+    The place is drawn in proportion to the picture's detail (elsewhere the move would be invisible), times Sample.prior.
     All amounts are assumptions.
     """
 
@@ -203,7 +203,7 @@ class Blur:
     smear      share of the patches that are smeared along a line instead
     mm_per_pixel  None: sizes are px
 
-    The place is drawn where the picture has detail, times Sample.prior. All amounts are assumptions.
+    The place is drawn in proportion to the picture's detail, times Sample.prior. All amounts are assumptions.
     """
 
     size: Range = (20.0, 90.0)
@@ -270,8 +270,8 @@ class Noise:
     colour     share of coloured noise on colour pictures; grey pictures get grey noise
     mm_per_pixel  None: sizes are px
 
-    Inside the patch every change is pushed to at least `least_change`, so that the mask has no pinholes where the noise
-    happens to be near zero. All amounts are assumptions. The patch lies where Sample.prior is high, if there is one.
+    Inside the patch every change is raised to at least `least_change`, so that the mask has no pinholes where the noise
+    happens to be near zero. All amounts are assumptions. With Sample.prior the patch lies where the prior is high.
     """
 
     size: Range = (12.0, 70.0)

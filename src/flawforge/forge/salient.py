@@ -1,4 +1,4 @@
-"""Forgeries that go where a saliency prior points: SGSF's masks, CutSwap's swaps, and the swap without a prior."""
+"""Forgeries placed by a saliency prior: SGSF's masks, CutSwap's swaps, and random swaps as a control."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Weights = NDArray[np.float32]  # h w in [0, 1]
 
 @dataclass(frozen=True)
 class SaliencyPerlin:
-    """SGSF's saliency augmentation (Xing et al., arXiv 2209.12440; we never found its formulas, so all is assumed).
+    """SGSF's saliency augmentation (Xing et al., arXiv 2209.12440; its formulas were not available, so all is assumed).
 
-    Saliency S times Perlin noise scaled to [0, 1], with a threshold that adapts to the product's own statistics
+    Saliency S times Perlin noise scaled to [0, 1], with a threshold that adapts to the statistics of this product
     inside the salient region R = {S > region}; a texture shows through as in DRAEM's paper.
 
-    rule      "mean_std": mean over R plus `spread` standard deviations; "otsu": Otsu's threshold inside R;
+    rule      sets the threshold. "mean_std": mean over R plus `spread` standard deviations; "otsu": Otsu's threshold in R;
               "quantile": so that a drawn share `area` of R is forged; "uniform": uniform over the product's range in R
     spread    standard deviations, for "mean_std"
     area      share of R, number or (low, high), for "quantile"
     region    saliency above which a pixel is salient
-    guard     (low, high): if the share of R lies outside, S carries no information (a texture) and is set to 1
+    guard     (low, high): if R's share of the picture lies outside, S is not informative (a texture) and is set to 1
     cells, turn, opacity, operations, source   as in `perlin`; opacity None = 0.1 to 1.0
 
-    Without Sample.prior the whole picture is salient, and drawn["prior"] is "none"; "guarded" where the guard struck.
+    Without Sample.prior the whole picture is salient, and drawn["prior"] is "none"; "guarded" where the guard applied.
     """
 
     rule: str = "mean_std"
@@ -103,21 +103,21 @@ class CutSwap:
     """CutSwap (Qin, Gu, Yu, Zhang, arXiv 2311.18332): two patches around pixels of the most salient cluster are swapped.
 
     Known from the abstract: saliency of several levels, clustering, a pixel pair from the cluster of the highest centroid
-    on each map, their patches exchanged. All amounts are assumptions.
+    on each map, and an exchange of their patches. All amounts are assumptions.
 
     levels    cells of the grid along the longer side on which the prior is clustered; one is drawn per picture (the reading
               "R1": stages 1 to 4 of a ResNet at 256 px); a prior of k levels needs k of them
-    clusters  of the saliency value alone
-    clustering  "kmeans" or "fuzzy" (c-means with exponent 2, hardened), in one dimension
+    clusters  number of clusters, formed by the saliency value alone
+    clustering  "kmeans" or "fuzzy" (c-means with exponent 2, hard assignment), in one dimension
     pick      the cluster to start from: "highest" (the paper), "lowest" or "random" (controls)
     exchange  True: the patches are swapped; False: one is pasted over the other (control)
     area      share of the picture's area of each patch; CutPaste's 0.02 to 0.15
     aspect    height / width, uniform in its logarithm; CutPaste's 0.3 to 3.3
-    tries     placements per size before the area is halved, then the next-best cluster is taken
+    tries     placements per size before the area is halved, and then the next-best cluster used
     gate      redrawn while the mean change in both patches is below this share of the range; the best of `tries` is kept
 
-    The prior (LayerCAM in the paper, see `saliency`) comes with the sample; without one every pixel is equally salient
-    and drawn["prior"] is "none": then this is `random_swap`.
+    The prior (LayerCAM in the paper, see `saliency`) comes with the sample. Without one every pixel is equally salient,
+    drawn["prior"] is "none", and the result is that of `random_swap`.
     """
 
     levels: tuple[int, ...] = (64, 32, 16, 8)
@@ -174,8 +174,8 @@ class CutSwap:
 class RandomSwap:
     """The control of `cutswap`: two patches are swapped at uniformly drawn places, without saliency.
 
-    Fields as in `cutswap`. A public augmentation library's layer of the name CutSwap is this, with area 0.05 to 0.3,
-    aspect 0.3 to 3.0 and overlap allowed; here patches never overlap, since an exchange would then be undefined.
+    Fields as in `cutswap`. The layer called CutSwap in a public augmentation library is this one, with area 0.05 to 0.3,
+    aspect 0.3 to 3.0 and overlap allowed; here patches never overlap, because an exchange would then be undefined.
     """
 
     area: Range = (0.02, 0.15)
@@ -215,10 +215,10 @@ def coarsen(prior: Weights, cells: int) -> Weights:
 
 
 def one_dimensional_clusters(grid: Weights, count: int, how: str = "kmeans") -> NDArray[np.int64]:
-    """Rank of each cell's cluster, 0 = highest centroid, of the values alone, started evenly over their range.
+    """Rank of each cell's cluster by the cell's value, 0 = highest centroid; centres start evenly over the range.
 
-    "kmeans": Lloyd's; "fuzzy": c-means with exponent 2, each cell then in the cluster that it belongs to most, which is the
-    nearest (its centres lie elsewhere than k-means', since every value pulls at all of them).
+    "kmeans": Lloyd's algorithm; "fuzzy": c-means with exponent 2, each cell then assigned to its cluster of highest
+    membership, which is the nearest (its centres differ from those of k-means, because every value contributes to all).
     """
     values = grid.ravel().astype(np.float64)
     centres = np.unique(np.linspace(values.max(), values.min(), count))[::-1]
@@ -265,7 +265,7 @@ def swap(
 ) -> blend.Attempt:
     """Exchange two patches centred on two cells of the best-ranked cluster (None: anywhere); the gate's best of `tries`.
 
-    exchange False: the second is pasted over the first, and stays.
+    exchange False: the second is pasted over the first, and itself unchanged.
     """
     size = image.shape[:2]
     bh, bw = shapes.box_inside(size, rng, area if isinstance(area, tuple) else (area, area), aspect)

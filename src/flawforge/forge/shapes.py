@@ -1,4 +1,4 @@
-"""Outlines: where a forgery lies, as masks h w bool or as soft coverage h w float32 in [0, 1]."""
+"""Outlines of forgeries, as masks h w bool or as soft coverage h w float32 in [0, 1]."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def polygon(shape: tuple[int, int], corners: NDArray[np.float64]) -> Mask:
 
 
 def turned_box(centre: tuple[float, float], size: tuple[float, float], degrees: float) -> NDArray[np.float64]:
-    """Corners 4 x 2 (x, y) of a box of size (width, height) about centre (x, y), turned by degrees."""
+    """Corners 4 x 2 (x, y) of a box of size (width, height) about centre (x, y), rotated by degrees."""
     half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float64) * np.asarray(size) / 2.0
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return half @ np.array([[c, s], [-s, c]]) + np.asarray(centre)
@@ -29,8 +29,8 @@ def turned_box(centre: tuple[float, float], size: tuple[float, float], degrees: 
 def box_inside(
     shape: tuple[int, int], rng: np.random.Generator, area: tuple[float, float], aspect: tuple[float, float]
 ) -> tuple[int, int]:
-    """A box (height, width) in pixels: area as share of the picture, aspect = height / width drawn evenly in its
-    logarithm (the reading of two public CutPaste codes; the paper leaves it open). At least 2 x 2, at most the picture."""
+    """A box (height, width) in pixels: area as share of the picture, aspect = height / width, log-uniform (as in two
+    public CutPaste codes; the paper leaves it open). At least 2 x 2, at most the picture."""
     h, w = shape
     pixels = rng.uniform(*area) * h * w
     ratio = float(np.exp(rng.uniform(np.log(aspect[0]), np.log(aspect[1]))))
@@ -53,7 +53,7 @@ def window(shape: tuple[int, int], centre: tuple[float, float], reach: float) ->
 
 
 def place(shape: tuple[int, int], weights: NDArray[np.float32] | None, rng: np.random.Generator) -> tuple[float, float]:
-    """A point (y, x): uniform, or drawn by weights h w >= 0 of any size that stretch over the picture."""
+    """A point (y, x): uniform, or drawn in proportion to weights h w >= 0, on a grid of any size over the picture."""
     inside = rng.random(2)
     if weights is not None:
         total = np.cumsum(weights.ravel(), dtype=np.float64)
@@ -75,9 +75,9 @@ def blob(
 ) -> Coverage:
     """Depth in px below the outline of an irregular blob (> 0 inside), over the window `box`, h w float32.
 
-    size is the mean diameter in px; aspect >= 1 draws it out in a random direction at the same area; roughness is the
-    strength of the outline's waves (harmonics 2 to `waves`, falling as 1 / k: few make it smooth, many jagged). The depth
-    falls evenly from the middle to the outline in every direction, so that a soft edge shows no spokes.
+    size is the mean diameter in px; aspect >= 1 elongates it in a random direction at the same area; roughness is the
+    amplitude of the outline's harmonics 2 to `waves`, which fall as 1 / k (few: smooth, many: jagged). The depth falls
+    linearly from the centre to the outline in every direction, so that a soft edge shows no spokes.
     """
     y = np.arange(box[0].start, box[0].stop, dtype=np.float32)[:, None] - np.float32(centre[0])
     x = np.arange(box[1].start, box[1].stop, dtype=np.float32)[None, :] - np.float32(centre[1])
@@ -105,7 +105,7 @@ def stroke(
 ) -> Coverage:
     """Coverage in [0, 1] of a line through points n x 2 (y, x) with a width in px and a strength in [0, 1] at each.
 
-    Drawn on a grid 4 times as fine (2 times from 400 px on) and averaged, so that a hair of half a pixel is half a tone.
+    Supersampled 4 times (2 times from 400 px on) and averaged, so that a line of half a pixel has half the tone.
     """
     h, w = box[0].stop - box[0].start, box[1].stop - box[1].start
     fine = 4 if max(h, w) <= 400 else 2
@@ -126,8 +126,8 @@ def stroke(
 def grow(length: float, step: float, bend: float, wobble: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """A path n x 2 (y, x) of the given length in px, from the origin in a random direction.
 
-    bend is the total turn in degrees at most, spread evenly (a curve); wobble the turn per step, which leans back to the
-    curve (each step keeps 0.85 of it), so that a path never curls up.
+    bend is the largest total turn in degrees, spread evenly (a curve); wobble the random turn per step, of which each
+    further step keeps 0.85, so that the path returns to the curve and never curls up.
     """
     from scipy.signal import lfilter  # it imports scipy.stats: a second that judging can do without
 

@@ -1,4 +1,4 @@
-"""Round-ish flaws on a surface that stays where it is: the stain, the dent, the particle."""
+"""Roundish defects on the surface: the stain, the dent, the particle."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Stain:
     size       mean diameter in px (mm where mm_per_pixel is given), number or (low, high)
     contrast   tone change in the middle, as share of the full range
     sharpness  1: an edge of one pixel; 0: it fades over the whole radius
-    clouds     0: even inside; towards 1: cloudy
-    ring       the outline dries stronger than the middle by this share (a coffee ring); times the sharpness
+    clouds     0: uniform inside; towards 1: cloudy
+    ring       the outline is stronger than the middle by this share (a coffee ring), times the sharpness
     tint       colour pictures: channels differ by up to this share; grey pictures stay grey
     tone       "darker", "lighter" or "either"
     mm_per_pixel  None: sizes are px
 
-    All amounts are assumptions. The stain lies where Sample.prior is high, if there is one, and ends where the prior ends.
+    All amounts are assumptions. With Sample.prior the stain lies where the prior is high, and is cut where the prior ends.
     """
 
     size: Range = (12.0, 80.0)
@@ -87,9 +87,10 @@ class Dent:
     raised     share of bumps among the dents
     mm_per_pixel  None: sizes are px
 
-    Lambert's law for small slopes: the change is proportional to the slope along the light's direction. Where that is nearly
-    nothing inside the outline (the floor, and the line between the flanks) the tone falls by 1.5 times `least_change`, so
-    that the mask is the whole dent. All amounts are ASSUMPTION; Sample.prior is where it goes and ends, if there is one.
+    Lambert's law for small slopes: the change is proportional to the slope along the light's direction. Where that is almost
+    zero inside the outline (the floor, and the line between the flanks) the tone falls by 1.5 times `least_change`, so that
+    the mask is the whole dent. All amounts are assumptions. With Sample.prior the dent lies where the prior is high, and is
+    cut where the prior ends.
     """
 
     size: Range = (10.0, 60.0)
@@ -145,12 +146,12 @@ class Blob:
     size       diameter in px (mm where mm_per_pixel is given), number or (low, high)
     contrast   the particle's tone against the mean tone beneath it, as share of the full range
     sharpness  1: an edge of one pixel; 0: it fades over the whole radius
-    count      most particles; further ones lie near the first and are smaller
+    count      the largest number of particles; further ones lie near the first and are smaller
     shadow     a soft shadow to one side of it, as share of the contrast
     tone       "darker", "lighter" or "either"
     mm_per_pixel  None: sizes are px
 
-    All amounts are assumptions. Particles lie where Sample.prior is high, if there is one.
+    All amounts are assumptions. With Sample.prior the particles lie where the prior is high.
     """
 
     size: Range = (3.0, 24.0)

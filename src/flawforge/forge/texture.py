@@ -21,17 +21,17 @@ SOURCES = ("given", "self", "noise", "stripes")
 
 @dataclass(frozen=True)
 class Perlin:
-    """DRAEM's forgery (Zavrtanik, Kristan, Skocaj, ICCV 2021, section 3.3): noise is thresholded, a texture shows through.
+    """DRAEM's forgery (Zavrtanik, Kristan, Skocaj, ICCV 2021, section 3.3): a texture shows through thresholded noise.
 
     variant    "code": threshold 0.5 on the raw noise, opacity 0.2 to 1.0, ten texture operations;
                "paper": threshold uniform over the noise's range, opacity 0.1 to 1.0, seven operations
     cells      (low, high) exponents of 2: lattice cells per axis, drawn apart for y and x; source: code, 0 to 5
-    turn       the noise is rotated by up to this many degrees; source: code, 90
-    opacity    share of the texture in the mask, number or (low, high); None = as the variant says
-    threshold  in [-1, 1] on the raw noise, number or (low, high); None = as the variant says
+    turn       the noise is rotated by up to this many degrees either way; source: code, 90
+    opacity    of the texture in the mask, number or (low, high); None = the variant's
+    threshold  in [-1, 1] on the raw noise, number or (low, high); None = the variant's
     operations how many texture operations are chained, 0 to 5; source: code, 3
-    source     "given" (Sample.texture), "self" (the picture itself, turned and scaled), "noise", "stripes", or
-               "auto": the given texture if there is one, otherwise one of the other three. Assumption: DRAEM has
+    source     "given" (Sample.texture), "self" (the picture itself, rotated and scaled), "noise", "stripes", or
+               "auto": the given texture if there is one, otherwise one of the other three. Assumption: DRAEM takes
                its textures from DTD, which we cannot ship.
 
     A grey picture gets a grey texture (assumption: colour on grey would reveal every forgery).
@@ -95,7 +95,7 @@ def check_texture_fields(
 def lattice_noise(
     shape: tuple[int, int], cells: tuple[int, int], turn: float, rng: np.random.Generator
 ) -> tuple[noise.Field, dict[str, Any]]:
-    """Perlin noise with 2^k cells per axis, k drawn apart for y and x, turned at random."""
+    """Perlin noise with 2^k cells per axis, k drawn separately for y and x, rotated at random; and what was drawn."""
     ky, kx = (int(k) for k in rng.integers(cells[0], cells[1] + 1, 2))
     lattice = (min(2**ky, shape[0]), min(2**kx, shape[1]))
     degrees = float(rng.uniform(-turn, turn))
@@ -162,9 +162,9 @@ def as_channels(picture: Image, grey: bool) -> Image:
 
 
 def cut_from(picture: Image, shape: tuple[int, int], rng: np.random.Generator) -> Image:
-    """A piece of the picture in the wanted shape: a random window scaled by 0.7 to 1.6, flipped, maybe transposed.
+    """A piece of the picture in the given shape: a random window scaled by 0.7 to 1.6, flipped, maybe transposed.
 
-    Where the picture is too small for the window it is taken whole and stretched.
+    Where the picture is smaller than the window, the whole picture is resized.
     """
     across = bool(rng.random() < 0.5)
     h, w = picture.shape[:2]

@@ -1,4 +1,4 @@
-"""`transplant`: regions of real defects, cut out of pictures of defective parts and grafted onto good ones."""
+"""`transplant`: regions of real defects, cut out of pictures of defective parts and blended into good ones."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Piece:
 
     pixels  h w c, c in {1, 3}, uint8 or float32 in [0, 1]
     mask    h w bool, True = defect; at least 9 pixels
-    place   (y, x) of the defect's middle in its picture, as shares of the sides, in [0, 1]
-    kind    what people call the defect
-    source  what tells the picture that it was cut from, such as the SHA-256 of its file
+    place   (y, x) of the defect's centre in its picture, as shares of the sides, in [0, 1]
+    kind    the defect's name
+    source  identifies the picture that it was cut from, such as the SHA-256 of its file
     """
 
     pixels: Image = field(repr=False, compare=False)
@@ -46,7 +46,7 @@ class Piece:
 def cut_out(picture: Image, mask: Mask, kind: str = "", source: str = "", margin: int = 2 * RING) -> tuple[Piece, ...]:
     """The pieces of a picture h w c by its defect mask h w; regions under 9 pixels are left out.
 
-    Each is cut out with `margin` px around it, as far as the picture goes; RING px are needed at the size of use.
+    Each is cut out with `margin` px around it, as far as the picture reaches; RING px are needed after resizing.
     """
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (NEAR, NEAR))
     count, labels = cv2.connectedComponents(cv2.dilate(mask.astype(np.uint8), kernel), connectivity=8)
@@ -73,13 +73,13 @@ class _Pose(NamedTuple):
 
 @dataclass(frozen=True)
 class Transplant:
-    """Regions of real defects are cut out, posed anew and grafted onto the good picture (cloned as in Perez 2003).
+    """Regions of real defects are cut out, given a new pose and blended into the good picture (cloned as in Perez 2003).
 
-    pieces   the regions, see `cut_out`; () = an irregular region of another good picture stands in, or of this one, turned
-             by 180 degrees, and drawn["piece"] says so
+    pieces   the regions, see `cut_out`; () = an irregular region of another good picture is used, or of this one, rotated by
+             180 degrees, and drawn["piece"] says so
     scale    a piece is resized by this factor
-    turn     it is turned by up to this many degrees either way, and mirrored in half of the cases
-    home     share of the pieces that stay about where they were found: moved by up to 2 % of the side, turned by up to 10
+    turn     it is rotated by up to this many degrees either way, and mirrored in half of the cases
+    home     share of the pieces that stay near their original place: moved by up to 2 % of the side, rotated by up to 10
              degrees, not mirrored; the others lie anywhere, or where Sample.prior is high
     opacity  of the piece, in (0, 1]; 1 = as found
 
