@@ -14,7 +14,7 @@ from torch import Tensor
 from flawforge.fitting import questions
 from flawforge.fitting.questions import FOLDS, pixel_features, screen
 from flawforge.pictures import screening
-from flawforge.pictures.screening import LEAST, outlier_limit
+from flawforge.pictures.screening import LEAST, Screening, outlier_limit
 
 VALID = torch.ones(1, 1, 64, 64)
 
@@ -92,6 +92,38 @@ def test_what_is_not_judged_is_not_compared() -> None:
     outside[:, :, :16, :16] = 0
     assert screen([(path, x, outside) for path, x, _ in pictures], [], pixel_features, "pixels").suspects == ()
     assert screen(pictures, [], pixel_features, "pixels").suspects[0][0].name == "05.png"
+
+
+@pytest.mark.parametrize("others", [0, 4])
+def test_pictures_that_are_equal_where_they_are_judged_are_said_to_be(others: int) -> None:
+    """As a saturated background in a region of interest that misses the part; a division by their score is none."""
+    rng = np.random.default_rng(0)
+    pictures = [(Path(f"{i}.png"), torch.ones(1, 3, 64, 64), VALID) for i in range(12)] + made(rng, others)
+    found = screen(pictures, [], pixel_features, "pixels")
+    (line,) = found.lines()
+    assert line.startswith(f"12 of {12 + others} good pictures equal others where they are judged")
+    assert "check that the region of interest shows the part" in line
+    assert all(np.isfinite(row["score"]) for row in found.as_dict()["most_anomalous"])
+
+
+def test_one_that_stands_out_among_equal_ones_is_named_with_its_score() -> None:
+    pictures = [(Path(f"{i}.png"), torch.ones(1, 3, 64, 64), VALID) for i in range(12)]
+    pictures[3][1][:, :, 20:40, 20:40] = 0.0
+    found = screen(pictures, [], pixel_features, "pixels")
+    assert [path.name for path, _ in found.suspects] == ["3.png"]
+    assert found.lines()[0].startswith("11 of 12 good pictures equal others")
+    assert found.lines()[-1] == f"  3.png: {found.suspects[0][1]:.3g}"
+
+
+def test_multiples_are_of_the_median_score() -> None:
+    scores = tuple((Path(f"{i}.png"), float(score)) for i, score in enumerate([80, 6, 5, *[4] * 3, *[2] * 5]))
+    quiet, loud = Screening(scores, 100.0, "pixels"), Screening(scores, 5.5, "pixels")
+    assert quiet.lines()[0].endswith("typical one's score: 0.png (20.0), 1.png (1.5), 2.png (1.2)")
+    assert loud.lines()[0].startswith("2 of 11 good pictures stand out from all others")
+    assert loud.lines()[1:] == ["  0.png: 20.0 times a typical score", "  1.png: 1.5 times a typical score"]
+    assert Screening(scores[:3], None, "").lines() == [
+        "3 good pictures are too few to tell which of them are unlike the others"
+    ]
 
 
 def test_groups_stay_in_one_fold_and_folds_are_even() -> None:

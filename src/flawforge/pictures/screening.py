@@ -40,17 +40,25 @@ class Screening:
         if self.limit is None:
             return [f"{len(self.scores)} good pictures are too few to tell which of them are unlike the others"]
         typical = float(np.median([score for _, score in self.scores]))
-        if not self.suspects:
+        lines = []
+        if typical == 0:  # a plain background, say, in a region of interest that misses the part
+            lines.append(
+                f"{sum(score == 0 for _, score in self.scores)} of {len(self.scores)} good pictures equal others where they "
+                "are judged, so there is nothing to learn from them; check that the region of interest shows the part"
+            )
+        elif not self.suspects:
             named = ", ".join(f"{path.name} ({score / typical:.1f})" for path, score in self.scores[:SHOWN])
-            return [
+            lines.append(
                 f"no good picture stands out from the others; the most anomalous, as multiples of a typical one's score: "
                 f"{named}"
-            ]
-        lines = [
-            f"{len(self.suspects)} of {len(self.scores)} good pictures stand out from all others (of folders with good "
-            f"pictures only, 1 in {round(1 / RATE)} has any); look at them, and leave out those that are not good:"
-        ]
-        lines += [f"  {path}: {score / typical:.1f} times a typical score" for path, score in self.suspects]
+            )
+        if self.suspects:
+            lines.append(
+                f"{len(self.suspects)} of {len(self.scores)} good pictures stand out from all others (of folders with good "
+                f"pictures only, 1 in {round(1 / RATE)} has any); look at them, and leave out those that are not good:"
+            )
+        for path, score in self.suspects:
+            lines.append(f"  {path}: {score / typical:.1f} times a typical score" if typical else f"  {path}: {score:.3g}")
         return lines
 
     def as_dict(self) -> dict[str, Any]:
