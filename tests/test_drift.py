@@ -60,6 +60,27 @@ def test_the_bet_on_rejects_is_fair_at_the_share_and_losing_below(rejected: list
     assert 0.5 * share * won + (1 - 0.5 * share) * lost < before
 
 
+def test_evidence_stays_a_number_however_long_everything_is_wrong() -> None:
+    """A lamp is broken for a shift: all parts are rejected, or each scores higher than all before it. Then it is repaired."""
+    calibration = known(np.random.default_rng(0))
+    rejected = [50.0] * 1000 + [0.0] * 50
+    rising = np.linspace(-5.0, calibration.threshold - 1e-6, 4000).tolist()
+    for scores in (rejected, rising):
+        path = drift.evidence(calibration, scores)
+        assert len(path) == len(scores) + 1
+        assert np.isfinite(path).all()
+        first = int(np.argmax(path >= drift.level(0.01)))
+        assert 0 < first < 200
+        np.testing.assert_allclose(drift.evidence(calibration, scores[:150]), path[:151])  # whatever comes later
+    found = drift.finding(calibration, rejected, alarm=0.01, defects=drift.DEFECTS, seed=0)
+    assert found["alarm"]
+    assert found["at"] < 10
+    assert found["evidence"] >= drift.MOST / 2  # half of it is the bet on rejects
+    for path in (drift.rejects([True] * 900, 0.1), drift.jumper([1e-6] * 3000)):
+        assert drift.MOST <= path.max() < 100 * drift.MOST
+        assert (np.diff(path[path < drift.MOST])[1:] > 0).all()
+
+
 def test_false_alarms_are_as_rare_as_stated() -> None:
     """Exchangeable parts, 5 % of them defective and rejected: 200 lines watched for 120 parts each, alarm rate 10 %."""
     rng, alarms = np.random.default_rng(1), 0

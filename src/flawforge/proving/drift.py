@@ -41,6 +41,7 @@ JUMPS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 STAKES = (0.0, 0.05, 0.2, 0.5)  # shares of the wealth laid on "rejected"; who lays nothing waits for a change
 DEFECTS = 0.1  # share of defective parts on a line that is as it should be; assumption, on the safe side
 RECENT = 50  # parts that the picture statistics are compared over
+MOST = 1e100  # of the evidence: nobody bets on beyond it, for no alarm needs more and the numbers would overflow
 MOVED = 2.0  # robust standard deviations between medians from which a statistic is named; assumption
 
 
@@ -57,11 +58,17 @@ def online_p_values(known: Sequence[float], stream: Sequence[float], rng: np.ran
 
 
 def jumper(p_values: Sequence[float] | Floats) -> Floats:
-    """Wealth (m + 1,) of the composite simple jumper before and after each p-value; a martingale from 1 on uniform ones."""
+    """Wealth (m + 1,) of the composite simple jumper before and after each p-value; a martingale from 1 on uniform ones.
+
+    It stops at MOST.
+    """
     wealth = np.full((len(JUMPS), 3), 1.0 / 3.0)
     lean, jump = np.array([-1.0, 0.0, 1.0]), np.array(JUMPS)[:, None]
     path = [1.0]
     for p in p_values:
+        if path[-1] >= MOST:
+            path.append(path[-1])
+            continue
         total = wealth.sum(axis=1, keepdims=True)
         wealth = ((1.0 - jump) * wealth + jump * total / 3.0) * (1.0 + lean * (p - 0.5))
         path.append(float(wealth.sum(axis=1).mean()))
@@ -69,10 +76,16 @@ def jumper(p_values: Sequence[float] | Floats) -> Floats:
 
 
 def rejects(rejected: Sequence[bool], share: float) -> Floats:
-    """Wealth (m + 1,) of bets that more than `share` in (0, 1) are rejected; no martingale below that rises on average."""
+    """Wealth (m + 1,) of bets that more than `share` in (0, 1) are rejected; no martingale below that rises on average.
+
+    It stops at MOST.
+    """
     stakes, jump = np.array(STAKES), np.array(JUMPS)[:, None]
     wealth, path = np.full((len(JUMPS), len(STAKES)), 1.0 / len(STAKES)), [1.0]
     for was_rejected in rejected:
+        if path[-1] >= MOST:
+            path.append(path[-1])
+            continue
         total = wealth.sum(axis=1, keepdims=True)
         wealth = (1.0 - jump) * wealth + jump * total / len(STAKES)
         wealth = wealth * (1.0 - stakes + (stakes / share if was_rejected else 0.0))
