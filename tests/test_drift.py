@@ -61,7 +61,7 @@ def test_the_bet_on_rejects_is_fair_at_the_share_and_losing_below(rejected: list
 
 
 def test_evidence_stays_a_number_however_long_everything_is_wrong() -> None:
-    """A lamp is broken for a shift: all parts are rejected, or each scores higher than all before it. Then it is repaired."""
+    """A lamp is broken for a shift: all parts are rejected until it is repaired, or each scores higher than all before."""
     calibration = known(np.random.default_rng(0))
     rejected = [50.0] * 1000 + [0.0] * 50
     rising = np.linspace(-5.0, calibration.threshold - 1e-6, 4000).tolist()
