@@ -113,6 +113,10 @@ def test_results_prune(db: Path) -> None:
         verdicts.record(store, [verdict(time=old)])
     done = call("results", "prune", db, "--older-than", 3000)
     assert "1 results deleted" in done.output
+    assert "0 results deleted" in call("results", "prune", db, "--older-than", 36525).output
+    for days in ("800000", "1e12", "nan", "0"):  # before the first year, or no number of days
+        done = call("results", "prune", db, "--older-than", days)
+        assert (done.exit_code, "give a number above 0 to 36525" in done.stderr) == (2, True), days
     with open_store(db) as store:
         assert verdicts.count(store) == 4
 

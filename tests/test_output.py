@@ -157,6 +157,25 @@ def test_the_result_goes_to_standard_output_and_the_rest_beside_it(tmp_path: Pat
     assert "s] a line" in spoken("--verbose").stdout
 
 
+@pytest.mark.parametrize("place", [".", "..", "folder", "folder/"])
+def test_a_folder_for_the_result_is_refused_before_the_work(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked = []
+
+    @click.command(cls=Command)
+    def work() -> None:
+        worked.append(place)
+        tell(Result())
+
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"^--json .* is a folder; give a file, or - for standard output\.$"):
+        CliRunner().invoke(work, ["--json", place], catch_exceptions=False)
+    assert not worked
+    assert list(tmp_path.rglob("*")) == [tmp_path / "folder"]
+
+
 def test_the_log_keeps_what_quiet_hides_and_is_appended_to(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     for options in (("--quiet",), ()):

@@ -28,6 +28,7 @@ from flawforge.cli.output import next_steps, quoted, say, tell, write_json
 from flawforge.types import ConfigError
 
 GIGABYTE = 1e9
+DAYS = Number(above=0, most=36525)  # a century: the calendar has a first year
 
 
 @click.command(cls=Command)
@@ -58,7 +59,7 @@ GIGABYTE = 1e9
     show_default=True,
     help="Which pictures to keep for the page and for reviews.",
 )
-@option("--retain-days", type=Number(above=0), section="Limits", help="Delete unreviewed results older than this.")
+@option("--retain-days", type=DAYS, section="Limits", help="Delete unreviewed results older than this.")
 @option("--retain-gb", type=Number(above=0), section="Limits", help="Delete the oldest unreviewed results above this size.")
 @option(
     "--queue",
@@ -168,7 +169,7 @@ def export(db: str, out: Path, since: str | None, until: str | None, station: st
 
 @results.command()
 @with_store
-@option("--older-than", type=Number(above=0), metavar="DAYS", help="Delete results older than this.")
+@option("--older-than", type=DAYS, metavar="DAYS", help="Delete results older than this.")
 @option("--max-gb", type=Number(least=0), help="Delete the oldest until the kept files have at most this size.")
 @option("--files", type=PATH, metavar="FOLDER", help="Folder of kept pictures, as for `serve`.")
 @option("--reviewed", is_flag=True, help="Delete reviewed results, and their reviews, too.")

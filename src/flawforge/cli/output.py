@@ -189,6 +189,12 @@ def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     return callback
 
 
+def _set_json(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value and value != "-" and Path(value).is_dir():  # said before the work, not after it
+        raise ConfigError(f"--json {value} is a folder; give a file, or - for standard output.")
+    _set("json")(context, parameter, value)
+
+
 def _set_log(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
     if value is None:
         return
@@ -204,7 +210,7 @@ def _set_log(context: click.Context, parameter: click.Parameter, value: Path | N
 EVERYWHERE: tuple[tuple[list[str], dict[str, Any]], ...] = (
     (
         ["--json"],
-        {"metavar": "FILE", "callback": _set("json"), "help": "Write the result as JSON to this file; - = standard output."},
+        {"metavar": "FILE", "callback": _set_json, "help": "Write the result as JSON to this file; - = standard output."},
     ),
     (
         ["-q", "--quiet"],
