@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flawforge.cli.app import main
 from flawforge.cli.fit import Course
 from flawforge.cli.options import Command, Known, Number, Share, ShareOrPattern
 from flawforge.cli.output import Bar, counter, next_steps, say, say_aside, tell
@@ -184,6 +185,21 @@ def test_the_log_keeps_what_quiet_hides_and_is_appended_to(tmp_path: Path) -> No
     assert lines == ["a line", "a warning", "the result", "  not kept", "next: one", "      two"] * 2
     with pytest.raises(ConfigError, match="cannot be written to"):
         spoken("--log-file", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "arguments", [("fit", "nowhere", "-o", "model"), ("inspect", "nowhere"), ("results", "export", "none.db", "-o", "a.csv")]
+)
+def test_an_error_is_a_sentence_in_the_log_too(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, [*arguments, "--log-file", "log.txt"])
+    assert isinstance(done.exception, SystemExit)
+    assert done.exit_code == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("flawforge: ")
+    assert [each.split(" ", 1)[1] for each in (tmp_path / "log.txt").read_text().splitlines()] == [line]
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

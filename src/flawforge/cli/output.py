@@ -202,7 +202,7 @@ def _set_log(context: click.Context, parameter: click.Parameter, value: Path | N
         log = value.open("a", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigError(f"--log-file {value} cannot be written to ({error.strerror}); give another file.") from None
-    context.call_on_close(log.close)
+    context.find_root().call_on_close(log.close)  # an error is told after the command's own context is closed
     settings: Output = context.meta.setdefault(KEY, Output())
     settings.log = log
 
