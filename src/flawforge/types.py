@@ -282,6 +282,8 @@ class Method:
     scratch   the config that takes the place of one with outside weights where --trunk forbids them
     decided   (net, config) -> config: the settings with which another fit takes the choices that this fitted net took by
               looking at its pictures, so that scores of both are of one scale; None = it chooses nothing that changes scale
+    parts     its batches may be cut over several processes: its losses sum over a batch by `ranks.summed` and draw by
+              `ranks.rand` alone
     """
 
     name: str
@@ -298,3 +300,4 @@ class Method:
     trunk: Callable[[Any, Any, Init], Sequence[str]] | None = None
     scratch: Any = None
     decided: Callable[[Any, Any], Any] | None = None
+    parts: bool = False

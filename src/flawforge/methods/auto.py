@@ -57,4 +57,5 @@ METHOD = Method(
     decided=decided,
     trunk=trunk,
     scratch=Config(use="gate"),
+    parts=True,
 )

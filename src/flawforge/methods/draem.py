@@ -161,4 +161,5 @@ METHOD = Method(
     stages=stages,
     forger=forger,
     score=score_rule,
+    parts=True,
 )

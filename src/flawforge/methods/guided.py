@@ -64,4 +64,5 @@ METHOD = Method(
     decided=decided,
     trunk=trunk,
     scratch=Config(),
+    parts=True,
 )

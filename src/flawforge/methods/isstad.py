@@ -39,6 +39,7 @@ from torch.nn import functional as F
 from flawforge.forge.corrupt import PixelCorrupt
 from flawforge.nn.efficientnet_lite import Lite, standardised
 from flawforge.nn.losses import masked_mean, reconstruction_losses
+from flawforge.nn.ranks import rand, summed
 from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.vit import Decoder, Encoder, draw_hidden, initialise, patchify, positions, unpatchify
 from flawforge.types import (
@@ -295,12 +296,12 @@ def cropped(images: Tensor, valid: Tensor, least: float, flip: bool) -> tuple[Te
     if least >= 1.0 and not flip:
         return images, valid
     n = len(images)
-    area, aspect = least + (1 - least) * torch.rand(n), torch.exp((torch.rand(n) * 2 - 1) * torch.tensor(4 / 3).log())
+    area, aspect = least + (1 - least) * rand(n), torch.exp((rand(n) * 2 - 1) * torch.tensor(4 / 3).log())
     if least >= 1.0:
         aspect = torch.ones(n)
     size = torch.stack([(area * aspect).sqrt().clamp_max(1.0), (area / aspect).sqrt().clamp_max(1.0)], dim=1)  # x, y
-    shift = (torch.rand(n, 2) * 2 - 1) * (1 - size)
-    mirror = torch.where(torch.rand(n) < 0.5, -1.0, 1.0) if flip else torch.ones(n)
+    shift = (rand(n, 2) * 2 - 1) * (1 - size)
+    mirror = torch.where(rand(n) < 0.5, -1.0, 1.0) if flip else torch.ones(n)
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = size[:, 0] * mirror, size[:, 1], shift
     where = F.affine_grid(theta.to(images.device), [n, 3, *images.shape[-2:]], align_corners=False)
@@ -323,7 +324,8 @@ def hiding_loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
         inside = inside.amin(dim=2, keepdim=True).expand_as(wanted)
     counts = inside * hidden[:, :, None]
     wrong = (guess.float() - wanted) ** 2
-    return {"hidden": (wrong * counts).sum() / counts.sum().clamp_min(1.0)}
+    total, count = summed((wrong * counts).sum(), counts.sum())
+    return {"hidden": total / count.clamp_min(1.0)}
 
 
 def classification_loss(logits: Tensor, mask: Tensor, valid: Tensor, good_weight: float) -> Tensor:
@@ -522,4 +524,5 @@ METHOD = Method(
     start=start,
     trunk=take_trunk,
     scratch=Config(),
+    parts=True,
 )

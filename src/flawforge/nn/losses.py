@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flawforge.nn.ranks import summed
+
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     """Mean of `values` (n c h w) where `valid` (n 1 h w, 0 or 1) is 1; 0 where nothing is valid."""
     weight = valid.expand_as(values)
-    return (values * weight).sum() / weight.sum().clamp_min(1.0)
+    total, count = summed((values * weight).sum(), weight.sum())
+    return total / count.clamp_min(1.0)
 
 
 def _gaussian_window(side: int, sigma: float, like: Tensor) -> Tensor:
@@ -69,4 +72,5 @@ def dice_loss(probability: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
     probability, mask, valid: n 1 h w, in [0, 1]. Over the batch, because the overlap of a good picture alone is always zero.
     """
     probability, mask = probability * valid, mask * valid
-    return 1 - (2 * (probability * mask).sum() + 1) / (probability.square().sum() + mask.sum() + 1)
+    both, found, wanted = summed((probability * mask).sum(), probability.square().sum(), mask.sum())
+    return 1 - (2 * both + 1) / (found + wanted + 1)

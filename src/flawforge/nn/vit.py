@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flawforge.nn.ranks import rand
+
 EPSILON = 1e-6  # of every LayerNorm, as in MAE's released code
 
 
@@ -57,7 +59,7 @@ def draw_hidden(pictures: int, patches: int, share: float, device: torch.device 
     Drawn separately for every picture from torch's CPU generator: a seed hides the same patches on any device.
     """
     kept = min(max(int(patches * (1 - share)), 1), patches - 1)
-    order = torch.rand(pictures, patches).argsort(dim=1)[:, :kept].to(device)
+    order = rand(pictures, patches).argsort(dim=1)[:, :kept].to(device)
     hidden = torch.ones(pictures, patches, device=device).scatter_(1, order, 0.0)
     return order, hidden
 

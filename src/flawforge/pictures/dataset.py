@@ -230,18 +230,20 @@ class GoodPictures:
         forge_share: float = 0.5,
         out: Batch | None = None,
         among: Sequence[int] | None = None,
+        first: int = 0,
     ) -> Batch:
         """`size` pictures drawn with replacement, each forged with probability `forge_share`; numpy, as types.Batch.
 
         Picture i of the batch depends on (seed, step, i) alone. Where the forged mask misses the region of interest
         altogether the forger draws again, at most REDRAWS times; outside `valid` nothing is ever forged.
         `among`: places of the pictures that may be drawn, or pasted from; None = all.
+        `first`: 0, or the number of pictures of a larger batch that stand before these.
         `out`, a batch of the same size that is no longer needed, is overwritten and returned: it saves the allocation.
         """
         batch = self._empty(size) if out is None else out
         drawn = range(len(self)) if among is None else among
         for place in range(size):
-            rng = np.random.default_rng([seed, step, place])
+            rng = np.random.default_rng([seed, step, first + place])
             at = int(rng.integers(len(drawn)))
             index = drawn[at]
             other = drawn[(at + 1 + int(rng.integers(len(drawn) - 1))) % len(drawn)] if len(drawn) > 1 else None
