@@ -31,7 +31,7 @@ import torch
 from ablation import missing, show
 from accuracy import columns
 from flawforge import config, fitting
-from flawforge.fitting import engine, pipeline
+from flawforge.fitting import checkpoints, engine, pipeline
 from flawforge.methods import METHODS
 from flawforge.pictures import dataset
 from flawforge.proving import evaluate
@@ -112,7 +112,7 @@ def measure(request: fitting.Request, limit: float | None) -> dict[str, Any]:
         fitting.work_folder(request.out).mkdir(parents=True, exist_ok=True)
         checkpoint, history = fitting.checkpoint_file(request.out), list[dict[str, Any]]()
         if checkpoint.exists():
-            progress.remember(engine.history_of(checkpoint))
+            progress.remember(checkpoints.history_of(checkpoint))
         row: dict[str, Any] = {"device": device_name(request.device), "epochs": job.plan.settings.epochs}
         try:
             history = pipeline.train(job, checkpoint.exists(), progress)

@@ -243,7 +243,11 @@ def test_a_mask_of_another_size_is_refused(washers: Path, tiny_model: Path, tmp_
         (["fit", "{data}", "-o", "{new}", "--config", "none.toml"], "none.toml"),
         (["fit", "{data}", "-o", "{new}", "--steps", "1", "--minutes", "1"], "give one of the two"),
         (["fit", "{data}", "-o", "{new}", "--false-alarm", "0.01"], "hold back 99 pictures"),
-        (["fit", "{data}", "-o", "{new}", "--devices", "2"], "only 1"),
+        (["fit", "{data}", "-o", "{new}", "--devices", "0"], "'--devices': 0 was given; give a whole number from 1"),
+        (["fit", "{data}", "-o", "{new}", "--devices", "2", "--method", "patchcore"], "method patchcore learns on one"),
+        (["fit", "{data}", "-o", "{new}", "--devices", "3"], "cannot be cut into as many equal parts; give --set batch=9"),
+        (["fit", "{data}", "-o", "{new}", "--devices", "2", "--folds", "2"], "learns on one: leave one of them out"),
+        (["fit", "{data}", "-o", "{new}", "--nodes", "2"], "NODE_RANK, MASTER_ADDR, MASTER_PORT are unset"),
         (["fit", "{data}", "-o", "{new}", "--resume"], "leave out --resume"),
         (["fit", "{data}", "-o", "{model}"], "exists already"),
         (["fit", "{data}"], "--out"),
@@ -472,11 +476,11 @@ def test_the_speed_is_asked_for_with_and_without_the_old_word(tiny_model: Path, 
         refused(call("bench", *words, tiny_model, tmp_path / "none"), f"There is no file or folder {tmp_path / 'none'}")
 
 
-def test_help_is_in_sections_and_says_nothing_of_devices() -> None:
+def test_help_is_in_sections() -> None:
     text = call("fit", "--help").output
-    places = [text.index(f"\n{section}:\n") for section in ("Options", "Limits", "Advanced", "Output")]
+    places = [text.index(f"\n{section}:\n") for section in ("Options", "Limits", "Cluster", "Advanced", "Output")]
     assert places == sorted(places)
-    assert "--devices" not in text
-    assert text.index("--minutes") < places[1] < text.index("--false-alarm") < places[2] < text.index("--workers")
+    assert text.index("--minutes") < places[1] < text.index("--false-alarm") < places[2] < text.index("--devices")
+    assert places[3] < text.index("--workers")
     for name in ("inspect", "doctor", "methods", "report"):
         assert "--log-file" in call(name, "--help").output

@@ -163,7 +163,23 @@ MINUTES = Number(above=0, like=10)
     help="Threads that prepare synthetic defects ahead of training. They affect speed, not results.",
 )
 @with_device
-@option("--devices", default=1, hidden=True, help="Number of devices; only 1 is supported.")
+@option(
+    "--devices",
+    default=1,
+    show_default=True,
+    type=COUNT,
+    section="Cluster",
+    help="Devices of this machine to learn on: GPUs, or processes on the CPU. Each step's batch is cut into as many parts.",
+)
+@option(
+    "--nodes",
+    default=1,
+    show_default=True,
+    type=COUNT,
+    section="Cluster",
+    help="Machines to learn on, with --devices each: give the command on all of them, with NODE_RANK, MASTER_ADDR and "
+    "MASTER_PORT set.",
+)
 @option("--config", type=FILE, section="Advanced", help="TOML file with method settings; --set wins over it.")
 @option(
     "--set",
@@ -189,7 +205,6 @@ def fit(
     ray: str | None,
     pairs: tuple[str, ...],
     config: Path | None,
-    devices: int,
     resume: bool,
     dry_run: bool,
     folds: int | None,
@@ -204,12 +219,12 @@ def fit(
 
         on_ray.fit_products(products, data, out, ray)
         return
-    if devices != 1:
-        raise ConfigError(f"--devices was given as {devices}; only 1 is supported.")
     settings = _checked(options, out, pairs, config, resume, dry_run, folds)
     from flawforge import fitting
 
     request = fitting.Request(data=data, out=out, settings=settings, **options)
+    if _learns_along(request, resume, dry_run):
+        return
     if folds is not None:
         _fit_in_folds(request, folds)
     else:
@@ -221,6 +236,19 @@ def fit(
             f"flawforge inspect {quoted(out)} PICTURES -o judged --overlays",
             f"flawforge pod {quoted(out)} {quoted(data)}{real}",
         )
+
+
+def _learns_along(request: Any, resume: bool, dry_run: bool) -> bool:
+    """Whether this is another machine than the first of a fit on several: then it has learnt along, and written nothing."""
+    from flawforge import fitting
+    from flawforge.fitting.devices import place_of
+
+    place = None if dry_run else place_of(request.devices, request.nodes)
+    if place is None or not place.node:
+        return False
+    say(f"machine {place.node} of {place.nodes}, counted from 0: learning along; machine 0 writes {request.out}")
+    fitting.follow(request, resume=resume)
+    return True
 
 
 def _checked(

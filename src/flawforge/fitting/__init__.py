@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` fetches them
     from flawforge.fitting.forecasting import Forecast, forecast
-    from flawforge.fitting.pipeline import Show, fit, identity, run
+    from flawforge.fitting.pipeline import Show, fit, follow, identity, run
     from flawforge.fitting.places import check_output, checkpoint_file, work_folder
     from flawforge.fitting.planning import (
         METHOD,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` fe
 
 _HOME = {
     "forecasting": ("Forecast", "forecast"),
-    "pipeline": ("Show", "fit", "identity", "run"),
+    "pipeline": ("Show", "fit", "follow", "identity", "run"),
     "places": ("check_output", "checkpoint_file", "work_folder"),
     "planning": (
         "METHOD",
@@ -60,6 +60,7 @@ __all__ = [
     "check_output",
     "checkpoint_file",
     "fit",
+    "follow",
     "forecast",
     "identity",
     "load_pictures",

@@ -2,11 +2,15 @@
 
 A batch is a pure function of (seed, step), so any number of prefetching workers gives the same bits, and a run that was
 killed goes on from its checkpoint exactly where an uninterrupted run would be.
+
+On several devices (`Run.place`) each process draws its part of the same batch, and all take the same step. Looks at the good
+pictures are taken by every process in full, so they are what one process would see; what the first has learnt from them
+is then everyone's.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
 import math
 import signal
@@ -25,15 +29,15 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as tensors_to_bytes
+from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor, nn
 
-from flawforge.config import torch_device
+from flawforge.fitting.checkpoints import State, pack, restore, restore_optimisers, weights
+from flawforge.fitting.devices import Place, joined
+from flawforge.nn.ranks import WHOLE, Part, add, average, cut_into, first_says
 from flawforge.types import Batch, Collect, ConfigError, Prove, Stage, Train, TrainingError, Turn
 from flawforge_runtime.files import write_atomically
 
-CHECKPOINT_FORMAT = 1
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets every run with the precision it was given
@@ -96,6 +100,7 @@ class Run:
     identity          what the run is (settings, data): a checkpoint of another identity is refused
     resume            go on from the checkpoint, where there is one
     clean_batches     how many batches a pass over the good pictures has, for the progress that is shown; 0 = unknown
+    place             where this process stands among those of the fit; None = it is alone
     """
 
     seed: int = 0
@@ -107,17 +112,7 @@ class Run:
     identity: str = ""
     resume: bool = False
     clean_batches: int = 0
-
-
-@dataclass
-class State:
-    """Where a run stands; all of it is in the checkpoint."""
-
-    stage: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    looked: float = 0.0  # seconds that Collect stages took: they count against a budget in minutes
+    place: Place | None = None
 
 
 def step_seed(seed: int, stage: int, step: int) -> int:
@@ -143,69 +138,6 @@ def prefetch(make: Callable[[int], Any], first: int, workers: int) -> Generator[
         finally:
             for future in ahead:
                 future.cancel()
-
-
-def _pack(net: nn.Module, optimisers: Sequence[torch.optim.Optimizer], state: State, identity: str) -> bytes:
-    """Net, optimisers and state as one safetensors file; no pickle, so a checkpoint from elsewhere cannot run code."""
-    tensors = {f"net.{key}": value for key, value in net.state_dict().items()}
-    groups = []
-    for number, optimiser in enumerate(optimisers):
-        saved = optimiser.state_dict()
-        groups.append(saved["param_groups"])
-        for parameter, slots in saved["state"].items():
-            tensors |= {f"optimiser.{number}.{parameter}.{slot}": torch.as_tensor(v) for slot, v in slots.items()}
-    about = {
-        "format": CHECKPOINT_FORMAT,
-        "identity": identity,
-        "threads": torch.get_num_threads(),
-        "stage": state.stage,
-        "step": state.step,
-        "seconds": state.seconds,
-        "history": state.history,
-        "looked": state.looked,
-        "groups": groups,
-    }
-    contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    return tensors_to_bytes(contiguous, metadata={"flawforge": json.dumps(about)})
-
-
-def _unpack(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["flawforge"])
-            return about, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise TrainingError(
-            f"The checkpoint {path} cannot be read ({error}); delete its folder and fit again without --resume."
-        ) from error
-
-
-def history_of(checkpoint: Path) -> list[dict[str, Any]]:
-    """The history that a checkpoint holds, as `fit` returns it. Raises TrainingError where it cannot be read."""
-    history: list[dict[str, Any]] = _unpack(checkpoint)[0]["history"]
-    return history
-
-
-def _restore(path: Path, identity: str) -> tuple[State, dict[str, Tensor], list[Any]]:
-    about, tensors = _unpack(path)
-    if about["format"] != CHECKPOINT_FORMAT or about["identity"] != identity:
-        raise TrainingError(
-            f"The checkpoint {path} belongs to a run with other data or settings; give the settings it was started with, "
-            "or delete its folder and fit again without --resume."
-        )
-    state = State(about["stage"], about["step"], about["seconds"], about["history"], about["looked"])
-    return state, tensors, about["groups"]
-
-
-def _restore_optimisers(optimisers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor], groups: list[Any]) -> None:
-    for number, optimiser in enumerate(optimisers):
-        slots: dict[int, dict[str, Tensor]] = {}
-        prefix = f"optimiser.{number}."
-        for key, value in tensors.items():
-            if key.startswith(prefix):
-                parameter, slot = key[len(prefix) :].split(".")
-                slots.setdefault(int(parameter), {})[slot] = value
-        optimiser.load_state_dict({"state": slots, "param_groups": groups[number]})
 
 
 def _to_tensors(batch: Batch, device: torch.device) -> Batch:
@@ -241,17 +173,35 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train `net` in place through its stages; returns the history (step, seconds, losses; about 200 rows a stage).
 
-    batch(stage, step)  a numpy Batch, a pure function of its arguments and safe to call from several threads
+    batch(stage, step)  a numpy Batch, a pure function of its arguments and safe to call from several threads; of a Train
+                        stage on several devices this process's part of it
     clean()             goes once over all good pictures, for Collect stages
-    after(stage)        called when a stage that leaves the net usable is done
+    after(stage)        called in the first process when a stage that leaves the net usable is done
     There is no argument through which test pictures could enter.
-    Raises TrainingError: a loss that is not finite, a checkpoint of another run. KeyboardInterrupt saves a checkpoint first.
+    Raises TrainingError: a loss that is not finite, a checkpoint of another run; Parted: another process of the fit is gone.
+    KeyboardInterrupt saves a checkpoint first.
     """
-    fabric = Fabric(accelerator=torch_device(run.device), devices=1, precision=run.precision)
-    loop = _Loop(fabric, net, run, on_tick or (lambda tick: None))
-    if run.resume and run.checkpoint and run.checkpoint.exists():
-        loop.restore(run.checkpoint)
-    loop.to_device()
+    with joined(run.place, run.device, run.precision) as fabric:
+        loop = _Loop(fabric, net, run, on_tick or (lambda tick: None))
+        if run.checkpoint and loop.agreed(float(run.resume and run.checkpoint.exists())):
+            loop.restore(run.checkpoint)
+        loop.to_device()
+        loop.agree()
+        _through(loop, stages, batch, budget, clean, after)
+    net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    net.eval()
+    return loop.state.history
+
+
+def _through(
+    loop: _Loop,
+    stages: Sequence[Stage],
+    batch: Callable[[int, int], Batch],
+    budget: Budget,
+    clean: Callable[[], Iterator[Batch]] | None,
+    after: Callable[[Stage], None] | None,
+) -> None:
+    """Every stage that is not done yet, one after another."""
     state = loop.state
     for number, stage in enumerate(stages):
         if number < state.stage:
@@ -259,20 +209,18 @@ def fit(
         if isinstance(stage, Collect):
             start = budget.now()
             loop.collect(stage, clean)
-            state.looked += budget.now() - start
+            state.looked += loop.agreed(budget.now() - start)
         elif isinstance(stage, Prove):
             loop.prove(stage, partial(batch, number))
         else:
             loop.train(stage, partial(batch, number), _part(stage, stages, budget, state.looked))
+        loop.agree()
         loop.next_stage(number + 1)
         if isinstance(stage, Collect) and stage.usable:
             loop.save()
-            if after:
+            if after and loop.first:
                 after(stage)  # which may judge with the net, and moves it to where it judges
                 loop.to_device()
-    net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    net.eval()
-    return state.history
 
 
 def _part(stage: Train, stages: Sequence[Stage], budget: Budget, seconds_looking: float) -> Budget:
@@ -324,12 +272,53 @@ class _Loop:
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint."""
-        self.state, self.saved, self.groups = _restore(checkpoint, self.run.identity)
+        self.state, self.saved, self.groups = restore(checkpoint, self.run.identity)
         self.net.load_state_dict({key[4:]: value for key, value in self.saved.items() if key.startswith("net.")})
 
     def to_device(self) -> None:
         """Move the net to where it learns."""
         self.net.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def part(self) -> Part:
+        """The part of each batch that this process holds."""
+        return self.run.place.part if self.run.place else WHOLE
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and calibrates."""
+        return self.part.rank == 0
+
+    def agreed(self, value: float) -> float:
+        """The first process's value."""
+        if self.part.count == 1:
+            return value
+        return float(first_says(torch.tensor([value], dtype=torch.float64, device=self.fabric.device))[0])
+
+    def agree(self) -> None:
+        """Give every process the first one's net. Raises TrainingError where this one is on another run."""
+        if self.part.count == 1:
+            return
+        own, run = weights(self.net), hashlib.sha256(self.run.identity.encode()).digest()
+        data = bytearray(self.agreed_bytes(run + own))
+        if data[: len(run)] != run:
+            raise TrainingError("This process found other pictures or settings than the first; all need the same data.")
+        if data[len(run) :] != own:
+            self.net.load_state_dict(tensors_from_bytes(bytes(data[len(run) :])))
+
+    def agreed_bytes(self, data: bytes) -> bytes:
+        """The first process's bytes."""
+        size, device = int(self.agreed(len(data))), self.fabric.device
+        buffer = torch.frombuffer(bytearray(data if self.first else size), dtype=torch.uint8).to(device)
+        return first_says(buffer).cpu().numpy().tobytes()
+
+    def together(self, losses: dict[str, float], seconds: float, pressed: bool) -> tuple[dict[str, float], float, bool]:
+        """The mean of all processes' losses, the first one's seconds, and whether anyone wants to stop."""
+        if self.part.count == 1:
+            return losses, seconds, pressed
+        told = [*losses.values(), seconds * self.first, float(pressed)]
+        *sums, seconds, wish = add(torch.tensor(told, dtype=torch.float64, device=self.fabric.device)).tolist()
+        return {name: value / self.part.count for name, value in zip(losses, sums, strict=True)}, seconds, wish > 0
 
     def next_stage(self, number: int) -> None:
         """Nothing of the stage that is done is left but the history."""
@@ -338,8 +327,8 @@ class _Loop:
 
     def save(self, optimisers: Sequence[torch.optim.Optimizer] = ()) -> None:
         """Write the checkpoint, where there is to be one."""
-        if self.run.checkpoint:
-            write_atomically(self.run.checkpoint, _pack(self.net, optimisers, self.state, self.run.identity))
+        if self.run.checkpoint and self.first:
+            write_atomically(self.run.checkpoint, pack(self.net, optimisers, self.state, self.run.identity))
 
     def collect(self, stage: Collect, clean: Callable[[], Iterator[Batch]] | None) -> None:
         """Show every good picture to the net once."""
@@ -370,7 +359,7 @@ class _Loop:
             for group in optimiser.param_groups:
                 group.setdefault("initial_lr", group["lr"])  # the schedule multiplies this one, also after a resume
         if self.groups:
-            _restore_optimisers(optimisers, self.saved, self.groups)
+            restore_optimisers(optimisers, self.saved, self.groups)
         wrapped, *ready = self.fabric.setup(self.net, *optimisers)
         for name in getattr(self.net, "forward_methods", ()):
             wrapped.mark_forward_method(name)
@@ -381,6 +370,7 @@ class _Loop:
         learners = [_Learner(turn, *pair) for turn, *pair in zip(stage.turns, optimisers, ready, strict=True)]
         try:
             with (
+                cut_into(self.net, self.part),
                 _interrupt_between_steps() as interrupted,
                 closing(prefetch(batch, self.state.step, self.run.workers)) as source,
             ):
@@ -407,13 +397,14 @@ class _Loop:
             batch = _to_tensors(next(source), self.fabric.device)
             losses: dict[str, float] = {}
             for learner in learners:
-                losses |= learner.step(self.fabric, wrapped, batch, progress)
+                losses |= learner.step(self.fabric, wrapped, batch, progress, self.part.count)
+            losses, state.seconds, stop = self.together(losses, budget.now() - start, interrupted())
             _check_finite(losses, stage, state.step)
-            state.step, state.seconds = state.step + 1, budget.now() - start
+            state.step += 1
             tick = Tick(stage, state.step, budget.progress(state.step, state.seconds), state.seconds, losses)
             _remember(state, tick)
             self.on_tick(tick)
-            if interrupted():
+            if stop:
                 self.save(plain)
                 raise KeyboardInterrupt
             if time.monotonic() - saved > self.run.checkpoint_every:
@@ -429,14 +420,14 @@ class _Learner:
     plain: torch.optim.Optimizer
     ready: Any
 
-    def step(self, fabric: Fabric, net: Any, batch: Batch, progress: float) -> dict[str, float]:
-        """One step of this turn; its losses."""
+    def step(self, fabric: Fabric, net: Any, batch: Batch, progress: float, parts: int) -> dict[str, float]:
+        """One step of this turn on a batch that is cut into so many parts; the losses of this one."""
         for group in self.ready.param_groups:
             group["lr"] = group["initial_lr"] * self.turn.schedule(progress)
-        return _turn(fabric, net, self.turn, self.ready, batch)
+        return _turn(fabric, net, self.turn, self.ready, batch, parts)
 
 
-def _turn(fabric: Fabric, net: Any, turn: Turn, optimiser: Any, batch: Batch) -> dict[str, float]:
+def _turn(fabric: Fabric, net: Any, turn: Turn, optimiser: Any, batch: Batch, parts: int) -> dict[str, float]:
     losses = turn.loss(net, batch)
     learnt = [value for value in losses.values() if value.requires_grad]  # the others are only shown
     if not learnt:
@@ -444,6 +435,8 @@ def _turn(fabric: Fabric, net: Any, turn: Turn, optimiser: Any, batch: Batch) ->
         raise TrainingError(f"Turn '{turn.name}' returned no loss with a gradient ({names}); return at least one.")
     optimiser.zero_grad()
     fabric.backward(sum(learnt))
+    if parts > 1:
+        average([parameter for group in optimiser.param_groups for parameter in group["params"]])
     optimiser.step()
     return {name: float(value.detach()) for name, value in losses.items()}
 

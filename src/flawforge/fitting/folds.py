@@ -57,11 +57,13 @@ def run(
 ) -> inspector.Inspector:
     """Fit folds + 1 times, calibrate on all good pictures, save. Each fit has the whole budget of the request.
 
-    on_fold  called with (fits done, fits in all). Raises as `fitting.run`, and ConfigError for a request with --confidence
-    or --resume's leftovers, for neither has a meaning here.
+    on_fold  called with (fits done, fits in all). Raises as `fitting.run`, and ConfigError for a request with --confidence,
+    several devices or --resume's leftovers, for none has a meaning here.
     """
     if request.confidence is not None:
         raise ConfigError("--folds was given with --confidence; confidence takes held-back pictures: leave one of them out.")
+    if request.devices * request.nodes > 1:
+        raise ConfigError("--folds was given with several devices; a fit of folds learns on one: leave one of them out.")
     fitting.check_output(request.out, resume=False)
     # Here the rates are not limited by what a hold-out supports: all pictures decide below whether they can be met.
     made = made or fitting.questioned(fitting.plan(dataclasses.replace(request, false_alarm=None, review=None)))

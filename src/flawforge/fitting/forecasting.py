@@ -14,7 +14,9 @@ import torch
 
 from flawforge import config
 from flawforge.fitting import engine
+from flawforge.fitting.devices import fair_threads
 from flawforge.fitting.planning import Plan, batches, new_net, stages_of
+from flawforge.nn.ranks import Part
 from flawforge.pictures import dataset
 from flawforge.types import Collect, Prove, Stage, Train
 
@@ -26,7 +28,8 @@ LOOK = 0.05  # seconds of a network for a picture, where nothing could be timed
 
 @dataclass(frozen=True)
 class Forecast:
-    """Measured on the real net and data before training: seconds per step, bytes of memory at the peak, parameters.
+    """Measured on the real net and data before training: seconds per step, bytes of memory at the peak, of all processes
+    of this machine, parameters.
 
     collect  {stage: minutes} of the stages that look at every good picture and say what they need; beside `minutes`
     stages   (name, part of the work, seconds) of each stage and of the calibration; the parts are PARTS
@@ -77,8 +80,14 @@ def forecast(plan: Plan, pictures: dataset.GoodPictures, *, trial_steps: int = 2
     """Train a throw-away copy for a few steps and measure. Memory is the process's size after them plus a tenth, plus what
     the stages that look at every good picture say they will hold.
 
-    A method without training steps has nothing to time: zero steps, and the memory of the pictures alone.
+    A method without training steps has nothing to time: zero steps, and the memory of the pictures alone. Of several devices
+    one is timed, with its part of a batch and its share of the threads.
     """
+    with fair_threads(plan.request.devices):
+        return _forecast(plan, pictures, trial_steps)
+
+
+def _forecast(plan: Plan, pictures: dataset.GoodPictures, trial_steps: int) -> Forecast:
     net, _ = new_net(plan)
     stages = stages_of(plan, net, pictures)
     train = [stage for stage in stages if isinstance(stage, Train)]
@@ -96,7 +105,7 @@ def forecast(plan: Plan, pictures: dataset.GoodPictures, *, trial_steps: int = 2
         engine.fit(
             net,
             alike[: stages.index(train[-1]) + 1],
-            batches(plan, pictures, net, stages),
+            batches(plan, pictures, net, stages, Part(0, plan.request.devices * plan.request.nodes)),
             engine.Budget(steps=(trial_steps + 1) * len(train)),
             engine.Run(seed=plan.request.seed, workers=0, precision=plan.settings.precision, device=plan.request.device),
             clean=lambda: islice(pictures.clean_batches(plan.settings.batch), 1),
@@ -105,7 +114,7 @@ def forecast(plan: Plan, pictures: dataset.GoodPictures, *, trial_steps: int = 2
     memory = int(1.1 * psutil.Process().memory_info().rss)
     parameters = sum(p.numel() for p in net.parameters())
     collect, held = _looks(plan, pictures, net, [stage for stage in stages if isinstance(stage, Collect)])
-    memory += held
+    memory = plan.request.devices * (memory + held)
     if not train:
         return Forecast(0.0, 0, 0.0, memory, parameters, collect, _stages(plan, len(pictures), stages, ticks, collect, {}))
     steps, spent, each_step = 0, 0.0, dict[str, float]()

@@ -18,11 +18,13 @@ import torch
 
 from flawforge.fitting import engine
 from flawforge.fitting.contents import content_of
+from flawforge.fitting.devices import Place, helped, place_of
 from flawforge.fitting.places import check_output, checkpoint_file, work_folder
 from flawforge.fitting.planning import Plan, Request, batches, load_pictures, new_net, plan, stages_of
 from flawforge.fitting.questions import questioned
 from flawforge.fitting.thresholds import LOOK, calibrate_on, guard_of, on_another_day, write_sheet
 from flawforge.judging import loading
+from flawforge.nn.ranks import WHOLE
 from flawforge.pictures import dataset
 from flawforge.reporting import card
 from flawforge.types import ConfigError, Mask, Stage
@@ -111,7 +113,11 @@ def run(
     made, pictures: what `plan` and `load_pictures` gave, where they were called before.
     given: thresholds that were found otherwise (folds.py); then nothing is held back.
     Interrupted, it leaves `<out>.fitting/checkpoint.safetensors` for `resume`; on success only the model folder stays.
+    On several devices this process starts the others of its machine, which must be machine 0: `follow` is for the others.
     """
+    place = place_of(request.devices, request.nodes)
+    if place is not None and place.node:
+        raise ConfigError(f"This is machine {place.node} of the fit, and machine 0 writes the model; use follow here.")
     with bundle.hold(request.out):
         check_output(request.out, resume)
         if made is None:
@@ -122,7 +128,8 @@ def run(
         work = work_folder(request.out)
         work.mkdir(parents=True, exist_ok=True)
         try:
-            history = train(job, resume, on_tick)
+            with helped(place, _task(request, resume), lambda: _advice(request.out)):
+                history = train(job, resume, on_tick, place)
             fitted = calibrated(job, history)
             save(fitted, request.out)
             if job.ranked:
@@ -136,6 +143,39 @@ def run(
         return fitted
 
 
+def _task(request: Request, resume: bool) -> dict[str, Any]:
+    """What the other processes of the machine are told."""
+    return {"request": request.as_dict(), "resume": resume}
+
+
+def _advice(out: Path) -> str:
+    if checkpoint_file(out).exists():
+        return "nothing but the checkpoint is left, so give the same command with --resume"
+    return "nothing is left, so give the same command again"
+
+
+def follow(request: Request, *, resume: bool = False) -> None:
+    """`run` on every machine of a fit but machine 0, which writes the model: learn along.
+
+    Raises TrainingError where a device stopped; ConfigError for a fit on one machine.
+    """
+    place = place_of(request.devices, request.nodes)
+    if place is None or not place.node:
+        raise ConfigError("This is the first machine of the fit, which writes the model; use run here.")
+    with helped(place, _task(request, resume), lambda: "give the same command on every machine again"):
+        take_part(request, place, resume)
+
+
+def take_part(request: Request, place: Place, resume: bool, ready: Callable[[], None] = lambda: None) -> None:
+    """Learn as one of the other processes: the same plan, the same net, a part of each batch; nothing is written.
+
+    ready  called when the pictures are read
+    """
+    job = opened(questioned(plan(request)), None, None)
+    ready()
+    train(job, resume, None, place)
+
+
 def opened(
     plan: Plan, pictures: dataset.GoodPictures | None, given: calibrate.Calibration | None, show: Show = lambda line: None
 ) -> Job:
@@ -147,8 +187,13 @@ def opened(
     )
 
 
-def train(job: Job, resume: bool, on_tick: Callable[[engine.Tick], None] | None) -> list[dict[str, Any]]:
-    """Train the net through its stages; returns the history. A net that is usable before that is calibrated and saved."""
+def train(
+    job: Job, resume: bool, on_tick: Callable[[engine.Tick], None] | None, place: Place | None = None
+) -> list[dict[str, Any]]:
+    """Train the net through its stages; returns the history. A net that is usable before that is calibrated and saved.
+
+    place  where this process stands among several; None = it is alone
+    """
     plan, request, pictures = job.plan, job.plan.request, job.pictures
 
     def save_early(stage: Stage) -> None:
@@ -159,7 +204,7 @@ def train(job: Job, resume: bool, on_tick: Callable[[engine.Tick], None] | None)
     return engine.fit(
         job.net,
         job.stages,
-        batches(plan, pictures, job.net, job.stages),
+        batches(plan, pictures, job.net, job.stages, place.part if place else WHOLE),
         plan.budget,
         engine.Run(
             seed=request.seed,
@@ -171,6 +216,7 @@ def train(job: Job, resume: bool, on_tick: Callable[[engine.Tick], None] | None)
             identity=identity(plan),
             resume=resume,
             clean_batches=-(-pictures.copies * len(pictures) // plan.settings.batch),
+            place=place,
         ),
         clean=lambda: pictures.clean_batches(plan.settings.batch),
         on_tick=on_tick,

@@ -16,9 +16,11 @@ import torch
 
 from flawforge import config
 from flawforge.fitting import engine
+from flawforge.fitting.devices import check_devices, lines
 from flawforge.fitting.real_defects import NO_DEFECTS, forgers_of, real_defects
 from flawforge.judging import loading
 from flawforge.methods import METHODS
+from flawforge.nn.ranks import WHOLE, Part
 from flawforge.pictures import dataset, tolerance
 from flawforge.pictures.alignment import PICTURES as REGISTERED_FROM
 from flawforge.pictures.alignment import Registration, register
@@ -96,6 +98,20 @@ class Request:
     depth: int | None = None
     checkpoint_every: float = 60.0
     settings: Mapping[str, Any] = field(default_factory=dict)
+    devices: int = 1
+    nodes: int = 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able; `request_from` reads it."""
+        told = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        paths = {name: {"path": str(value)} for name, value in told.items() if isinstance(value, Path)}
+        return told | paths | {"settings": dict(self.settings)}
+
+
+def request_from(told: Mapping[str, Any]) -> Request:
+    """The request that `Request.as_dict` told."""
+    paths = {name: Path(each["path"]) for name, each in told.items() if isinstance(each, dict) and name != "settings"}
+    return Request(**{**told, **paths})
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,8 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     base, values, trunk = loading.choose_trunk(asked, method, method.profiles[profile], request.settings)
     settings = config.override(base, values)
     init = _init(request, method)
+    able = [each.name for each in METHODS.values() if each.parts]
+    check_devices((request.devices, request.nodes), request.device, settings.batch, method.name, able)
     check_for_fit(request.data)
     listing = dataset.read_listing(request.data)
     report = dataset.check_data(
@@ -178,6 +196,7 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     budget = _budget(request, settings, len(train))
     laid = registered(request, train, canvas)
     notes = (*notes, laid.note) if laid.note else notes
+    notes = (*notes, *lines(request.devices * request.nodes))
     if request.defects is not None:
         notes = (*notes, *(defects.lines() if defects else [NO_DEFECTS.format(data=request.defects)]))
     like = laid.template
@@ -414,14 +433,20 @@ def left_good(sample: Sample, rng: np.random.Generator) -> Forged:
 
 
 def batches(
-    plan: Plan, pictures: dataset.GoodPictures, net: Any = None, stages: Sequence[Stage] = ()
+    plan: Plan,
+    pictures: dataset.GoodPictures,
+    net: Any = None,
+    stages: Sequence[Stage] = (),
+    part: Part = WHOLE,
 ) -> Callable[[int, int], Batch]:
     """(stage, step) -> batch, a pure function.
 
     net     where the method's forger looks at maps that the network has made
     stages  where some have a forger of their own, or may see some pictures only; a Prove stage's pictures are all forged
+    part    which part of each training batch is made; a Prove stage's batches are made whole
     """
     settings = plan.settings
+    some = settings.batch // part.count
     forger = plan.method.forger(settings) if plan.method.forger else left_good
     among = [each.draw(len(pictures)) if not isinstance(each, Collect) and each.draw else None for each in stages]
     forgers = forgers_of(forger, stages, plan.defects, plan.canvas, plan.request.tile)
@@ -430,13 +455,15 @@ def batches(
 
     def batch(stage: int, step: int) -> Batch:
         # Stages draw from streams far apart, so a second stage does not see the first one's forgeries again.
+        proof = bool(stages) and isinstance(stages[stage], Prove)
         return pictures.batch(
             forgers[stage] if stages else forger,
             plan.request.seed,
             stage * 2**32 + step,
-            settings.batch,
-            1.0 if stages and isinstance(stages[stage], Prove) else settings.forge_share,
+            settings.batch if proof else some,
+            1.0 if proof else settings.forge_share,
             among=among[stage] if stages else None,
+            first=0 if proof else part.rank * some,
         )
 
     return batch

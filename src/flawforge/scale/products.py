@@ -23,7 +23,7 @@ import re
 import time
 import tomllib
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,9 @@ def options() -> tuple[str, ...]:
     """The options of `fit` that a product may have."""
     from flawforge import fitting
 
-    return tuple(each.name for each in dataclasses.fields(fitting.Request) if each.name not in ("data", "out"))
+    return tuple(
+        each.name for each in dataclasses.fields(fitting.Request) if each.name not in ("data", "out", "devices", "nodes")
+    )
 
 
 def read_products(path: Path, known: Sequence[str]) -> tuple[Product, ...]:
@@ -171,27 +173,9 @@ def fit_all(
     out.mkdir(parents=True, exist_ok=True)
     rows = {product.name: row for product in products if (row := _before(product, out)) is not None}
     with cluster.joined(address) as ray:
-        room = max(node.memory for node in cluster.nodes(ray))
-        looked_at = ray.remote(num_cpus=1, max_retries=RETRIES)(_forecast)
-        fitted = ray.remote(num_cpus=1, max_retries=RETRIES)(_fit)
-        todo = {product.name: product for product in products if product.name not in rows}
-        tasks: dict[Any, tuple[Product, int]] = {looked_at.remote(each): (each, 0) for each in todo.values()}
+        todo = [product for product in products if product.name not in rows]
         progress(len(rows), len(products))
-        while tasks:
-            (ready,), _ = ray.wait(list(tasks), num_returns=1)
-            product, memory = tasks.pop(ready)
-            try:
-                answer = ray.get(ready)
-            except Exception as error:  # the worker died; Ray has a class for each way
-                answer = _died(product, error)
-            if isinstance(answer, int):
-                if answer > room:
-                    answer = _failed(
-                        product, f"needs {answer / GIB:.1f} GiB, and the largest node has {room / GIB:.1f}; add a node"
-                    )
-                else:
-                    tasks[fitted.options(memory=answer).remote(product, out, answer)] = (product, answer)
-                    continue
+        for product, answer, memory in forecast_and_run(ray, todo, _fit, out):
             row = dataclasses.replace(answer, memory=answer.memory or memory)
             rows[product.name] = row
             if row.error:
@@ -201,6 +185,34 @@ def fit_all(
     result = Products(out, tuple(rows[product.name] for product in products))
     write_summary(result)
     return result
+
+
+def forecast_and_run(
+    ray: Any, products: Sequence[Product], work: Callable[..., Any], *arguments: Any
+) -> Iterator[tuple[Product, Any, int]]:
+    """Forecast each product on the cluster, then run work(product, *arguments, memory) there with one core and that memory.
+
+    Yields (product, answer, memory) as answers come: what `work` gave, or a failed Row where the product cannot be planned,
+    needs more than the largest node has, or lost its worker twice.
+    """
+    room = max(node.memory for node in cluster.nodes(ray))
+    looked_at = ray.remote(num_cpus=1, max_retries=RETRIES)(_forecast)
+    worked = ray.remote(num_cpus=1, max_retries=RETRIES)(work)
+    tasks: dict[Any, tuple[Product, int]] = {looked_at.remote(each): (each, 0) for each in products}
+    while tasks:
+        (ready,), _ = ray.wait(list(tasks), num_returns=1)
+        product, memory = tasks.pop(ready)
+        try:
+            answer = ray.get(ready)
+        except Exception as error:  # the worker died; Ray has a class for each way
+            answer = _died(product, error)
+        if isinstance(answer, int) and answer <= room:
+            tasks[worked.options(memory=answer).remote(product, *arguments, answer)] = (product, answer)
+            continue
+        if isinstance(answer, int):
+            reason = f"needs {answer / GIB:.1f} GiB, and the largest node has {room / GIB:.1f}; add a node"
+            answer = _failed(product, reason)
+        yield product, answer, memory
 
 
 def _before(product: Product, out: Path) -> Row | None:
