@@ -84,7 +84,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pictures", nargs="+", metavar="FOLDER", help="to judge")
     parser.add_argument("--fits", nargs="+", metavar="FOLDER", help="good pictures to fit")
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
-    parser.add_argument("--counts", type=int, nargs="+", default=[25, 50, 100, 200])
+    parser.add_argument("--counts", type=int, nargs="+", default=[50, 100, 200, 400])
     parser.add_argument("--sides", type=int, nargs="+", default=[256, 512, 1024, 2048])
     parser.add_argument("--good", type=int, nargs="+", default=[25, 50, 100, 200])
     parser.add_argument("--products", type=int, nargs="+", default=[1, 2, 4, 8])

@@ -8,7 +8,7 @@
     products   products of `fit --products`     product; bytes of the model folders
     commit     rows of a part                   part that the driver writes down (`ledger.commit`); bytes of a row
 
-Every point is one command, measured once, so `start` (the same with one picture) can be taken off. `cpu` is the processor time
+Every point is one command, measured once, so `start` (the same with one picture) can be taken off. `cpu` is processor time
 of the command, user and system, which other programs hardly change; `seconds` is by the clock. On Ray there is the clock
 alone, for its workers are no children of the command. A row is written as soon as it is known.
 """
@@ -115,21 +115,25 @@ def many(options: argparse.Namespace, good: Sequence[Path], place: Path) -> Iter
 
 
 def commits(options: argparse.Namespace, pictures: Sequence[Path], place: Path) -> Iterator[Row]:
-    """Over the rows of a part; the rows are those of a few pictures, under other names."""
+    """Over the rows of a part; the rows are those of a few pictures, under other names, and so take less than others'."""
     rows = [json.loads(line) for line in _lines(options.model, pictures[:4])]
+    _committed(rows, options.rows[0], place)  # the first takes longer: libraries are loaded
     for size in options.rows:
-        names = [f"/data/line/2026-01-01/{number:012d}.png" for number in range(size * PARTS)]
-        parts = [
-            parquet([rows[k % len(rows)] | {"image_path": name} for k, name in enumerate(names[n * size : (n + 1) * size])])
-            for n in range(PARTS)
-        ]
-        with tempfile.TemporaryDirectory(dir=place) as folder:
-            book = ledger.begin(Path(folder) / "run", {}, names, size)
-            start = time.perf_counter()
-            for number, data in enumerate(parts):
-                book.commit(number, data, [size, *(0 for _ in COUNTS[1:])])
-            seconds = time.perf_counter() - start
-        yield {"x": size, "n": PARTS, "seconds": seconds, "bytes_each": sum(map(len, parts)) / len(names)}
+        seconds, bytes_each = _committed(rows, size, place)
+        yield {"x": size, "n": PARTS, "seconds": seconds, "bytes_each": bytes_each}
+
+
+def _committed(rows: Sequence[Row], size: int, place: Path) -> tuple[float, float]:
+    """Seconds of PARTS commits of so many rows, and bytes of a row."""
+    names = [f"/data/line/2026-01-01/{number:012d}.png" for number in range(size * PARTS)]
+    named = [rows[k % len(rows)] | {"image_path": name} for k, name in enumerate(names)]
+    parts = [parquet(named[n * size : (n + 1) * size]) for n in range(PARTS)]
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        book = ledger.begin(Path(folder) / "run", {}, names, size)
+        start = time.perf_counter()
+        for number, data in enumerate(parts):
+            book.commit(number, data, [size, *(0 for _ in COUNTS[1:])])
+        return time.perf_counter() - start, sum(map(len, parts)) / len(names)
 
 
 class Ran(NamedTuple):
