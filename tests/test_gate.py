@@ -22,8 +22,7 @@ from flawforge.forge.texture import Perlin
 from flawforge.methods import METHODS
 from flawforge.nn import gains, gate, guided
 from flawforge.nn.head_start import head_start, recipe
-from flawforge.nn.losses import dice_loss, focal_map, masked_mean, reconstruction_losses, ssim_map
-from flawforge.nn.schedules import cosine_schedule, drops
+from flawforge.nn.losses import cosine_schedule, dice_loss, drops, focal_map, masked_mean, reconstruction_losses, ssim_map
 from flawforge.types import Prove
 
 TINY = METHODS["auto"].tiny

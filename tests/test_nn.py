@@ -11,8 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
 from flawforge.methods.draem import PAPER, Config, Draem, step_schedule
-from flawforge.nn.losses import dice_loss, focal_map, masked_mean, reconstruction_losses, ssim_map
-from flawforge.nn.schedules import cosine_schedule, drops
+from flawforge.nn.losses import cosine_schedule, dice_loss, drops, focal_map, masked_mean, reconstruction_losses, ssim_map
 from flawforge.nn.unet import Autoencoder, UNet
 
 

@@ -31,7 +31,7 @@ from flawforge.forge import names_in
 from flawforge.methods.guided import forger, stages
 from flawforge.nn import guided
 from flawforge.nn.head_start import recipe
-from flawforge.nn.schedules import cosine_schedule
+from flawforge.nn.losses import cosine_schedule
 from flawforge.types import Batch, Collect, Sample
 from flawforge_runtime.files import write_atomically
 from flawforge_runtime.maps import to_network

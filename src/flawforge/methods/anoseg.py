@@ -39,9 +39,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from flawforge.forge.paste import HardAugment
 from flawforge.nn import collapse
 from flawforge.nn.efficientnet_lite import Lite, standardised
-from flawforge.nn.losses import masked_mean
+from flawforge.nn.losses import cosine_schedule, drops, masked_mean
 from flawforge.nn.resnet import ResNet, imagenet, put_weights
-from flawforge.nn.schedules import cosine_schedule, drops
 from flawforge.types import (
     Batch,
     Evidence,

@@ -33,8 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawforge.forge.texture import Perlin
-from flawforge.nn.losses import focal_map, masked_mean, reconstruction_losses
-from flawforge.nn.schedules import cosine_schedule
+from flawforge.nn.losses import cosine_schedule, focal_map, masked_mean, reconstruction_losses
 from flawforge.nn.unet import Autoencoder, UNet, initialise
 from flawforge.types import Batch, Evidence, Forger, Method, ScoreRule, Train, TrainingSettings, Turn
 

@@ -49,8 +49,7 @@ from torch.nn import functional as F
 
 from flawforge.forge.salient import SaliencyPerlin
 from flawforge.forge.texture import Perlin
-from flawforge.nn.losses import focal_map, masked_mean, reconstruction_losses
-from flawforge.nn.schedules import cosine_schedule, drops
+from flawforge.nn.losses import cosine_schedule, drops, focal_map, masked_mean, reconstruction_losses
 from flawforge.nn.trunks import trunk_of
 from flawforge.nn.unet import Autoencoder, UNet, conv_bn_relu, initialise
 from flawforge.types import Batch, Collect, Evidence, Forger, Init, Method, ScoreRule, Train, TrainingSettings, Turn

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawforge.nn.head_start import head_start
-from flawforge.nn.losses import dice_loss, focal_map, masked_mean
+from flawforge.nn.losses import cosine_schedule, dice_loss, focal_map, masked_mean
 from flawforge.nn.normality import Normality, beside, looks
 from flawforge.nn.patches import start_from
 from flawforge.nn.patchstats import PatchStats, Scale, even_light
 from flawforge.nn.patchstats_fit import spaced
 from flawforge.nn.patchstats_judge import cells
-from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.unet import UNet, initialise
 from flawforge.types import Batch, Collect, Demand, Evidence, Init, Stage, Train, TrainingSettings, Turn
 
@@ -145,9 +144,8 @@ class Guided(nn.Module):
         self.segmenting = self.apart = False
         self.register_load_state_dict_pre_hook(_resize)
         self.register_load_state_dict_post_hook(lambda module, _: module.settle())
-        self.reserved: list[
-            tuple[Tensor, Tensor]
-        ] = []  # both maps 2 h w of reserved good pictures, and where they are valid h w
+        # Of reserved good pictures: both maps 2 h w, and where they are valid h w.
+        self.reserved: list[tuple[Tensor, Tensor]] = []
         self.trained = False  # whether there were enough reserved pictures for a gate, and so for training
 
     def settle(self) -> None:

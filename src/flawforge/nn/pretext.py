@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flawforge.nn.losses import cosine_schedule
 from flawforge.nn.resnet import ResNet, imagenet, pooled
-from flawforge.nn.schedules import cosine_schedule
 from flawforge.nn.trunks import trunk_of
 from flawforge.types import Batch, Forged, Forger, Sample, Turn
 
