@@ -154,10 +154,9 @@ class Guided(nn.Module):
         self.apart = bool((self.use[0] != self.use[1]).any())
 
     def look(self, images: Tensor, folds: Sequence[int] | None = None, inner: Tensor | None = None) -> Seen:
-        """n 3 h w, inner n 4 -> the segmenter's inputs, always in float32.
+        """n 3 h w, inner n 4 (see types.Batch) -> the segmenter's inputs, always in float32.
 
         folds  for each picture the fold whose pictures the statistics leave out; None = the statistics use all
-        inner  where each picture lies on the canvas, see types.Batch; None = it covers the canvas
         """
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             images, trunk = images.float(), self.stats.trunk
@@ -265,10 +264,8 @@ def _resize(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> N
 
 @dataclass
 class Pixels:
-    """Sums of the good pictures at half resolution, by fold; empty before the first batch.
-
-    first  indices of the first fold's pictures; n folds 1 1 1; total and squares  folds 3 h/2 w/2
-    """
+    """Sums of the good pictures at half resolution, by fold; empty before the first batch. first: indices of the first
+    fold's pictures; n folds 1 1 1; total and squares folds 3 h/2 w/2."""
 
     first: set[int] = field(default_factory=set)
     n: Tensor = field(default_factory=lambda: torch.zeros(0))
