@@ -71,7 +71,7 @@ def rows_of(names: list[str]) -> bytes:
     return bytes(sink.getvalue())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     order=st.permutations(range(4)),
     line=st.integers(0, 3),

@@ -60,7 +60,7 @@ PARTS = st.lists(
     ),
     max_size=14,
 )
-FEW = settings(max_examples=30, deadline=None)
+FEW = settings(max_examples=20, deadline=None)
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +255,7 @@ def pruned_by_hand(line: Recorded, before: datetime.datetime | None, most: int |
     return {each.id for each in line.verdicts} - gone
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     parts=PARTS,
     before=st.none() | st.integers(-31, 31),
