@@ -12,6 +12,7 @@ from flawforge.store.opening import Store
 from flawforge.store.reviews import Review, latest
 from flawforge.store.verdicts import ALL, MOST, Filter, Verdict, listed
 from flawforge.types import ConfigError, DataError
+from flawforge_runtime import bundle
 from flawforge_runtime.files import draft_of
 from flawforge_runtime.names import cell
 
@@ -68,7 +69,7 @@ def export(store: Store, out: Path, which: Filter = ALL) -> int:
     if ending not in (".csv", ".parquet"):
         raise ConfigError(f"{out} ends in {ending or 'nothing'}; give a file that ends in .csv or .parquet.")
     if out.exists():
-        raise ConfigError(f"{out} exists already; give another -o, or remove it first.")
+        raise ConfigError(bundle.TAKEN.format(folder=out))
     count, draft = 0, draft_of(out)
     try:
         with (_csv if ending == ".csv" else _parquet)(draft) as write:

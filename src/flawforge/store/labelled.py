@@ -21,6 +21,7 @@ from flawforge.store.opening import Store
 from flawforge.store.reviews import Review, reviewed
 from flawforge.store.verdicts import ALL, Filter, Verdict
 from flawforge.types import ConfigError, DataError
+from flawforge_runtime import bundle
 from flawforge_runtime.files import free, new_folder
 from flawforge_runtime.images import write_image
 from flawforge_runtime.names import cell
@@ -94,7 +95,7 @@ def export_labelled(store: Store, out: Path, which: Filter = ALL, *, marked_only
     Raises ConfigError where `out` exists or there are several models, DataError where nothing can be written, Unreachable.
     """
     if not free(out):
-        raise ConfigError(f"{out} exists already; give another -o, or remove it first.")
+        raise ConfigError(bundle.TAKEN.format(folder=out))
     if store.files is None:
         raise ConfigError("The store keeps no pictures; give the folder of kept pictures with --files.")
     newest: dict[str, tuple[Verdict, Review]] = {}
