@@ -49,7 +49,7 @@ from flawforge.cli.output import (
 )
 from flawforge.types import ConfigError
 
-SAMPLE_EVERY = 50  # as `serve` has it: about one part in so many is reviewed whatever its score
+SAMPLE_EVERY = 50  # as `serve` has it: about one part in 50 is reviewed, whatever its score
 FAILS = {"ng": ("NG",), "review": ("NG", "REVIEW")}
 
 

@@ -78,7 +78,7 @@ DAYS = Number(above=0, most=36525)  # a century: the calendar has a first year
     show_default=True,
     type=Number(whole=True, least=0),
     section="Advanced",
-    help="About one part in so many is put into the review queue by chance; 0 = none.",
+    help="Put about one part in this many into the review queue at random; 0 = none.",
 )
 @with_seed
 @with_device

@@ -59,7 +59,7 @@ class Place:
 
 
 def place_of(devices: int, nodes: int) -> Place | None:
-    """Where the process stands that was asked to fit on so many devices of so many machines; None = it is alone.
+    """The place of the process that was asked to fit on this number of devices and machines; None = it is alone.
 
     Raises ConfigError where the environment does not say which of several machines this is.
     """
@@ -78,7 +78,7 @@ def place_of(devices: int, nodes: int) -> Place | None:
 
 
 def check_devices(asked: tuple[int, int], device: str, batch: int, method: str, able: Sequence[str]) -> None:
-    """ConfigError where a fit cannot be shared by so many devices of so many machines.
+    """ConfigError where a fit cannot be shared by this number of devices and machines.
 
     batch  pictures of a step; able: the methods that learn on several devices
     """
@@ -104,7 +104,7 @@ def check_devices(asked: tuple[int, int], device: str, batch: int, method: str, 
 
 
 def lines(count: int) -> list[str]:
-    """For people, of a fit on so many devices; nothing of one."""
+    """Notes for people about a fit on several devices; none for one."""
     if count == 1:
         return []
     return [f"learnt on {count} devices, each with all good pictures in memory; on another number the last digits differ"]

@@ -69,7 +69,7 @@ def refuse_both(config: TunedSettings) -> None:
 
 
 def reserved(pictures: int) -> Sequence[int]:
-    """Indices of the good pictures held out for the gate, out of so many; none where there are too few."""
+    """Indices of the good pictures held out for the gate; none where there are too few."""
     places = range(0, pictures, FOLDS)
     return places if len(places) >= LEAST else []
 

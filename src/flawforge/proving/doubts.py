@@ -58,7 +58,7 @@ class Doubts:
         return self.trusted + (0 if self.large_masks else len(self.whole))
 
     def notes(self, defective: int) -> list[str]:
-        """What people must know of the masks of so many defective pictures."""
+        """Notes for people about the masks of the defective pictures."""
         notes = []
         if missing := defective - self._marking:
             rest = "there are no pixel figures" if missing == defective else "the pixel figures are of the others"

@@ -39,7 +39,7 @@ def unseen(pictures: Sequence[Path | Image], inspector: Any) -> tuple[list[Path 
 
 
 def left_out(count: int, of: int) -> list[str]:
-    """What to tell people of so many pictures that were trained on; nothing of none."""
+    """Notes for people about pictures that were trained on; none if there are no such pictures."""
     if not count:
         return []
     return [f"{count} of {of} pictures were left out, as the model was trained on them; {of - count} remain"]

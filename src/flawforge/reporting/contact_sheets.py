@@ -19,6 +19,7 @@ from flawforge.pictures.listing import evenly, textures_in
 from flawforge.pictures.saliency import Background, Saliency, background_of, saliency
 from flawforge.reporting.realism import Realism, realism
 from flawforge.types import ConfigError, DataError, Forged, Forger, Image, Mask, Sample
+from flawforge_runtime.bundle import TAKEN
 from flawforge_runtime.files import free, new_folder
 from flawforge_runtime.images import read_picture
 from flawforge_runtime.rates import percent
@@ -125,7 +126,7 @@ def forge_preview(
     if not paths:
         raise DataError("no good picture was given to forge on; give a folder with at least one.")
     if not free(out):
-        raise ConfigError(f"{out} exists already; give the name of a new folder.")
+        raise ConfigError(TAKEN.format(folder=out))
     background = _background(paths) if prior == "foreground" else None
     read, saliencies = reader(), dict[tuple[str, str], Saliency]()
     rows: list[dict[str, Any]] = []

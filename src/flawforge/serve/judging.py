@@ -37,7 +37,7 @@ def judge(served: Served, job: Job, store: Store, *, keep: str, sample_every: in
     """Judge a job: the decision, and the verdict to record; its files are on the disk before the verdict names them.
 
     keep          of KEEP: which pictures and overlays are kept, where the store has a folder for them
-    sample_every  about one in so many is chosen for review by chance; 0 = none
+    sample_every  about one picture in this many is chosen for review at random; 0 = none
     Raises ImageError for what is no picture, OSError for a full disk.
     """
     decision = decide(served, job.data, job.picture)

@@ -35,12 +35,12 @@ class Settings:
     budget        bytes of all bodies that are in memory at a time
     body_seconds  that a body may take to arrive; answer_seconds that a request waits for its verdicts
     keep          which pictures and overlays are kept: all, rejects or none
-    sample_every  about one picture in so many is chosen for review by chance; 0 = none
+    sample_every  about one picture in this many is chosen for review at random; 0 = none
     seed          of that choice
     station       of pictures that name none
     watch         folder whose pictures the first model judges as they come; None = none
     retain_days   results older than that are pruned every hour; retain_bytes: the oldest are, until the kept files have at
-                  most so many bytes; None = kept. Reviewed ones stay
+                  most this many bytes; None = kept. Reviewed ones stay
     hosts         names that a request may be sent to; empty = any. Without tokens a web page elsewhere could else reach a
                   service on loopback through the browser (DNS rebinding)
     """
