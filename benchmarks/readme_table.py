@@ -16,7 +16,7 @@ from record import between, method_of, read
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.csv"
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
-DEFAULT = ("auto",)
+DEFAULT = ("auto, lite0",)
 START, END = "<!-- accuracy: written by make docs -->\n", "<!-- end of accuracy -->\n"
 PROTOCOL = {"minutes": "10", "size": "256", "settings": ""}
 HEADER = (
@@ -33,7 +33,7 @@ NAMES = {
 
 def table(results: Path = RESULTS, methods: tuple[str, ...] = ()) -> str:
     """The Markdown table of these methods (none given: all), or "not measured yet"."""
-    rows = [row for row in read(results)[1] if _counts(row) and (not methods or row["method"] in methods)]
+    rows = [row for row in read(results)[1] if _counts(row) and (not methods or method_of(row) in methods)]
     if not rows:
         return "not measured yet\n"
     keys = sorted({(_place(row["data"]), row["data"], method_of(row), row["profile"]) for row in rows})

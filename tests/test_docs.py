@@ -331,12 +331,18 @@ def test_what_auto_is_worth_is_the_recorded(tmp_path: Path) -> None:
         "| Magnetic tile | `auto --tolerate all` | 1.0% | 25.0% | 0.0% |",
         "| Magnetic tile | `auto --tolerate all --align on` | 1.0% | 12.5% | 0.0% |",
     ]
-    for minutes, settings, auroc in ((1, "use=statistics", 0.5), (2, "", 0.25), (2, "", 0.75)):
-        row = {"data": "magnetic_tile", "minutes": minutes, "settings": settings, "image_auroc": auroc} | same
-        record(tmp_path / "auto_trunk.csv", row | {"pixel_ap": 1})
+    row = {"data": "magnetic_tile", "method": "auto", **page["TEN"], "trunk": "lite0"} | same
+    record(tmp_path / "accuracy.csv", row | {"seed": 0, "image_auroc": 0.5, "pixel_ap": 0.25})
+    record(tmp_path / "accuracy.csv", row | {"seed": 0, "image_auroc": 0.5, "pixel_ap": 0.5})
+    for minutes, settings, auroc in ((1, "use=statistics", 0.5), (2, "", 0.25), (1, "use=statistics", 0.75)):
+        fit = row | {"minutes": minutes, "settings": settings, "seed": 0, "image_auroc": auroc, "pixel_ap": 1}
+        record(tmp_path / "auto_trunk.csv", fit)
+    one = " | 0.500 (one seed)"
     assert page["with_trunk"](tmp_path).splitlines()[2:] == [
-        "| Magnetic tile | statistics alone | 0.500 | 1.000" + 5 * " | 0.500" + " |",
-        "| Magnetic tile | after 2 minutes | 0.750 | 1.000" + 5 * " | 0.500" + " |",
+        "| Magnetic tile | target, ten minutes | 0.930 | 0.450 | 0.800 | 0.750 |  |  |  | |",
+        "| Magnetic tile | ten minutes" + 7 * one + " | pixel AP |",
+        "| Magnetic tile | target, statistics alone | 0.880 | 0.320 | 0.750 | 0.650 |  |  |  | |",
+        "| Magnetic tile | statistics alone | 0.750 (one seed) | 1.000 (one seed)" + 5 * one + " | pixel AP |",
     ]
     half = "0.500 (0.500 to 0.500)"
     assert page["worth"](tmp_path).splitlines()[2:] == [
