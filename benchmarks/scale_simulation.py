@@ -3,7 +3,7 @@
 measured     processor seconds of a picture (`pictures` of scale_points.csv), seconds of writing a part down (`commit`)
 as it is     parts are cut by `inspecting.part_size`; each worker judges one part at a time and takes the next one; one
              driver writes the parts down, one after another
-assumed      CORES cores in a node; how much faster or slower than the mean a worker is: lognormal, SPREAD
+assumed      CORES cores in a node; workers' speeds: lognormal about their mean, SPREAD
 left out     Ray's own scheduling, the network, nodes that fail
 """
 
@@ -68,12 +68,12 @@ def makespan(pictures: int, size: int, workers: int, each: float, commit: float,
     one driver that takes `commit` seconds a part.
     """
     rng = np.random.default_rng(seed)
-    slow = np.exp(rng.normal(0, spread, workers) - spread**2 / 2)  # of mean 1
+    speed = np.exp(rng.normal(0, spread, workers) - spread**2 / 2)  # of mean 1
     free = [(0.0, worker) for worker in range(workers)]  # when each can take the next part
     ready = []
     for part in range(-(-pictures // size)):
         since, worker = heapq.heappop(free)
-        end = since + min(size, pictures - part * size) * each * slow[worker]
+        end = since + min(size, pictures - part * size) * each / float(speed[worker])
         ready.append(end)
         heapq.heappush(free, (end, worker))
     written = 0.0

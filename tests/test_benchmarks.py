@@ -27,6 +27,7 @@ import pod_report
 import pod_trust
 import real_defects
 import real_defects_page
+import scale_simulation
 from flawforge.config import override
 from flawforge.methods import METHODS
 from flawforge.pictures.listing import Entry
@@ -303,3 +304,29 @@ def test_the_table_of_real_defects_goes_by_product_and_count(tmp_path: Path) -> 
     assert lines[0] == "`auto`, one seed; 0.6 processor-minutes a fit, canvas 128, trunk none, 100 good pictures."
     assert [line.split(" | ")[2] for line in lines[4:]] == ["0", "20"]
     assert lines[4].endswith("| 0.500 | 0.25 (0.50 to 0.50) | their sum |")
+
+
+def test_the_simulated_cluster_is_bounded_by_its_cores_or_by_its_driver() -> None:
+    alike = scale_simulation.makespan(1000, 10, 4, each=0.5, commit=1e-6, spread=0.0)
+    assert alike == pytest.approx(1000 * 0.5 / 4, rel=1e-4)  # 100 parts of 5 s, 25 for each of 4 workers
+    driver = scale_simulation.makespan(1000, 10, 1000, each=0.5, commit=2.0, spread=0.0)
+    assert driver == pytest.approx(5 + 100 * 2.0)
+    apart = scale_simulation.makespan(1000, 10, 4, each=0.5, commit=1e-6, spread=0.3, seed=1)
+    assert alike < apart < 1.2 * alike
+
+
+def test_the_simulation_takes_its_costs_from_the_points(tmp_path: Path) -> None:
+    points = tmp_path / "points.csv"
+    with pytest.raises(SystemExit, match=r"run scale\.py points first"):
+        next(scale_simulation.simulate([1], points))
+    record(points, {"what": "pictures", "x": 101, "cpu": 60.0, "cpu_start": 10.0})
+    for size in (10, 100):
+        record(points, {"what": "commit", "x": size, "n": 4, "seconds": 4 * (0.01 + 0.001 * size)})
+    one, many = scale_simulation.simulate([1, 1000], points)
+    assert one["seconds_each"] == 0.5
+    assert one["commit_seconds"] == pytest.approx(0.01 + 0.001 * one["part"])
+    assert 0.95 < one["efficiency"] < 1
+    assert many["driver_busy"] > 0.98
+    assert many["seconds"] == pytest.approx(
+        many["driver_busy"] ** -1 * -(-10_000_000 // many["part"]) * many["commit_seconds"]
+    )

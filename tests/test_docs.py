@@ -286,6 +286,29 @@ def test_a_row_of_speed_stands_beside_anomalibs(tmp_path: Path) -> None:
     assert lines[-1] == "Measured on: chip, 2 threads."
 
 
+def test_the_cost_of_scale_is_the_recorded(tmp_path: Path) -> None:
+    page, record = script("benchmarks/scale_page.py"), script("benchmarks/record.py")["record"]
+    assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"
+    points, nodes = tmp_path / "points.csv", tmp_path / "nodes.csv"
+    assert page["tables"](points, nodes) == "Not measured yet.\n"
+    for count in (10, 20, 40):  # 2 s of the processor; by the clock 2 s on Ray after 30 s, 1.9 s without after 10 s
+        seconds = {"ray_seconds": 30 + 2 * (count - 1), "ray_start": 30, "seconds": 10 + 1.9 * (count - 1), "start": 10}
+        seconds |= {"cpu": 8 + 2 * (count - 1), "cpu_start": 8}
+        record(points, {"what": "pictures", "x": count, **seconds, "bytes_each": 500, "load": 1.5, "method": ""})
+    for side in (256, 1024):  # four times the side, sixteen times the seconds
+        told = {"x": side, "n": 11, "cpu": 10 + 10 * (side / 256) ** 2, "cpu_start": 10, "bytes_each": side**2}
+        record(points, {"what": "side", **told, "load": 1.5})
+    text = page["tables"](points, nodes)
+    assert "| pictures judged | 10 | 40 | 2 to 2 a picture | 500 B to 500 B, bytes of its row | 1.00 |" in text
+    assert "1 to 16 a picture | 65.5 kB to 1.05 MB, bytes read | 2.00 |" in text
+    assert "**232 cores**" in text  # 10,000,000 pictures of 2 s in 86,400 s
+    assert "15 machines of 16" in text
+    assert "| 2 | 23 |" in text  # 20 s later, and 0.9 s less a picture
+    assert "| 1,024 | 16 | 1,852 | 10.5 TB |" in text
+    assert text.endswith("Not measured yet.\n")
+    assert page["drawing"](points).count("<circle") == 5
+
+
 def test_the_regret_on_its_page_is_the_recorded_one() -> None:
     page = script("benchmarks/regret_table.py")
     assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"

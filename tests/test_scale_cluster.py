@@ -37,6 +37,10 @@ from flawforge.types import ConfigError, DataError, ModelError
 from flawforge_runtime import backends
 from test_scale import expected, plain
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+import scale
+
 QUICK = Patience(tries=3, seconds=2.0, pause=0.05)
 OURS = [sys.executable, "-c", "from flawforge.cli import main; main()"]
 
@@ -337,7 +341,7 @@ def test_the_newcomers_page_as_printed(tiny_model: Path, washers: Path, tmp_path
         port = free.getsockname()[1]
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: its sockets lie there
     start = f"--port {port} --temp-dir {place} --include-dashboard false"
-    for shown, ours in (("--port 6379", start), ("ray stop", "true")):
+    for shown, ours in (("--port 6379", start), ("ray stop", "true"), ("--minutes 10", "--minutes 0.1 --size 64")):
         assert shown in commands
         commands = commands.replace(shown, ours)
     shutil.copytree(tiny_model, tmp_path / "washer")
@@ -359,6 +363,7 @@ def test_the_newcomers_page_as_printed(tiny_model: Path, washers: Path, tmp_path
         done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=True)
         assert int(done.stdout) == len(list((washers / "test").rglob("*.png")))
         assert (tmp_path / "models" / "index.html").read_text().count("<td>finished</td>") == 2
+        assert "learnt on 2 devices" in (tmp_path / "tile-trained" / "config.json").read_text()
     finally:
         for each in psutil.process_iter(["cmdline"]):
             if place in " ".join(each.info["cmdline"] or []):
@@ -376,3 +381,43 @@ def test_the_benchmark_of_speed_records_every_way(exports: dict[str, Path], wash
     assert float(row["two_to_one"]) > 0
     assert float(row["one_to_plain"]) > 0
     assert min(float(row[f"{name}_seconds"]) for name in ("plain", "one", "two")) > 0
+
+
+def test_every_point_of_the_cost_model_is_recorded(exports: dict[str, Path], washers: Path, tmp_path: Path) -> None:
+    script, out = Path(__file__).parents[1] / "benchmarks" / "scale.py", tmp_path / "points.csv"
+    command = [
+        sys.executable,
+        str(script),
+        "points",
+        "--model",
+        str(exports["onnx"]),
+        "--out",
+        str(out),
+        "--counts",
+        "2",
+        "4",
+    ]
+    command += [
+        "--sides",
+        "64",
+        "128",
+        "--good",
+        "12",
+        "20",
+        "--products",
+        "1",
+        "2",
+        "--rows",
+        "4",
+        "16",
+        "--method",
+        "patchstats",
+    ]
+    command += ["--pictures", str(washers / "test"), "--fits", str(washers / "train" / "good")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["what"] for row in rows] == [what for what in scale.AXES for _ in range(2)]
+    assert all(float(row["seconds"]) > 0 and float(row["bytes_each"]) > 0 and row["commit"] for row in rows)
+    assert all(float(row["peak_bytes"]) > 1e8 for row in rows if row["what"] in ("good", "fit side"))
