@@ -1,8 +1,8 @@
 """Fit and evaluate by the command line on each data set and seed; one row each, written as soon as it is known.
 
     FLAWFORGE_DATA=... python benchmarks/accuracy.py [--data mvtec_bottle ...] [--minutes 10] [--seeds 0 1 2]
-        [--method draem] [--profile cpu] [--trunk lite0] [--size 256] [--clock cpu] [--set KEY=VALUE ...] [--models DIR]
-        [--again]
+        [--method draem ...] [--profile cpu] [--trunk lite0] [--size 256] [--clock cpu] [--set KEY=VALUE ...] [--models DIR]
+        [--again] [--ray ADDRESS]
 
 Every folder of FLAWFORGE_DATA in MVTec layout is a data set. Rows that are there already (same data set, method,
 profile, trunk, minutes, size, settings and seed) are not measured again unless --again is given, so a stopped run goes on
@@ -13,6 +13,10 @@ one picture; `load` the machine's load when the fit began. Minutes are counted i
 threads together, so that a busy machine changes nothing; rows without `clock` are of a time when they were not.
 `trunk` names the network whose features were looked at; it is empty where no outside weights were used, and in older rows,
 when there were none. A `fit` or `evaluate` that fails gives a row too, with its last line under `error`.
+
+--ray gives each method, data set and seed to a Ray cluster, as `fit --products` does with products: a forecast, then a task
+with one core and the forecast memory. Rows are the same; `machine` and `cores` are those of the node. The data must lie
+on a disk that all nodes share.
 """
 
 from __future__ import annotations
@@ -25,12 +29,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flawforge.methods import METHODS
 from flawforge.nn.efficientnet_lite import PACKAGES
-from record import read, record
+from record import origin, read, record
 
 RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.csv"
 KEY = ("data", "method", "profile", "trunk", "minutes", "clock", "size", "settings", "seed")
@@ -58,18 +63,68 @@ def main() -> int:
             f"FLAWFORGE_DATA holds {found or 'no data sets'}, asked for were {unknown}; set it, or correct --data."
         )
     failures = 0
-    for seed in options.seeds:
-        for name in options.data or found:
-            key = _key(options, name, seed)
-            if key in _done(options.out) and not options.again:
-                print(f"{name} seed {seed}: already measured")
-                continue
-            with tempfile.TemporaryDirectory() as temporary:
-                row = measure(root / name, seed, options, Path(options.models or temporary))
-            record(options.out, {**dict(zip(KEY, key, strict=True)), **row})
-            failures += "error" in row
-            print(f"{name} seed {seed}: {row.get('error') or row['image_auroc']}", flush=True)
+    for case, row in (on_ray if options.ray else one_by_one)(todo(options, options.data or found), root, options):
+        record(options.out, {**dict(zip(KEY, _key(case.options, case.name, case.seed), strict=True)), **row})
+        failures += "error" in row
+        print(f"{case.label}: {row.get('error') or row['image_auroc']}", flush=True)
     return int(failures > 0)
+
+
+class Case(NamedTuple):
+    """What gives one row. options: those of the command, with one method."""
+
+    name: str
+    seed: int
+    options: argparse.Namespace
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.name} {self.options.method} seed {self.seed}"
+
+
+def todo(options: argparse.Namespace, names: Sequence[str]) -> list[Case]:
+    """What is not measured yet."""
+    ways = [argparse.Namespace(**{**vars(options), "method": method}) for method in options.method]
+    every = [Case(name, seed, way) for seed in options.seeds for name in names for way in ways]
+    done = set() if options.again else _done(options.out)
+    for case in every:
+        if _key(case.options, case.name, case.seed) in done:
+            print(f"{case.label}: already measured")
+    return [case for case in every if _key(case.options, case.name, case.seed) not in done]
+
+
+def one_by_one(cases: Sequence[Case], root: Path, options: argparse.Namespace) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Each case with its row, measured in this process's own machine."""
+    for case in cases:
+        yield case, _measured(root / case.name, case)
+
+
+def on_ray(cases: Sequence[Case], root: Path, options: argparse.Namespace) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Each case with its row, measured on a cluster, in the order in which they come."""
+    from flawforge.config import parse_pairs
+    from flawforge.scale import cluster, products
+
+    asked, named = [], {case.label: case for case in cases}
+    for case in cases:
+        told = {name: getattr(case.options, name) for name in ("method", "profile", "trunk", "minutes", "clock", "size")}
+        told |= {"seed": case.seed, "settings": parse_pairs(case.options.set)}
+        asked.append(products.Product(case.label, (root / case.name).absolute(), told))
+    with cluster.joined(options.ray) as ray:
+        for module in ("record", __name__):  # the nodes have no benchmarks
+            ray.cloudpickle.register_pickle_by_value(sys.modules[module])
+        for product, answer, _ in products.forecast_and_run(ray, asked, _on_a_node, named):
+            yield named[product.name], {"error": answer.error} if isinstance(answer, products.Row) else answer
+
+
+def _on_a_node(product: Any, cases: Mapping[str, Case], memory: int) -> dict[str, Any]:
+    origins = origin()
+    return _measured(product.data, cases[product.name]) | {name: origins[name] for name in ("machine", "cores")}
+
+
+def _measured(data: Path, case: Case) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as temporary:
+        return measure(data, case.seed, case.options, Path(case.options.models or temporary))
 
 
 def measure(data: Path, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -149,13 +204,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--method", default="draem")
+    parser.add_argument("--method", nargs="+", default=["draem"])
     parser.add_argument("--profile", default="cpu")
     parser.add_argument("--trunk", default="", help="as `flawforge fit` takes it; the method's own where not given")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--models", help="folder to keep the models in; a temporary one where not given")
     parser.add_argument("--again", action="store_true", help="measure rows again that are already there")
+    parser.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster, or local for one on this machine")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 

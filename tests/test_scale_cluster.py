@@ -383,6 +383,24 @@ def test_the_benchmark_of_speed_records_every_way(exports: dict[str, Path], wash
     assert min(float(row[f"{name}_seconds"]) for name in ("plain", "one", "two")) > 0
 
 
+def test_the_benchmark_of_accuracy_takes_products_road(washers: Path, tmp_path: Path) -> None:
+    """Two seeds of one method as tasks; then a second method, and what is there is not measured again."""
+    script, out, data = Path(__file__).parents[1] / "benchmarks" / "accuracy.py", tmp_path / "a.csv", tmp_path / "data"
+    data.mkdir()
+    (data / "washers").symlink_to(washers)
+    command = [sys.executable, str(script), "--ray", "local", "--minutes", "0.1", "--size", "64", "--out", str(out)]
+    for more in (["--method", "patchstats", "--seeds", "0", "1"], ["--method", "patchstats", "padim"]):
+        done = subprocess.run(
+            [*command, *more], env=os.environ | {"FLAWFORGE_DATA": str(data)}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "washers patchstats seed 0: already measured" in done.stdout
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted((row["method"], row["seed"]) for row in rows) == [("padim", "0"), ("patchstats", "0"), ("patchstats", "1")]
+    assert all(0 < float(row["image_auroc"]) <= 1 and row["machine"] and not row.get("error") for row in rows)
+
+
 def test_every_point_of_the_cost_model_is_recorded(exports: dict[str, Path], washers: Path, tmp_path: Path) -> None:
     script, out = Path(__file__).parents[1] / "benchmarks" / "scale.py", tmp_path / "points.csv"
     command = [
