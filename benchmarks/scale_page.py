@@ -27,7 +27,7 @@ WORDS = {
     "products": ("products", "product", "bytes of the model folder"),
     "commit": ("rows of a part", "part written down", "bytes of a row"),
 }
-PANEL, EDGE, ACROSS, INK = 230, 56, 3, "#2b6cb0"
+PANEL, EDGE, ACROSS, INK = 230, 66, 3, "#2b6cb0"
 
 Row = dict[str, str]
 
@@ -229,7 +229,7 @@ def _panel(what: str, rows: Sequence[Row], left: int, top: int) -> list[str]:
     parts = [
         f'<rect x="{left}" y="{top}" width="{PANEL}" height="{PANEL}" fill="none" stroke="#999"/>',
         f'<text x="{left}" y="{top - 8}">{WORDS[what][0]}: power {slope:.2f}</text>',
-        f'<text x="{left - 44}" y="{top + PANEL / 2}" transform="rotate(-90 {left - 44} {top + PANEL / 2})" '
+        f'<text x="{left - 54}" y="{top + PANEL / 2}" transform="rotate(-90 {left - 54} {top + PANEL / 2})" '
         f'text-anchor="middle">seconds, {grown}</text>',
         f'<line x1="{x(xs[0]):.1f}" y1="{y(level * xs[0] ** slope):.1f}" x2="{x(xs[-1]):.1f}" '
         f'y2="{y(level * xs[-1] ** slope):.1f}" stroke="#999" stroke-dasharray="4 3"/>',
