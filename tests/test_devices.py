@@ -28,7 +28,7 @@ from flawforge.fitting import devices, engine
 from flawforge.fitting.planning import Request, request_from
 from flawforge.methods import METHODS
 from flawforge.nn import ranks
-from flawforge.nn.losses import dice_loss, focal_map, masked_mean
+from flawforge.nn.losses import dice_loss, focal_map, masked_mean, summed
 from flawforge.types import Batch, ConfigError, Train, TrainingError
 
 OURS = [sys.executable, "-c", "from flawforge.cli import main; main()"]
@@ -107,7 +107,7 @@ def test_alone_a_batch_is_whole_and_batch_norm_is_torchs() -> None:
     expected = net(x)[0]
     with ranks.cut_into(net, ranks.WHOLE):
         assert torch.equal(net(x)[0], expected)
-        assert ranks.summed(x, x) == (x, x)
+        assert summed(x, x) == (x, x)
 
 
 @pytest.fixture

@@ -282,7 +282,7 @@ class Method:
     scratch   the config that takes the place of one with outside weights where --trunk forbids them
     decided   (net, config) -> config: the settings with which another fit takes the choices that this fitted net took by
               looking at its pictures, so that scores of both are of one scale; None = it chooses nothing that changes scale
-    parts     its batches may be cut over several processes: its losses sum over a batch by `ranks.summed` and draw by
+    parts     its batches may be cut over several processes: its losses sum over a batch by `losses.summed` and draw by
               `ranks.rand` alone
     """
 

@@ -38,8 +38,8 @@ from torch.nn import functional as F
 
 from flawforge.forge.corrupt import PixelCorrupt
 from flawforge.nn.efficientnet_lite import Lite, standardised
-from flawforge.nn.losses import cosine_schedule, masked_mean, reconstruction_losses
-from flawforge.nn.ranks import rand, summed
+from flawforge.nn.losses import cosine_schedule, masked_mean, reconstruction_losses, summed
+from flawforge.nn.ranks import rand
 from flawforge.nn.vit import Decoder, Encoder, draw_hidden, initialise, patchify, positions, unpatchify
 from flawforge.types import (
     Batch,

@@ -1,11 +1,11 @@
 """A batch that is cut into equal parts, one for each process of a fit, and still counts as one batch.
 
 Each process holds a part of the batch and computes the loss of all of it. What a loss sums over the batch goes through
-`summed`, what it draws for each picture comes from `rand`, and batch norm takes its moments from all parts. Then the mean of
-the processes' gradients is the gradient of the whole batch, up to rounding.
+`losses.summed`, what it draws for each picture comes from `rand`, and batch norm takes its moments from all parts. Then the
+mean of the processes' gradients is the gradient of the whole batch, up to rounding.
 
     here          source
-    `summed`      the derivative of a sum over processes is the sum of their derivatives; as torch.distributed.nn has it
+    `_Summed`     the derivative of a sum over processes is the sum of their derivatives; as torch.distributed.nn has it
     `whole_norm`  Ioffe & Szegedy (2015) over all parts, as torch.nn.SyncBatchNorm, which needs a GPU. Moments of parts are
                   added as by Chan, Golub & LeVeque (1979)
 
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from flawforge.nn.losses import SUMMING
 from flawforge.types import TrainingError
 
 GONE = "Another device of this fit has stopped"
@@ -75,10 +76,8 @@ class _Summed(torch.autograd.Function):
         return add(gradient.clone(memory_format=torch.contiguous_format))
 
 
-def summed(*sums: Tensor) -> tuple[Tensor, ...]:
+def _summed(*sums: Tensor) -> tuple[Tensor, ...]:
     """Sums over this process's part of a batch, all of one shape -> the same over the whole batch."""
-    if _PART.get().count == 1:
-        return sums
     whole: Tensor = _Summed.apply(torch.stack(sums))
     return whole.unbind()
 
@@ -102,6 +101,7 @@ def cut_into(net: nn.Module, part: Part) -> Iterator[None]:
     """Inside, batches are cut into parts and this process holds one of them; the batch norms of `net` see all of them."""
     norms = [each for each in net.modules() if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d)] if part.count > 1 else []
     token = _PART.set(part)
+    summing = SUMMING.set(_summed if part.count > 1 else SUMMING.get())
     for norm in norms:
         norm.__dict__["forward"] = partial(whole_norm, norm)
     try:
@@ -109,6 +109,7 @@ def cut_into(net: nn.Module, part: Part) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.__dict__.pop("forward", None)
+        SUMMING.reset(summing)
         _PART.reset(token)
 
 
