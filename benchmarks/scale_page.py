@@ -18,6 +18,7 @@ POINTS, SIMULATION = (ROOT / "benchmarks" / "results" / f"scale_{name}.csv" for 
 PICTURE, PAGE = POINTS.with_suffix(".svg"), ROOT / "docs" / "cost-of-scale.md"
 START, END = "<!-- cost of scale: written by make docs -->\n", "<!-- end of cost of scale -->\n"
 A_DAY, DAY, CORES = 10_000_000, 86400, 16
+BUSY = 2.0  # load from which seconds by the clock say little
 NOT_YET = "Not measured yet.\n"
 WORDS = {
     "pictures": ("pictures judged", "picture", "bytes of its row"),
@@ -141,6 +142,8 @@ def cheaper(rows: Sequence[Row]) -> list[str]:
     for cores in (2, 4, CORES, 16 * CORES):
         gain = alone - seconds / cores
         lines.append(f"| {cores} | {_count(math.ceil(late / gain)) if gain > 0 else 'any number'} |")
+    if max(float(row["load"]) for row in rows) > BUSY:
+        lines += ["", "The machine was busy with other work, so these figures by the clock are rough."]
     return [
         *lines,
         "",

@@ -307,6 +307,9 @@ def test_the_cost_of_scale_is_the_recorded(tmp_path: Path) -> None:
     assert "| 1,024 | 16 | 1,852 | 10.5 TB |" in text
     assert text.endswith("Not measured yet.\n")
     assert page["drawing"](points).count("<circle") == 5
+    assert "busy" not in text
+    record(points, {"what": "pictures", "x": 40, **seconds, "bytes_each": 500, "load": 3.0})
+    assert "busy" in page["tables"](points, nodes)
 
 
 def test_the_regret_on_its_page_is_the_recorded_one() -> None:
