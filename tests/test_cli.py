@@ -21,10 +21,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from flawforge.cli import known, main
+from flawforge.cli.learn import _calibrate
 from flawforge.forge import FORGERS
 from flawforge.judging.rows import COLUMNS
 from flawforge.methods import METHODS
 from flawforge.reporting.kept import kept
+from flawforge_runtime.calibrate import calibrate
 
 TINY = [text for key, value in vars(METHODS["draem"].tiny).items() for text in ("--set", f"{key}={value}")]
 SMALL = ["--size", "64", "--method", "draem", *TINY]
@@ -469,6 +471,14 @@ def test_calibrate_keeps_results_and_judges_them_again(washers: Path, tiny_model
     new, old = kept(model, "evaluation")
     assert new.limit == json.loads((tmp_path / "c.json").read_text())["calibration"]["threshold"]
     assert new.limit != old.limit
+
+
+def test_calibrate_says_last_what_stands_out(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = dataclasses.replace(calibrate(range(30), 0.1), doubts=("2 of 30 calibration pictures stand out",))
+    how = dict.fromkeys(("min_area", "max_count", "scale"))
+    _calibrate(tiny_model, lambda **more: (found, [*found.doubts, "NG limit moves from 3 to 27"]), **how)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["  NG limit moves from 3 to 27", *found.lines(), *found.doubts]
 
 
 def test_the_speed_is_asked_for_with_and_without_the_old_word(tiny_model: Path, tmp_path: Path) -> None:

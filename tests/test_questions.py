@@ -84,13 +84,15 @@ def scored(scores: Sequence[float]) -> Scored:
 def test_limits_that_rise_over_defects_need_a_yes() -> None:
     old = calibrate(list(range(1, 101)), 0.01)
     fresh = scored([*range(1, 20), 50.5, 98.5])
-    assert compared(old, fresh, set(), yes=False) == ["NG limit moves from 100 to 98.5; 0 of 21 pictures were NG before"]
+    assert compared(old, fresh, set(), yes=False, asked=True) == [
+        "NG limit moves from 100 to 98.5; 0 of 21 pictures were NG before"
+    ]
     bad = scored([*range(1, 20), *range(200, 209)])
     with pytest.raises(DataError, match=r"9 of 28 pictures were NG before.*the NG limit moves.*--yes"):
-        compared(old, bad, set(), yes=False)
+        compared(old, bad, set(), yes=False, asked=True)
     foreign = {path for path, _ in fresh.ranked[3:12]}
     with pytest.raises(DataError, match="9 of 21 pictures were NG before"):
-        compared(old, fresh, foreign, yes=False)
+        compared(old, fresh, foreign, yes=False, asked=True)
     assert compared(old, bad, set(), yes=True)[0].endswith("9 of 28 pictures were NG before")
 
 

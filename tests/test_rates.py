@@ -17,6 +17,7 @@ from flawforge_runtime.rates import (
     expected_rate,
     highest_share,
     percent,
+    percent_up,
     pictures_needed,
     rank,
     share_interval,
@@ -155,6 +156,15 @@ def test_a_percentage_in_words_is_right_to_its_last_digit(share: float) -> None:
 )
 def test_the_ends_are_never_claimed(share: float, words: str) -> None:
     assert percent(share) == words
+
+
+@given(st.integers(1, 3000))
+@settings(deadline=None)
+def test_a_percentage_rounded_up_is_no_less_and_hardly_more(n: int) -> None:
+    share = 1 / (n + 1)
+    printed = float(percent_up(share).removesuffix(" %")) / 100
+    assert share - 1e-9 <= printed <= share + 0.001 + 1e-9
+    assert (percent_up(0.01), percent_up(1 / 61), percent_up(1 / 61, 3)) == ("1 %", "1.7 %", "1.64 %")
 
 
 def test_an_expected_rate_in_words_and_as_a_dictionary() -> None:

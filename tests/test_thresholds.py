@@ -188,15 +188,65 @@ def test_more_rejects_than_a_kept_rate_explains_need_a_yes(rejected: int, refuse
     """The old model states 1 % on average and 3 % at most; 6 of 50 are rarer than 1 in 100, by score or by the guard."""
     old = calibrate(range(100), 0.01)
     above = rejected - strange
-    scores = [1000.0 + n for n in range(above)] + [float(n) for n in range(50 - above)]
+    scores = [99.5 + n / 100 for n in range(above)] + [float(n) for n in range(50 - above)]
     ranked = tuple(sorted(((Path(f"{n}.png"), score) for n, score in enumerate(scores)), key=lambda each: -each[1]))
     foreign = {Path(f"{n}.png") for n in range(50 - strange, 50)}  # whatever their score
     fresh = Scored(calibrate(scores, 0.05), (), ranked)
     if refused:
         with pytest.raises(DataError, match=f"{rejected} of 50 pictures were NG before, and 3 % at most were expected"):
-            compared(old, fresh, foreign, yes=False)
-    (line,) = compared(old, fresh, foreign, yes=refused)
+            compared(old, fresh, foreign, yes=False, asked=True)
+    (line,) = compared(old, fresh, foreign, yes=refused, asked=True)
     assert line.endswith(f"; {rejected} of 50 pictures were NG before")
+
+
+def scored_of(scores: Sequence[float], rate: float) -> Scored:
+    ranked = sorted(((Path(f"{n:02d}.png"), score) for n, score in enumerate(scores)), key=lambda each: -each[1])
+    return Scored(calibrate(scores, rate), (), tuple(ranked))
+
+
+def test_defects_that_lift_the_limit_far_need_a_yes_where_few_pictures_stand_behind_the_old_one() -> None:
+    """12 pictures bound the old rate so loosely (22 %) that 18 rejects of 78 might be chance; a limit far above is none."""
+    old = calibrate(np.linspace(20, 51.6, 12).tolist(), 1 / 13)
+    good, defects = np.linspace(20, 51, 60).tolist(), np.linspace(60, 95, 18).tolist()
+    mixed = scored_of([*good, *defects], 1 / 26)
+    assert mixed.calibration.threshold == pytest.approx(90.9, abs=0.1)  # the 3rd of 78
+    with pytest.raises(DataError) as refused:
+        compared(old, mixed, set(), yes=False)
+    assert str(refused.value) == (
+        "18 of 78 pictures were NG before, and 7.7 % were expected of good parts; the NG limit moves from 51.6 to 90.88, "
+        "which is 0.86 as score_normalised had it, where 0.5 is the limit. Look at 77.png and the others; remove those that "
+        "are not good, or add --yes if all are."
+    )
+    assert compared(old, mixed, set(), yes=True) == ["NG limit moves from 51.6 to 90.88; 18 of 78 pictures were NG before"]
+    # As many as are expected, and two more: a limit that such pictures lift is one of good parts.
+    for rejects, asked in ((5, True), (8, True), (9, False)):
+        some = scored_of([*good, *defects[-rejects:], *good[: 18 - rejects]], 1 / 26)
+        if asked:
+            assert compared(old, some, set(), yes=False)
+        else:
+            with pytest.raises(DataError, match=r"9 of 78 pictures were NG before, and 7\.7 % were expected"):
+                compared(old, some, set(), yes=False)
+    # A limit that stays where it was, whatever number of pictures lay above.
+    near = scored_of([*good, *np.linspace(51.7, 53, 18)], 1 / 26)
+    assert compared(old, near, set(), yes=False)
+
+
+def test_fewer_pictures_than_before_need_a_yes() -> None:
+    old = calibrate(range(60), 1 / 61)
+    for scores, words in (
+        ([30.0], r"^1 calibration picture cannot state .* rate, and the 60 calibration pictures so far state 1\.7 %; "),
+        (range(30), r"^The .* rise from 1\.7 % \(60 calibration pictures\) to 3\.3 % \(30 calibration pictures\); "),
+    ):
+        fewer = scored_of([float(score) for score in scores], 1 / (1 + len(scores)))
+        with pytest.raises(DataError, match=f"{words}give more pictures of good parts, or add --yes"):
+            compared(old, fewer, set(), yes=False)
+        assert compared(old, fewer, set(), yes=True)
+    asked = scored_of([float(n) for n in range(30)], 0.1)
+    assert compared(old, asked, set(), yes=False, asked=True)  # a higher rate, as wished
+    with pytest.raises(DataError, match="1 calibration picture cannot state"):
+        compared(old, scored_of([30.0], 0.5), set(), yes=False, asked=True)
+    few = calibrate([1.0, 2.0], 0.5)
+    assert compared(few, scored_of([1.0, 1.5], 0.5), set(), yes=False)  # no worse than before
 
 
 # ---- what good pictures are compared by

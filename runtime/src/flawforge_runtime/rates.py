@@ -78,9 +78,14 @@ class ExpectedRate:
     of: str = "pictures"
 
     @property
+    def unstated(self) -> bool:
+        """Whether the n are so few that not even the highest of them is a limit that anyone can plan with."""
+        return self.expected > UNSTATED and self.rank == 1
+
+    @property
     def text(self) -> str:
         """For people: 4.8 % of good parts on average, up to 13.9 % for this model (95 % confidence)."""
-        if self.expected > UNSTATED and self.rank == 1:
+        if self.unstated:
             return f"rate not known: {self.n} calibration {self.of} cannot support one (10 % needs 9)"
         return (
             f"{percent(self.expected)} of good parts on average, up to {percent(self.bound)} for this model "
@@ -110,6 +115,12 @@ def percent(share: float) -> str:
     if text in ("0", "100") and share not in (0.0, 1.0):
         return "< 0.1 %" if share < 0.5 else "> 99.9 %"
     return f"{text} %"
+
+
+def percent_up(share: float, digits: int = 1) -> str:
+    """A share in (0, 1] for people, rounded up, so that the printed one can be asked for: 1 / 61 -> '1.7 %'."""
+    text = f"{math.ceil(100 * share * 10**digits - 1e-7) / 10**digits:.{digits}f}"
+    return f"{text.rstrip('0').rstrip('.')} %"
 
 
 def highest_share(events: int, of: int, confidence: float = 0.95) -> float:

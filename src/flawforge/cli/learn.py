@@ -42,7 +42,11 @@ from flawforge.types import ConfigError
 @with_rates
 @with_other_day
 @with_rules
-@option("--yes", is_flag=True, help="All pictures show good parts, even if the model rejects many of them.")
+@option(
+    "--yes",
+    is_flag=True,
+    help="All pictures show good parts, even if the model rejects many of them or they are fewer than before.",
+)
 @with_group_by
 @with_device
 @with_backend
@@ -81,8 +85,9 @@ def _calibrate(model: Path, work: Callable[..., tuple[Any, Sequence[str]]], **ho
     with counter("calibrating") as show:
         calibration, notes = work(rules=rules, progress=show, **how)
     for note in notes:
-        say(f"  {note}")
-    for line in calibration.lines():
+        if note not in calibration.doubts:
+            say(f"  {note}")
+    for line in (*calibration.lines(), *calibration.doubts):  # what may be wrong comes last, where it is read
         say(line)
     write_json({"calibration": calibration.as_dict(), "notes": list(notes)})
     next_steps(f"flawforge evaluate {quoted(model)} DATA")
@@ -99,7 +104,9 @@ def _from_reviews(model: Path, db: str | None, false_alarm: float | None, review
 @click.argument("model", type=MODEL)
 @option("--reviews", "db", required=True, metavar="DB", help="Result store: a SQLite file, or postgresql://USER@HOST/NAME.")
 @with_results
-@option("--yes", is_flag=True, help="All parts are good, even if the model rejects many of them.")
+@option(
+    "--yes", is_flag=True, help="All parts are good, even if the model rejects many of them or they are fewer than before."
+)
 @with_rates
 @with_rules
 @with_device

@@ -25,11 +25,13 @@ from flawforge.types import DataError, ImageError, ModelError
 from flawforge_runtime import bundle, calibrate, images, inspector
 from flawforge_runtime.guard import Guard, Traits, fit_guard
 from flawforge_runtime.looks import LOOKS, looks_of
-from flawforge_runtime.rates import percent, pictures_needed, share_interval, strictest_rate
+from flawforge_runtime.rates import percent, percent_up, pictures_needed, share_interval, strictest_rate
 
 Show = Callable[[str], None]
 
 UNSURE = 0.01  # chance at most that --yes is asked for of pictures that are as good as those before
+FAR = 0.6  # normalised by the old limits: a new one above is a quarter further from the median good picture
+SPARE = 2.0  # rejects beyond the expected ones that good pictures may have where the limit rises so far
 LOOK = "look at these good pictures: {file}"
 NAMED = 3  # most anomalous calibration pictures that are named
 GUARDED = 300  # good pictures that the guard is fitted to at most; a millisecond each beside reading them
@@ -272,7 +274,8 @@ def recalibrate(
     The results that its folder keeps are judged again at the new thresholds.
 
     confidence, group_by  as `fit` takes them; rules  None = as the model has them; how  as `loading.load` takes it
-    yes  the pictures show good parts, even if the model rejects more of them than it did of those before
+    yes  the pictures show good parts, even if the model rejects more of them than it did of those before, or they are too
+         few to state as low a rate; see `compared`
     other_day, both_days  as `fit` takes them, see `on_another_day`
     Pictures that the model was trained on are left out. Returns the calibration and notes for people. Raises DataError (also
     where all pictures were trained on, or where `yes` is needed), CalibrationError, ModelError, ConfigError.
@@ -328,8 +331,9 @@ def _recalibrate(
             for path, traits_of_picture in zip(judged, traits[::shots], strict=True)
             if model.guard.unlike(traits_of_picture)
         }
+    moves: list[str] = []
     if model.calibration is not None:
-        notes = (*notes, *compared(model.calibration, scored, foreign, yes))
+        moves = compared(model.calibration, scored, foreign, yes, asked=false_alarm is not None)
     if other_day is not None:
         how_judged = {"confidence": confidence, "rules": rules, **fitted}
         calibration, notes_of_day = on_another_day(model, scored, other_day, both_days, **how_judged)
@@ -349,25 +353,49 @@ def _recalibrate(
     stored = judge_again(folder, calibration, content.model_id)
     skips = [f"skipped: {reason}" for _, reason in scored.skipped]
     sheet = LOOK.format(file=write_sheet(folder, model, scored.ranked, ()))
-    return calibration, [*notes, *skips, *scored.lines(), *stored, sheet]
+    return calibration, [*notes, *skips, *scored.lines(), *stored, sheet, *moves]
 
 
-def compared(old: calibrate.Calibration, scored: Scored, foreign: Collection[Path], yes: bool) -> list[str]:
-    """How the limit moves, and how many of the pictures were NG before; DataError where too many, unless `yes`.
+def counted(calibration: calibrate.Calibration) -> str:
+    """1 calibration picture, 12 calibration parts."""
+    one = {"pictures": "picture", "parts": "part", "batches": "batch"}[calibration.of]
+    return f"{calibration.n} calibration {one if calibration.n == 1 else calibration.of}"
+
+
+def compared(
+    old: calibrate.Calibration, scored: Scored, foreign: Collection[Path], yes: bool, asked: bool = False
+) -> list[str]:
+    """How the limit moves, and how many of the pictures were NG before; DataError where `yes` is needed for that.
 
     foreign  pictures that the guard rejects, whatever their score
-    Too many are more than a model that keeps its rate (with 95 % confidence) rejects of good pictures in all but a share of
-    UNSURE of cases.
+    asked    the false-alarm rate was asked for, so that it may be a higher one than before
+    `yes` is needed where the pictures state no rate or a higher one than those before; where more of them were NG than a
+    model that keeps its rate (with 95 % confidence) rejects of good pictures in all but a share of UNSURE of cases; and
+    where the limit rises above FAR and more of them were NG than are expected, by more than SPARE.
     """
+    new, was, few = scored.calibration, percent_up(old.false_alarm), ""
+    if new.rate_ng.unstated and not old.rate_ng.unstated:
+        few = f"{counted(new)} cannot state a false-alarm rate, and the {counted(old)} so far state {was}"
+    elif not asked and new.false_alarm > old.false_alarm * (1.0 + 1e-9):
+        now = percent_up(new.false_alarm)
+        few = f"The false-alarm rate would rise from {was} ({counted(old)}) to {now} ({counted(new)})"
+    if few and not yes:
+        raise DataError(f"{few}; give more pictures of good parts, or add --yes to replace the limits all the same.")
     scores = [score for _, score in scored.ranked]
     rejected = sum(score > old.threshold or path in foreign for path, score in scored.ranked)
-    moved = f"NG limit moves from {old.threshold:.4g} to {scored.calibration.threshold:.4g}"
+    moved = f"NG limit moves from {old.threshold:.4g} to {new.threshold:.4g}"
     count = f"{rejected} of {len(scores)} pictures were NG before"
-    expected = old.rate_ng.bound
-    chance = float(binom.sf(rejected - 1, len(scores), expected))
-    if chance < UNSURE and not yes:
+    bound, usual = old.rate_ng.bound, old.rate_ng.expected
+    chance, far = float(binom.sf(rejected - 1, len(scores), bound)), old.normalised(new.threshold)
+    wrong = f"{percent(bound)} at most were expected of good parts; the {moved}" if chance < UNSURE else ""
+    if not wrong and far > FAR and rejected > usual * len(scores) + SPARE:
+        wrong = (
+            f"{percent(usual)} were expected of good parts; the {moved}, which is {far:.2f} as score_normalised had it, "
+            "where 0.5 is the limit"
+        )
+    if wrong and not yes:
         raise DataError(
-            f"{count}, and {percent(expected)} at most were expected of good parts; the {moved}. Look at "
-            f"{scored.ranked[0][0].name} and the others; remove those that are not good, or add --yes if all are."
+            f"{count}, and {wrong}. Look at {scored.ranked[0][0].name} and the others; remove those that are not good, or "
+            "add --yes if all are."
         )
     return [f"{moved}; {count}"]
