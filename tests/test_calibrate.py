@@ -13,7 +13,7 @@ from scipy.stats import beta, binom
 
 from flawforge.types import CalibrationError
 from flawforge_runtime.calibrate import Rules, calibrate, calibration_from_dict
-from flawforge_runtime.rates import expected_rate, highest_share, percent, pictures_needed, rank, strictest_rate
+from flawforge_runtime.rates import ROUNDED, expected_rate, highest_share, percent, pictures_needed, rank, strictest_rate
 
 
 @pytest.mark.parametrize("n", range(1, 201))
@@ -59,8 +59,10 @@ def test_every_rate_that_n_cannot_carry_is_refused_with_the_number_that_can(
     if n >= needed:
         assert 1 <= rank(n, rate, confidence) <= n
         assert strictest_rate(n, confidence) <= rate * (1 + 1e-6)
+    elif rate >= strictest_rate(n, confidence) * (1 - ROUNDED):
+        assert rank(n, rate, confidence) == 1
     else:
-        with pytest.raises(CalibrationError, match=f"hold back {needed} pictures"):
+        with pytest.raises(CalibrationError, match=f"calibrate on {needed} pictures"):
             calibrate(range(n), rate, confidence=confidence)
         assert strictest_rate(n, confidence) > rate
         assert rank(needed, rate, confidence) >= 1
@@ -77,7 +79,7 @@ def test_the_kth_largest_by_hand() -> None:
 def test_the_number_of_pictures_that_a_rate_needs(rate: float, needed: int) -> None:
     assert pictures_needed(rate) == needed
     assert rank(needed, rate) == 1
-    with pytest.raises(CalibrationError, match=f"hold back {needed} pictures"):
+    with pytest.raises(CalibrationError, match=f"calibrate on {needed} pictures"):
         rank(needed - 1, rate)
     assert strictest_rate(needed) == pytest.approx(rate)
 
@@ -109,7 +111,7 @@ def test_three_verdicts_and_pixel_threshold() -> None:
     ("scores", "rate", "options", "words"),
     [
         ([], 0.05, {}, "0 calibration pictures do not support"),
-        ([1.0] * 5, 0.05, {}, "hold back 19 pictures"),
+        ([1.0] * 5, 0.05, {}, "calibrate on 19 pictures"),
         ([1.0] * 50, 0.0, {}, "between 0 and 1"),
         ([1.0] * 50, 1.0, {}, "between 0 and 1"),
         ([1.0] * 50, float("nan"), {}, "between 0 and 1"),
@@ -134,7 +136,7 @@ def test_json_round_trip_ignores_an_edited_threshold() -> None:
 def test_the_number_of_pictures_that_a_rate_with_confidence_needs(rate: float, needed: int) -> None:
     assert pictures_needed(rate, 0.95) == needed
     assert rank(needed, rate, 0.95) == 1
-    with pytest.raises(CalibrationError, match=f"with 0.95 confidence: .*hold back {needed} pictures"):
+    with pytest.raises(CalibrationError, match=f"with 0.95 confidence: .*calibrate on {needed} pictures"):
         rank(needed - 1, rate, 0.95)
     assert strictest_rate(needed, 0.95) <= rate < strictest_rate(needed - 1, 0.95)
     assert rank(needed, strictest_rate(needed, 0.95), 0.95) == 1
@@ -181,7 +183,7 @@ def test_moving_the_threshold_keeps_the_scores_and_says_what_it_promises() -> No
     assert calibration_from_dict(json.loads(json.dumps(sure.as_dict()))) == sure
     with pytest.raises(CalibrationError, match="finite"):
         calibration.moved(threshold=float("inf"))
-    with pytest.raises(CalibrationError, match="hold back 999 pictures"):
+    with pytest.raises(CalibrationError, match="calibrate on 999 pictures"):
         calibration.moved(0.001)
 
 

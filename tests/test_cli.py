@@ -118,7 +118,7 @@ def test_thresholds_and_rules_move_at_inspection_and_the_score_stays(washers: Pa
         verdicts = [row["verdict"] for row in rows("--threshold", -1e9, "--min-area", limit, "--scale", scale)]
         assert verdicts == ["NG" if area * scale**2 >= limit else "OK" for area in areas]
     assert float(rows("--false-alarm", 0.6)[0]["threshold"]) <= float(own[0]["threshold"])
-    refused(call("inspect", tiny_model, washers / "test" / "good", "--false-alarm", 0.001), "hold back 999 pictures")
+    refused(call("inspect", tiny_model, washers / "test" / "good", "--false-alarm", 0.001), "calibrate on 999 pictures")
 
 
 def test_dry_run_forecasts_and_writes_nothing(washers: Path, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_mask_of_another_size_is_refused(washers: Path, tiny_model: Path, tmp_
         (["fit", "{data}", "-o", "{new}", "--set", "batch"], "KEY=VALUE"),
         (["fit", "{data}", "-o", "{new}", "--config", "none.toml"], "none.toml"),
         (["fit", "{data}", "-o", "{new}", "--steps", "1", "--minutes", "1"], "give one of the two"),
-        (["fit", "{data}", "-o", "{new}", "--false-alarm", "0.01"], "hold back 99 pictures"),
+        (["fit", "{data}", "-o", "{new}", "--false-alarm", "0.01"], "calibrate on 99 pictures"),
         (["fit", "{data}", "-o", "{new}", "--devices", "0"], "'--devices': 0 was given; give a whole number from 1"),
         (["fit", "{data}", "-o", "{new}", "--devices", "2", "--method", "patchcore"], "method patchcore learns on one"),
         (["fit", "{data}", "-o", "{new}", "--devices", "3"], "cannot be cut into as many equal parts; give --set batch=9"),

@@ -98,7 +98,7 @@ def test_default_rates_follow_what_can_be_promised(
 
 
 def test_a_rate_that_was_asked_for_is_refused_before_training(washers: Path, tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="hold back 99 pictures"):
+    with pytest.raises(CalibrationError, match="calibrate on 99 pictures"):
         fitting.run(request(washers, tmp_path / "m", false_alarm=0.01))
     with pytest.raises(ConfigError, match="at least as high"):
         fitting.run(request(washers, tmp_path / "m", false_alarm=0.5, review=0.4))
@@ -232,7 +232,7 @@ def test_recalibration_moves_the_threshold_and_keeps_the_weights(washers: Path, 
     assert "NG limit moves from" in notes[-1]
     assert weights(folder) == weights(tiny_model)
     assert after.about["model_id"] == before.about["model_id"]
-    with pytest.raises(CalibrationError, match="hold back 19 pictures"):
+    with pytest.raises(CalibrationError, match="calibrate on 19 pictures"):
         fitting.recalibrate(folder, washers / "test" / "good", 0.05, None)
     assert ff.load(folder).calibration == calibration
 
@@ -421,7 +421,7 @@ def test_parts_from_a_csv_column(washers: Path, tmp_path: Path) -> None:
 
 
 def test_a_confidence_is_kept_or_refused_before_training(washers: Path, tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"with 0\.95 confidence: .*hold back 59 pictures"):
+    with pytest.raises(CalibrationError, match=r"with 0\.95 confidence: .*calibrate on 59 pictures"):
         fitting.plan(request(washers, tmp_path / "m", false_alarm=0.05, confidence=0.95))
     made = fitting.plan(request(washers, tmp_path / "m", confidence=0.95))
     assert made.rates[0] == pytest.approx(1 - 0.05 ** (1 / len(made.held)))

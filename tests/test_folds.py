@@ -55,7 +55,7 @@ def test_all_pictures_train_and_all_calibrate(washers: Path, tmp_path: Path) -> 
     assert "weaker than a hold-out" in said["text"]
     assert "not a guarantee" in (tmp_path / "m" / "README.md").read_text()
     # 19 or more carry 5 %, however few a hold-out would have kept; 24 do not carry 1 %
-    with pytest.raises(CalibrationError, match="hold back 99"):
+    with pytest.raises(CalibrationError, match="calibrate on 99 "):
         folds.run(fitting.Request(washers, tmp_path / "n", false_alarm=0.01), 3)
     with pytest.raises(ConfigError, match="leave one of them out"):
         folds.run(fitting.Request(washers, tmp_path / "n", confidence=0.95), 3)

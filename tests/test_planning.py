@@ -16,13 +16,14 @@ from scipy.stats import beta
 
 from flawforge.fitting import engine, places, planning
 from flawforge.fitting.forecasting import Forecast
-from flawforge.fitting.planning import Request, less_ignored, promised_rates, read_roi, same_part, seeded
+from flawforge.fitting.planning import Request, less_ignored, read_roi, same_part, seeded
+from flawforge.fitting.promises import promised_rates
 from flawforge.methods import METHODS
 from flawforge.pictures.region import product_mask
 from flawforge.types import CalibrationError, ConfigError, DataError, ImageError, ModelError, Sample
 from flawforge_runtime.files import new_folder
 from flawforge_runtime.images import write_image
-from flawforge_runtime.rates import pictures_needed, rank
+from flawforge_runtime.rates import ROUNDED, pictures_needed, rank
 
 MANY = 10**6
 
@@ -48,7 +49,7 @@ def test_default_rates_are_kept_by_so_many_pictures(n: int, confidence: float | 
 @given(st.integers(1, 400), st.floats(0.001, 0.999))
 @settings(deadline=None, max_examples=60)
 def test_a_rate_that_was_asked_for_is_kept_or_refused(n: int, rate: float) -> None:
-    if rate < 1 / (n + 1) - 1e-9:
+    if rate < (1 - ROUNDED) / (n + 1):
         with pytest.raises(CalibrationError, match=f"{n} calibration pictures do not support"):
             promised_rates(n, rate, None)
         return
@@ -74,19 +75,47 @@ def test_no_picture_promises_nothing_and_review_is_no_stricter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "total", "confidence", "words"),
+    ("n", "total", "confidence", "holdout", "words"),
     [
-        (20, 0, None, "20 held-back pictures support a false-alarm rate of 4.8 % at best; 1 % needs 99 held back"),
-        (20, 99, None, "; --folds 5 calibrates on all 99, for an estimate of 1 % at best"),
-        (2, 3, None, "2 held-back pictures are not enough to state a false-alarm rate; --folds 3 calibrates on all 3"),
-        (1, 2, None, "1 held-back picture is not enough to state a false-alarm rate; --folds 2 calibrates on all 2"),
-        (20, 99, 0.95, "support a false-alarm rate of 13.9 % with 0.95 confidence at best; 1 % needs 299 held back"),
+        (60, 0, None, None, "60 calibration pictures support a false-alarm rate of 1.7 % at best; 1 % needs 99"),
+        (20, 0, None, "b*", "20 held-back pictures support a false-alarm rate of 4.8 % at best; 1 % needs 99 held back"),
+        (20, 99, None, 0.2, "1 % needs 99 held back of about 495 good pictures; --folds 5 calibrates on all 99, for an"),
+        (20, 99, None, 0.2, " estimate of 1 % at best"),
+        (2, 3, None, 0.3, "2 held-back pictures are not enough to state a false-alarm rate; --folds 3 calibrates on all 3"),
+        (1, 2, None, 0.2, "1 held-back picture is not enough to state a false-alarm rate; --folds 2 calibrates on all 2"),
+        (20, 99, 0.95, "b*", "support a false-alarm rate of 14 % with 0.95 confidence at best; 1 % needs 299 held back"),
     ],
 )
-def test_what_so_many_pictures_support_is_told(n: int, total: int, confidence: float | None, words: str) -> None:
-    (note,) = promised_rates(n, None, None, confidence, total)[1]
+def test_what_so_many_pictures_support_is_told(
+    n: int, total: int, confidence: float | None, holdout: float | str | None, words: str
+) -> None:
+    (note,) = promised_rates(n, None, None, confidence, total, holdout)[1]
     assert words in note
     assert ("--folds" in note) == (total > n and confidence is None)
+
+
+def test_a_rate_that_is_refused_says_how_many_good_pictures_it_takes() -> None:
+    """As a fit holds them back, in folds, and without either where the pictures were given to be calibrated on."""
+    start = (
+        "12 calibration pictures do not support a false-alarm rate of 0.1 %: their lowest is 7.7 %; ask for a higher rate, "
+    )
+    for confidence, holdout, end in (
+        (
+            None,
+            0.2,
+            "or calibrate on 999 pictures (--holdout 0.2 holds 999 back of about 4995 good pictures; --folds takes 999 good "
+            "pictures in all).",
+        ),
+        (None, "batch7*", "or calibrate on 999 pictures (--folds takes 999 good pictures in all)."),
+        (None, None, "or calibrate on 999 pictures."),
+    ):
+        with pytest.raises(CalibrationError) as refused:
+            promised_rates(12, 0.001, None, confidence, 60, holdout)
+        assert str(refused.value) == start + end
+    with pytest.raises(
+        CalibrationError, match=r"or calibrate on 59 pictures \(--holdout 0\.2 holds 59 back of about 295 good"
+    ):
+        promised_rates(12, 0.05, None, 0.95, 60, 0.2)
 
 
 # ---- budget

@@ -47,13 +47,14 @@ def test_the_strictest_rate_with_confidence_is_that_of_the_highest_score(n: int,
     assert rank(n, rate, sure) == 1
     with pytest.raises(CalibrationError, match="do not support"):
         rank(n, rate * 0.999, sure)
+    assert rank(n, float(f"{rate:.6g}"), sure) == 1
 
 
 @pytest.mark.parametrize("n", COUNTS)
 def test_the_strictest_rate_on_average(n: int) -> None:
     assert strictest_rate(n) == pytest.approx(beta.mean(1, n))
     assert rank(n, strictest_rate(n)) == 1
-    with pytest.raises(CalibrationError, match=f"hold back {pictures_needed(strictest_rate(n) * 0.999)} pictures"):
+    with pytest.raises(CalibrationError, match=f"calibrate on {pictures_needed(strictest_rate(n) * 0.999)} pictures"):
         rank(n, strictest_rate(n) * 0.999)
 
 
@@ -69,7 +70,7 @@ def test_so_many_pictures_are_needed_and_one_fewer_is_too_few(rate: float, sure:
     assert rank(n, rate, sure) >= 1
     if n > 1:
         with pytest.raises(CalibrationError):
-            rank(n - 1, rate * (1 - 1e-6), sure)
+            rank(n - 1, rate * (1 - 2e-4), sure)
 
 
 @given(st.integers(1, 500), st.floats(0.01, 0.9), st.sampled_from(SURE))
@@ -165,6 +166,26 @@ def test_a_percentage_rounded_up_is_no_less_and_hardly_more(n: int) -> None:
     printed = float(percent_up(share).removesuffix(" %")) / 100
     assert share - 1e-9 <= printed <= share + 0.001 + 1e-9
     assert (percent_up(0.01), percent_up(1 / 61), percent_up(1 / 61, 3)) == ("1 %", "1.7 %", "1.64 %")
+
+
+@given(st.integers(1, 3000), st.sampled_from([None, 0.8, 0.95]))
+@settings(deadline=None)
+def test_a_lowest_rate_can_be_asked_for_as_it_is_printed(n: int, sure: float | None) -> None:
+    lowest = strictest_rate(n, sure)
+    with pytest.raises(CalibrationError) as refused:
+        rank(n, 0.9 * lowest, sure)
+    printed = str(refused.value).split("their lowest is ")[1].split(" %")[0]
+    assert rank(n, min(float(printed) / 100, 0.9999), sure) >= 1
+    assert rank(n, float(f"{lowest:.6g}"), sure) == 1
+
+
+def test_asked_and_lowest_never_print_alike() -> None:
+    with pytest.raises(CalibrationError) as refused:
+        rank(59, 0.0166)
+    assert str(refused.value) == (
+        "59 calibration pictures do not support a false-alarm rate of 1.66 %: their lowest is 1.67 %; ask for a higher "
+        "rate, or calibrate on 60 pictures."
+    )
 
 
 def test_an_expected_rate_in_words_and_as_a_dictionary() -> None:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from flawforge_runtime.drawing import Scale
-from flawforge_runtime.rates import ExpectedRate, expected_rate, percent, rank
+from flawforge_runtime.rates import ExpectedRate, expected_rate, percent, percent_up, rank
 from flawforge_runtime.types import CalibrationError, ImageError
 
 
@@ -184,7 +184,7 @@ class Calibration:
                 f"average, up to {percent(flagged.bound)} for this model"
             )
         elif self.fixed is None and self.rank < self.n:
-            least = percent((self.rank + 1) / (self.n + 1))
+            least = percent_up((self.rank + 1) / (self.n + 1))
             lines.append(f"no REVIEW band: with {self.n} calibration {self.of} it takes a --review rate of {least} or more")
         if self.mark_rate is not None:
             marked = self.rate_marked

@@ -10,6 +10,7 @@ from flawforge_runtime.types import CalibrationError
 
 UNSTATED = 0.2  # an expected rate above this is no statement that anyone can plan with (assumption)
 CONFIDENCE = 0.95  # of the bound that stands beside an expected rate
+ROUNDED = 1e-4  # a rate that lies below the lowest by this share of it is that one, typed from where it was printed
 
 
 def strictest_rate(n: int, confidence: float | None = None) -> float:
@@ -20,7 +21,7 @@ def strictest_rate(n: int, confidence: float | None = None) -> float:
 
 
 def pictures_needed(rate: float, confidence: float | None = None) -> int:
-    """How many calibration pictures a `rate` in (0, 1) needs: the least n that `rank` does not refuse."""
+    """How many calibration pictures a `rate` in (0, 1) needs: the least n whose lowest rate is no higher."""
     if confidence is None:
         return math.ceil(1.0 / rate - 1e-9) - 1
     return math.ceil(math.log(1.0 - confidence) / math.log(1.0 - rate) - 1e-9)
@@ -30,6 +31,7 @@ def rank(n: int, rate: float, confidence: float | None = None) -> int:
     """k for the k-th largest of n. Raises CalibrationError where a share is outside (0, 1) or n is too few for the rate.
 
     confidence  None: the rate holds on average over calibrations; else it holds with this probability
+    A rate that is the lowest of n but for its rounding is taken for that one.
     """
     if not 0.0 < rate < 1.0:
         raise CalibrationError(f"A false-alarm rate of {rate:g} was given; give a share between 0 and 1, for example 0.05.")
@@ -37,12 +39,18 @@ def rank(n: int, rate: float, confidence: float | None = None) -> int:
         raise CalibrationError(f"A confidence of {confidence:g} was given; give one from 0.5 to below 1, for example 0.95.")
     # 0.29 * 100 is 28.999...: without the nudge a rate that n carries exactly would lose one rank.
     k = math.floor(rate * (n + 1) + 1e-9) if confidence is None else _rank_with_confidence(n, rate, confidence)
+    lowest = strictest_rate(n, confidence)
+    if k < 1 and n and rate >= lowest * (1.0 - ROUNDED):
+        return 1
     if k < 1:
         sure = "" if confidence is None else f" with {confidence:.4g} confidence"
+        asked, least = percent(rate), percent_up(lowest)
+        for digits in range(2, 7):
+            if asked == least:
+                asked, least = f"{100 * rate:.{digits}f} %", percent_up(lowest, digits)
         raise CalibrationError(
-            f"{n} calibration pictures do not support a false-alarm rate of {percent(rate)}{sure}: their lowest is "
-            f"{percent(strictest_rate(n, confidence))}; hold back {pictures_needed(rate, confidence)} pictures or ask for a "
-            f"higher rate."
+            f"{n} calibration pictures do not support a false-alarm rate of {asked}{sure}: their lowest is {least}; ask for "
+            f"a higher rate, or calibrate on {pictures_needed(rate, confidence)} pictures."
         )
     return k
 

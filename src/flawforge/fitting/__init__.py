@@ -20,11 +20,11 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` fe
         load_pictures,
         new_net,
         plan,
-        promised_rates,
         same_part,
         seeded,
         stages_of,
     )
+    from flawforge.fitting.promises import promised_rates
     from flawforge.fitting.questions import questioned
     from flawforge.fitting.thresholds import calibrate_on, recalibrate
 
@@ -40,11 +40,11 @@ _HOME = {
         "load_pictures",
         "new_net",
         "plan",
-        "promised_rates",
         "same_part",
         "seeded",
         "stages_of",
     ),
+    "promises": ("promised_rates",),
     "questions": ("questioned",),
     "thresholds": ("calibrate_on", "recalibrate"),
 }

@@ -17,6 +17,7 @@ import torch
 from flawforge import config
 from flawforge.fitting import engine
 from flawforge.fitting.devices import check_devices, lines
+from flawforge.fitting.promises import promised_rates
 from flawforge.fitting.real_defects import NO_DEFECTS, forgers_of, real_defects
 from flawforge.judging import loading
 from flawforge.methods import METHODS
@@ -32,7 +33,6 @@ from flawforge.pictures.saliency import background_of, saliency
 from flawforge.pictures.screening import Screening
 from flawforge.types import (
     Batch,
-    CalibrationError,
     Collect,
     ConfigError,
     DataError,
@@ -50,13 +50,10 @@ from flawforge.types import (
 )
 from flawforge_runtime import images, maps, tiles
 from flawforge_runtime.poses import Template
-from flawforge_runtime.rates import UNSTATED, percent, pictures_needed, rank, strictest_rate
 
-FALSE_ALARM, REVIEW = 0.01, 0.05
 DEFAULT_MINUTES = 10.0
 METHOD = "auto"
 BACKGROUND_FROM = 24
-FOLDS = 5  # that are proposed where few pictures are held back
 AUTO_ROI, ROI_FROM = Path("auto"), 48
 LEAST_TILE, MOST_TILES = 32, 2000
 
@@ -180,7 +177,7 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     parts = parts and {entry.path: parts[entry.path] for entry in held}
     n = len(held) if parts is None else len(set(parts.values()))
     total = len(good) if parts is None else 0
-    rates, notes = promised_rates(n, request.false_alarm, request.review, request.confidence, total)
+    rates, notes = promised_rates(n, request.false_alarm, request.review, request.confidence, total, request.holdout)
     if batches is not None:
         notes = (*notes, *batches.lines())
     if tolerance.kinds_from(request.tolerate):
@@ -254,43 +251,6 @@ def _budget(request: Request, settings: TrainingSettings, pictures: int) -> engi
     if settings.epochs:
         return engine.Budget(steps=max(1, round(settings.epochs * pictures / settings.batch)))
     return engine.Budget(minutes=DEFAULT_MINUTES, clock=request.clock)
-
-
-def promised_rates(
-    n: int, false_alarm: float | None, review: float | None, confidence: float | None = None, total: int = 0
-) -> tuple[tuple[float, float], tuple[str, ...]]:
-    """The two rates to promise from n held-back pictures (or parts) of a total (0 = not to be told), and what to tell.
-
-    A rate that was asked for is kept or refused (CalibrationError, before any training). A default that n pictures
-    cannot carry is raised to the strictest that they can, and said.
-    """
-    if n < 1:
-        raise CalibrationError("No picture is held back, so no rate can be promised; raise --holdout.")
-    strictest = strictest_rate(n, confidence)
-    notes = []
-    for asked in (false_alarm, review):
-        rank(n, strictest if asked is None else asked, confidence)
-    if false_alarm is None:
-        false_alarm = max(FALSE_ALARM, strictest)
-        if false_alarm > FALSE_ALARM:
-            sure = "" if confidence is None else f" with {confidence:.4g} confidence"
-            needed = pictures_needed(FALSE_ALARM, confidence)
-            note = (
-                f"{n} held-back pictures support a false-alarm rate of {percent(false_alarm)}{sure} at best; "
-                f"{percent(FALSE_ALARM)} needs {needed} held back"
-            )
-            if false_alarm > UNSTATED:
-                few = "picture is" if n == 1 else "pictures are"
-                note = f"{n} held-back {few} not enough to state a false-alarm rate{sure}"
-            if total > n and confidence is None:
-                folds = percent(strictest_rate(total))
-                note += f"; --folds {min(FOLDS, total)} calibrates on all {total}, for an estimate of {folds} at best"
-            notes.append(note)
-    if review is None:
-        review = max(REVIEW, false_alarm)
-    if review < false_alarm:
-        raise ConfigError(f"--review {review:g} is below --false-alarm {false_alarm:g}; give one at least as high.")
-    return (false_alarm, review), tuple(notes)
 
 
 def roi_of(train: Sequence[dataset.Entry], max_pixels: int, depth: int | None = None) -> Mask:

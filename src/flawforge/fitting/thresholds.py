@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom
 
-from flawforge.fitting.planning import Plan, promised_rates
+from flawforge.fitting.planning import Plan
+from flawforge.fitting.promises import promised_rates
 from flawforge.judging import loading
 from flawforge.pictures import dataset, tolerance
 from flawforge.pictures.batches import alike, find_batches
@@ -250,7 +251,7 @@ def rates_of_batches(
     )
     if least > rates[0]:
         needed = pictures_needed(rates[0], confidence)
-        note += f", which support {percent(least)}; {percent(rates[0])} needs {needed} batches"
+        note += f", which support {percent_up(least)}; {percent(rates[0])} needs {needed} batches"
     return (max(rates[0], least), max(rates[1], least)), note
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from flawforge_runtime.bundle import Content
 from flawforge_runtime.calibrate import Rules
 from flawforge_runtime.names import shown
-from flawforge_runtime.rates import percent, pictures_needed, strictest_rate
+from flawforge_runtime.rates import percent, percent_up, pictures_needed, strictest_rate
 
 MONTHS = (  # in English whatever the locale is
     *("January", "February", "March", "April", "May", "June"),
@@ -124,7 +124,7 @@ def model_card(content: Content) -> str:
             "flagged_bound": percent(flagged.bound),
             "sure": percent(ng.confidence),
             "needed": pictures_needed(0.01, sure),
-            "best": percent(strictest_rate(calibration.n, sure)),
+            "best": percent_up(strictest_rate(calibration.n, sure)),
             "of": calibration.of,
             "how": f"cross-conformal in {calibration.folds} folds: an estimate, not a guarantee"
             if calibration.folds
