@@ -39,7 +39,19 @@ def test_settings_are_stated(content: Content) -> None:
     assert "| canvas | 64 x 64 (h x w)" in card
     assert f"{training['pictures']} good pictures, {training['steps']} steps" in card
     assert f"seed {content.config['seed']} |" in card
-    assert f"`{training['forger']}`" in card
+    assert training["forgers"] == ["perlin"]
+    assert "| synthetic defects in training | `perlin` |" in card
+
+
+def test_forgers_are_named_and_where_nothing_was_trained_there_are_none(content: Content) -> None:
+    old = {key: value for key, value in content.config["training"].items() if key != "forgers"}
+    for training, words in (
+        ({**old, "forger": "Perlin()", "forgers": ["cutpaste", "transplant"]}, "`cutpaste`, `transplant`"),
+        ({**old, "forger": "CutPaste(shape='scar')", "forgers": []}, "none"),
+        ({**old, "forger": "Mixed(forgers=(Perlin(a=1), CutPaste()))", "steps": 3}, "`Mixed`, `Perlin`, `CutPaste`"),
+        ({**old, "forger": "CutPaste(shape='scar')", "steps": 0}, "none"),
+    ):
+        assert f"| synthetic defects in training | {words} |\n" in model_card(changed(content, training=training))
 
 
 def test_without_thresholds_there_is_no_rate_and_without_guard_no_word_of_it(content: Content) -> None:

@@ -360,3 +360,5 @@ def test_a_method_that_trains_says_on_what(plan: planning.Plan, name: str) -> No
         assert forgers == ()
     if forgers:
         assert trains
+    training = contents.content_of(own, net, [], 0.0, []).config["training"]
+    assert (training["forgers"], bool(training["forger"])) == ([*forgers], bool(forgers and method.forger))

@@ -32,6 +32,7 @@ def content_of(
     if plan.init is not None:
         known = {key: plan.init.about.get(key) for key in ("method", "profile", "seed", "canvas")} if plan.init.about else {}
         init = {"path": str(request.init), "sha256": plan.init.sha256} | known
+    forgers = trained_on(plan, net)
     rule = dataclasses.asdict(plan.method.score(plan.settings))
     settings: dict[str, Any] = {
         "format": bundle.FORMAT,
@@ -56,8 +57,8 @@ def content_of(
             "minutes": request.minutes,
             "clock": request.clock,
             "threads": torch.get_num_threads(),
-            "forger": str(plan.method.forger(plan.settings)) if plan.method.forger else "",
-            "forgers": list(trained_on(plan, net)),
+            "forger": str(plan.method.forger(plan.settings)) if plan.method.forger and forgers else "",
+            "forgers": list(forgers),
             "fingerprints": sorted(fingerprint(entry.path) for entry in plan.train),
             "likenesses": pack(plan.report.likenesses[entry.path] for entry in plan.train),
             "torch": torch.__version__,

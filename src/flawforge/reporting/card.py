@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -25,7 +26,7 @@ Made by flawforge {version} on {created}. It judges pictures of one product; a h
 | method, profile | {method}, {profile} |
 | canvas | {height} x {width} (h x w); pictures are letterboxed into it, maps come back at the picture's own size |
 | trained on | {pictures} good pictures, {steps} steps, {seconds:.0f} s, seed {seed} |
-| synthetic defects in training | `{forger}` |
+| synthetic defects in training | {forgers} |
 {defects}{features}| score | {score} |
 {rates}{guard}{exported}
 {notes}
@@ -104,6 +105,14 @@ def defects_in_words(config: Mapping[str, Any]) -> str:
     return f"{about['pictures']} pictures ({kinds}), {kept} of them kept from training to prove it"
 
 
+def _forgers(training: Mapping[str, Any]) -> str:
+    """Names of the forgers that a model was trained on, as code; "none" where it was trained on none."""
+    # Models of before hold the forger as Python writes it, also where no step was trained.
+    old = re.findall(r"\w+(?=\()", str(training.get("forger", ""))) if training.get("steps") else []
+    names = dict.fromkeys(training.get("forgers", old))
+    return ", ".join(f"`{name}`" for name in names) or "none"
+
+
 def handed_on(text: str) -> str:
     """A model card without the line that tells the pictures with real defects again."""
     return "\n".join(line for line in text.split("\n") if not line.startswith(DEFECT_FILES))
@@ -174,7 +183,7 @@ def model_card(content: Content) -> str:
         steps=training["steps"],
         seconds=training["seconds"],
         seed=config["seed"],
-        forger=training["forger"] or "none",
+        forgers=_forgers(training),
         score=f"{rule['reduce']} of the map after a {rule['smooth']} x {rule['smooth']} mean",
         rates=rates,
         guard=guard,
