@@ -15,6 +15,7 @@ import pytest
 
 import flawforge as ff
 from flawforge.proving import again
+from flawforge.reporting.card import when
 from flawforge.reporting.kept import KINDS, album, keep, kept
 from flawforge.types import DataError
 from flawforge_runtime.calibrate import Calibration, Rules, calibrate
@@ -131,14 +132,24 @@ def test_the_newest_of_each_data_set_is_judged_again_and_the_old_ones_stay(
     assert kept(folder, "drift")[0].data == "test/dent"  # the newest stays the newest
     for one in after[:4]:
         result = one.read()
-        assert "Judged again at the limits" in result["notes"][-1]
+        assert "`" not in result["notes"][-1]
+        assert f"calibrate has set since, from the scores of {when(one.of)}; pictures" in result["notes"][-1]
         assert all((one.folder / row["file"]).is_file() for row in result["overlays"])
     assert ff.report(folder).facts["evaluation"]["operating_point"]["threshold"] == new.threshold
     stored = ff.report(folder).facts["stored"]
-    assert stored == [one.text for one in kept(folder) if one.folder not in {album(folder, kind) for kind in KINDS}]
+    left = [one for one in kept(folder) if one.folder not in {album(folder, kind) for kind in KINDS}]
+    assert all(
+        text.startswith(one.what) and when(one.when.isoformat()) in text for text, one in zip(stored, left, strict=True)
+    )
     assert len(stored) == 5
+    facts = ff.report(folder).facts
+    for kind, name in (("evaluation", "evaluated"), ("proof", "proved"), ("drift", "drifted")):
+        newest = kept(folder, kind)[0]
+        times = f", measured {when(newest.of)}; judged again at the limits of {when(newest.when.isoformat())}"
+        assert facts[name].endswith(times)
     assert stored[-1] in ff.report(folder).text()
     again.judge_again(folder, limits(folder), identity)
+    assert sum("Judged again" in note for note in kept(folder, "evaluation")[0].read()["notes"]) == 1
     assert kept(folder, "proof")[0].of == kept(folder, "proof")[1].of  # when it was measured, not when it was judged again
 
 

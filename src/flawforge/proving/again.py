@@ -16,13 +16,15 @@ from flawforge.proving import drift as drifting
 from flawforge.proving import evaluate as evaluating
 from flawforge.proving import intervals, pod, shares
 from flawforge.proving.curves import Trial, kind_curve
+from flawforge.reporting.card import when
 from flawforge.reporting.kept import KINDS, Kept, keep, kept
 from flawforge.types import DataError
 from flawforge_runtime.calibrate import Calibration, Rules
 
 Result = dict[str, Any]
 RULED = "rules on marked regions apply, and it holds scores alone"
-NOTE = "Judged again at the limits that `calibrate` has set since, from the scores of {when}; pictures show the old marks"
+NOTED = "Judged again at the limits that"
+NOTE = NOTED + " flawforge calibrate has set since, from the scores of {when}; pictures show the old marks"
 
 
 def judge_again(model: Path, calibration: Calibration, model_id: str) -> list[str]:
@@ -45,10 +47,11 @@ def judge_again(model: Path, calibration: Calibration, model_id: str) -> list[st
             if isinstance(result, str):
                 lines.append(f"not judged again, because {result}: {one.text}")
                 continue
-            when = one.of or f"{one.when:%Y-%m-%d %H:%M:%S}"
-            result["notes"] = [*(result.get("notes") or ()), NOTE.format(when=when)]
+            at = one.of or f"{one.when:%Y-%m-%d %H:%M:%S}"
+            notes = [note for note in result.get("notes") or () if not str(note).startswith(NOTED)]  # of an earlier time
+            result["notes"] = [*notes, NOTE.format(when=when(at))]
             files = {str(row["file"]): one.folder / Path(str(row["file"])).name for row in result["overlays"]}
-            again = keep(model, kind, result, data=one.data, of=when, files=files)
+            again = keep(model, kind, result, data=one.data, of=at, files=files)
             lines.append(f"judged again at the new limits: {again.text}")
     return lines
 

@@ -65,12 +65,17 @@ class Kept:
         return result
 
     @property
-    def text(self) -> str:
-        """Kind, data, counts and time in words."""
+    def what(self) -> str:
+        """Kind, data and counts in words."""
         of = f" of {self.data}" if self.data else ""
         counts = ", ".join(f"{number} {name}" for name, number in (self.counts or {}).items())
+        return f"{NAMES[self.kind]}{of}{f' ({counts})' if counts else ''}"
+
+    @property
+    def text(self) -> str:
+        """Kind, data, counts and time in words."""
         again = f", scores of {self.of}" if self.of else ""
-        return f"{NAMES[self.kind]}{of}{f' ({counts})' if counts else ''}, {self.when:%Y-%m-%d %H:%M:%S}{again}"
+        return f"{self.what}, {self.when:%Y-%m-%d %H:%M:%S}{again}"
 
 
 def keep(

@@ -199,7 +199,13 @@ def _colours(calibration: Calibration | None) -> tuple[float, float] | None:
 def _others(model_folder: Path) -> list[str]:
     """The stored results beside the newest of each kind, in words, newest first."""
     newest = {album(model_folder, kind) for kind in KINDS}
-    return [one.text for one in kept(model_folder) if one.folder not in newest]
+    left = (one for one in kept(model_folder) if one.folder not in newest)
+    return [f"{one.what}, {_times(one.when.isoformat(), one.of)}" for one in left]
+
+
+def _times(stamp: str, of: str) -> str:
+    """When a result was measured; and where `calibrate` had it judged again, when the limits of now were set."""
+    return f"measured {when(of)}; judged again at the limits of {when(stamp)}" if of else when(stamp)
 
 
 def _measured_on(model_folder: Path, kind: str, result: Facts | None) -> str:
@@ -208,7 +214,7 @@ def _measured_on(model_folder: Path, kind: str, result: Facts | None) -> str:
         return ""
     facts: Any = result.get("kept")
     facts = facts if isinstance(facts, dict) else {}
-    data, stamp = str(facts.get("data") or ""), str(facts.get("when") or "")
+    data, stamp, of = (str(facts.get(name) or "") for name in ("data", "when", "of"))
     if not stamp:  # a result of an older version: the file's own time
         at = (album(model_folder, kind) / f"{kind}.json").stat().st_mtime
         stamp = datetime.datetime.fromtimestamp(at).astimezone().isoformat()
@@ -217,7 +223,7 @@ def _measured_on(model_folder: Path, kind: str, result: Facts | None) -> str:
         size = f"{counts.get('good', 0)} good and {counts.get('defective', 0)} defective pictures"
     else:
         size = f"{result.get('goods')} good pictures" if kind == "proof" else f"{result.get('n')} production parts"
-    return f"{size}{f' of {data}' if data else ''}, {when(stamp)}"
+    return f"{size}{f' of {data}' if data else ''}, {_times(stamp, of)}"
 
 
 def _shown(config: Mapping[str, Any]) -> Facts:
