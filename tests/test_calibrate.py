@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -123,6 +124,13 @@ def test_three_verdicts_and_pixel_threshold() -> None:
 def test_refusals(scores: list[float], rate: float, options: dict[str, object], words: str) -> None:
     with pytest.raises(CalibrationError, match=words):
         calibrate(scores, rate, **options)  # type: ignore[arg-type]
+
+
+def test_what_calibrate_was_given_is_kept_wherever_the_limits_go() -> None:
+    calibration = dataclasses.replace(calibrate(range(40), 0.1), again="GOOD --yes")
+    assert calibration_from_dict(json.loads(json.dumps(calibration.as_dict()))) == calibration
+    assert calibration.moved(0.2).again == "GOOD --yes"
+    assert "again" not in calibrate(range(40), 0.1).as_dict()
 
 
 def test_json_round_trip_ignores_an_edited_threshold() -> None:

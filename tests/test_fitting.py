@@ -229,6 +229,8 @@ def test_recalibration_moves_the_threshold_and_keeps_the_weights(washers: Path, 
     assert after.calibration == calibration != before.calibration
     assert calibration.n == 6
     assert notes[0].startswith("most anomalous calibration pictures")
+    assert before.calibration is not None
+    assert (before.calibration.again, calibration.again) == (None, "GOOD --false-alarm 0.5 --review 0.5")
     assert "NG limit moves from" in notes[-1]
     assert weights(folder) == weights(tiny_model)
     assert after.about["model_id"] == before.about["model_id"]

@@ -26,6 +26,7 @@ from flawforge.proving import evaluate, intervals
 from flawforge.reporting import charts, report
 from flawforge.reporting import page as page_of
 from flawforge.reporting.answer import chance_of_alarms
+from flawforge.reporting.commands import commands
 from flawforge.reporting.kept import album
 from flawforge.types import ConfigError, ModelError, ScoreRule
 from flawforge_runtime import bundle, images
@@ -433,6 +434,40 @@ def test_a_missing_piece_is_named_with_its_command(
         assert sentence in text
         assert command in text
     assert Page(page_of.report_html(facts)).open == []
+
+
+def test_the_commands_repeat_what_was_given_and_nothing_else(model: Path, tmp_path: Path) -> None:
+    facts = report.report_facts(model)
+    training = {"pictures": 9, "minutes": 2.0, "steps": 70, "asked": {"minutes": 2.0, "false_alarm": 1 / 61, "clean": True}}
+    training["asked"] |= {"roi": "PATH", "tolerate": "turn,shift", "settings": {"batch": 4}}
+    config = {**facts["config"], "method": "padim", "seed": 3, "training": training}
+    plain = {**facts, "name": "a b", "config": config, "proof": None, "acceptance": None}
+    first, *others = commands(plain)
+    assert first == (
+        "flawforge fit DATA -o 'a b' --method padim --minutes 2.0 --false-alarm 0.01639344262295082 --clean --roi PATH "
+        "--tolerate turn,shift --seed 3 --set batch=4"
+    )
+    assert others == [
+        "flawforge evaluate 'a b' DATA --json evaluation.json",
+        "flawforge pod 'a b' DATA --json pod.json",
+        "flawforge report 'a b' -o report.html",
+    ]
+    again = {
+        **plain,
+        "config": {**config, "training": {"steps": 70}},  # as an older version left it
+        "calibration": {**facts["calibration"], "again": "GOOD --false-alarm 0.05 --yes", "folds": 0},
+        "proof": {"recipe": {"count": 32, "seed": 1}},
+        "acceptance": {"criteria": [{"name": "false alarms", "accepted": 0.02}, {"name": "escapes", "accepted": 0.1}]},
+    }
+    assert commands(again) == [
+        "flawforge fit DATA -o 'a b' --method padim --steps 70 --seed 3",
+        "flawforge calibrate 'a b' GOOD --false-alarm 0.05 --yes",
+        "flawforge evaluate 'a b' DATA --json evaluation.json",
+        "flawforge pod 'a b' DATA --count 32 --seed 1 --json pod.json",
+        "flawforge report 'a b' -o report.html --accept-false-alarms 0.02 --accept-escapes 0.1",
+    ]
+    for text in (page_of.report_markdown(plain), page_of.report_html(plain).replace("&#39;", "'")):
+        assert "\n".join(commands(plain)) in text
 
 
 def test_masks_scores_and_whole_classes_may_be_missing(copy: Path) -> None:

@@ -329,6 +329,19 @@ def test_good_washers_are_all_compared_and_ranked(plan: planning.Plan) -> None:
 
 def test_the_content_says_what_was_fitted_to_what(plan: planning.Plan) -> None:
     net, _ = planning.new_net(plan)
+    asked = {"false_alarm": 0.2, "roi": Path("/line/roi.png"), "strict": True, "settings": {"batch": 2}, "workers": 3}
+    request = Request(plan.request.data, plan.request.out, method="padim", seed=4, trunk="net/w.safetensors", **asked)
+    assert contents.asked_of(request) == {
+        "false_alarm": 0.2,
+        "roi": "PATH",
+        "strict": True,
+        "trunk": "PATH",
+        "settings": {"batch": 2},
+    }
+    assert contents.asked_of(Request(plan.request.data, plan.request.out, roi=Path("auto"), trunk="none")) == {
+        "roi": "auto",
+        "trunk": "none",
+    }
     history: list[dict[str, Any]] = [{"stage": "a", "step": 1}, {"stage": "a", "step": 7}, {"stage": "b", "step": 3}]
     content = contents.content_of(plan, net, history, 12.345, ["a note"])
     told = json.loads(json.dumps(content.config, allow_nan=False))

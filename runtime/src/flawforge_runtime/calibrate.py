@@ -92,6 +92,7 @@ class Calibration:
     doubts       sentences on calibration pictures that may not be good; they decide nothing
     batches      a score is the highest of one batch's pictures, as scores within a batch are more alike than chance allows
     mark_rate    share of good pictures that may get a mark, where it is above `false_alarm`; None = `false_alarm`
+    again        what `flawforge calibrate MODEL` was given when it set these limits; None = the fit set them
     """
 
     scores: tuple[float, ...]
@@ -108,6 +109,7 @@ class Calibration:
     doubts: tuple[str, ...] = ()
     batches: bool = False
     mark_rate: float | None = None
+    again: str | None = None
 
     @property
     def n(self) -> int:
@@ -276,10 +278,12 @@ class Calibration:
             pictures=self.pictures,
             doubts=self.doubts,
             batches=self.batches,
+            again=self.again,
         )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, thresholds included for readers in other languages."""
+        told = {"mark_rate": self.mark_rate, "again": self.again}
         return {
             "n": self.n,
             "false_alarm": self.false_alarm,
@@ -299,7 +303,7 @@ class Calibration:
             "pictures": list(self.pictures),
             "doubts": list(self.doubts),
             "batches": self.batches,
-        } | ({} if self.mark_rate is None else {"mark_rate": self.mark_rate})
+        } | {name: value for name, value in told.items() if value is not None}
 
 
 def calibrate(
@@ -370,4 +374,5 @@ def calibration_from_dict(data: Mapping[str, Any]) -> Calibration:
         pictures=pictures,
         doubts=tuple(map(str, data.get("doubts", ()))),
         batches=bool(data.get("batches", False)),
+        again=data.get("again"),
     )

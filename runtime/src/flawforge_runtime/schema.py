@@ -127,6 +127,7 @@ class CalibrationOf(Strict):
     doubts: list[str] = []
     batches: bool = False
     mark_rate: Share | None = None
+    again: str | None = None
 
 
 Kind = TypeVar("Kind", bound=BaseModel)

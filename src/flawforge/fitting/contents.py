@@ -6,18 +6,21 @@ import dataclasses
 import datetime
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save as tensors_to_bytes
 
 from flawforge import __version__
-from flawforge.fitting.planning import Plan
+from flawforge.fitting.planning import AUTO_ROI, Plan, Request
 from flawforge.forge import names_in
 from flawforge.forge.transplant import Transplant
 from flawforge.pictures.copies import fingerprint, pack
 from flawforge.types import Train
 from flawforge_runtime import bundle
+
+UNSHAPING = ("data", "out", "method", "seed", "workers", "device", "max_pixels", "checkpoint_every")
 
 
 def content_of(
@@ -57,6 +60,7 @@ def content_of(
             "minutes": request.minutes,
             "clock": request.clock,
             "threads": torch.get_num_threads(),
+            "asked": asked_of(request),
             "forger": str(plan.method.forger(plan.settings)) if plan.method.forger and forgers else "",
             "forgers": list(forgers),
             "fingerprints": sorted(fingerprint(entry.path) for entry in plan.train),
@@ -78,6 +82,18 @@ def content_of(
         settings["defects"] = plan.defects.listed()  # for `evaluate` and `pod` to leave out; `export` drops it
     tensors = tensors_to_bytes({key: value.contiguous() for key, value in net.state_dict().items()})
     return bundle.Content(settings, tensors, None, "", plan.roi, template=plan.template)
+
+
+def asked_of(request: Request) -> dict[str, Any]:
+    """The options of `fit` that are not its defaults and shape the model, by their names; without paths."""
+    asked: dict[str, Any] = {}
+    for each in dataclasses.fields(request):
+        value = getattr(request, each.name)
+        if each.name in UNSHAPING or value == each.default or each.name == "settings":
+            continue
+        path = (isinstance(value, Path) and value != AUTO_ROI) or (each.name == "trunk" and Path(value).name != value)
+        asked[each.name] = "PATH" if path else str(value) if isinstance(value, Path) else value
+    return asked | ({"settings": dict(request.settings)} if request.settings else {})
 
 
 def _trunk(plan: Plan) -> dict[str, Any] | None:

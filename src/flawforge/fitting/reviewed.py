@@ -41,7 +41,9 @@ def recalibrate_from_reviews(
     with open_store(db, files, create=False) as store, tempfile.TemporaryDirectory(prefix="flawforge-reviewed-") as link:
         sample = fair_sample(store, Filter(model=served, model_id=model_id, station=station))
         _linked(store, sample, Path(link) / "good")
-        calibration, notes = recalibrate(folder, Path(link) / "good", false_alarm, review, progress=progress, **how)
+        calibration, notes = recalibrate(
+            folder, Path(link) / "good", false_alarm, review, source="--reviews DB", progress=progress, **how
+        )
     return calibration, [*sample.lines(), *notes]
 
 

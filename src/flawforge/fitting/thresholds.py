@@ -21,6 +21,7 @@ from flawforge.pictures.screening import outlier_limit
 from flawforge.proving import leakage
 from flawforge.proving.again import judge_again
 from flawforge.reporting import card
+from flawforge.reporting.commands import options
 from flawforge.reporting.good_sheet import FILE, MOST, good_sheet
 from flawforge.types import DataError, ImageError, ModelError
 from flawforge_runtime import bundle, calibrate, images, inspector
@@ -267,6 +268,7 @@ def recalibrate(
     yes: bool = False,
     other_day: Path | None = None,
     both_days: bool = False,
+    source: str = "GOOD",
     progress: Callable[[int, int], None] = lambda done, of: None,
     **how: Any,
 ) -> tuple[calibrate.Calibration, list[str]]:
@@ -278,12 +280,13 @@ def recalibrate(
     yes  the pictures show good parts, even if the model rejects more of them than it did of those before, or they are too
          few to state as low a rate; see `compared`
     other_day, both_days  as `fit` takes them, see `on_another_day`
+    source  where the pictures come from, as the command line has it, for the report
     Pictures that the model was trained on are left out. Returns the calibration and notes for people. Raises DataError (also
     where all pictures were trained on, or where `yes` is needed), CalibrationError, ModelError, ConfigError.
     """
     with bundle.hold(folder):
         return _recalibrate(
-            folder, good, false_alarm, review, confidence, group_by, rules, yes, other_day, both_days, progress, how
+            folder, good, false_alarm, review, confidence, group_by, rules, yes, other_day, both_days, source, progress, how
         )
 
 
@@ -298,6 +301,7 @@ def _recalibrate(
     yes: bool,
     other_day: Path | None,
     both_days: bool,
+    source: str,
     progress: Callable[[int, int], None],
     how: Mapping[str, Any],
 ) -> tuple[calibrate.Calibration, list[str]]:
@@ -315,6 +319,10 @@ def _recalibrate(
     parts = part_of(entries, group_by)
     n = len(entries) if parts is None else len(set(parts.values()))
     rates, notes = promised_rates(n, false_alarm, review, confidence)
+    given: dict[str, Any] = {"false-alarm": false_alarm, "review": review, "confidence": confidence, "group-by": group_by}
+    given |= {"other-day": other_day and "PATH", "both-days": both_days or None, "yes": yes or None}
+    if rules is not None:
+        given |= {"min-area": rules.min_area, "max-count": rules.max_count, "scale": rules.mm_per_pixel}
     if rules is None and model.calibration is not None:
         rules = model.calibration.rules
     paths = [entry.path for entry in entries]
@@ -349,6 +357,7 @@ def _recalibrate(
         new_guard = model.guard.widened(traits)
     else:
         new_guard = fit_guard(traits, model.guard_size)
+    calibration = dataclasses.replace(calibration, again=" ".join([source, *options(given)]))
     content = dataclasses.replace(model.content, calibration=calibration, guard=new_guard)
     bundle.rewrite(folder, dataclasses.replace(content, card=card.model_card(content)))
     stored = judge_again(folder, calibration, content.model_id)

@@ -10,7 +10,6 @@ import base64
 import json
 import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,6 +20,7 @@ from markupsafe import Markup
 
 from flawforge.reporting import charts, pod_words
 from flawforge.reporting.card import defects_in_words, when
+from flawforge.reporting.commands import commands
 from flawforge.reporting.kept import album
 from flawforge_runtime.names import shown
 from flawforge_runtime.rates import percent
@@ -102,7 +102,7 @@ def report_html(facts: Facts, logo: str = "") -> str:
             trade_off=charts.trade_off(good, defective, calibration["threshold"] if calibration else None),
             curves=charts.training_curves(facts["config"].get("history") or []),
             training=_training(facts["config"]),
-            commands=_commands(facts),
+            commands=commands(facts),
             data_uri=as_data_uri(json.dumps(plain(facts)).encode(), "application/json"),
         )
     )
@@ -147,7 +147,7 @@ def report_markdown(facts: Facts, logo: str = "") -> str:
     lines += ["## Model", ""]
     lines += [f"- {key}: {_md(str(facts['config'].get(key)))}" for key in ("method", "profile", "seed", "flawforge_version")]
     lines += [f"- {_md(name)}: sha256 {entry['sha256']}" for name, entry in sorted(facts["files"].items())]
-    lines += ["", "## Reproduce", "", "```sh", *_commands(facts), "```", ""]
+    lines += ["", "## Reproduce", "", "```sh", *commands(facts), "```", ""]
     return "\n".join(lines)
 
 
@@ -388,21 +388,6 @@ def _picture_uri(folder: Path, name: str) -> Markup | None:
 def as_data_uri(content: bytes, mime: str) -> Markup:
     """Bytes of a type such as image/png, inside the page."""
     return Markup(f"data:{mime};base64,{base64.b64encode(content).decode()}")
-
-
-def _commands(facts: Facts) -> list[str]:
-    """How to make this model and this page again, as far as the folder knows."""
-    config, name = facts["config"], shown(shlex.quote(facts["name"]))
-    training = config.get("training") or {}
-    budget = next((f" --{key} {training[key]:g}" for key in ("minutes", "steps") if training.get(key)), "")
-    calibration = facts["calibration"]
-    rates = f" --false-alarm {calibration['false_alarm']:g} --review {calibration['review']:g}" if calibration else ""
-    return [
-        f"flawforge fit DATA -o {name} --method {config.get('method')}{budget} --seed {config.get('seed', 0)}{rates}",
-        f"flawforge evaluate {name} DATA --json evaluation.json",
-        f"flawforge pod {name} DATA --json pod.json",
-        f"flawforge report {name} -o report.html",
-    ]
 
 
 def unbroken(text: str) -> str:
