@@ -97,6 +97,36 @@ def test_default_rates_follow_what_can_be_promised(
     assert len(said) == notes
 
 
+def test_a_rate_that_no_hold_out_supports_is_refused_before_a_picture_is_read(washers: Path, tmp_path: Path) -> None:
+    read: list[int] = []
+
+    def plan(**asked: Any) -> Any:
+        return fitting.plan(request(washers, tmp_path / "m", **asked), progress=lambda done, of: read.append(done))
+
+    for asked in ({"false_alarm": 0.001}, {"review": 0.04}, {"false_alarm": 0.05, "confidence": 0.95}):
+        with pytest.raises(CalibrationError, match=r"^5 calibration pictures do not support .*--holdout 0\.2 holds "):
+            plan(**asked)
+    with pytest.raises(CalibrationError, match=r"^6 calibration pictures do not support"):
+        plan(false_alarm=0.001, holdout="00[0-5].png")
+    with pytest.raises(DataError, match="no file name among 24 good pictures"):
+        plan(false_alarm=0.001, holdout="none")
+    assert read == []
+    with pytest.raises(CalibrationError, match=r"^5 calibration pictures do not support"):
+        plan(false_alarm=0.1)  # another hold-out of so many could
+    assert read
+
+
+def test_data_that_cannot_be_used_are_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    model = tmp_path / "gone"  # whoever loads it first fails with a ModelError
+    for use in (ff.evaluate, ff.pod):
+        with pytest.raises(DataError, match="empty"):
+            use(model, tmp_path / "empty")
+    model.mkdir()  # a folder to lock
+    with pytest.raises(DataError, match="empty"):
+        fitting.recalibrate(model, tmp_path / "empty", None, None)
+
+
 def test_a_rate_that_was_asked_for_is_refused_before_training(washers: Path, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="calibrate on 99 pictures"):
         fitting.run(request(washers, tmp_path / "m", false_alarm=0.01))

@@ -60,7 +60,6 @@ def evaluate(
     device, backend, threads  as in `load`
     seed, bootstrap, large_masks, progress, and errors: see `proving.evaluate.evaluate`
     """
-    inspector, folder = _opened(model, device, backend, threads)
     notes: Sequence[str] = ()
     if labels is not None:
         if isinstance(data, str | Path):
@@ -73,6 +72,7 @@ def evaluate(
         pictures = tuple(data)
         if not all(isinstance(entry, Entry) for entry in pictures):
             raise DataError("Pictures were given without labels; give labels=[...], 0 for good and 1 for defective.")
+    inspector, folder = _opened(model, device, backend, threads)  # after the data, whose mistakes are told at once
     result = evaluating.evaluate(
         inspector, pictures, seed=seed, bootstrap=bootstrap, large_masks=large_masks, notes=notes, progress=progress
     )
@@ -115,7 +115,6 @@ def pod(
     save, device  as in `evaluate`
     Errors as in `proving.pod.prove`, and `pictures.defects.read_defects`.
     """
-    inspector, folder = _opened(model, device)
     if isinstance(good, str | Path):
         check_for_fit(good)
         entries = read_entries(good)
@@ -125,6 +124,7 @@ def pod(
     else:
         pictures = [Path(picture) if isinstance(picture, str) else picture for picture in good]
         parts = _parts(pictures, group_by)
+    inspector, folder = _opened(model, device)
     trained_on = proof.forgers_of(config_of(inspector))
     recipe = proof.recipe_for(trained_on, kinds, contrasts, sizes, count, scale, seed)
     real = None

@@ -50,6 +50,7 @@ from flawforge.types import (
 )
 from flawforge_runtime import images, maps, tiles
 from flawforge_runtime.poses import Template
+from flawforge_runtime.rates import ROUNDED, strictest_rate
 
 DEFAULT_MINUTES = 10.0
 METHOD = "auto"
@@ -153,6 +154,8 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     check_devices((request.devices, request.nodes), request.device, settings.batch, method.name, able)
     check_for_fit(request.data)
     listing = dataset.read_listing(request.data)
+    named = [entry for entry in dataset.good_entries(listing.entries) if entry.path not in without]
+    refuse_early(request, named)
     report = dataset.check_data(
         dataset.good_entries(listing.entries),
         max_pixels=request.max_pixels,
@@ -199,6 +202,21 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     like = laid.template
     kept = (train, held, canvas, budget, rates, roi, like, notes, init, trunk, parts, batches, None, defects)
     return Plan(request, method, settings, report, *kept)
+
+
+def refuse_early(request: Request, named: Sequence[dataset.Entry]) -> None:
+    """Refuse rates that these good pictures cannot support, however they are held back, before any of them is read.
+
+    Raises CalibrationError, or what else the hold-out comes to.
+    """
+    asked = [rate for rate in (request.false_alarm, request.review) if rate is not None]
+    parts = part_of(named, request.group_by)
+    count = len(named) if parts is None else len(set(parts.values()))
+    if not asked or count < 2 or min(asked) >= strictest_rate(count - 1, request.confidence) * (1.0 - ROUNDED):
+        return
+    _, held = dataset.split_holdout(named, same_part(parts), request.holdout, request.seed)
+    n = len(held) if parts is None else len({parts[entry.path] for entry in held})
+    promised_rates(n, request.false_alarm, request.review, request.confidence, 0, request.holdout)
 
 
 def registered(request: Request, train: Sequence[dataset.Entry], canvas: tuple[int, int]) -> Registration:

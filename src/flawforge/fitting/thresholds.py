@@ -305,14 +305,14 @@ def _recalibrate(
     progress: Callable[[int, int], None],
     how: Mapping[str, Any],
 ) -> tuple[calibrate.Calibration, list[str]]:
-    model = loading.load(folder, **how)
-    if model.content is None:
-        raise ModelError(f"{folder} was opened without its content; open it with flawforge.load.")
     check_for_fit(good)
     listing = dataset.read_listing(good)
     entries = [entry for entry in listing.entries if entry.label == 0]
     if not entries:
         raise DataError(f"{good} holds no picture that is labelled good; give a folder of pictures of good parts.")
+    model = loading.load(folder, **how)
+    if model.content is None:
+        raise ModelError(f"{folder} was opened without its content; open it with flawforge.load.")
     left, trained = leakage.unseen([entry.path for entry in entries], model)
     new = set(left)
     entries = [entry for entry in entries if entry.path in new]
