@@ -26,6 +26,7 @@ from flawforge.forge import FORGERS
 from flawforge.judging.rows import COLUMNS
 from flawforge.methods import METHODS
 from flawforge.reporting.kept import kept
+from flawforge_runtime import bundle
 from flawforge_runtime.calibrate import calibrate
 
 TINY = [text for key, value in vars(METHODS["draem"].tiny).items() for text in ("--set", f"{key}={value}")]
@@ -479,6 +480,27 @@ def test_calibrate_says_last_what_stands_out(tiny_model: Path, capsys: pytest.Ca
     _calibrate(tiny_model, lambda **more: (found, [*found.doubts, "NG limit moves from 3 to 27"]), **how)
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["  NG limit moves from 3 to 27", *found.lines(), *found.doubts]
+
+
+def test_a_model_of_another_version_is_noted_by_every_command_that_judges(
+    washers: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    content, model = bundle.read(tiny_model), tmp_path / "m"
+    bundle.write(model, dataclasses.replace(content, config={**content.config, "flawforge_version": "0.0.1"}))
+    good, told = washers / GOOD, "note: the model was made by flawforge 0.0.1, and this is "
+    for command in (
+        ("inspect", model, good),
+        ("evaluate", model, washers),
+        ("pod", model, good, "--count", 1, "--kind", "scratch", "--contrast", 0.3),
+        ("drift", model, good),
+        ("calibrate", model, good, "--false-alarm", 0.5),
+    ):
+        result = call(*command)
+        assert result.exit_code == 0, result.output
+        assert result.stderr.count(told) == 1, command
+        assert told not in call(command[0], tiny_model, tmp_path / "none").output
+    (model / "config.json").write_text("no JSON")
+    refused(call("evaluate", model, washers), "config.json")
 
 
 def test_the_speed_is_asked_for_with_and_without_the_old_word(tiny_model: Path, tmp_path: Path) -> None:

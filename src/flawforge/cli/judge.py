@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from flawforge import __version__
 from flawforge.cli.options import (
     COUNT,
     FILE,
@@ -39,6 +38,7 @@ from flawforge.cli.output import (
     counter,
     fail,
     next_steps,
+    note_version,
     output,
     progress_bar,
     quoted,
@@ -263,17 +263,12 @@ def _opened(
     from flawforge.judging.loading import load
 
     loaded = load(model, device=device, backend=backend, threads=threads)
-    _note_version(loaded.about.get("flawforge_version"))
+    note_version(model)
     inspector = dataclasses.replace(loaded, max_pixels=max_pixels)
     changes = {**changes, "rules": rules_of(inspector.calibration, **rules)}
     if inspector.calibration is not None and any(value is not None for value in changes.values()):
         inspector = inspector.with_calibration(inspector.calibration.moved(**changes))
     return inspector
-
-
-def _note_version(made_by: str | None) -> None:
-    if made_by and made_by != __version__:
-        say_aside(f"note: the model was made by flawforge {made_by}, and this is {__version__}")
 
 
 def _verdict_line(row: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from flawforge.cli.options import (
     with_rules,
     with_seed,
 )
-from flawforge.cli.output import counter, next_steps, output, quoted, say, tell, write_json
+from flawforge.cli.output import counter, next_steps, note_version, output, quoted, say, tell, write_json
 from flawforge.types import ConfigError
 
 
@@ -81,6 +81,7 @@ def _calibrate(model: Path, work: Callable[..., tuple[Any, Sequence[str]]], **ho
     """Do the work with a counter, with the rules among the options, and say what came of it."""
     from flawforge_runtime import bundle
 
+    note_version(model)
     rules = rules_of(bundle.read(model).calibration, *(how.pop(name) for name in ("min_area", "max_count", "scale")))
     with counter("calibrating") as show:
         calibration, notes = work(rules=rules, progress=show, **how)

@@ -24,7 +24,7 @@ from flawforge.cli.options import (
     with_results,
     with_seed,
 )
-from flawforge.cli.output import next_steps, quoted, say, tell, write_json
+from flawforge.cli.output import next_steps, note_version, quoted, say, tell, write_json
 from flawforge.types import ConfigError
 
 GIGABYTE = 1e9
@@ -126,7 +126,10 @@ def serve(
     def opener(folder: Path) -> Any:
         return dataclasses.replace(load(folder, device=device, backend=backend, threads=threads), max_pixels=max_pixels)
 
-    kept = shelf.open_shelf(shelf.named(models), opener)
+    folders = shelf.named(models)
+    kept = shelf.open_shelf(folders, opener)
+    for folder in folders.values():
+        note_version(folder)
     settings["most_files"], settings["most_bytes"] = settings.pop("max_files"), max_mb << 20
     settings["retain_bytes"] = None if retain_gb is None else int(retain_gb * GIGABYTE)
     hosts = () if tokens.known else ("localhost", "127.0.0.1", "::1", host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import shlex
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any, TextIO
 
 import click
 
+from flawforge import __version__
 from flawforge.types import ConfigError
 from flawforge_runtime.names import shown
 
@@ -82,6 +84,16 @@ def hint(line: str) -> None:
 def say_aside(line: str) -> None:
     """As `say`, on standard error, also with --quiet: a warning."""
     output().write(line, True, quiet=False)
+
+
+def note_version(model: Path) -> None:
+    """Say so where another flawforge made the model. What is no model is told by whoever opens it."""
+    try:
+        made_by = json.loads((model / "config.json").read_bytes())["flawforge_version"]
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return
+    if isinstance(made_by, str) and made_by not in ("", __version__):
+        say_aside(f"note: the model was made by flawforge {made_by}, and this is {__version__}")
 
 
 def tell(result: Any, **more: Any) -> None:

@@ -29,7 +29,7 @@ from flawforge.cli.options import (
     with_save,
     with_seed,
 )
-from flawforge.cli.output import counter, next_steps, quoted, tell
+from flawforge.cli.output import counter, next_steps, note_version, quoted, tell
 
 
 @click.command(cls=Command)
@@ -56,6 +56,7 @@ def evaluate(model: Path, data: Path, accept_false_alarms: float | None, accept_
     """
     from flawforge import api
 
+    note_version(model)
     with counter("evaluating") as show:
         result = api.evaluate(model, data, progress=show, **how)
     result = result.accepted(accept_false_alarms, accept_escapes)
@@ -122,6 +123,7 @@ def pod(model: Path, good: Path, **wanted: Any) -> None:
     """
     from flawforge import api
 
+    note_version(model)
     with counter("measuring POD") as show:
         result = api.pod(model, good, progress=show, **wanted)
     tell(result)
@@ -164,6 +166,7 @@ def drift(model: Path, paths: tuple[Path, ...], fail_on: str | None, **how: Any)
     pictures(paths, quiet=True)  # a wrong path is told before anything heavy is imported
     from flawforge import api
 
+    note_version(model)
     with counter("checking for drift") as show:
         result = api.drift(model, paths, progress=show, **how)
     tell(result)
