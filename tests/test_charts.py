@@ -254,7 +254,7 @@ def test_a_pod_chart_has_a_band_a_line_and_a_dot_for_each_count() -> None:
     assert len(re.findall('<polyline class="bound', markup)) == 2
     assert re.findall(r'<polyline class="curve (dash\d) series\d"', markup) == ["dash0", "dash1"]
     assert re.findall("<title>([^<]+)</title>", markup)[:2] == ["3 of 10 found, 5 to 20", "9 of 10 found, 20 to 60"]
-    assert "a90/95: 42 px (30 %), not reached (10 %)" in markup  # rounded up, never down
+    assert "a90/95: 42 px (30 %), not shown (10 %)" in markup  # rounded up, never down
     assert "Nothing to draw" in str(charts.pod_curves([CURVE | {"points": []}]))
 
 

@@ -106,7 +106,7 @@ def test_no_trial_is_a_curve_that_says_so() -> None:
     assert (curve.n, curve.hits, curve.a90_95) == (0, 0, None)
     assert curve.why == "none could be forged"
     assert curve.points == ()
-    assert "not reached" in curve.line
+    assert "not shown" in curve.line
     assert "n/a" in curve.line
 
 
@@ -114,17 +114,20 @@ def test_no_trial_is_a_curve_that_says_so() -> None:
     ("hits", "why"),
     [
         ([1] * 15 + [0] * 15, "larger ones are found less often"),
+        ([1] * 8, "all 8 found, from 5 px; more defects are needed to show 90 %"),
+        ([1], "the only one found, from 5 px; more defects are needed to show 90 %"),
         ([0] * 30, "90 % is not demonstrated by the sizes and the number tried"),
     ],
 )
 def test_why_there_is_no_bound(hits: list[int], why: str) -> None:
-    curve = curve_of(trials(np.geomspace(5, 100, 30), hits))
+    curve = curve_of(trials(np.geomspace(5, 100, len(hits)), hits))
     assert curve.a90_95 is None
     assert curve.why == why
+    assert ("all found" in curve.line, "not shown" in curve.line) == (all(hits), not all(hits))
 
 
 def test_pictures_of_one_part_are_not_independent() -> None:
-    """Half of the parts are found whatever the size: drawn by part the bound is wider, or not reached."""
+    """Half of the parts are found whatever the size: drawn by part the bound is wider, or not shown."""
     rng = np.random.default_rng(2)
     goods = np.repeat(np.arange(12), 6)
     sizes = np.exp(rng.uniform(np.log(4), np.log(100), 72))

@@ -1,4 +1,4 @@
-"""What the report says of a proof: rounded up, never better than measured, and nothing that was not reached."""
+"""What the report says of a proof: rounded up, never better than measured, and nothing that was not shown."""
 
 from __future__ import annotations
 
@@ -55,15 +55,34 @@ def test_sizes_are_rounded_up(value: float, unit: str) -> None:
     assert shown <= (value + 1 if unit == "px" else value * 1.11)
 
 
-def test_what_is_not_reached_is_never_a_number() -> None:
+def test_what_is_not_shown_is_never_a_number() -> None:
     rows = [curve("scratch", 0.1, None, a90=None, a50=None, why="too few"), curve("dent", 0.1, None)]
     seen = pod_words.view(proof(*rows))
     assert seen is not None
-    assert seen["best"]["text"] == seen["rows"][0]["bound"] == "not reached"
+    assert seen["best"]["text"] == seen["rows"][0]["bound"] == "not shown"
     assert seen["sentences"] == [
         "At contrast 10 %, finding 9 of 10 was not demonstrated for any kind of synthetic defect up to 80 px."
     ]
-    assert "a90/95: not reached<" in str(charts.pod_curves(rows))
+    assert "a90/95: not shown<" in str(charts.pod_curves(rows))
+
+
+def test_where_none_was_missed_the_page_says_so() -> None:
+    """32 of 32 found is no failure to find, even where too few were tried to show 9 of 10."""
+    whole: dict[str, Any] = {"n": 32, "hits": 32, "smallest": 6.7, "largest": 90.0}
+    rows = [curve("crack", 0.3, None, a90=None, **whole), curve("dent", 0.3, 68.2, **whole), curve("blob", 0.3, None)]
+    seen = pod_words.view(proof(*rows))
+    assert seen is not None
+    cells = [row["cells"][0]["text"] for row in seen["smallest"]["rows"]]
+    assert cells == ["all 32 found, from 7 px", "69 px (all 32 found, from 7 px)", "not shown"]
+    assert [row["bound"] for row in seen["rows"]] == ["all found", "69 px", "not shown"]
+    assert seen["rows"][0]["a90"] == "all found"
+    assert seen["sentences"] == [
+        "At contrast 30 %, 9 of 10 synthetic defects are found from these sizes on: dent 69 px; not demonstrated for blob; "
+        "none was missed, but more are needed to show it: crack (all 32 found, from 7 px)."
+    ]
+    assert "a90/95: all found (30 %)" in str(charts.pod_curves(rows[:1]))
+    head = answer.answer(calibrate(range(99), 0.01), None, proof(rows[0]))[0]
+    assert head["text"].startswith("Not yet: it found all synthetic defects")
 
 
 def test_a_reason_is_a_footnote_and_not_a_cell_repeated() -> None:
@@ -80,7 +99,7 @@ def test_the_first_screen_has_a_table_of_sizes_drawn_to_scale() -> None:
     assert seen is not None
     assert seen["smallest"]["contrasts"] == ["30 %", "10 %"]
     (dent, scratch) = seen["smallest"]["rows"]
-    assert [cell["text"] for cell in dent["cells"]] == ["23 px", "not reached"]
+    assert [cell["text"] for cell in dent["cells"]] == ["23 px", "not shown"]
     assert [cell["text"] for cell in scratch["cells"]] == ["50 px", "–"]
     assert 'r="11.0"' in scratch["cells"][0]["dot"]  # half of the frame
     assert dent["cells"][1]["dot"] == ""
@@ -133,7 +152,7 @@ def test_the_first_screen_says_what_is_seen_and_a_drift_overrules_it() -> None:
 def test_charts_hold_every_contrast_and_escape_nothing_raw() -> None:
     drawn = str(charts.pod_curves([curve("<b>", 0.1, None), curve("<b>", 0.3, 12.34)]))
     assert "<b>" not in drawn
-    assert "a90/95: not reached (10 %), 13 px (30 %)" in drawn  # rounded up, as in the table
+    assert "a90/95: not shown (10 %), 13 px (30 %)" in drawn  # rounded up, as in the table
     assert len(re.findall("<polygon", drawn)) == 1  # the bounds of the second are lines, so that bands never mix
     assert len(re.findall('class="bound', drawn)) == 2
     assert "curve dash0 series0" in drawn

@@ -118,8 +118,9 @@ def pod(model: Path, good: Path, **wanted: Any) -> None:
     """Forge defects of known size into GOOD pictures and measure how small a defect MODEL finds.
 
     Pictures that MODEL was trained on are left out, so you can give the folder that `fit` used: its held-back pictures
-    remain. The result is the probability of detection (POD) of synthetic defects by size, with 95 % bounds. A size that the
-    model does not reach is "not reached". The result is added to MODEL with its date and replaces none.
+    remain. The result is the probability of detection (POD) of synthetic defects by size, with 95 % bounds. A size that
+    the trials do not show is "not shown", or "all found" where none was missed but more defects are needed to show it. The
+    result is added to MODEL with its date and replaces none.
     """
     from flawforge import api
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from flawforge.proving import hitmiss, intervals
 from flawforge.proving.intervals import Estimate
+from flawforge.reporting.charts import ALL_FOUND, NOT_SHOWN, size
+from flawforge.reporting.pod_words import all_found
 
 BOOTSTRAP = 400  # replicates, where good pictures carry more than one forgery of a curve
 POINTS = 25  # sizes at which a curve is written down
@@ -43,7 +45,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class KindCurve:
-    """What a model finds of one kind and contrast. Sizes are in `unit`, px or mm; None = not reached.
+    """What a model finds of one kind and contrast. Sizes are in `unit`, px or mm; None = not shown by the trials.
 
     n, hits             forgeries judged, and found; `recall` is their share
     a50, a90            sizes found with probability 50 and 90 %; with _95 their upper 95 % bounds, by the method `a90_95_by`
@@ -88,7 +90,9 @@ class KindCurve:
         return f"  {self.kind:<12}{self.contrast:>9g}{hits:>9}{share:>14}{reached}"
 
     def _size(self, value: float | None) -> str:
-        return "not reached" if value is None else f"{value:.3g} {self.unit}"
+        if value is None:
+            return ALL_FOUND if 0 < self.n == self.hits else NOT_SHOWN
+        return f"{value:.3g} {self.unit}"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -142,16 +146,18 @@ def kind_curve(
         falls=curve.falls,
         separated=curve.firth,
         contradicted=curve.contradicted,
-        why=_why(curve, bound),
+        why=_why(curve, bound, unit_of(scale)),
         points=tuple(tuple(point) for point in table.tolist()),
         bins=_bins(sizes, hits),
     )
 
 
-def _why(curve: hitmiss.Curve, bound: float | None) -> str:
+def _why(curve: hitmiss.Curve, bound: float | None, unit: str) -> str:
     """Why there is no a90/95, in words; "" where there is one."""
     if bound is not None:
         return ""
+    if curve.hits == curve.n:
+        return f"{all_found(curve.n, size(curve.low, unit))}; more defects are needed to show 90 %"
     if curve.falls:
         return "larger ones are found less often"
     if curve.contradicted:

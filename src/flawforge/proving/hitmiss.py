@@ -13,7 +13,7 @@ the one-sided 95 % lower bound on POD reaches 0.90. Where we differ, and why:
                   Firth's penalty (Biometrika 80, 1993).
     slope >= 0    a larger defect of one kind is not harder to see. Where the trials say otherwise by more than chance (5 %)
                   the curve is marked `falls`, and it has no a90 and no a90/95.
-    no promise    beyond the sizes tried: a90 and a90/95 are None ("not reached") rather than extrapolated, and where the
+    no promise    beyond the sizes tried: a90 and a90/95 are None ("not shown") rather than extrapolated, and where the
                   share of hits at and above a90/95 is itself below 0.90. Below the smallest size tried they are that size.
 
 A curve that levels off below 1 breaks the model (1823A, G.3.3.1); the check against the counts is there for that.

@@ -23,7 +23,7 @@ RAMP = (  # inferno, evenly spaced
     *((0, 0, 4), (22, 11, 57), (66, 10, 104), (106, 23, 110), (147, 38, 103), (188, 55, 84)),
     *((221, 81, 58), (243, 120, 25), (252, 165, 10), (246, 215, 70), (252, 255, 164)),
 )
-NOT_REACHED = "not reached"
+NOT_SHOWN, ALL_FOUND = "not shown", "all found"  # instead of a size
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 34, 42
 
 
@@ -219,20 +219,27 @@ def pod_curves(curves: Sequence[Mapping[str, Any]]) -> Markup:
         if curve["a90_95"] is not None:
             at = x(curve["a90_95"])
             parts.append(_line(at, y(0.9), at, HEIGHT - BOTTOM, f"curve dash{i % 3} series{i % 5}"))
-    words = ", ".join(f"{size(curve['a90_95'], unit)} ({percent(curve['contrast'])})" for curve in curves)
-    words = words if any(curve["a90_95"] is not None for curve in curves) else NOT_REACHED
+    sizes = [size_of(curve, "a90_95") for curve in curves]
+    words = ", ".join(f"{text} ({percent(curve['contrast'])})" for text, curve in zip(sizes, curves, strict=True))
+    words = NOT_SHOWN if set(sizes) == {NOT_SHOWN} else words
     parts.append(_text(LEFT + 2, TOP - 12, f"a90/95: {words}", "label strong"))
     return _svg(parts, f"Probability of detection of synthetic {curves[0]['kind']} defects by size")
 
 
 def size(value: float | None, unit: str) -> str:
-    """15.2 -> "16 px", 0.761 -> "0.77 mm", None -> "not reached"; rounded up, for a bound is one."""
+    """15.2 -> "16 px", 0.761 -> "0.77 mm", None -> "not shown"; rounded up, for a bound is one."""
     if value is None:
-        return NOT_REACHED
+        return NOT_SHOWN
     if unit == "px":
         return f"{math.ceil(value - 1e-9)} px"
     step = 10.0 ** (math.floor(math.log10(value)) - 1)
     return f"{math.ceil(value / step - 1e-9) * step:.2g} {unit}"
+
+
+def size_of(curve: Mapping[str, Any], key: str) -> str:
+    """`size` of this key of a row of `flawforge pod --json`; "all found" where there is none although none was missed."""
+    missed_none = curve.get("n") and curve.get("hits") == curve["n"]
+    return ALL_FOUND if curve[key] is None and missed_none else size(curve[key], curve["unit"])
 
 
 def line_sample(index: int) -> Markup:

@@ -60,16 +60,20 @@ def sentences(curves: Sequence[Mapping[str, Any]]) -> list[str]:
     for contrast in sorted({curve["contrast"] for curve in curves}, reverse=True):
         some = [curve for curve in curves if curve["contrast"] == contrast]
         reached = sorted((curve for curve in some if curve["a90_95"] is not None), key=lambda curve: curve["a90_95"])
-        lost = [curve["kind"] for curve in some if curve["a90_95"] is None]
+        whole = [curve for curve in some if curve["a90_95"] is None and _missed_none(curve)]
+        lost = [curve["kind"] for curve in some if curve["a90_95"] is None and curve not in whole]
         words = f"At contrast {percent(contrast)}, 9 of 10 synthetic defects are found "
         if reached:
             sizes = ", ".join(f"{curve['kind']} {size(curve['a90_95'], curve['unit'])}" for curve in reached)
             words += f"from these sizes on: {sizes}"
-            words += f"; not demonstrated for {', '.join(lost)}." if lost else "."
+            words += f"; not demonstrated for {', '.join(lost)}" if lost else ""
         else:
             words = f"At contrast {percent(contrast)}, finding 9 of 10 was not demonstrated for any kind of synthetic defect"
-            words += f" up to {_largest(some)}."
-        lines.append(words)
+            words += f" up to {_largest(some)}"
+        if whole:
+            counts = [f"{c['kind']} ({all_found(c['n'], size(c['smallest'], c['unit']))})" for c in whole]
+            words += f"; none was missed, but more are needed to show it: {', '.join(counts)}"
+        lines.append(f"{words}.")
     return lines
 
 
@@ -86,8 +90,21 @@ def real_in_words(curve: Mapping[str, Any] | None) -> str:
     )
 
 
+def all_found(n: int, smallest: str) -> str:
+    """ "all 32 found, from 7 px": what is known where none was missed. smallest: the smallest size tried, with its unit."""
+    return f"{'the only one' if n == 1 else f'all {n}'} found, from {smallest}"
+
+
+def _missed_none(curve: Mapping[str, Any]) -> bool:
+    return bool(0 < curve["n"] == curve["hits"])
+
+
 def best(curves: Sequence[Mapping[str, Any]]) -> Facts:
-    """The figure for the first screen: a90/95 over all kinds at the plainest contrast; "not reached" if one is not."""
+    """The figure for the first screen: a90/95 over all kinds at the plainest contrast; "not shown" if one is not.
+
+    of           kinds for which there is a bound
+    missed_none  no kind for which there is none has a miss
+    """
     contrast = max(curve["contrast"] for curve in curves)
     some = [curve for curve in curves if curve["contrast"] == contrast]
     bounds = [curve["a90_95"] for curve in some]
@@ -99,6 +116,7 @@ def best(curves: Sequence[Mapping[str, Any]]) -> Facts:
         "contrast": contrast,
         "kinds": len(some),
         "of": reached,
+        "missed_none": all(_missed_none(curve) for curve in some if curve["a90_95"] is None),
     }
 
 
@@ -125,7 +143,11 @@ def _smallest(
             bound = None if curve is None else curve["a90_95"]
             dot = charts.size_dot(bound / extent) if bound is not None and extent else ""
             drawn |= bool(dot)
-            cells.append({"text": "–" if curve is None else size(bound, curve["unit"]), "dot": dot})
+            text = "–" if curve is None else charts.size_of(curve, "a90_95")
+            if curve is not None and _missed_none(curve):  # a bound above the smallest one found is no failure to find it
+                whole = all_found(curve["n"], size(curve["smallest"], curve["unit"]))
+                text = whole if bound is None else f"{text} ({whole})" if bound > curve["smallest"] else text
+            cells.append({"text": text, "dot": dot})
         rows.append({"kind": kind, "cells": cells})
     return {
         "contrasts": [percent(contrast) for contrast in contrasts],
@@ -142,13 +164,13 @@ def _row(curve: Mapping[str, Any], reasons: Sequence[str]) -> Facts:
         "found": _found(curve),
         **{name: _at_most(curve, key) for name, key in (("a50", "a50"), ("a90", "a90"), ("bound", "a90_95"))},
         "mark": _mark(reasons.index(curve["why"])) if curve.get("why") else "",
-        "tried": f"{size(curve['smallest'], unit)} to {size(curve['largest'], unit)}",
+        "tried": f"{size(curve['smallest'], unit)} to {size(curve['largest'], unit)}" if curve["n"] else "–",
     }
 
 
 def _mark(index: int) -> str:
     """A footnote's letter."""
-    return "abcdefghij"[index % 10]
+    return "abcdefghijklmnopqrstuvwxyz"[index % 26]
 
 
 def _found(curve: Mapping[str, Any]) -> str:
@@ -160,7 +182,7 @@ def _found(curve: Mapping[str, Any]) -> str:
 
 def _at_most(curve: Mapping[str, Any], key: str) -> str:
     """The size in words; the smallest size tried is an upper limit, for nothing smaller was tried."""
-    text, value = size(curve[key], curve["unit"]), curve[key]
+    text, value = charts.size_of(curve, key), curve[key]
     return f"≤ {text}" if value is not None and value <= curve["smallest"] * (1 + 1e-9) else text
 
 

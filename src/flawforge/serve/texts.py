@@ -159,7 +159,10 @@ LINE_SAMPLED = "Of {n} good parts reviewed by chance, {k} were rejected: {share}
 LINE_NOT_SAMPLED = "No good part chosen by chance has been reviewed yet, so the false-alarm rate on the line is not known."
 CALIBRATION = "Scores of the {n} good {of} that set the limits"
 PROOF = "The smallest defect that it finds"
-PROOF_WHAT = "Synthetic defects: from this size on, 9 of 10 are found (a90/95)."
+PROOF_WHAT = (
+    "Synthetic defects: from this size on, 9 of 10 are found, with 95 % confidence (a90/95). All found: none was missed, "
+    "but more are needed to show 9 of 10."
+)
 PROOF_HEAD = "Kind"
 PROOF_CONTRAST = "contrast {contrast}"
 PROOF_CHARTS = "Probability of detection by size"
