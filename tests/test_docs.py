@@ -440,9 +440,9 @@ def test_the_readme_shows_steps_of_the_quick_start() -> None:
 
 # Fewer parts and synthetic defects, and a demo without training: every command still runs to its end.
 QUICK = {
-    "--good 60 --minutes 0.2 --count 4": "--good 24 --method patchstats --count 1",
+    "--good 60 --minutes 0.2\n": "--good 24 --method patchstats --count 1\n",
     "-o washer --minutes 0.2": "-o washer --minutes 0.01 --size 64",
-    "train/good --count 4": "train/good --count 1",
+    "pod washer tour/parts/train/good": "pod washer tour/parts/train/good --count 1",
 }
 
 

@@ -18,9 +18,10 @@ from flawforge.demo.washers import render_good
 from flawforge.forge import Mix, Pipe, forger_from, names_in
 from flawforge.judging import loading
 from flawforge.pictures import copies
-from flawforge.proving import leakage, pod
+from flawforge.proving import hitmiss, leakage, pod
 from flawforge.proving.curves import Trial, kind_curve
 from flawforge.proving.specimens import Recipe
+from flawforge.reporting import pod_words
 from flawforge.reporting.kept import album
 from flawforge.types import CalibrationError, ConfigError, DataError, Mask
 from flawforge_runtime.calibrate import calibrate
@@ -77,6 +78,23 @@ def test_the_result_is_the_one_that_scripts_rely_on(proved: dict[str, Any]) -> N
         assert row["a50_95"] is None or row["a50"] <= row["a50_95"]
     plain = {(row["kind"], row["contrast"]): row["hits"] for row in result["curves"]}
     assert plain["stain", 0.4] > plain["stain", 0.1]  # it is a detector of tone
+
+
+def test_too_few_defects_and_a_single_good_picture_are_named() -> None:
+    """They cannot show 90 % with 95 % confidence, and one picture is one part; 29 of many are enough."""
+    result = pod.prove(inspector(), GOODS[:1], Recipe(("stain",), (0.4,), count=4))
+    few, alone = result.notes[-2:]
+    assert (
+        few == "4 defects per kind and contrast cannot show 90 % with 95 % confidence; that takes at least 29 (--count 48)"
+    )
+    assert alone == "1 good picture: every defect was drawn into the same part; use 20 or more"
+    assert all(f"  {note}" in result.lines() for note in (few, alone))
+    view = pod_words.view(result.as_dict())
+    assert view is not None
+    assert view["too_few"] == [few, alone]
+    assert hitmiss.demonstrates(pod_words.NEEDED, pod_words.NEEDED)
+    assert not hitmiss.demonstrates(pod_words.NEEDED - 1, pod_words.NEEDED - 1)
+    assert pod_words.too_few(29, 2) == []
 
 
 def test_the_order_of_the_pictures_changes_no_curve(proved: dict[str, Any]) -> None:

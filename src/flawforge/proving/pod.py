@@ -43,6 +43,7 @@ from flawforge.proving.specimens import (
     held_out_kinds,
     proof_pictures,
 )
+from flawforge.reporting import pod_words
 from flawforge.reporting.close_ups import close_up, large
 from flawforge.reporting.kept import Kept, keep
 from flawforge.types import ConfigError, DataError, Decision, Image, ImageError, Mask
@@ -152,7 +153,7 @@ class Proof:
     def lines(self) -> list[str]:
         """For people."""
         alarm = self.false_alarm
-        of = f"{self.goods} good pictures"
+        of = "1 good picture" if self.goods == 1 else f"{self.goods} good pictures"
         lines = [*(f"  {note}" for note in self.notes)]
         lines.append(f"probability of detection (POD, after MIL-HDBK-1823A) of synthetic defects, {of}")
         lines.append(f"  false alarms to expect: {alarm.expected.text}")
@@ -288,6 +289,7 @@ def prove(
     show = progress or (lambda done, of: None)
     album = _Album()
     judged, readable, skipped = _judge_goods(inspector, goods, album, lambda done: show(done, total))
+    notes += pod_words.too_few(recipe.count, len(readable))
     trials = []
     limits: dict[str, Any] = {
         "max_pixels": getattr(inspector, "max_pixels", MAX_PIXELS),

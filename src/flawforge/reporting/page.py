@@ -139,6 +139,7 @@ def report_markdown(facts: Facts, logo: str = "") -> str:
         lines += ["## Synthetic defects that it finds (POD after MIL-HDBK-1823A)", ""]
         lines += ["| kind | contrast | a90/95 | a90 | a50 | found |", "|---|---|---|---|---|---|"]
         lines += [f"| {' | '.join(_md(row[key]) for key in columns)} |" for row in proof["rows"]]
+        lines += ["", *(f"{_md(note)}." for note in proof["too_few"])] if proof["too_few"] else []
         lines += ["", _md(proof["real"])] if proof["real"] else []
         lines.append("")
     if facts["missing"]:

@@ -13,6 +13,7 @@ from flawforge.reporting.charts import size
 from flawforge_runtime.rates import percent
 
 Facts = dict[str, Any]
+NEEDED = 29  # so many found and none missed show 90 % with 95 % confidence: 0.9 ** 29 < 0.05
 GROUPS = {
     "missed": ("Synthetic defects that it missed", "The largest one missed of each kind and contrast."),
     "found": ("Smallest synthetic defects that it found", "One of each kind."),
@@ -50,8 +51,25 @@ def view(proof: Mapping[str, Any] | None, shorter_side: float | None = None) -> 
         ),
         "elsewhere": elsewhere if elsewhere.get("count") else None,
         "goods": proof.get("goods"),
+        "too_few": too_few((proof.get("recipe") or {}).get("count", NEEDED), proof.get("goods", 0)),
         "alarm": proof["false_alarm"],
     }
+
+
+def too_few(count: int, goods: int) -> list[str]:
+    """What the number of synthetic defects and of good pictures rules out, for people; [] = nothing.
+
+    count  of each kind and contrast
+    """
+    notes = []
+    if count < NEEDED:
+        each = "1 defect" if count == 1 else f"{count} defects"
+        notes.append(
+            f"{each} per kind and contrast cannot show 90 % with 95 % confidence; that takes at least {NEEDED} (--count 48)"
+        )
+    if goods == 1:
+        notes.append("1 good picture: every defect was drawn into the same part; use 20 or more")
+    return notes
 
 
 def sentences(curves: Sequence[Mapping[str, Any]]) -> list[str]:
