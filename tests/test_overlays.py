@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawforge.reporting.overlays import LEAST_WIDTH, RING, labelled, overlay, ring_centres
+from flawforge.reporting.overlays import LEAST_WIDTH, RING, headline, labelled, overlay, ring_centres
 from flawforge.types import ConfigError, Decision
 from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.drawing import AT_THRESHOLD, COLOURS, DEFECT, MARKED, Scale, outline
@@ -139,6 +139,13 @@ def test_a_mark_that_can_be_seen_gets_no_ring_and_of_many_specks_the_highest_do(
     few = np.zeros((100, 100), np.float32)
     few[3, 3], few[90, 9], few[50, 50] = 5.0, 7.0, 6.0
     assert ring_centres(rejected(few)) == [(90, 9), (50, 50), (3, 3)]
+
+
+def test_the_headline_carries_the_score_whatever_the_reason() -> None:
+    decision = rejected(np.full((20, 30), 2.0, np.float32))
+    figures = f"score {decision.pred_score:.4g}, NG above {decision.threshold:.4g}"
+    assert headline(decision) == f"NG   {figures}, p {decision.p_text}"
+    assert headline(replace(decision, valid=False)) == f"NG   unlike every good picture, {figures}"
 
 
 @pytest.mark.parametrize("size", [(20, 30), (600, 800)])

@@ -183,6 +183,13 @@ def test_a_result_says_what_was_judged_and_why(line: Running) -> None:
     assert f"among {calibration.n} good pictures" in good.text
 
 
+def test_a_picture_unlike_every_good_one_may_show_a_large_defect(line: Running) -> None:
+    """A broken bottle is the product that the model knows, so no page says otherwise."""
+    page = line.http.get("/results/4", follow_redirects=True)
+    assert page.status_code == 200
+    assert "unlike every good picture: a large defect, another product, or a wrong camera or light" in Page(page.text).text
+
+
 def test_the_heat_map_is_the_right_half_of_the_overlay(line: Running) -> None:
     page = get(line, "/results/4")
     inner = next(attrs for attrs in page.all("svg") if attrs.get("class") == "heat-map")

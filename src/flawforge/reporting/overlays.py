@@ -75,7 +75,8 @@ def ring_centres(decision: Decision) -> list[tuple[int, int]]:
 def labelled(drawn: Drawn, decision: Decision, scale: Scale) -> Drawn:
     """What `overlay` gives, with a line above it and one below, so that it says by itself what it shows.
 
-    Above: verdict, score, limit and p-value. Below: the colours of the heat map, and from which value on a pixel is marked.
+    Above: verdict, score, limit and p-value, or that it is unlike every good picture. Below: the colours of the heat map, and
+    from which value on a pixel is marked.
     A small picture is enlarged, so that its words can be read.
     """
     factor = -(-LEAST_WIDTH // drawn.shape[1])
@@ -84,10 +85,7 @@ def labelled(drawn: Drawn, decision: Decision, scale: Scale) -> Drawn:
     height = max(28, width // 26)
     chip = tuple(int(COLOURS[decision.verdict][at : at + 2], 16) for at in (1, 3, 5))
     head = np.full((height, width, 3), chip, np.uint8)
-    words = f"{decision.verdict}   score {decision.pred_score:.4g}, NG above {decision.threshold:.4g}, p {decision.p_text}"
-    if not decision.valid:
-        words = f"{decision.verdict}   not like any good picture"
-    _write(head, words, height // 3, PAPER)
+    _write(head, headline(decision), height // 3, PAPER)
     foot = np.full((height, width, 3), PAPER, np.uint8)
     bar = width // 4
     ramp = np.tile(np.linspace(0, 1, bar, dtype=np.float32), (height // 2, 1))
@@ -100,6 +98,14 @@ def labelled(drawn: Drawn, decision: Decision, scale: Scale) -> Drawn:
         foot, f"map: clear up to {scale.low:.3g}, marked above {scale.threshold:.3g} (line)", left + bar + height // 3, INK
     )
     return np.concatenate((head, drawn, foot))
+
+
+def headline(decision: Decision) -> str:
+    """The line above a labelled picture."""
+    figures = f"score {decision.pred_score:.4g}, NG above {decision.threshold:.4g}"
+    if decision.valid:
+        return f"{decision.verdict}   {figures}, p {decision.p_text}"
+    return f"{decision.verdict}   unlike every good picture, {figures}"
 
 
 def _write(strip: Drawn, words: str, left: int, colour: tuple[int, int, int]) -> None:

@@ -21,7 +21,7 @@ MEANINGS = {
     "REVIEW": "A person must look at this part.",
     "NG": "Rejected: the part is unlike good parts.",
 }
-UNLIKE = "Rejected: the picture does not show the product that the model knows."
+UNLIKE = "Rejected: the picture is unlike every good picture: a large defect, another product, or a wrong camera or light."
 REVIEWS = {"good": "good", "defect": "defect", "unsure": "unsure"}
 UNNAMED = "Result {id}"
 NO_PICTURE = "The picture was not kept."
