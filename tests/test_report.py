@@ -391,6 +391,19 @@ def test_the_slider_ships_all_scores_and_says_the_counts_in_use(page: str, model
     assert axis(limit) == pytest.approx(float(slider["value"] or ""))
 
 
+def test_scores_that_are_not_the_networks_own_are_named_below_the_histogram(copy: Path) -> None:
+    """Pictures that fail the guard share a raised score, which looks like an error where nobody says so."""
+
+    def change(data: dict[str, Any]) -> None:
+        for row in data["pictures"]:
+            row["valid"] = row["label"] == 0
+
+    text = " ".join(Page(edit(copy, change)).text["scores"].split())
+    assert re.search(r"\d+ pictures are unlike every good picture and therefore NG, with a score that is raised", text)
+    assert charts.raised([{"valid": True}, {}]) == ""
+    assert charts.raised([{"valid": False}]).startswith("1 picture is unlike")
+
+
 def test_times_are_readable_and_internals_folded_away(page: str) -> None:
     text = " ".join(" ".join(Page(page).text.values()).split())
     assert "made 31 January 2025, 12:00 UTC" in text

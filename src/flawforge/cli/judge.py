@@ -143,10 +143,12 @@ def inspect(
     """Judge PATHS (pictures or folders) with MODEL: OK, REVIEW or NG, one row per picture.
 
     The path - reads one path per line from standard input and prints a JSON line for each at once. Rates, threshold and
-    rules given here replace MODEL's own; every row contains the raw score, and score_normalised, which is 0.5 at the NG
-    threshold of every model. A file or folder that cannot be read is reported, a file gets a row with an error, and judging
-    continues; the exit code is then 1. With -o, each row is saved at once, and the folder contains unfinished.txt until the
-    run ends; index.html shows the pictures, the most anomalous first (not with - or --watch, which have no known end).
+    rules given here replace MODEL's own. Every row contains the score, and score_normalised, which is 0.5 at the NG
+    threshold of every model. A picture unlike every good picture (valid: False) gets a score above those of all calibration
+    pictures where the network's own is lower; many such rows can share it. A file or folder that cannot be read is reported,
+    a file gets a row with an error, and judging continues; the exit code is then 1. With -o, each row is saved at once, and
+    the folder contains unfinished.txt until the run ends; index.html shows the pictures, the most anomalous first (not
+    with - or --watch, which have no known end).
     """
     if ray is not None:
         from flawforge.cli import on_ray

@@ -162,6 +162,18 @@ def trade_off(good: Sequence[float], defective: Sequence[float], threshold: floa
     return _svg(parts, "Defects not rejected against good pictures rejected")
 
 
+def raised(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence below a histogram of scores that are not all the network's own, for many are equal; "" where all are."""
+    count = sum(row.get("valid") is False for row in rows)
+    if not count:
+        return ""
+    pictures = "1 picture is" if count == 1 else f"{count} pictures are"
+    return (
+        f"{pictures} unlike every good picture and therefore NG, with a score that is raised above those of all "
+        "calibration pictures; many can share it."
+    )
+
+
 def training_curves(history: Sequence[Mapping[str, object]]) -> Markup:
     """Losses by name over the steps of a fit; history rows are {"step": n, "losses": {name: value}}."""
     series: dict[str, list[tuple[float, float]]] = {}

@@ -75,9 +75,8 @@ def ring_centres(decision: Decision) -> list[tuple[int, int]]:
 def labelled(drawn: Drawn, decision: Decision, scale: Scale) -> Drawn:
     """What `overlay` gives, with a line above it and one below, so that it says by itself what it shows.
 
-    Above: verdict, score, limit and p-value, or that it is unlike every good picture. Below: the colours of the heat map, and
-    from which value on a pixel is marked.
-    A small picture is enlarged, so that its words can be read.
+    Above: verdict, score, limit and p-value, or that it is unlike every good picture. Below: the colours of the heat map,
+    and from which value on a pixel is marked. A small picture is enlarged, so that its words can be read.
     """
     factor = -(-LEAST_WIDTH // drawn.shape[1])
     drawn = np.repeat(np.repeat(drawn, factor, axis=0), factor, axis=1)

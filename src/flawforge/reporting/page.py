@@ -98,6 +98,7 @@ def report_html(facts: Facts, logo: str = "") -> str:
             row_count=len(rows),
             floor=1 / (calibration["n"] + 1) if calibration else 0.0,
             histogram=charts.histogram(good, defective, lines),
+            raised=charts.raised(rows),
             slider=_slider(good, defective, lines, of_calibration),
             trade_off=charts.trade_off(good, defective, calibration["threshold"] if calibration else None),
             curves=charts.training_curves(facts["config"].get("history") or []),
