@@ -200,6 +200,16 @@ def test_folders_are_searched_and_files_taken_as_given(tmp_path: Path) -> None:
     assert missed == 0
 
 
+def test_masks_of_a_data_set_are_no_parts(tmp_path: Path) -> None:
+    made(tmp_path, "test/dent/a.png", "ground_truth/dent/a_mask.png", "train/good/b.png", "other/ground_truth/c.png")
+    pictures, said, missed = gathered(tmp_path)
+    assert pictures == [tmp_path / "other/ground_truth/c.png", tmp_path / "test/dent/a.png", tmp_path / "train/good/b.png"]
+    place = tmp_path / "ground_truth"
+    assert said == [f"Left out, as masks of the pictures in test beside it: {place}; give its own path to judge it."]
+    assert missed == 0
+    assert gathered(place)[0] == [place / "dent/a_mask.png"]
+
+
 def test_linked_folders_are_named_and_not_followed(tmp_path: Path) -> None:
     made(tmp_path, "real/a.png", "day/b.png")
     (tmp_path / "day" / "link").symlink_to(tmp_path / "real")

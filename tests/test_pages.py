@@ -22,6 +22,7 @@ from PIL import Image
 from flawforge.serve import pages, texts, views
 from flawforge.serve.access import Person, Tokens, read_tokens
 from flawforge.store import reviews
+from flawforge.store.verdicts import Filter
 from serving import Running, picture, served
 
 SERVE = Path(inspect.getfile(pages)).parent
@@ -307,6 +308,9 @@ def test_rates_stand_beside_the_promise(line: Running) -> None:
     assert texts.LINE_NOT_SAMPLED in text
     rows = line.http.get("/v1/rates", params={"step": "hour"}).json()["rates"]
     assert sum(row["count"] for row in rows) == 6
+    chart = str(views.line(line.service, Filter(), served).chart)
+    assert texts.RATE_SERIES[0] + ": " in chart
+    assert texts.RATE_SERIES[1] + ": " not in chart  # nothing was reviewed, so no point says 0 %
     assert views._sampled({"sampled_good": 20, "sampled_alarms": 1}) == (
         "Of 20 good parts reviewed by chance, 1 were rejected: 5 % (95 % interval 0.1 % to 24.9 %)."
     )

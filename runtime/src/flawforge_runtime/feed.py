@@ -23,6 +23,7 @@ from flawforge_runtime.types import CalibrationError, DataError, Decision, Flawf
 
 POLL = 0.2  # seconds between two looks at a watched folder
 SETTLED = 2  # looks in a row at which a file must have the same size and time, so that half a file is not judged
+MASKS, TESTED = "ground_truth", "test"  # folders of a data set: masks, and the pictures that they are of
 State = tuple[int, int]  # of a watched file: bytes, and time of change in nanoseconds
 FIELDS = (
     "image_path",
@@ -174,7 +175,7 @@ class Source:
         return self._live() if self.live else iter(self._all())
 
     def _all(self) -> list[Path]:
-        searches = [search(path) if _is_folder(path) else Found(path, (path,)) for path in self.paths]
+        searches = [search(path, masks=False) if _is_folder(path) else Found(path, (path,)) for path in self.paths]
         pictures = [path for result in searches for path in result.pictures]
         if not pictures:
             sentences = [sentence for result in searches for sentence in (*result.notes(), *result.missed())]
@@ -190,7 +191,7 @@ class Source:
             if self.stdin is not None and str(path) == "-":
                 pictures = piped(self.stdin)
             elif _is_folder(path):
-                result = search(path)
+                result = search(path, masks=False)
                 self._tell(result)
                 pictures = result.pictures
             for picture in pictures:
@@ -217,6 +218,7 @@ class Found:
     links     folders that are links; they are not followed, as they may lead back
     closed    (folder, why) of those that could not be read
     hidden    hidden files and folders, which are left aside
+    masks     folders of masks, which are left aside
     """
 
     folder: Path
@@ -225,6 +227,7 @@ class Found:
     links: tuple[Path, ...] = ()
     closed: tuple[tuple[Path, str], ...] = ()
     hidden: int = 0
+    masks: tuple[Path, ...] = ()
 
     def notes(self) -> list[str]:
         """Sentences on what was left aside and may well be meant so."""
@@ -233,6 +236,11 @@ class Found:
             names = ", ".join(map(str, self.links[:5])) + (", ..." if len(self.links) > 5 else "")
             notes.append(
                 f"Linked folders are not followed, {len(self.links)} in {self.folder}: {names}; give their own paths."
+            )
+        if self.masks:
+            names = ", ".join(map(str, self.masks))
+            notes.append(
+                f"Left out, as masks of the pictures in {TESTED} beside it: {names}; give its own path to judge it."
             )
         if self.others and self.pictures:
             notes.append(f"Left aside in {self.folder}, as by name no {FORMATS}: {self._files()}.")
@@ -258,11 +266,15 @@ class Found:
         return f"{count} files ({', '.join(kinds[:5])}{', ...' if len(kinds) > 5 else ''})"
 
 
-def search(folder: Path) -> Found:
-    """Look through a folder and all below it. Hidden files and folders are left aside, linked folders not followed."""
+def search(folder: Path, *, masks: bool = True) -> Found:
+    """Look through a folder and all below it. Hidden files and folders are left aside, linked folders not followed.
+
+    masks  False: folders MASKS beside a folder TESTED, as data sets have them, are left aside
+    """
     pictures: list[Path] = []
     others: Counter[str] = Counter()
     links: list[Path] = []
+    truths: list[Path] = []
     closed: list[tuple[Path, str]] = []
     hidden = 0
 
@@ -273,6 +285,9 @@ def search(folder: Path) -> Found:
         visible = [name for name in folders if not name.startswith(".")]
         links += [Path(place, name) for name in visible if _is(Path.is_symlink, Path(place, name))]
         hidden += len(folders) - len(visible) + sum(name.startswith(".") for name in files)
+        if not masks and {MASKS, TESTED} <= set(visible):
+            visible.remove(MASKS)
+            truths.append(Path(place, MASKS))
         folders[:] = visible
         for name in files:
             if name.startswith("."):
@@ -289,6 +304,7 @@ def search(folder: Path) -> Found:
         tuple(sorted(links)),
         tuple(closed),
         hidden,
+        tuple(sorted(truths)),
     )
 
 

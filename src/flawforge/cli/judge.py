@@ -37,6 +37,7 @@ from flawforge.cli.options import (
 from flawforge.cli.output import (
     counter,
     fail,
+    hint,
     next_steps,
     note_version,
     output,
@@ -227,6 +228,8 @@ def inspect(
         places += [f"{drawn} overlays in {out / 'overlays'}"] if out is not None and drawn else []
         places += [f"pictures in {page}"] if page is not None else []
         say(f"{tally.count} judged: {tally}; {'; '.join(places)}", err=out is None)
+    else:
+        hint(f"{tally.count} judged: {tally}")
     write_json({**tally.as_dict(), "model_id": inspector.about["model_id"], "rows": str(out) if out else ""})
     if faults:
         fail(faults)

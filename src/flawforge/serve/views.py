@@ -168,7 +168,7 @@ def line(service: Service, which: Filter, served: Served | None) -> Line:
     promise = calibration.rate_ng if calibration is not None else None
     series = [
         (texts.RATE_SERIES[0], [(part.start, part.reject_rate) for part in parts]),
-        (texts.RATE_SERIES[1], [(part.start, part.false_alarms / part.count) for part in parts]),
+        (texts.RATE_SERIES[1], [(part.start, part.false_alarms / part.count) for part in parts if part.reviewed]),
     ]
     limit = None if promise is None else (promise.expected, f"{texts.RATE_PROMISE} {percent(promise.expected)}")
     totals = rates.totals(parts)
