@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import time
 import urllib.parse
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -314,6 +315,24 @@ def test_rates_stand_beside_the_promise(line: Running) -> None:
     assert views._sampled({"sampled_good": 20, "sampled_alarms": 1}) == (
         "Of 20 good parts reviewed by chance, 1 were rejected: 5 % (95 % interval 0.1 % to 24.9 %)."
     )
+
+
+def test_pictures_of_the_watched_folder_that_could_not_be_judged_are_listed(
+    exports: dict[str, Path], tmp_path: Path
+) -> None:
+    """Six broken files: the live page names the last five, the newest first, and none is taken for an OK part."""
+    camera = tmp_path / "camera"
+    camera.mkdir()
+    with served(exports["onnx"], tmp_path / "r.db", watch=camera) as line:
+        assert "was not judged" not in get(line, "/").text
+        for index in range(6):
+            (camera / f"{index}<b>.png").write_bytes(b"no picture")
+            end = time.monotonic() + 30
+            while f"{index}<b>.png" not in [each.name for each in line.service.not_judged] and time.monotonic() < end:
+                time.sleep(0.05)
+        found = [words for words in get(line, "/").words if "was not judged" in words]
+        assert [words.split()[2] for words in found] == [f"{index}<b>.png" for index in (5, 4, 3, 2, 1)]
+        assert all("so it is not OK" in words for words in found)
 
 
 # ---- reviews

@@ -147,7 +147,7 @@ def live(request: Request, service: The, _: Visitor) -> HTMLResponse:
     """Drop pictures, or watch the line."""
     newest = verdicts.listed(service.store, limit=LATEST).verdicts
     shown = views.detail(service, newest[0]) if newest else None
-    return page(request, "live.html.jinja", texts.LIVE, rows=newest, detail=shown)
+    return page(request, "live.html.jinja", texts.LIVE, rows=newest, detail=shown, missed=list(service.not_judged))
 
 
 @ROUTER.get("/events")

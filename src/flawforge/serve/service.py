@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import secrets
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +26,7 @@ from flawforge.store.verdicts import Verdict, get
 LEAST_FREE = 64 << 20  # bytes of disk below which nothing is judged
 SESSION = 12 * 3600.0  # seconds that a session of the page lasts
 MOST_SESSIONS = 1000
+FAILURES = 5  # of the watched folder, that the live page lists
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,21 @@ class Sessions:
             self._known.pop(name, None)
 
 
+@dataclass(frozen=True)
+class NotJudged:
+    """A picture of the watched folder that could not be judged, and why. time: aware of its offset."""
+
+    time: datetime.datetime
+    name: str
+    why: str
+
+
 @dataclass
 class Service:
-    """Models, store, queues: all that the routes need. `start` and `stop` belong to the app's lifespan."""
+    """Models, store, queues: all that the routes need. `start` and `stop` belong to the app's lifespan.
+
+    not_judged  the last pictures of the watched folder that could not be judged, since the start
+    """
 
     shelf: Shelf
     store: Store
@@ -128,6 +143,7 @@ class Service:
     live: Live = field(default_factory=Live)
     sessions: Sessions = field(default_factory=Sessions)
     lines: Mapping[str, Line] = field(default_factory=dict)
+    not_judged: deque[NotJudged] = field(default_factory=lambda: deque(maxlen=FAILURES))
     running: bool = False
     bytes_held: int = 0
     requests_held: int = 0

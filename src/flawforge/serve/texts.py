@@ -50,6 +50,7 @@ FOLLOW = "Show new results"
 FOLLOWS = {"all": "every part", "rejects": "REVIEW and NG only", "none": "no, keep this one"}
 LATEST = "Latest results"
 CONNECTING = "Connecting"
+WATCH_MISSED = "Watched folder: {name} was not judged, so it is not OK ({time}): {why}"
 NOTHING_YET = "No results yet"
 NOTHING_YET_HOW = "Drop a picture of a part above. The verdict appears here."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from flawforge.serve.judging import judge
 from flawforge.serve.logs import log
-from flawforge.serve.service import Service
+from flawforge.serve.service import NotJudged, Service
 from flawforge.serve.shelf import Served
 from flawforge.serve.work import Full, Job
 from flawforge.store.kept import sha256_of
@@ -131,13 +132,18 @@ class Watcher:
                 job = read_job(path, "watch", self._service.settings.station, once=True)
                 patiently(partial(self._verdict, job), self._go_on, lambda sentence: log("watch", 30, reason=sentence))
             except FlawforgeError as error:
-                self._service.figures.errors.labels(self._model, "watch").inc()
+                self._failed(path, str(error))
                 log("not judged", 40, picture=shown(path.name), reason=str(error), source="watch")
             except Exception as error:  # costs this picture and no other
-                self._service.figures.errors.labels(self._model, "watch").inc()
+                self._failed(path, f"{type(error).__name__}; the log says more")
                 log("not judged", 40, picture=shown(path.name), error=error, source="watch")
             if not self._go_on():
                 return
+
+    def _failed(self, path: Path, why: str) -> None:
+        self._service.figures.errors.labels(self._model, "watch").inc()
+        now = datetime.datetime.now(datetime.UTC)
+        self._service.not_judged.appendleft(NotJudged(now, shown(path.name), shown(why)))
 
     def _verdict(self, job: Job) -> Verdict:
         known = with_key(self._service.store, job.key or "")
