@@ -49,8 +49,11 @@ def test_two_criteria_and_their_words() -> None:
     assert both.lines() == [
         "PASS: false alarms of 2 % or less: 0 of 200 good pictures rejected (95 % interval 0 % to 1.8 %).",
         "NOT ENOUGH DATA: escapes of 5 % or less: 3 of 20 defective pictures not rejected (95 % interval 3.2 % to 37.9 %); "
-        f"with no more pictures not rejected, {enough(3, 0.05)} of them would pass.",
+        f"{enough(3, 0.05)} defective pictures with no more than these 3 missed would pass.",
     ]
+    one, none = held(1, 20, 0, 20, false_alarms=0.05, escapes=0.05).lines()
+    assert one.endswith(f"; {enough(1, 0.05)} good pictures with no more than this one rejected would pass.")
+    assert none.endswith("; 72 defective pictures, none of them missed, would pass.")
     assert (both.verdict, both.exit_code) == ("NOT ENOUGH DATA", 5)
     assert held(0, 200, 20, 20, false_alarms=0.02, escapes=0.05).exit_code == 6
     assert held(0, 200, 0, 100, false_alarms=0.02, escapes=0.05).exit_code == 0

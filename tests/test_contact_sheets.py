@@ -185,6 +185,7 @@ def test_from_python_a_folder_or_paths_give_the_same_forgeries(goods: Path, tmp_
     assert one.lines() == [f"contact sheets of the synthetic defects: {tmp_path / 'one' / 'index.html'}"]
     assert json.loads(json.dumps(one.as_dict())) == json.loads((tmp_path / "one" / "forgeries.json").read_text())
     assert one.as_dict()["forgeries"] == two.as_dict()["forgeries"]
+    assert "<p>" not in (tmp_path / "one" / "index.html").read_text().split("<h2>", 1)[1]  # the sheet says it already
     for name in ("pictures/stain_000.png", "masks/stain_002.png", "stain.jpg"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 

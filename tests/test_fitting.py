@@ -158,7 +158,7 @@ def test_bad_settings(washers: Path, tmp_path: Path, options: dict[str, Any], er
 def test_one_picture_is_not_enough(washers: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     shutil.copy(next((washers / "train" / "good").iterdir()), tmp_path / "data")
-    with pytest.raises(TrainingError, match="1 readable good pictures and at least 2"):
+    with pytest.raises(TrainingError, match="1 readable good picture and at least 2"):
         fitting.run(request(tmp_path / "data", tmp_path / "m"))
 
 

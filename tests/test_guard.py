@@ -191,6 +191,24 @@ def test_a_picture_like_no_good_one_is_ng_at_the_floor_and_says_why(tiny_model: 
         assert each(np.zeros((64, 64, 3), np.uint8)).verdict == "NG"
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("clipped", "black or saturated pixels 100 %, good pictures 34 to 35 %"),
+        ("equal rows", "rows like the row above: 100 % (blank or smeared), good pictures 34 to 35 %"),
+        ("brightness", "brightness 400, good pictures 136 to 140"),
+    ],
+)
+def test_reasons_are_words_that_a_person_understands(name: str, words: str) -> None:
+    place = list(guard.WHOLE).index(name)
+    made = guard.fit_guard([guard.describe(each, SIZE) for each in goods(12)], SIZE)
+    low, high = (17.0,) * len(guard.WHOLE), (17.5,) * len(guard.WHOLE)  # in units of their floors
+    values = np.full(len(guard.WHOLE), 50.0, np.float32)
+    held = dataclasses.replace(made, low=low, high=high)
+    said = held._words("whole", {"whole": values}, np.eye(len(values))[place])
+    assert said == words
+
+
 def test_an_empty_station_is_not_ok(tiny_model: Path, washers: Path) -> None:
     """Only the background is seen: the corner of good pictures, tiled."""
     judge = loading.load(tiny_model)

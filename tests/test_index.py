@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from flawforge.cli import judge
 from flawforge.reporting.index import Card, write_index
 
 
@@ -58,6 +59,14 @@ def test_the_most_anomalous_comes_first_and_nothing_leads_out(tmp_path: Path) ->
     ]
     assert not re.search(r"https?:|url\(|@import", text)
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in tags
+
+
+def test_a_long_name_is_broken_and_the_title_holds_names_and_no_whole_paths(tmp_path: Path) -> None:
+    """At 390 px a path in one piece made the page scroll sideways."""
+    text = write_index(tmp_path, [Card(row("a.png", 1.0, "OK"))], "results.csv", "m").read_text(encoding="utf-8")
+    assert re.search(r"h1 \{[^}]*overflow-wrap: anywhere", text)
+    assert judge._title(Path("/models/washer"), (Path("/data/a/dent"), "-")) == "washer: dent, -"
+    assert judge._title(Path("/models/washer"), tuple(map(Path, "abcdef"))) == "washer: a, b, c, d, e, ..."
 
 
 def test_nothing_judged_is_a_page_too(tmp_path: Path) -> None:

@@ -90,9 +90,9 @@ GOOD = {"brightness": [100.0, 120.0], "sharpness": [5.0, 6.0]}
     [
         (110.0, 5.5, ""),
         (80.0, 4.0, ""),  # as far out as the good ones are wide
-        (79.0, 5.5, "brightness 79, of good pictures 100 to 120"),
+        (79.0, 5.5, "brightness 79, good pictures 100 to 120"),
         (140.1, 5.5, "brightness 140"),
-        (110.0, 3.9, "sharpness 3.9, of good pictures 5 to 6"),
+        (110.0, 3.9, "sharpness 3.9, good pictures 5 to 6"),
         (10.0, 1.0, "brightness 10"),  # the first is named
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,7 @@ def test_poor_data_still_gives_a_finite_map(kind: str) -> None:
     for probe in (clean[:1], pictures(1, seed=9), np.zeros((1, 3, 32, 32), np.float32)):
         assert bool(torch.isfinite(net(torch.from_numpy(probe)).map).all())
     assert len(net.facts()) == len(net.branches)
+    assert re.search(r": own statistics for each position on \d+ % of the picture, common ones on \d+ %$", net.facts()[0])
 
 
 def test_the_main_road_fits_saves_and_loads_to_the_bit(tmp_path: Path) -> None:

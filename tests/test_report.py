@@ -349,13 +349,18 @@ def test_verdicts_stand_against_labels(page: str, model: Path) -> None:
         for cell in table[name]["cells"]:
             assert cell["count"] == sum(row["verdict"] == cell["verdict"] for row in mine)
     assert page_of.confusion([]) == []
+    kept = [row for row in rows if row["verdict"] != "REVIEW"]  # of a model with one limit
+    assert [cell["verdict"] for cell in page_of.confusion(kept, review=False)[0]["cells"]] == ["OK", "NG"]
+    assert [cell["verdict"] for cell in page_of.confusion(kept)[0]["cells"]] == ["OK", "REVIEW", "NG"]
     assert "judged REVIEW" in page
 
 
 @pytest.mark.parametrize(
     ("escape", "passed", "words"),
     [
-        (2, 2, "All 2 judged OK."),
+        (1, 1, "It was judged OK."),
+        (2, 2, "Both were judged OK."),
+        (4, 4, "All 4 were judged OK."),
         (3, 1, "1 judged OK, 2 sent to REVIEW."),
         (0, 0, "0 of 40 defective pictures not rejected"),
     ],
@@ -526,6 +531,9 @@ def test_the_answer_follows_the_figures(copy: Path) -> None:
     assert "Not yet: the red notes below must be cleared first" in alarmed
     assert "more than the expected 4.8 % by more than chance explains" in alarmed
     assert "right for the wrong reason. Look at the pictures" in edit(copy, figures(2, 20))
+    few = "20 defective pictures are few: more of them would narrow the intervals."
+    assert few not in edit(copy, figures(2, 40))
+    assert f">{few}" in edit(copy, lambda data: data["counts"].update(defective=20)).replace("\u00a0", " ")
     high = {"value": 0.5, "low": 0.3, "high": 0.7}
     assert "No: it may miss up to 70 % of" in edit(copy, lambda data: data["operating_point"].update(escape_rate=high))
 

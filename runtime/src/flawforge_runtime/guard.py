@@ -61,6 +61,11 @@ WHOLE: Mapping[str, tuple[float, str]] = {  # each with a floor of its own
     "equal columns": (0.02, "share of columns that equal the column to the left"),
     "clipped": (0.02, "share of pixels at either end of the range"),
 }
+SHARES = {  # those of WHOLE that are shares, for people: what stands before the share and after it
+    "equal rows": ("rows like the row above:", " (blank or smeared)"),
+    "equal columns": ("columns like the column to the left:", " (blank or smeared)"),
+    "clipped": ("black or saturated pixels", ""),
+}
 MEASURES = {"colour": 3, "structure": 2}  # numbers of each band
 SCALES = (1, 2, 4, 8, 16)  # at which `joint` takes differences
 TOGETHER = {"texture": (2, BANDS, 6), "joint": (1, 1, 5 + 2 * len(SCALES))}  # axes, vectors of each, numbers of each
@@ -292,8 +297,10 @@ class Guard:
             value, low, high = (float(numbers[place]) * floor for numbers in (traits[group], self.low, self.high))
             if name == "sharpness":
                 value, low, high = (max(math.exp(number) - TINY, 0.0) for number in (value, low, high))
-            shown = (f"{number:.0%}" if floor < 0.1 else f"{number:.3g}" for number in (value, low, high))
-            return "{} {}, of good pictures {} to {}".format(name, *shown)
+            if name in SHARES:
+                head, tail = SHARES[name]
+                return f"{head} {100 * value:.0f} %{tail}, good pictures {100 * low:.0f} to {100 * high:.0f} %"
+            return f"{name} {value:.3g}, good pictures {low:.3g} to {high:.3g}"
         more = float(traits[group][place]) > float(self.reference.middle[group][place])
         axis, rest = divmod(place, BANDS * MEASURES[group])
         if group == "colour":

@@ -48,5 +48,5 @@ def outside(looks: Mapping[str, float], good: Mapping[str, Sequence[float]]) -> 
         low, high = min(values), max(values)
         slack = max(high - low, 0.1 * abs(high))
         if not low - slack <= looks[name] <= high + slack:
-            return f"{name} {looks[name]:.3g}, of good pictures {low:.3g} to {high:.3g}"
+            return f"{name} {looks[name]:.3g}, good pictures {low:.3g} to {high:.3g}"
     return ""

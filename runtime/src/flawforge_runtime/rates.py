@@ -48,9 +48,10 @@ def rank(n: int, rate: float, confidence: float | None = None) -> int:
         for digits in range(2, 7):
             if asked == least:
                 asked, least = f"{100 * rate:.{digits}f} %", percent_up(lowest, digits)
+        pictures = "1 calibration picture does" if n == 1 else f"{n} calibration pictures do"
         raise CalibrationError(
-            f"{n} calibration pictures do not support a false-alarm rate of {asked}{sure}: their lowest is {least}; ask for "
-            f"a higher rate, or calibrate on {pictures_needed(rate, confidence)} pictures."
+            f"{pictures} not support a false-alarm rate of {asked}{sure}: the lowest is {least}; ask for a higher rate, or "
+            f"calibrate on {pictures_needed(rate, confidence)} pictures."
         )
     return k
 

@@ -221,7 +221,7 @@ def inspect(
             else "Interrupted before the first picture was judged."
         )
     faults = tally.faults(source.missed)
-    page = _page(out, wanted, rows.rows_file(form), f"{model.resolve().name}: {', '.join(map(str, paths))}")
+    page = _page(out, wanted, rows.rows_file(form), _title(model, paths))
     if out is not None or source.watching:
         drawn = sum(bool(card.overlay) for card in wanted.cards)
         places = [f"rows are {place}"]
@@ -280,6 +280,12 @@ def _verdict_line(row: dict[str, Any]) -> str:
     if "error" in row:
         return f"not judged  {row['image_path']}"
     return f"{row['verdict']:<6}  {row['pred_score']:.4g} ({row['score_normalised']:.3f})  {row['image_path']}"
+
+
+def _title(model: Path, paths: tuple[Any, ...]) -> str:
+    """The model's name and those of the folders; a path in full would fill a phone's screen."""
+    names = [Path(str(path)).name or str(path) for path in paths]
+    return f"{model.resolve().name}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
 
 
 def _page(out: Path | None, wanted: Any, results: str, title: str) -> Path | None:

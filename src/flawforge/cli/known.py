@@ -19,7 +19,10 @@ class Known(NamedTuple):
 
 METHODS: dict[str, Known] = {
     "auto": Known(
-        ("fits statistics in seconds, then trains the guided segmenter, which counts only where it proves better"),
+        (
+            "(default) fits statistics of natural-image features in seconds, then trains the guided "
+            "segmenter, which counts only where it proves better"
+        ),
         "ours, based on the idea of SGSF, arXiv 2209.12440, guided by closed-form statistics",
         "cpu",
         (

@@ -227,7 +227,7 @@ def train(
 def calibrated(job: Job, history: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> inspector.Inspector:
     """The net as it stands, with thresholds, guard and all that its model folder will say. notes: more of these."""
     if job.given is None:
-        job.show(f"calibrating on {len(job.plan.held)} held-back good pictures")
+        job.show(f"calibrating on {len(job.plan.held)} held-back good picture{'s' * (len(job.plan.held) != 1)}")
     said = [*job.plan.notes, *job.start_notes, *notes]
     content = content_of(job.plan, job.net, history, time.monotonic() - job.begun, said)
     bare = inspector.from_content(content, loading.numpy_network(job.net, torch.device("cpu")))

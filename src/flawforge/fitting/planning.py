@@ -167,8 +167,8 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     if len(good) < 2:
         reasons = "; ".join(reason for _, reason in report.unreadable[:3])
         raise TrainingError(
-            f"{request.data} holds {len(good)} readable good pictures and at least 2 are needed, one to train on and one "
-            f"to hold back; add pictures of good parts{f' (skipped: {reasons})' if reasons else ''}."
+            f"{request.data} holds {len(good)} readable good picture{'s' * (len(good) != 1)} and at least 2 are needed, one "
+            f"to train on and one to hold back; add pictures of good parts{f' (skipped: {reasons})' if reasons else ''}."
         )
     defects = real_defects(request.defects, method, [entry.path for entry in good], request.max_pixels, request.depth)
     parts = part_of(good, request.group_by)

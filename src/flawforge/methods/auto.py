@@ -46,7 +46,8 @@ def score_rule(config: Config) -> ScoreRule:
 
 METHOD = Method(
     name="auto",
-    title="fits statistics in seconds, then trains the guided segmenter, which counts only where it proves better",
+    title="(default) fits statistics of natural-image features in seconds, then trains the guided segmenter, which counts "
+    "only where it proves better",
     paper="ours, based on the idea of SGSF, arXiv 2209.12440, guided by closed-form statistics",
     profiles={"cpu": Config(use="gate", backbone="lite0")},
     tiny=replace(TINY, use="gate", backbone="lite0", numbers=8, memory=16, choices=2),

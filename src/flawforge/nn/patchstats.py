@@ -342,8 +342,8 @@ class PatchStats(nn.Module):
             tau = sum(s for s, (t, _) in zip(shares, PRIORS, strict=True) if t <= 4)
             name = f"{'illumination-normalised' if branch.normalised else 'raw'} picture at 1/{branch.scale}"
             lines.append(
-                f"{name}: left-out good pictures are likeliest under a mean of its own at {tau:.0%} of the positions, "
-                f"under one nearly or wholly common at {1 - tau:.0%} (one Gaussian for all at {shares[-1]:.0%})"
+                f"{name}: own statistics for each position on {100 * tau:.0f} % of the picture, common ones on "
+                f"{100 * (1 - tau):.0f} %"
             )
         return lines
 

@@ -179,7 +179,8 @@ class Drift:
         if low > self.expected.bound and not self.alarm:
             rejects += " Check whether these parts are good."
         if self.invalid:
-            rejects += f" {self.invalid} pictures were not like any good picture: check camera, light and product."
+            pictures = "1 picture was" if self.invalid == 1 else f"{self.invalid} pictures were"
+            rejects += f" {pictures} not like any good picture: check camera, light and product."
         if self.alarm:
             return (
                 f"production parts no longer resemble the calibration pictures (seen after {self.at} of {self.n} parts; the "

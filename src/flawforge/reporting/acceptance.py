@@ -15,10 +15,10 @@ from flawforge_runtime.rates import highest_share, percent
 
 PASS, FAIL, NOT_ENOUGH = "PASS", "FAIL", "NOT ENOUGH DATA"
 EXIT_CODES = {PASS: 0, NOT_ENOUGH: 5, FAIL: 6}
-# criterion: (of the pictures, key of the measured rate, what happened to those that count)
+# criterion: (of the pictures, key of the measured rate, what happened to those that count, the same in one word)
 CRITERIA = {
-    "false alarms": ("good", "false_alarm_rate", "rejected"),
-    "escapes": ("defective", "escape_rate", "not rejected"),
+    "false alarms": ("good", "false_alarm_rate", "rejected", "rejected"),
+    "escapes": ("defective", "escape_rate", "not rejected", "missed"),
 }
 
 
@@ -51,16 +51,17 @@ class Criterion:
     @property
     def text(self) -> str:
         """The finding in a sentence."""
-        what, _, verb = CRITERIA[self.name]
+        what, _, verb, word = CRITERIA[self.name]
         head = f"{self.verdict}: {self.name} of {percent(self.accepted)} or less"
         if self.low is None or self.high is None:
             least = enough(0, self.accepted)
-            return f"{head}: not measured at these limits; {least} {what} pictures, none of them {verb}, would pass."
+            return f"{head}: not measured at these limits; {least} {what} pictures, none of them {word}, would pass."
         counts = f"{self.events} of {self.of} {what} pictures {verb}"
         text = f"{head}: {counts} (95 % interval {percent(self.low)} to {percent(self.high)})"
         if self.verdict == NOT_ENOUGH:
-            more = "no" if self.events == 0 else "no more"
-            text += f"; with {more} pictures {verb}, {enough(self.events, self.accepted)} of them would pass"
+            these = "this one" if self.events == 1 else f"these {self.events}"
+            with_them = f" with no more than {these} {word}" if self.events else f", none of them {word},"
+            text += f"; {enough(self.events, self.accepted)} {what} pictures{with_them} would pass"
         return f"{text}."
 
     def as_dict(self) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def accept(
             raise ConfigError(
                 f"{percent(accepted)} of {name} was given as acceptable; give a share between 0 and 100 %, for example 2%."
             )
-        what, key, _ = CRITERIA[name]
+        what, key, *_ = CRITERIA[name]
         rate = rates.get(key) or {}
         value, low, high = (rate.get(part) for part in ("value", "low", "high"))
         of = counts.get(what, 0) if value is not None else 0

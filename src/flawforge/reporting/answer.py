@@ -34,13 +34,15 @@ def expected(calibration: Calibration | None) -> Facts | None:
 
 
 def _expected_text(calibration: Calibration) -> str:
-    n, sure, rate, of = calibration.n, calibration.confidence, calibration.rate_ng, calibration.of
+    n, sure, rate = calibration.n, calibration.confidence, calibration.rate_ng
+    of = calibration.of.removesuffix("s") if n == 1 else calibration.of
     text = (
         f"Expect {percent(rate.expected)} of good parts to be rejected (NG) on average, and up to {percent(rate.bound)} by "
         f"this model ({percent(rate.confidence)} confidence)"
     )
+    show = "shows" if n == 1 else "show"
     if calibration.fixed is not None:
-        return f"The limit was set by hand. {text}, as {n} calibration {of} show."
+        return f"The limit was set by hand. {text}, as {n} calibration {of} {show}."
     if calibration.folds:
         return (
             f"{text}: an estimate from {n} calibration {of} in {calibration.folds} folds, each scored by a model that had "
@@ -48,7 +50,7 @@ def _expected_text(calibration: Calibration) -> str:
         )
     if strictest_rate(n, sure) > 0.01 and rate.rank == 1:
         return f"{text}. With {n} calibration {of} it cannot be set lower; 1 % needs {pictures_needed(0.01, sure)}."
-    return f"{text}, as {n} calibration {of} show."
+    return f"{text}, as {n} calibration {of} {show}."
 
 
 def answer(
@@ -139,8 +141,9 @@ def _notes(calibration: Calibration, evaluation: Facts | None) -> list[dict[str,
         text = f"Only in {percent(peak['value'])} of the defective pictures does the map peak on the defect; elsewhere the"
         notes.append(_said("warn", f"{text} score may be right for the wrong reason. Look at the pictures below."))
     if evaluation and point and min(good, defective) < FEW:
-        text = f"{good} good and {defective} defective pictures are few: more of them would narrow the intervals."
-        notes.append(_said("open", text))
+        few = [f"{count} {name}" for name, count in (("good", good), ("defective", defective)) if count < FEW]
+        pictures = "picture is" if few == ["1 good"] or few == ["1 defective"] else "pictures are"
+        notes.append(_said("open", f"{_listed(few)} {pictures} few: more of them would narrow the intervals."))
     return notes
 
 

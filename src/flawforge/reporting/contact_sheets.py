@@ -162,8 +162,8 @@ def forge_preview(
 def _index(table: Mapping[str, Realism]) -> str:
     """A page of all contact sheets, beside them."""
     parts = [
-        f'<h2>{html.escape(name)}</h2><p>{html.escape(realism_words(row))}</p><img src="{html.escape(name)}.jpg" '
-        f'alt="synthetic defects of {html.escape(name)}">'
+        f'<h2>{html.escape(name)}</h2><img src="{html.escape(name)}.jpg" '  # the sheet itself says how real they look
+        f'alt="{html.escape("; ".join(filter(None, (f"synthetic defects of {name}", realism_words(row)))))}">'
         for name, row in table.items()
     ]
     return INDEX.format(parts="\n".join(parts), cells=", ".join(CELLS))

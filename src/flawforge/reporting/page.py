@@ -85,7 +85,7 @@ def report_html(facts: Facts, logo: str = "") -> str:
             logo=Markup(logo) if logo.startswith("data:image/") else "",
             metrics=_metric_rows(evaluation),
             kinds=_kind_rows(evaluation),
-            confusion=confusion(rows),
+            confusion=confusion(rows, _has_review(calibration)),
             first=_first(facts),
             alarms=_alarms(facts),
             escapes=_escapes(facts),
@@ -123,8 +123,9 @@ def report_markdown(facts: Facts, logo: str = "") -> str:
     evaluation = facts["evaluation"] or {}
     if evaluation:
         lines += [f"{_md(facts['evaluated'])}", ""]
-        table = confusion(evaluation.get("pictures") or [])
-        lines += ["## Verdicts", "", "| pictures | OK | REVIEW | NG |", "|---|---|---|---|"]
+        table = confusion(evaluation.get("pictures") or [], _has_review(facts["calibration"]))
+        heads = [cell["verdict"] for cell in table[0]["cells"]] if table else VERDICTS
+        lines += ["## Verdicts", "", f"| pictures | {' | '.join(heads)} |", f"|---{'|---' * len(heads)}|"]
         lines += [f"| {row['label']} | {' | '.join(str(cell['count']) for cell in row['cells'])} |" for row in table]
         lines += ["", "## Figures", "", "| figure | value | 95 % interval |", "|---|---|---|"]
         for row in _metric_rows(evaluation):
@@ -156,13 +157,21 @@ def report_markdown(facts: Facts, logo: str = "") -> str:
 MAKERS = {".html": report_html, ".htm": report_html, ".md": report_markdown, ".json": report_json}
 
 
-def confusion(rows: Sequence[Mapping[str, Any]]) -> list[Facts]:
-    """Verdicts of good and of defective pictures: {"label", "count", "cells": [{"verdict", "count", "share"}]} each."""
+def _has_review(calibration: Mapping[str, Any] | None) -> bool:
+    return not calibration or calibration["review_threshold"] < calibration["threshold"]
+
+
+def confusion(rows: Sequence[Mapping[str, Any]], review: bool = True) -> list[Facts]:
+    """Verdicts of good and of defective pictures: {"label", "count", "cells": [{"verdict", "count", "share"}]} each.
+
+    review  False: the model never judges REVIEW, so it has no cell unless a picture was judged so
+    """
     table = []
+    shown = [key for key in VERDICTS if key != "REVIEW" or review or any(row.get("verdict") == key for row in rows)]
     for label, name in ((0, "good"), (1, "defective")):
         verdicts = [row.get("verdict") for row in rows if row.get("label") == label]
         if verdicts:
-            counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+            counts = {verdict: verdicts.count(verdict) for verdict in shown}
             cells = [
                 {"verdict": key, "count": count, "share": percent(count / len(verdicts))} for key, count in counts.items()
             ]
@@ -199,7 +208,8 @@ def _escapes(facts: Facts) -> Facts:
     passed = (point.get("passed_rate") or {}).get("value")
     if words and measured and passed is not None:
         missed, ok = round(measured[0] * of), round(passed * of)
-        words["split"] = f"{ok} judged OK, {missed - ok} sent to REVIEW." if missed - ok else f"All {ok} judged OK."
+        all_of_them = {1: "It was", 2: "Both were"}.get(ok, f"All {ok} were")
+        words["split"] = f"{ok} judged OK, {missed - ok} sent to REVIEW." if missed - ok else f"{all_of_them} judged OK."
         words["split"] = words["split"] if missed else ""
     chart = charts.rate_bar(None, measured, _accepted(facts).get("escapes")) if measured else ""
     return {"measured": words, "chart": chart}

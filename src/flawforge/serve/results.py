@@ -210,7 +210,7 @@ def list_rates(
     model: Text = "",
     step: Literal["hour", "day"] = "day",
 ) -> answers.Rates:
-    """Verdicts and reviews per hour or day in UTC, to stand beside the rate that the model promises."""
+    """Verdicts and reviews per hour or day in UTC, to stand beside the rate to expect of good parts."""
     with stored():
         found = rates.rates(service.store, _filter(since, until, station=station, model=model), step=step)
         return answers.Rates(rates=[answers.Counts.model_validate(each.as_dict()) for each in found])

@@ -146,7 +146,7 @@ SAID_CHANGE = "Change"
 CANVAS = "Picture to draw on"
 
 # Model
-PROMISE = "What it promises"
+PROMISE = "What to expect"
 PROMISE_ALARMS = "Good parts rejected (NG)"
 PROMISE_FLAGGED = "Good parts REVIEW or NG"
 ON_AVERAGE = "on average"
