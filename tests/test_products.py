@@ -57,8 +57,8 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     ("sizes", "words"),
     [
         ([5.12, 12.0], "defects from 5.12 px to 12 px"),
-        ([5.12, None, 4.0], "defects from 4 px to 5.12 px, not reliably 1 of 3 kinds and contrasts"),
-        ([None, None], "none of 2 kinds and contrasts reliably"),
+        ([5.12, None, 4.0], "defects from 4 px to 5.12 px, not shown for 1 of 3 kinds and contrasts"),
+        ([None, None], "not shown for any of 2 kinds and contrasts"),
         ([7.0], "defects from 7 px"),
     ],
 )

@@ -76,6 +76,7 @@ def test_where_none_was_missed_the_page_says_so() -> None:
     assert cells == ["all 32 found, from 7 px", "69 px (all 32 found, from 7 px)", "not shown"]
     assert [row["bound"] for row in seen["rows"]] == ["all found", "69 px", "not shown"]
     assert seen["rows"][0]["a90"] == "all found"
+    assert seen["smallest"]["unbounded"]
     assert seen["sentences"] == [
         "At contrast 30 %, 9 of 10 synthetic defects are found from these sizes on: dent 69 px; not demonstrated for blob; "
         "none was missed, but more are needed to show it: crack (all 32 found, from 7 px)."

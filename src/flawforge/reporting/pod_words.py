@@ -171,6 +171,7 @@ def _smallest(
         "contrasts": [percent(contrast) for contrast in contrasts],
         "rows": rows,
         "to_scale": drawn,
+        "unbounded": any(curve["a90_95"] is None and _missed_none(curve) for curve in curves),
     }
 
 

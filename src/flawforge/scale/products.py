@@ -304,14 +304,14 @@ def _reason(error: Exception) -> str:
 
 
 def pod_words(curves: Sequence[Mapping[str, Any]]) -> str:
-    """The sizes from which on defects are found (a90/95) over all kinds and contrasts: "5.1 px to 12 px, 3 of 12 not"."""
+    """The sizes from which on defects are found (a90/95) over all kinds and contrasts: "defects from 5 px to 12 px"."""
     sizes = sorted(float(curve["a90_95"]) for curve in curves if curve["a90_95"] is not None)
     missed = len(curves) - len(sizes)
     if not sizes:
-        return f"none of {len(curves)} kinds and contrasts reliably"
+        return f"not shown for any of {len(curves)} kinds and contrasts"
     unit = curves[0]["unit"]
     span = f"{sizes[0]:.3g} {unit}" + (f" to {sizes[-1]:.3g} {unit}" if len(sizes) > 1 else "")
-    return f"defects from {span}" + (f", not reliably {missed} of {len(curves)} kinds and contrasts" if missed else "")
+    return f"defects from {span}" + (f", not shown for {missed} of {len(curves)} kinds and contrasts" if missed else "")
 
 
 def write_summary(result: Products) -> None:

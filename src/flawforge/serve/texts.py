@@ -161,8 +161,8 @@ LINE_NOT_SAMPLED = "No good part chosen by chance has been reviewed yet, so the 
 CALIBRATION = "Scores of the {n} good {of} that set the limits"
 PROOF = "The smallest defect that it finds"
 PROOF_WHAT = (
-    "Synthetic defects: from this size on, 9 of 10 are found, with 95 % confidence (a90/95). All found: none was missed, "
-    "but more are needed to show 9 of 10."
+    "Synthetic defects: from this size on, 9 of 10 are found, with 95 % confidence (a90/95). Where all were found but no "
+    "size is given, more defects are needed to show 9 of 10."
 )
 PROOF_HEAD = "Kind"
 PROOF_CONTRAST = "contrast {contrast}"
