@@ -97,7 +97,7 @@ def test_what_so_many_pictures_support_is_told(
 def test_a_rate_that_is_refused_says_how_many_good_pictures_it_takes() -> None:
     """As a fit holds them back, in folds, and without either where the pictures were given to be calibrated on."""
     start = (
-        "12 calibration pictures do not support a false-alarm rate of 0.1 %: their lowest is 7.7 %; ask for a higher rate, "
+        "12 calibration pictures do not support a false-alarm rate of 0.1 %: the lowest is 7.7 %; ask for a higher rate, "
     )
     for confidence, holdout, end in (
         (

@@ -174,7 +174,7 @@ def test_a_lowest_rate_can_be_asked_for_as_it_is_printed(n: int, sure: float | N
     lowest = strictest_rate(n, sure)
     with pytest.raises(CalibrationError) as refused:
         rank(n, 0.9 * lowest, sure)
-    printed = str(refused.value).split("their lowest is ")[1].split(" %")[0]
+    printed = str(refused.value).split("the lowest is ")[1].split(" %")[0]
     assert rank(n, min(float(printed) / 100, 0.9999), sure) >= 1
     assert rank(n, float(f"{lowest:.6g}"), sure) == 1
 
@@ -183,7 +183,7 @@ def test_asked_and_lowest_never_print_alike() -> None:
     with pytest.raises(CalibrationError) as refused:
         rank(59, 0.0166)
     assert str(refused.value) == (
-        "59 calibration pictures do not support a false-alarm rate of 1.66 %: their lowest is 1.67 %; ask for a higher "
+        "59 calibration pictures do not support a false-alarm rate of 1.66 %: the lowest is 1.67 %; ask for a higher "
         "rate, or calibrate on 60 pictures."
     )
 
