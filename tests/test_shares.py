@@ -224,7 +224,7 @@ def test_the_newest_of_each_data_set_is_kept_again_beside_the_old_one(tmp_path: 
     assert all(one.limit == 40.0 and one.of for one in after[:2])
     notes = next(one for one in after[:2] if one.data == "a").read()["notes"]
     assert notes[0] == "newest"
-    assert notes[1].startswith("Judged again at the limits that `calibrate` has set since, from the scores of 2")
+    assert notes[1].startswith("Judged again at the limits that flawforge calibrate has set since, from the scores of ")
 
 
 def test_results_of_another_model_or_with_a_hole_are_left_as_they_are(tmp_path: Path) -> None:
