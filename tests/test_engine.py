@@ -202,7 +202,10 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_ctrl_c_finishes_the_step_and_keeps_a_checkpoint(tmp_path: Path) -> None:
     run = Run(checkpoint=tmp_path / "c.safetensors", checkpoint_every=1e9)
 
+    steps = []
+
     def press(tick: Tick) -> None:
+        steps.append(tick.step)
         if tick.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -210,6 +213,7 @@ def test_ctrl_c_finishes_the_step_and_keeps_a_checkpoint(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         fit(Line(), [stage()], batch, Budget(steps=12), run, on_tick=press)
     assert signal.getsignal(signal.SIGINT) is before
+    assert steps == [1, 2, 3, 4]
     resumed = Line()
     fit(resumed, [stage()], batch, Budget(steps=12), dataclasses.replace(run, resume=True))
     assert weights(resumed) == trained()

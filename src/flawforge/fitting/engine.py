@@ -404,7 +404,7 @@ class _Loop:
             tick = Tick(stage, state.step, budget.progress(state.step, state.seconds), state.seconds, losses)
             _remember(state, tick)
             self.on_tick(tick)
-            if stop:
+            if stop or (self.part.count == 1 and interrupted()):  # several processes agree once a step, above
                 self.save(plain)
                 raise KeyboardInterrupt
             if time.monotonic() - saved > self.run.checkpoint_every:
