@@ -1,4 +1,4 @@
-"""Fill docs/cost-of-scale.md and draw results/scale_points.svg from scale_points.csv and scale_simulation.csv.
+"""Fill docs/cost-of-scale.md and draw results/scale_points.svg from scale.csv, scale_points.csv and scale_simulation.csv.
 
 Run by `make docs`; a test compares page and CSV.
 """
@@ -15,6 +15,7 @@ from readme_table import ROOT
 from record import between, read
 
 POINTS, SIMULATION = (ROOT / "benchmarks" / "results" / f"scale_{name}.csv" for name in ("points", "simulation"))
+WORKERS = POINTS.with_name("scale.csv")
 PICTURE, PAGE = POINTS.with_suffix(".svg"), ROOT / "docs" / "cost-of-scale.md"
 START, END = "<!-- cost of scale: written by make docs -->\n", "<!-- end of cost of scale -->\n"
 A_DAY, DAY, CORES = 10_000_000, 86400, 16
@@ -66,7 +67,7 @@ def whole(row: Row) -> float:
     return each(row) * (float(row["x"]) if row["what"] in ("pictures", "products") else 1.0)
 
 
-def tables(results: Path = POINTS, simulation: Path = SIMULATION) -> str:
+def tables(results: Path = POINTS, simulation: Path = SIMULATION, speed: Path = WORKERS) -> str:
     """The page's measured part."""
     found = points(results)
     if "pictures" not in found:
@@ -91,7 +92,8 @@ def tables(results: Path = POINTS, simulation: Path = SIMULATION) -> str:
         begun, more = clock(found["products"], "seconds")
         clocks += f"; a run of products takes {_shown(begun)} s to begin, and {_shown(more)} s for each product"
     lines += ["", f"{clocks}. Measured on: {origin}{fits}. Load of the machine: {_loads(found)}.", ""]
-    return "\n".join([*lines, *a_day(found), "", *cheaper(found["pictures"]), "", *simulated(simulation)]) + "\n"
+    parts = (a_day(found), workers(speed), cheaper(found["pictures"]), simulated(simulation))
+    return "\n".join([*lines, *(line for part in parts for line in (*part, ""))][:-1]) + "\n"
 
 
 def a_day(found: dict[str, list[Row]]) -> list[str]:
@@ -150,6 +152,30 @@ def cheaper(rows: Sequence[Row]) -> list[str]:
         f"More machines than one pay from the day on which one does not finish: {CORES} cores judge "
         f"{_count(math.floor(CORES * DAY / each(rows[-1])))} pictures a day.",
     ]
+
+
+def workers(results: Path = WORKERS) -> list[str]:
+    """The last row of `speed`: without Ray, with one worker and with two."""
+    rows = read(results)[1]
+    lines = ["### Two workers on one machine", ""]
+    if not rows:
+        return [*lines, NOT_YET.strip()]
+    row = rows[-1]
+    took = {way: (float(row[f"{way}_seconds"]), float(row[f"{way}_start"])) for way in ("plain", "one", "two")}
+    lines += [
+        f"All {_count(float(row['pictures']))} pictures of the four data sets, by a default with its segmenter, on an idle "
+        f"machine (load {row['load']}). Without the start, two workers judge **{float(row['two_to_one']):.2f} times** as fast "
+        f"as one, and one worker {float(row['one_to_plain']):.2f} times as fast as the plain command.",
+        "",
+        "| way | whole command, s | its start, s | s a picture |",
+        "|---|---|---|---|",
+    ]
+    for way, name in (("plain", "without Ray"), ("one", "one worker"), ("two", "two workers")):
+        seconds, start = took[way]
+        lines.append(
+            f"| {name} | {seconds:.0f} | {start:.1f} | {_shown((seconds - start) / (float(row['pictures']) - 1))} |"
+        )
+    return lines
 
 
 def simulated(results: Path = SIMULATION) -> list[str]:

@@ -108,6 +108,8 @@ def measure_ours(options: argparse.Namespace, paths: list[Path]) -> None:
             "profile": config["profile"],
             "precision": precision,
             "canvas": str(config["canvas"]),
+            "trunk": (config.get("trunk") or {}).get("backbone", ""),
+            "use": config["settings"].get("use", ""),
         }
         record(RESULTS, facts | result | stages)
 

@@ -262,24 +262,96 @@ def test_a_row_of_speed_stands_beside_anomalibs(tmp_path: Path) -> None:
         "backend",
         "precision",
         "threads",
+        "trunk",
+        "use",
         "p50",
         "p95",
         "p99",
         "cold_start_seconds",
         "resident_mb",
         "processor",
+        "date",
         *(f"ms {stage}" for stage in stages),
     ]
     rows = [
-        ["b", "flawforge", "auto", "onnx", "float32", "2", "9", "9", "9", "1", "500", "chip", *"1234567"],
-        ["b", "flawforge", "auto", "onnx", "float32", "2", "8", "9", "10", "0.5", "400", "chip", *"1234567"],
-        ["b", "flawforge", "auto", "openvino", "int8", "2", "4", "5", "6", "", "400", "chip", *"1111111"],
-        ["b", "anomalib", "padim", "openvino", "", "2", "16", "20", "30", "", "", "", *[""] * 7],
+        [
+            "b",
+            "flawforge",
+            "auto",
+            "onnx",
+            "float32",
+            "2",
+            "",
+            "",
+            "9",
+            "9",
+            "9",
+            "1",
+            "500",
+            "chip",
+            "2026-01-02T10",
+            *"1234567",
+        ],
+        [
+            "b",
+            "flawforge",
+            "auto",
+            "onnx",
+            "float32",
+            "2",
+            "",
+            "",
+            "8",
+            "9",
+            "10",
+            "0.5",
+            "400",
+            "chip",
+            "2026-01-02T10",
+            *"1234567",
+        ],
+        [
+            "b",
+            "flawforge",
+            "auto",
+            "onnx",
+            "float32",
+            "2",
+            "lite0",
+            "statistics",
+            "7",
+            "9",
+            "10",
+            "1",
+            "4",
+            "chip",
+            *"1234567",
+        ],
+        [
+            "b",
+            "flawforge",
+            "auto",
+            "openvino",
+            "int8",
+            "2",
+            "",
+            "",
+            "4",
+            "5",
+            "6",
+            "",
+            "400",
+            "chip",
+            "2026-01-02T10",
+            *"1111111",
+        ],
+        ["b", "anomalib", "padim", "openvino", "", "2", "", "", "16", "20", "30", "", "", "", "2026-01-02T11", *[""] * 7],
     ]
     file = tmp_path / "speed.csv"
     file.write_text("".join(",".join(row) + "\n" for row in [columns, *rows]))
     lines = script("benchmarks/speed_table.py")["table"](file).splitlines()
     assert "| b | `auto` onnx | 8.0 | 9.0 | 10.0 | 0.50 | 0.50 | 400 |" in lines
+    assert "| b | `auto` lite0, statistics alone, onnx | 7.0 | 9.0 | 10.0 |  | 1.00 | 4 |" in lines
     assert "| b | `auto` openvino int8 | 4.0 | 5.0 | 6.0 | 0.25 |  | 400 |" in lines
     assert "| b | anomalib: padim, openvino | 16.0 | 20.0 | 30.0 | 1.00 |  |  |" in lines
     assert "| b | `auto` onnx | 1.0 | 2.0 | 3.0 | 4.0 | 5.0 | 6.0 | 7.0 |" in lines
@@ -289,8 +361,8 @@ def test_a_row_of_speed_stands_beside_anomalibs(tmp_path: Path) -> None:
 def test_the_cost_of_scale_is_the_recorded(tmp_path: Path) -> None:
     page, record = script("benchmarks/scale_page.py"), script("benchmarks/record.py")["record"]
     assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"
-    points, nodes = tmp_path / "points.csv", tmp_path / "nodes.csv"
-    assert page["tables"](points, nodes) == "Not measured yet.\n"
+    points, nodes, speed = (tmp_path / f"{name}.csv" for name in ("points", "nodes", "speed"))
+    assert page["tables"](points, nodes, speed) == "Not measured yet.\n"
     for count in (10, 20, 40):  # 2 s of the processor; by the clock 2 s on Ray after 30 s, 1.9 s without after 10 s
         seconds = {"ray_seconds": 30 + 2 * (count - 1), "ray_start": 30, "seconds": 10 + 1.9 * (count - 1), "start": 10}
         seconds |= {"cpu": 8 + 2 * (count - 1), "cpu_start": 8}
@@ -298,7 +370,18 @@ def test_the_cost_of_scale_is_the_recorded(tmp_path: Path) -> None:
     for side in (256, 1024):  # four times the side, sixteen times the seconds
         told = {"x": side, "n": 11, "cpu": 10 + 10 * (side / 256) ** 2, "cpu_start": 10, "bytes_each": side**2}
         record(points, {"what": "side", **told, "load": 1.5})
-    text = page["tables"](points, nodes)
+    seconds = {
+        "plain_seconds": 101,
+        "one_seconds": 110,
+        "two_seconds": 60,
+        "plain_start": 1,
+        "one_start": 10,
+        "two_start": 10,
+    }
+    record(speed, {"pictures": 101, "load": 0.5, **seconds, "two_to_one": 2.0, "one_to_plain": 1.0})
+    text = page["tables"](points, nodes, speed)
+    assert "two workers judge **2.00 times** as fast" in text
+    assert "| two workers | 60 | 10.0 | 0.5 |" in text
     assert "| pictures judged | 10 | 40 | 2 to 2 a picture | 500 B to 500 B, bytes of its row | 1.00 |" in text
     assert "1 to 16 a picture | 65.5 kB to 1.05 MB, bytes read | 2.00 |" in text
     assert "**232 cores**" in text  # 10,000,000 pictures of 2 s in 86,400 s
@@ -307,9 +390,10 @@ def test_the_cost_of_scale_is_the_recorded(tmp_path: Path) -> None:
     assert "| 1,024 | 16 | 1,852 | 10.5 TB |" in text
     assert text.endswith("Not measured yet.\n")
     assert page["drawing"](points).count("<circle") == 5
-    assert "busy" not in text
-    record(points, {"what": "pictures", "x": 40, **seconds, "bytes_each": 500, "load": 3.0})
-    assert "busy" in page["tables"](points, nodes)
+    assert "busy with" not in text
+    again = {"ray_seconds": 108, "ray_start": 30, "seconds": 84.1, "start": 10, "cpu": 86, "cpu_start": 8}
+    record(points, {"what": "pictures", "x": 40, **again, "bytes_each": 500, "load": 3.0})
+    assert "busy with" in page["tables"](points, nodes, speed)
 
 
 def test_the_regret_on_its_page_is_the_recorded_one() -> None:
