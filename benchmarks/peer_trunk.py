@@ -19,9 +19,9 @@ default after --minutes, `statistics` is what it can be used as before it trains
 
 anomalib keeps its own settings, but for the network (its layers at strides 8 and 16 for PatchCore, 4, 8 and 16 for PaDiM, as
 it takes them from a ResNet; 100 numbers for PaDiM, as for ResNet-18), the normalisation (which the weights need), the
-size (our canvas) and the share of good pictures that are held back (ours). Its PatchCore keeps --coreset-ratio of the patches:
-0.1 is its default, which takes tens of minutes on two cores; 0.01 is PatchCore-1% of the paper. With --pictures N only N of
-each folder are used: a trial, whose figures mean nothing.
+size (our canvas) and the share of good pictures that are held back (ours). Its PatchCore keeps --coreset-ratio of the
+patches: 0.1 is its default, which takes tens of minutes on two cores; 0.01 is PatchCore-1% of the paper. With --pictures N
+only N of each folder are used: a trial, whose figures mean nothing.
 """
 
 from __future__ import annotations

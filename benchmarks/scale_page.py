@@ -164,8 +164,8 @@ def workers(results: Path = WORKERS) -> list[str]:
     took = {way: (float(row[f"{way}_seconds"]), float(row[f"{way}_start"])) for way in ("plain", "one", "two")}
     lines += [
         f"All {_count(float(row['pictures']))} pictures of the four data sets, by a default with its segmenter, on an idle "
-        f"machine (load {row['load']}). Without the start, two workers judge **{float(row['two_to_one']):.2f} times** as fast "
-        f"as one, and one worker {float(row['one_to_plain']):.2f} times as fast as the plain command.",
+        f"machine (load {row['load']}). Without the start, two workers judge **{float(row['two_to_one']):.2f} times** as "
+        f"fast as one, and one worker {float(row['one_to_plain']):.2f} times as fast as the plain command.",
         "",
         "| way | whole command, s | its start, s | s a picture |",
         "|---|---|---|---|",
