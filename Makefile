@@ -71,6 +71,7 @@ docs: venv
 	$(BIN)/python docs/make_known.py
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/python docs/make_api.py
+	$(BIN)/python docs/make_notebook.py
 	$(BIN)/python docs/make_forgers.py
 	$(BIN)/python docs/make_methods.py
 	$(BIN)/python docs/make_architecture.py

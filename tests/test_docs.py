@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import runpy
@@ -44,6 +45,17 @@ def test_cli_page_is_what_the_commands_say() -> None:
 
 def test_api_page_lists_the_public_names() -> None:
     assert (ROOT / "docs" / "api.md").read_text() == script("docs/make_api.py")["page"](), f"docs/api.md {STALE}"
+
+
+def test_the_notebook_is_the_page() -> None:
+    page, file = (ROOT / "docs" / "python.md").read_text(), ROOT / "docs" / "python.ipynb"
+    assert file.read_text() == script("docs/make_notebook.py")["notebook"](page), f"{file.name} {STALE}"
+    cells = json.loads(file.read_text())["cells"]
+    assert len({cell["id"] for cell in cells}) == len(cells)
+    program = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert program == "\n\n".join(
+        block.strip() for block in page.split("```python\n")[1:] for block in [block.split("```")[0]]
+    )
 
 
 def test_every_command_and_option_stands_on_its_page() -> None:

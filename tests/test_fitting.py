@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 import flawforge as ff
 from flawforge import fitting
 from flawforge.fitting import Request, promised_rates
+from flawforge.fitting.options import Options
 from flawforge.forge import FORGERS
 from flawforge.methods import METHODS
 from flawforge.types import (
@@ -25,6 +26,7 @@ from flawforge.types import (
     Collect,
     ConfigError,
     DataError,
+    FlawforgeError,
     Forged,
     ImageError,
     Init,
@@ -75,7 +77,21 @@ def test_fit_in_memory_then_save_then_load(washers: Path, tmp_path: Path) -> Non
     inspector.save(tmp_path / "m")
     assert ff.load(tmp_path / "m")(picture).pred_score == inspector(picture).pred_score
     with pytest.raises(ConfigError, match=r"'minuts'.*minutes"):
-        ff.fit(washers, minuts=3)
+        ff.fit(washers, minuts=3)  # type: ignore[call-arg]
+
+
+def test_an_editor_is_told_every_option_of_fit() -> None:
+    told, fields = get_type_hints(Options), get_type_hints(Request)
+    text = {name: kind | str if name == "trunk" or kind == Path | None else kind for name, kind in fields.items()}
+    text["trunk"] = str | Path | None
+    assert told == {name: kind for name, kind in text.items() if name not in ("data", "out")}
+
+
+@pytest.mark.parametrize("name", ["other_day", "textures", "roi", "ignore", "defects"])
+def test_a_path_may_be_given_as_text(name: str, washers: Path, tmp_path: Path) -> None:
+    """It is not there, and fit says so in a sentence."""
+    with pytest.raises(FlawforgeError, match="nowhere"):
+        ff.fit(washers, method="draem", steps=1, size=64, settings=TINY, **{name: str(tmp_path / "nowhere")})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ import torch
 from flawforge.fitting import engine
 from flawforge.fitting.contents import content_of
 from flawforge.fitting.devices import Place, helped, place_of
+from flawforge.fitting.options import Options
 from flawforge.fitting.places import check_output, checkpoint_file, work_folder
 from flawforge.fitting.planning import Plan, Request, batches, load_pictures, new_net, plan, stages_of
 from flawforge.fitting.questions import questioned
@@ -276,24 +277,24 @@ def save(fitted: inspector.Inspector, out: Path) -> None:
     bundle.write(out, fitted.content)
 
 
-def fit(source: str | Path, *, out: str | Path | None = None, **options: Any) -> inspector.Inspector:
+def fit(source: str | Path, *, out: str | Path | None = None, **options: Unpack[Options]) -> inspector.Inspector:
     """Good pictures in, calibrated inspector out: `ff.fit("parts/good", method="draem", minutes=10)`.
 
     source   a folder in MVTec layout (only train/good is read), a plain folder of good pictures, or a CSV
     out      model folder to write; None = keep it in memory, and save it later with `inspector.save(folder)`
-    options  the fields of `Request`: method, profile, minutes, steps, size, false_alarm, review, holdout, seed, ...
+    options  as the command's, see `Options`: method, profile, minutes, steps, size, false_alarm, review, holdout, seed, ...
     Raises a FlawforgeError in one sentence.
     """
-    known = [each.name for each in dataclasses.fields(Request) if each.name not in ("data", "out")]
     for key in options:
-        if key not in known:
-            raise ConfigError(f"fit was given '{key}'; allowed are out, {', '.join(known)}.")
-    for key in ("roi", "ignore", "textures", "init", "defects"):
-        if options.get(key) is not None:
-            options[key] = Path(options[key])
-    if "trunk" in options:
-        options["trunk"] = str(options["trunk"] or "")
+        if key not in Options.__annotations__:
+            raise ConfigError(f"fit was given '{key}'; allowed are out, {', '.join(Options.__annotations__)}.")
+    told: dict[str, Any] = {**options}
+    for each in dataclasses.fields(Request):
+        if told.get(each.name) is not None and "Path" in str(each.type):
+            told[each.name] = Path(told[each.name])
+    if "trunk" in told:
+        told["trunk"] = str(told["trunk"] or "")
     if out is not None:
-        return loading.from_folder(run(Request(Path(source), Path(out), **options)), out, device="cpu")
+        return loading.from_folder(run(Request(Path(source), Path(out), **told)), out, device="cpu")
     with tempfile.TemporaryDirectory(prefix="flawforge-") as folder:
-        return run(Request(Path(source), Path(folder) / "model", **options))
+        return run(Request(Path(source), Path(folder) / "model", **told))
