@@ -333,6 +333,8 @@ def test_pictures_of_the_watched_folder_that_could_not_be_judged_are_listed(
         found = [words for words in get(line, "/").words if "was not judged" in words]
         assert [words.split()[2] for words in found] == [f"{index}<b>.png" for index in (5, 4, 3, 2, 1)]
         assert all("so it is not OK" in words for words in found)
+        (missed,) = read_events(line, 1)  # who comes back to the stream is told again
+        assert [words for words in Page(missed["html"]).words if "was not judged" in words] == found
 
 
 # ---- reviews

@@ -193,6 +193,24 @@ def test_what_is_no_picture_is_said_not_to_be_ok(chromium: Any, line: Running, g
     context.close()
 
 
+def test_the_live_page_names_a_broken_file_of_the_watched_folder(
+    chromium: Any, exports: dict[str, Path], tmp_path: Path
+) -> None:
+    """Without a reload; and a page that lost the line in the meantime is told when it is back."""
+    camera = tmp_path / "camera"
+    camera.mkdir()
+    with served(exports["onnx"], tmp_path / "r.db", watch=camera) as line:
+        context = chromium.new_context()
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(f"http://127.0.0.1:{line.port}/")
+        page.wait_for_selector("#state.on")
+        (camera / "<b>cut.png").write_bytes(b"no picture")
+        page.wait_for_selector("#missed li")
+        assert page.inner_text("#missed li").startswith("Watched folder: <b>cut.png was not judged, so it is not OK (")
+        context.close()
+
+
 def test_a_busy_service_is_asked_again_with_the_same_key(chromium: Any, line: Running) -> None:
     keys: list[str] = []
 

@@ -1,18 +1,32 @@
-"""Verdicts as they are recorded, for pages that watch the line."""
+"""Verdicts as they are recorded, and pictures that could not be judged, for pages that watch the line."""
 
 from __future__ import annotations
 
 import asyncio
+import datetime
 from contextlib import suppress
+from dataclasses import dataclass
 
 from flawforge.store.verdicts import Verdict
 
-WAITING = 100  # verdicts that a slow watcher may be behind; older ones are left out
-Watcher = asyncio.Queue[Verdict | None]
+WAITING = 100  # news that a slow watcher may be behind; older ones are left out
+
+
+@dataclass(frozen=True)
+class NotJudged:
+    """A picture of the watched folder that could not be judged, and why. time: aware of its offset."""
+
+    time: datetime.datetime
+    name: str
+    why: str
+
+
+News = Verdict | NotJudged
+Watcher = asyncio.Queue[News | None]
 
 
 class Live:
-    """Gives every recorded verdict to every watcher. None tells a watcher that the service stops."""
+    """Gives all news to every watcher. None tells a watcher that the service stops."""
 
     def __init__(self) -> None:
         self._watchers: set[Watcher] = set()
@@ -23,13 +37,13 @@ class Live:
         """To be called in the event loop that watchers live in."""
         self._loop, self.closed = asyncio.get_running_loop(), False
 
-    def publish(self, verdict: Verdict) -> None:
+    def publish(self, news: News) -> None:
         """From any thread."""
         if self._loop is not None and self._watchers:
-            self._loop.call_soon_threadsafe(self._give, verdict)
+            self._loop.call_soon_threadsafe(self._give, news)
 
     def watch(self) -> Watcher:
-        """A queue of what is recorded from now on; give it back with `leave`."""
+        """A queue of what happens from now on; give it back with `leave`."""
         watcher: Watcher = asyncio.Queue(WAITING)
         if self.closed:
             watcher.put_nowait(None)
@@ -45,9 +59,9 @@ class Live:
         self.closed = True
         self._give(None)
 
-    def _give(self, verdict: Verdict | None) -> None:
+    def _give(self, news: News | None) -> None:
         for watcher in self._watchers:
             if watcher.full():
                 with suppress(asyncio.QueueEmpty):
                     watcher.get_nowait()
-            watcher.put_nowait(verdict)
+            watcher.put_nowait(news)

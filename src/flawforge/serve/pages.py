@@ -27,6 +27,7 @@ from flawforge.reporting.page import unbroken
 from flawforge.serve import judging, texts, views
 from flawforge.serve.access import Person
 from flawforge.serve.gate import Refused
+from flawforge.serve.live import NotJudged
 from flawforge.serve.logs import log
 from flawforge.serve.service import Service
 from flawforge.serve.who import BEARER, COOKIE, Admin, Operator, The, begin_session, person_of
@@ -152,7 +153,9 @@ def live(request: Request, service: The, _: Visitor) -> HTMLResponse:
 
 @ROUTER.get("/events")
 async def events(request: Request, service: The, _: Visitor, last: Text = "") -> StreamingResponse:
-    """Server-sent events: every result that is recorded from now on, and those since Last-Event-ID or `last`, as rows."""
+    """Server-sent events: every result that is recorded from now on, and those since Last-Event-ID or `last`, as rows; and,
+    as the event `missed`, the list of pictures that could not be judged, at first and when it grows.
+    """
     seen = request.headers.get("last-event-id", last)
     token = await BEARER(request)
 
@@ -160,6 +163,8 @@ async def events(request: Request, service: The, _: Visitor, last: Text = "") ->
         watcher = service.live.watch()
         try:
             yield "retry: 2000\n\n"
+            if service.not_judged:
+                yield _missed(service)
             if seen.isascii() and seen.isdigit() and len(seen) < 19:
                 newest = (await run_in_threadpool(verdicts.listed, service.store, limit=LATEST)).verdicts
                 for verdict in reversed([each for each in newest if each.id > int(seen)]):
@@ -174,7 +179,7 @@ async def events(request: Request, service: The, _: Visitor, last: Text = "") ->
                     continue
                 if new is None:
                     return
-                yield _event(new)
+                yield _missed(service) if isinstance(new, NotJudged) else _event(new)
         finally:
             service.live.leave(watcher)
 
@@ -189,6 +194,11 @@ def _event(verdict: verdicts.Verdict) -> str:
         "row": fragment("_row.html.jinja", verdict=verdict),
     }
     return f"id: {verdict.id}\ndata: {json.dumps(data)}\n\n"
+
+
+def _missed(service: Service) -> str:
+    html = fragment("_missed.html.jinja", missed=list(service.not_judged))
+    return f"event: missed\ndata: {json.dumps({'html': html})}\n\n"
 
 
 def _still_there(request: Request, token: HTTPAuthorizationCredentials | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import secrets
 import shutil
 import threading
@@ -17,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from flawforge.serve.access import Person, Tokens
 from flawforge.serve.judging import judge
-from flawforge.serve.live import Live
+from flawforge.serve.live import Live, NotJudged
 from flawforge.serve.shelf import Served, Shelf
 from flawforge.serve.work import Job, Line, Recorder
 from flawforge.store.opening import Store, Unreachable
@@ -117,15 +116,6 @@ class Sessions:
         """Forget a session."""
         with self._lock:
             self._known.pop(name, None)
-
-
-@dataclass(frozen=True)
-class NotJudged:
-    """A picture of the watched folder that could not be judged, and why. time: aware of its offset."""
-
-    time: datetime.datetime
-    name: str
-    why: str
 
 
 @dataclass

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from flawforge.serve.judging import judge
+from flawforge.serve.live import NotJudged
 from flawforge.serve.logs import log
-from flawforge.serve.service import NotJudged, Service
+from flawforge.serve.service import Service
 from flawforge.serve.shelf import Served
 from flawforge.serve.work import Full, Job
 from flawforge.store.kept import sha256_of
@@ -143,7 +144,9 @@ class Watcher:
     def _failed(self, path: Path, why: str) -> None:
         self._service.figures.errors.labels(self._model, "watch").inc()
         now = datetime.datetime.now(datetime.UTC)
-        self._service.not_judged.appendleft(NotJudged(now, shown(path.name), shown(why)))
+        missed = NotJudged(now, shown(path.name), shown(why))
+        self._service.not_judged.appendleft(missed)
+        self._service.live.publish(missed)
 
     def _verdict(self, job: Job) -> Verdict:
         known = with_key(self._service.store, job.key or "")

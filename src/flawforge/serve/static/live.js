@@ -4,8 +4,8 @@ import { blendAll, say, texts } from "./viewer.js";
 
 const KEPT = 12; // rows of the list
 const TRIES = 8; // of one picture while the service is busy
-const [form, files, progress, errors, rows, result, follow, state, announce] = [
-  "drop", "files", "progress", "errors", "rows", "result", "follow", "state", "announce",
+const [form, files, progress, errors, missed, rows, result, follow, state, announce] = [
+  "drop", "files", "progress", "errors", "missed", "rows", "result", "follow", "state", "announce",
 ].map((id) => document.getElementById(id));
 let queue = Promise.resolve();
 let waiting = 0;
@@ -181,6 +181,11 @@ events.addEventListener("message", (event) => {
     show(news.id).catch(() => {});
     announce.textContent = say(texts.result, { verdict: news.verdict, name: news.name });
   }
+});
+// Pictures of the watched folder that could not be judged; the whole list, so that none is lost while the line is down.
+events.addEventListener("missed", (event) => {
+  const { html } = JSON.parse(event.data);
+  if (missed.innerHTML.trim() !== html.trim()) missed.innerHTML = html;
 });
 const first = result.querySelector("[data-id]");
 if (first) mark(first.dataset.id);
