@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 import flawforge as ff
 from flawforge.pictures.listing import Entry, read_entries
@@ -21,7 +22,7 @@ from flawforge.reporting.close_ups import GAP, LARGE, PANEL
 from flawforge.reporting.kept import kept
 from flawforge.types import CalibrationError, DataError, ImageError, ScoreRule
 from flawforge_runtime import images
-from flawforge_runtime.calibrate import calibrate
+from flawforge_runtime.calibrate import Rules, calibrate
 from flawforge_runtime.inspector import Inspector
 
 SIZE = (32, 32)
@@ -347,6 +348,22 @@ def test_the_telling_pictures(parts: Path) -> None:
     assert names["false_alarm"] == ["good/crumb"]
     assert names["detection"] == ["dent/1", "stain/0"]  # the strangest of each kind, not the two strangest
     assert set(names["good"]) == {"good/1", "good/2"}  # about the median
+
+
+def test_the_good_part_that_is_shown_has_no_mark(tmp_path: Path) -> None:
+    """Three of five good parts are OK only because one marked speck is tolerated, and theirs is the typical score."""
+    inspector = an_inspector()
+    assert inspector.calibration is not None
+    inspector = inspector.with_calibration(replace(inspector.calibration, rules=Rules(max_count=1)))
+    for name, spot in {"a": 120, "b": 121, "c": 122, "d": None, "e": None}.items():
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(grey(20, spot)).save(path)
+    entries = [Entry(path, split="test") for path in sorted(tmp_path.iterdir())]
+    result = ev.evaluate(inspector, entries, bootstrap=0)
+    assert [row["verdict"] for row in result.pictures] == ["OK"] * 5
+    assert Path(ev.telling(result.pictures)["good"][0]["path"]).stem == "a"
+    shown = [Path(each.row["path"]).stem for each in ev.draw_telling(inspector, entries, result, per_group=2)]
+    assert shown == ["d", "d", "e"]
 
 
 def test_saved_evaluation_is_whole_and_stands_beside_the_old_one(parts: Path, tmp_path: Path) -> None:

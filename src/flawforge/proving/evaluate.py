@@ -34,6 +34,7 @@ from flawforge_runtime.drawing import Drawn
 from flawforge_runtime.images import as_picture
 
 POOLED = 400_000_000  # pixels; above it every second row and column is pooled, so that memory stays below about 6 GB
+TRIED = 3  # times as many good pictures are judged as are shown, to find some without a mark
 OWN_GRID = "the picture's own size"
 FIRST = {"escape": "top_miss", "detection": "top_catch", "good": "top_good"}  # of these groups the first is drawn large too
 
@@ -416,10 +417,13 @@ def draw_telling(
     """
     by_name = {case.name: case for case in choose(pictures)[0]}
     scale, shown = calibrated(inspector.calibration).scale, []
-    for group, rows in telling(result.pictures, per_group).items():
-        for place, row in enumerate(rows):
+    for group, rows in telling(result.pictures, TRIED * per_group).items():
+        tried = rows if group == "good" else rows[:per_group]
+        judged = [(row, inspector(by_name[row["path"]].picture)) for row in tried]
+        if group == "good":  # one that is OK in spite of a marked speck is not the good part to show
+            judged.sort(key=lambda pair: len(pair[1].regions) > 0)
+        for place, (row, decision) in enumerate(judged[:per_group]):
             case, mask = by_name[row["path"]], None
-            decision = inspector(case.picture)
             shape = decision.anomaly_map.shape
             if isinstance(case.picture, Path):
                 pixels = tiles.picture_like(case.picture, shape, inspector.max_pixels)
