@@ -80,6 +80,7 @@ docs: venv
 	$(BIN)/python benchmarks/trust_page.py
 	$(BIN)/python benchmarks/readme_table.py
 	$(BIN)/python benchmarks/speed_table.py
+	$(BIN)/python benchmarks/peer_page.py
 	$(BIN)/python benchmarks/scale_page.py
 	$(BIN)/python benchmarks/comparison_page.py
 	$(BIN)/python benchmarks/guard_page.py

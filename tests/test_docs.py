@@ -370,6 +370,34 @@ def test_a_row_of_speed_stands_beside_anomalibs(tmp_path: Path) -> None:
     assert lines[-1] == "Measured on: chip, 2 threads."
 
 
+def test_what_peers_do_is_the_recorded(tmp_path: Path) -> None:
+    page, record = script("benchmarks/peer_page.py"), script("benchmarks/record.py")["record"]
+    assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"
+    rows = tmp_path / "rows.csv"
+    assert page["table"](rows) == "not measured yet\n"
+    row = {
+        "data": "mvtec_bottle",
+        "method": "patchcore",
+        "peer": "patchcore",
+        "minutes": None,
+        "threads": 1,
+        "pictures": None,
+    }
+    for key, mine, theirs in (("fit_cpu_seconds", 17, 215), ("judge_p50_ms", 20, 46)):
+        row |= {key: mine, f"anomalib_{key}": theirs, f"ratio_{key}": theirs / mine}
+    for key in page["FIGURES"]:
+        row |= {key: 0.75, f"anomalib_{key}": 0.5}
+    record(rows, row | {"judge_p50_ms": 99})
+    record(rows, row | {"anomalib_coreset_ratio": 0.01})
+    record(rows, row | {"pictures": 10, "data": "aws_cookies"})
+    lines = page["table"](rows).splitlines()
+    assert len(lines) == 5
+    assert lines[2].startswith(
+        "| `patchcore` | PatchCore, 1% kept | MVTec AD bottle | 17 / 215 | 12.6 | 20 / 46 | 2.3 | 0.750 / 0.500 |"
+    )
+    assert lines[-1].endswith(", 1 thread.")
+
+
 def test_the_cost_of_scale_is_the_recorded(tmp_path: Path) -> None:
     page, record = script("benchmarks/scale_page.py"), script("benchmarks/record.py")["record"]
     assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"
