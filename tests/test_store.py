@@ -213,6 +213,7 @@ def test_filters_against_python(store: Store) -> None:
             model=f"m{number % 5}",
             sampled=number % 2 == 0,
             sha256=f"{number % 3:064x}",
+            picture=("Left_1%.PNG", "right.png")[number % 2],
         )
         for number in range(12)
     ]
@@ -220,6 +221,11 @@ def test_filters_against_python(store: Store) -> None:
     looked_at = {recorded[3].id, recorded[8].id}
     for number in looked_at:
         reviews.add(store, number, "anna", "unsure")
+    contradicted = {recorded[2].id, recorded[9].id}  # an NG part and an OK one
+    for number, word in zip(sorted(contradicted), ("good", "defect"), strict=True):
+        reviews.add(store, number, "anna", "unsure")
+        reviews.add(store, number, "bert", word)
+    looked_at |= contradicted
     cases: list[tuple[Filter, Any]] = [
         (Filter(), lambda v: True),
         (Filter(since=NOON + 4 * HOUR), lambda v: v.time >= NOON + 4 * HOUR),
@@ -235,6 +241,15 @@ def test_filters_against_python(store: Store) -> None:
         (Filter(sampled=True), lambda v: v.sampled),
         (Filter(sampled=False, verdicts=("NG",)), lambda v: not v.sampled and v.verdict == "NG"),
         (Filter(station="' OR 1=1 --"), lambda v: False),
+        (Filter(named="P1"), lambda v: v.part_id == "p1"),
+        (Filter(named="left_"), lambda v: v.picture == "Left_1%.PNG"),
+        (Filter(named="1%"), lambda v: v.picture == "Left_1%.PNG"),
+        (Filter(named="%"), lambda v: v.picture == "Left_1%.PNG"),
+        (Filter(named="t.p"), lambda v: v.picture == "right.png"),
+        (Filter(said="unsure"), lambda v: v.id in looked_at - contradicted),
+        (Filter(said="good"), lambda v: v.id == recorded[2].id),
+        (Filter(said="against"), lambda v: v.id in contradicted),
+        (Filter(said="against", verdicts=("OK",)), lambda v: v.id == recorded[9].id),
     ]
     for which, holds in cases:
         expected = [each for each in reversed(recorded) if holds(each)]
@@ -309,6 +324,40 @@ def test_a_correction_is_another_review_and_the_newest_counts(store: Store) -> N
     assert list(reviews.reviewed(store)) == [(one, second)]
     assert list(reviews.reviewed(store, words=("good",))) == []
     assert second.as_dict()["boxes"] == [{"x": 1, "y": 2, "w": 3, "h": 4}]
+
+
+def test_who_has_not_seen_the_newest_review_does_not_replace_it(store: Store) -> None:
+    number = put(store).id
+    first = reviews.add(store, number, "anna", "defect", seen=0)
+    with pytest.raises(reviews.Overtaken, match="anna has reviewed this part as defect in the meantime") as refused:
+        reviews.add(store, number, "bert", "good", seen=0)
+    assert refused.value.review == first
+    assert reviews.of(store, number) == (first,)
+    second = reviews.add(store, number, "bert", "good", seen=first.id)
+    assert reviews.of(store, number) == (second, first)
+    assert reviews.add(store, number, "carl", "unsure").id > second.id  # who does not say what they know is not asked
+
+
+def test_of_two_reviewers_at_once_one_is_told(store_url: str) -> None:
+    with open_store(store_url) as store:
+        number = put(store).id
+        start, said = threading.Barrier(8), list[str]()
+
+        def say(who: str) -> None:
+            start.wait()
+            try:
+                said.append(reviews.add(store, number, who, "good", seen=0).who)
+            except reviews.Overtaken:
+                said.append("")
+
+        threads = [threading.Thread(target=say, args=(str(each),)) for each in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(said) == 8
+        assert [who for who in said if who] == [each.who for each in reviews.of(store, number)]
+        assert sum(map(bool, said)) == 1
 
 
 def test_where_a_defect_lies(store: Store) -> None:
@@ -492,6 +541,7 @@ def test_a_csv_has_every_verdict_and_no_formula(store: Store, tmp_path: Path) ->
     number = put(store, regions=(), notes=()).id
     reviews.add(store, number, "anna", "good", note="fine")
     assert exports.export(store, tmp_path / "out.csv") == 2
+    assert "".join(exports.csv_text(store)) == (tmp_path / "out.csv").read_bytes().decode()
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
         newest, oldest = csv.DictReader(file)
     assert tuple(oldest) == exports.COLUMNS

@@ -144,6 +144,12 @@ class NewReview(BaseModel):
         max_length=reviews.LARGEST_MASK * 4 // 3 + 4,
     )
     note: str = Field(default="", max_length=reviews.LONGEST_NOTE)
+    seen: int | None = Field(
+        default=None,
+        ge=0,
+        le=2**63 - 1,
+        description="Id of the newest review that you know, 0 for none; 409 where another has come since.",
+    )
 
 
 class Reviews(BaseModel):
@@ -243,7 +249,7 @@ WORDS = {
     403: "The token's role may not do this, or the request comes from another site.",
     404: "There is no such thing.",
     408: "The body took too long to arrive.",
-    409: "The idempotency key was used for another picture.",
+    409: "The idempotency key was used for another picture, or somebody has reviewed the part in the meantime.",
     410: "The file was not kept, or has been deleted.",
     413: "Too many bytes or pictures.",
     415: "The body is neither a picture nor multipart/form-data.",

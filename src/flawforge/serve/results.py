@@ -41,6 +41,7 @@ Time = Annotated[datetime.datetime, BeforeValidator(_iso)]
 Since = Annotated[Time | None, Query(description="From this time on; without an offset: UTC.")]
 Until = Annotated[Time | None, Query(description="Before this time; without an offset: UTC.")]
 Text = Annotated[str, Query(max_length=200)]
+Said = Literal["good", "defect", "unsure", "against"]
 Limit = Annotated[int, Query(ge=1, le=verdicts.MOST)]
 
 
@@ -96,6 +97,8 @@ def list_results(
     sha256: Text = "",
     reviewed: bool | None = None,
     sampled: bool | None = None,
+    named: Annotated[str, Query(max_length=200, description="Part of the part's id or of the file name.")] = "",
+    said: Annotated[Said | None, Query(description="The newest review; against = it contradicts the verdict.")] = None,
     cursor: Annotated[str | None, Query(max_length=18, pattern="^[0-9]+$", description="Of the page before.")] = None,
     limit: Limit = 50,
 ) -> answers.ResultPage:
@@ -111,6 +114,8 @@ def list_results(
             sha256=sha256,
             reviewed=reviewed,
             sampled=sampled,
+            named=named,
+            said=said or "",
         )
         page = verdicts.listed(service.store, which, cursor=cursor, limit=limit)
         return answers.ResultPage(results=with_reviews(service, page.verdicts), cursor=page.cursor)
@@ -179,7 +184,7 @@ def reviews_of(service: The, _: Operator, number: Number) -> answers.Reviews:
         return answers.Reviews(reviews=[answers.Review.model_validate(each.as_dict()) for each in said])
 
 
-@ROUTER.post("/v1/reviews", status_code=201, responses=COMMON | faults(400, 404, 408, 413), summary="Add a review")
+@ROUTER.post("/v1/reviews", status_code=201, responses=COMMON | faults(400, 404, 408, 409, 413), summary="Add a review")
 def add_review(service: The, person: Operator, new: answers.NewReview) -> answers.Review:
     """Say whether a part is good or defective. The token's name signs it. Nothing is overwritten: the newest counts."""
     try:
@@ -187,8 +192,12 @@ def add_review(service: The, person: Operator, new: answers.NewReview) -> answer
     except (binascii.Error, ValueError):
         raise Refused(422, "The mask is not in base64; send the bytes of a PNG in base64.") from None
     boxes = [reviews.Box(box.x, box.y, box.w, box.h) for box in new.boxes]
+    how: dict[str, Any] = {"boxes": boxes, "mask": mask, "note": new.note, "seen": new.seen}
     with stored():
-        added = reviews.add(service.store, new.result, person.name, new.verdict, boxes=boxes, mask=mask, note=new.note)
+        try:
+            added = reviews.add(service.store, new.result, person.name, new.verdict, **how)
+        except reviews.Overtaken as overtaken:
+            raise Refused(409, str(overtaken)) from None
     return answers.Review.model_validate(added.as_dict())
 
 

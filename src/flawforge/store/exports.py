@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,19 @@ def export(store: Store, out: Path, which: Filter = ALL) -> int:
     return count
 
 
+def csv_text(store: Store, which: Filter = ALL) -> Iterator[str]:
+    """The same CSV, piece by piece. Raises Unreachable."""
+    yield _lines([COLUMNS])
+    for rows in _pages(store, which):
+        yield _lines([[_cell(value) for value in each.values()] for each in rows])
+
+
+def _lines(rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
 def _pages(store: Store, which: Filter) -> Iterator[list[dict[str, Any]]]:
     cursor: str | None = None
     while True:
@@ -111,9 +125,8 @@ def row(verdict: Verdict, review: Review | None) -> dict[str, Any]:
 @contextmanager
 def _csv(path: Path) -> Iterator[Any]:
     with path.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        yield lambda rows: writer.writerows([[_cell(value) for value in each.values()] for each in rows])
+        file.write(_lines([COLUMNS]))
+        yield lambda rows: file.write(_lines([[_cell(value) for value in each.values()] for each in rows]))
 
 
 def _cell(value: Any) -> Any:

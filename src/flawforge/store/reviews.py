@@ -73,6 +73,16 @@ class Review:
         return where
 
 
+class Overtaken(ConfigError):
+    """Somebody has reviewed the part in the meantime. review: that one, the newest."""
+
+    def __init__(self, review: Review) -> None:
+        super().__init__(
+            f"{review.who} has reviewed this part as {review.verdict} in the meantime; look again before you replace that."
+        )
+        self.review = review
+
+
 def add(
     store: Store,
     verdict_id: int,
@@ -82,12 +92,15 @@ def add(
     boxes: Sequence[Box] = (),
     mask: bytes | None = None,
     note: str = "",
+    seen: int | None = None,
 ) -> Review:
     """Append a review, now, and return it with its id.
 
+    seen  id of the newest review that the reviewer knows, 0 = none; None = does not matter
     mask  a PNG of the picture's own size, white = defect
     Raises DataError where there is no such verdict; ConfigError for another word, a box outside the picture, a mask of
-    another size, a place of a defect on a part that is called good, a text that is too long; Unreachable.
+    another size, a place of a defect on a part that is called good, a text that is too long; Overtaken where
+    another review has come since `seen`; Unreachable.
     """
     if verdict not in WORDS:
         raise ConfigError(f"The review {verdict!r} was given; allowed are {', '.join(WORDS)}.")
@@ -98,10 +111,16 @@ def add(
     review = Review(verdict_id, who, verdict, datetime.datetime.now(datetime.UTC), tuple(boxes), mask, note)
     with store.writing() as connection:
         columns = (VERDICTS.c.height, VERDICTS.c.width)
-        size = connection.execute(sa.select(*columns).where(VERDICTS.c.id == verdict_id)).one_or_none()
+        locked = sa.select(*columns).where(VERDICTS.c.id == verdict_id).with_for_update()  # of two reviewers one waits
+        size = connection.execute(locked).one_or_none()
         if size is None:
             raise DataError(f"There is no result {verdict_id} to review; it may have been pruned.")
         _check_place(review, (int(size[0]), int(size[1])))
+        if seen is not None:
+            own = sa.select(REVIEWS).where(REVIEWS.c.verdict_id == verdict_id, REVIEWS.c.id > seen)
+            newer = connection.execute(own.order_by(REVIEWS.c.id.desc()).limit(1)).mappings().one_or_none()
+            if newer is not None:
+                raise Overtaken(review_from_row(newer))
         values = {field.name: getattr(review, field.name) for field in fields(review)}
         del values["id"]
         values["boxes"] = [asdict(box) for box in review.boxes]

@@ -233,7 +233,9 @@ class Filter:
 
     since, until  time, from the first on and before the second, both aware of their offset
     verdicts      some of WORDS
+    named         part of the part's id or of the picture's file name, in any case
     reviewed      True: with a review; False: without one
+    said          the newest review: "good", "defect", "unsure", or "against" = good of an NG part, defect of an OK one
     sampled       chosen for review by chance, or not
     """
 
@@ -247,6 +249,8 @@ class Filter:
     sha256: str = ""
     reviewed: bool | None = None
     sampled: bool | None = None
+    named: str = ""
+    said: str = ""
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """For a WHERE on VERDICTS."""
@@ -261,6 +265,17 @@ class Filter:
         for name in ("station", "part_id", "model", "model_id", "sha256"):
             if value := getattr(self, name):
                 found.append(columns[name] == value)
+        if self.named:
+            found.append(
+                sa.or_(*(columns[name].icontains(self.named, autoescape=True) for name in ("part_id", "picture")))
+            )
+        if self.said:
+            own = sa.select(REVIEWS.c.verdict).where(REVIEWS.c.verdict_id == columns.id)
+            newest = own.order_by(REVIEWS.c.id.desc()).limit(1).scalar_subquery()
+            against = sa.or_(
+                sa.and_(columns.verdict == "NG", newest == "good"), sa.and_(columns.verdict == "OK", newest == "defect")
+            )
+            found.append(against if self.said == "against" else newest == self.said)
         if self.reviewed is not None:
             review = sa.exists().where(REVIEWS.c.verdict_id == columns.id)
             found.append(review if self.reviewed else ~review)
