@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import datetime
 import inspect
 import io
@@ -237,7 +239,7 @@ def test_what_is_not_there_is_said_on_a_page(line: Running) -> None:
     [
         (1 / 61, 60, "None of the 60 good parts that set the limits scored this high."),
         (2 / 61, 60, "About 1 in 30 good parts scores this high or higher."),
-        (0.5, 60, "About 1 in 2 good parts scores this high or higher."),
+        (0.5, 60, "50 % of good parts score this high or higher: an ordinary score."),
         (0.9, 60, "90 % of good parts score this high or higher: an ordinary score."),
         (0.05, 0, "About 1 in 20 good parts scores this high or higher."),
     ],
@@ -266,15 +268,72 @@ def found(page: Page) -> list[str]:
 
 def test_the_history_filters(line: Running) -> None:
     assert found(get(line, "/history")) == ["6", "5", "4", "3", "2", "1"]
-    assert found(get(line, "/history", part_id=" A-1 ")) == ["2"]
+    assert found(get(line, "/history", named=" a-1 ")) == ["2"]
     assert found(get(line, "/history", station="press 1")) == ["2", "1"]
     assert found(get(line, "/history", model="none")) == []
     kinds = {word: found(get(line, "/history", verdict=word)) for word in ("OK", "REVIEW", "NG")}
     assert sorted((number for some in kinds.values() for number in some), reverse=True) == ["6", "5", "4", "3", "2", "1"]
     assert {"4", "5", "6"} <= set(kinds["NG"])
     assert found(get(line, "/history", verdict=["OK", "REVIEW", "NG"], station="press 2")) == ["5", "4", "3"]
-    assert texts.FOUND_NONE in get(line, "/history", part_id="none").text
-    assert "1 result" in get(line, "/history", part_id="A-1").text
+    assert texts.FOUND_NONE in get(line, "/history", named="none").text
+    assert "1 result" in get(line, "/history", named="A-1").text
+
+
+def test_the_history_is_downloaded_as_it_is_filtered(line: Running) -> None:
+    (address,) = [attrs["href"] for attrs in get(line, "/history", station="press 1").all("a") if ".csv" in attrs["href"]]
+    answer = line.http.get(address)
+    assert answer.headers["content-type"].startswith("text/csv")
+    assert re.fullmatch(r'attachment; filename="results-\d{4}-\d\d-\d\d\.csv"', answer.headers["content-disposition"])
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [(row["id"], row["station"]) for row in rows] == [("2", "press 1"), ("1", "press 1")]
+    assert len(list(csv.DictReader(io.StringIO(line.http.get("/history.csv").text)))) == 6
+
+
+def test_the_history_finds_what_was_said_of_a_part(exports: dict[str, Path], tmp_path: Path) -> None:
+    with served(exports["onnx"], tmp_path / "r.db") as line:
+        for seed in (1, 2, 3):
+            assert line.judge(picture(seed)).json()["results"][0]["verdict"] == "NG"
+        for number, word in ((1, "good"), (2, "defect"), (3, "defect"), (3, "unsure")):
+            assert line.http.post("/v1/reviews", json={"result": number, "verdict": word}).status_code == 201
+        states = {word: found(get(line, "/history", reviewed=word)) for word in texts.REVIEW_STATES}
+        assert states == {
+            "": ["3", "2", "1"],
+            "yes": ["3", "2", "1"],
+            "no": [],
+            "good": ["1"],
+            "defect": ["2"],
+            "unsure": ["3"],
+            "against": ["1"],
+        }
+        assert [each["id"] for each in line.http.get("/v1/results?said=against").json()["results"]] == [1]
+
+
+def test_a_review_is_changed_from_what_it_said(exports: dict[str, Path], tmp_path: Path) -> None:
+    """Boxes, strokes and note are there again; and who did not see the newest review does not replace it."""
+    with served(exports["onnx"], tmp_path / "r.db") as line:
+        line.judge(picture(1))
+        strokes = io.BytesIO()
+        Image.fromarray(np.full((64, 64), 255, np.uint8)).save(strokes, "PNG")
+        mask = base64.b64encode(strokes.getvalue()).decode()
+        said: dict[str, Any] = {
+            "result": 1,
+            "verdict": "defect",
+            "boxes": [{"x": 1, "y": 2, "w": 3, "h": 4}],
+            "note": 'a "crack"',
+        }
+        first = line.http.post("/v1/reviews", json=said | {"mask": mask, "seen": 0}).json()
+        ((_, form),) = [each for each in get(line, "/review", number=1).elements if each[1].get("id") == "review"]
+        assert (json.loads(form["data-drawn"]), form["data-strokes"]) == (said["boxes"], mask)
+        assert form["data-seen"] == str(first["id"])
+        (note,) = [attrs for attrs in get(line, "/review", number=1).all("input") if attrs.get("id") == "note"]
+        assert note["value"] == 'a "crack"'
+        shown = get(line, "/results/1").text
+        assert texts.REVIEW_PLACE[2].format(count=2) in shown
+        assert 'a "crack"' in shown
+        late = line.http.post("/v1/reviews", json={"result": 1, "verdict": "good", "seen": 0})
+        assert late.status_code == 409
+        assert "has reviewed this part as defect in the meantime" in late.json()["error"]
+        assert line.http.post("/v1/reviews", json={"result": 1, "verdict": "good", "seen": first["id"]}).status_code == 201
 
 
 def test_the_history_filters_by_local_time(line: Running) -> None:
@@ -284,6 +343,7 @@ def test_the_history_filters_by_local_time(line: Running) -> None:
     assert len(found(get(line, "/history", **near))) == 6
     assert found(get(line, "/history", since=near["until"])) == []
     assert found(get(line, "/history", until=near["since"])) == []
+    assert texts.FROM_BEFORE_UNTIL in get(line, "/history", since=near["until"], until=near["since"]).text
     assert len(found(get(line, "/history", since="yesterday", reviewed="maybe"))) == 6  # means nothing, so filters nothing
     fields = {attrs["name"]: attrs.get("value") for attrs in get(line, "/history", since="yesterday").all("input")}
     assert fields["since"] == ""
@@ -312,6 +372,7 @@ def test_rates_stand_beside_the_promise(line: Running) -> None:
     chart = str(views.line(line.service, Filter(), served).chart)
     assert texts.RATE_SERIES[0] + ": " in chart
     assert texts.RATE_SERIES[1] + ": " not in chart  # nothing was reviewed, so no point says 0 %
+    assert views._sampled({"sampled_good": 2, "sampled_alarms": 1}) == texts.LINE_SAMPLED_FEW.format(n=2, k=1, least=20)
     assert views._sampled({"sampled_good": 20, "sampled_alarms": 1}) == (
         "Of 20 good parts reviewed by chance, 1 were rejected: 5 % (95 % interval 0.1 % to 24.9 %)."
     )

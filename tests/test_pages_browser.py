@@ -97,6 +97,12 @@ def send(line: Running, good: list[Path]) -> None:
         line.send((f"noise{seed}.png", picture(seed)), part_id=f"N-{seed}", station="press 2")
 
 
+def press(page: Any, key: str) -> None:
+    """A letter in the queue, once the picture has been there long enough to be seen."""
+    page.wait_for_selector("#review.ready")
+    page.keyboard.press(key)
+
+
 def shown(page: Any, number: int) -> None:
     """Wait until the live page shows this result."""
     page.wait_for_selector(f"#result [data-id='{number}']")
@@ -113,7 +119,7 @@ def test_a_dropped_picture_is_judged_shown_reviewed_and_found_again(
         assert page.inner_text("#result .word").split() == [texts.SYMBOLS["NG"], "NG"]
         assert "odd part.png" in page.inner_text("#result h2")
         page.wait_for_selector("#rows [data-id='1']")
-        assert page.inner_text("#progress") == "Done: 1 judged"
+        assert page.inner_text("#progress") == "Done: 1 judged (1 NG)"
         page.set_input_files("#files", [str(path) for path in good[:2]])
         shown(page, 3)
         page.wait_for_selector("#rows [data-id='3']")
@@ -122,14 +128,15 @@ def test_a_dropped_picture_is_judged_shown_reviewed_and_found_again(
         shown(page, 1)
         page.click(f"#result >> text={texts.REVIEW_THIS}")
         page.wait_for_selector("#review[data-id='1']")
-        page.keyboard.press("d")
+        press(page, "d")
         page.wait_for_url("**/review?after=1&said=1")
         assert "Saved as defect: odd part.png." in page.inner_text("main")
         (review,) = reviews.of(line.service.store, 1)
         assert (review.verdict, review.boxes, review.mask) == ("defect", (), None)
         page.click(f"nav >> text={texts.HISTORY}")
         page.check("input[value=NG]")
-        page.fill("input[name=part_id]", "")
+        page.fill("input[name=named]", "ODD p")
+        page.fill("input[name=named]", "")
         page.click(f"text={texts.APPLY}")
         page.wait_for_url("**verdict=NG**")
         listed = page.eval_on_selector_all(".history tbody a", "links => links.map(link => link.href.split('/').pop())")
@@ -171,12 +178,63 @@ def test_the_line_is_followed_live_and_lost_connections_are_said(chromium: Any, 
         page.context.route("**/events*", lambda route: route.abort())
         line.service.live.close()  # every stream ends
         page.wait_for_selector("#state.off")
+        assert "new parts are not shown" in page.inner_text("#lost")
+        assert "stale" in (page.get_attribute("#result", "class") or "")
         line.service.live.closed = False
         line.send(("fourth.png", picture(4)))  # nobody hears of it
         page.context.unroute("**/events*")
         page.reload()
         page.wait_for_selector("#state.on")
         assert page.locator("#rows [data-id='4']").count() == 1
+        assert not page.is_visible("#lost")
+
+
+def test_a_dropped_part_stays_until_somebody_goes_back_to_the_line(chromium: Any, line: Running, good: list[Path]) -> None:
+    with opened(chromium, line) as page:
+        page.wait_for_selector("#state.on")
+        page.click(f"text={texts.PART_AND_STATION}")
+        page.fill("[name=part_id]", "P-1")
+        page.set_input_files("#files", [str(good[0])])
+        shown(page, 1)
+        assert page.input_value("[name=part_id]") == ""  # the next picture is of another part
+        assert not page.is_visible("#held")
+        for seed in (1, 2):
+            line.send((f"line{seed}.png", picture(seed)))
+        page.wait_for_selector("#rows [data-id='3']")
+        page.wait_for_selector("#held", state="visible")
+        assert "Newer parts: 2, NG: 2." in page.inner_text("#held")
+        assert "P-1" in page.inner_text("#result h2")
+        shoot(page, "live-held")
+        page.click("#back")
+        shown(page, 3)
+        assert not page.is_visible("#held")
+        line.send(("line4.png", picture(4)))
+        shown(page, 4)
+        page.focus("#result input.heat")  # who works in the panel keeps it
+        line.send(("line5.png", picture(5)))
+        page.wait_for_selector("#held", state="visible")
+        assert page.evaluate("document.activeElement.className") == "heat"
+        assert page.locator("#result [data-id='4']").count() == 1
+
+
+def test_a_review_is_changed_and_a_colleagues_is_not_replaced_unseen(chromium: Any, line: Running) -> None:
+    for seed in (1, 2):
+        line.send((f"{seed}.png", picture(seed)))
+    store, box = line.service.store, reviews.Box(10, 20, 30, 24)
+    reviews.add(store, 1, "anna", "defect", boxes=[box], note="a groove")
+    with opened(chromium, line, "/review?number=1") as page:
+        assert page.locator("#drawing rect").count() == 1
+        assert page.input_value("#note") == "a groove"
+        reviews.add(store, 1, "bert", "unsure")
+        press(page, "d")
+        page.wait_for_selector("#saved:has-text('bert has reviewed')")
+        assert [each.who for each in reviews.of(store, 1)] == ["bert", "anna"]
+        press(page, "d")
+        page.wait_for_url("**said=1")
+        newest = reviews.of(store, 1)[0]
+        assert (newest.verdict, newest.boxes, newest.note) == ("defect", (box,), "a groove")
+        page.keyboard.press("z")  # nothing is drawn: back to the review that was just saved
+        page.wait_for_url("**/review?number=1")
 
 
 def test_what_is_no_picture_is_said_not_to_be_ok(chromium: Any, line: Running, good: list[Path]) -> None:
@@ -188,7 +246,9 @@ def test_what_is_no_picture_is_said_not_to_be_ok(chromium: Any, line: Running, g
     page.wait_for_selector("#errors li")
     said = page.inner_text("#errors li")
     assert said.startswith("<b>notes</b>.png was not judged, so it is not OK: ")
-    assert page.inner_text("#progress") == "Done: 0 judged"
+    assert page.inner_text("#progress") == "1 not judged"
+    assert page.inner_text("#result .word").split() == ["!", "NOT", "JUDGED"]
+    assert "<b>notes</b>.png" in page.inner_text("#result h2")
     assert verdicts.count(line.service.store) == 0
     context.close()
 
@@ -246,7 +306,7 @@ def test_a_box_is_drawn_by_mouse_and_by_keyboard(chromium: Any, line: Running) -
         page.mouse.move(*place(20, 30))
         page.mouse.move(*place(40, 44))
         page.mouse.up()
-        page.keyboard.press("g")
+        press(page, "g")
         assert texts.SCRIPT["good_with_place"] in page.inner_text("#saved")
         page.keyboard.press("d")
         page.wait_for_url("**/review?after=1&said=1")
@@ -257,7 +317,7 @@ def test_a_box_is_drawn_by_mouse_and_by_keyboard(chromium: Any, line: Running) -
         for key in ("ArrowLeft", "ArrowLeft", "ArrowUp", "Shift+ArrowRight", "Shift+ArrowDown", "Shift+ArrowDown"):
             page.keyboard.press(key)
         shoot(page, "review-box")
-        page.keyboard.press("d")
+        press(page, "d")
         page.wait_for_url("**/review?after=2&said=2")
         (review,) = reviews.of(line.service.store, 2)
         assert review.boxes == (reviews.Box(24, 25, 14, 15),)
@@ -305,7 +365,7 @@ def test_the_marked_regions_are_taken_and_undone(chromium: Any, line: Running) -
         page.fill("#note", "good is good")  # letters in a field are text
         assert page.url.endswith("/review")
         page.keyboard.press("Tab")
-        page.keyboard.press("u")
+        press(page, "u")
         page.wait_for_url("**said=1")
     assert reviews.of(line.service.store, 1)[0].verdict == "unsure"
 

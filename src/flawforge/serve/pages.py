@@ -7,10 +7,13 @@ taken from this service's own pages alone: the gate compares the Origin header, 
 from __future__ import annotations
 
 import asyncio
+import base64
+import datetime
 import hashlib
 import importlib.resources
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import asdict
 from functools import cache
 from typing import Annotated, Any
 
@@ -31,7 +34,7 @@ from flawforge.serve.live import NotJudged
 from flawforge.serve.logs import log
 from flawforge.serve.service import Service
 from flawforge.serve.who import BEARER, COOKIE, Admin, Operator, The, begin_session, person_of
-from flawforge.store import reviews, verdicts
+from flawforge.store import exports, reviews, verdicts
 from flawforge.store.opening import Unreachable
 from flawforge.types import CalibrationError, ModelError
 from flawforge_runtime.decode import as_picture
@@ -179,7 +182,7 @@ async def events(request: Request, service: The, _: Visitor, last: Text = "") ->
                     continue
                 if new is None:
                     return
-                yield _missed(service) if isinstance(new, NotJudged) else _event(new)
+                yield _missed(service, new) if isinstance(new, NotJudged) else _event(new)
         finally:
             service.live.leave(watcher)
 
@@ -196,9 +199,10 @@ def _event(verdict: verdicts.Verdict) -> str:
     return f"id: {verdict.id}\ndata: {json.dumps(data)}\n\n"
 
 
-def _missed(service: Service) -> str:
+def _missed(service: Service, now: NotJudged | None = None) -> str:
     html = fragment("_missed.html.jinja", missed=list(service.not_judged))
-    return f"event: missed\ndata: {json.dumps({'html': html})}\n\n"
+    data = {"html": html, "now": None if now is None else {"name": now.name, "why": now.why}}
+    return f"event: missed\ndata: {json.dumps(data)}\n\n"
 
 
 def _still_there(request: Request, token: HTTPAuthorizationCredentials | None) -> bool:
@@ -243,31 +247,14 @@ def history(
     verdict: Annotated[list[str] | None, Query(max_length=3)] = None,
     model: Text = "",
     station: Text = "",
-    part_id: Text = "",
+    named: Text = "",
     since: Text = "",
     until: Text = "",
     reviewed: Text = "",
     cursor: Annotated[str | None, Query(max_length=18, pattern="^[0-9]+$")] = None,
 ) -> HTMLResponse:
     """Results by filter, and the rates over time beside the promise. A filter that means nothing is left out."""
-    some = [word for word in verdicts.WORDS if word in (verdict or ())]
-    given = {
-        "model": model,
-        "station": station.strip(),
-        "part_id": part_id.strip(),
-        "since": since if views.moment(since) else "",
-        "until": until if views.moment(until) else "",
-        "reviewed": reviewed if reviewed in texts.REVIEW_STATES else "",
-    }
-    which = verdicts.Filter(
-        since=views.moment(since),
-        until=views.moment(until),
-        verdicts=tuple(some),
-        station=given["station"],
-        part_id=given["part_id"],
-        model=model,
-        reviewed={"yes": True, "no": False}.get(reviewed),
-    )
+    given, some, which = _filter(verdict, model, station, named, since, until, reviewed)
     found = verdicts.listed(service.store, which, cursor=cursor, limit=ROWS)
     said = reviews.latest(service.store, [each.id for each in found.verdicts])
     over_time = verdicts.Filter(since=which.since, until=which.until, station=which.station, model=model)
@@ -285,11 +272,59 @@ def history(
         given=given,
         chosen=some,
         filtered=bool(query),
+        query=str(QueryParams(query)),
+        reversed=which.since is not None and which.until is not None and which.since >= which.until,
+        stations=sorted({each.station for each in found.verdicts if each.station} | {service.settings.station} - {""}),
         older=older,
         newest=str(QueryParams(query)) if cursor else None,
         line=views.line(service, over_time, served),
         times=views.times(),
     )
+
+
+@ROUTER.get("/history.csv")
+def history_csv(
+    service: The,
+    _: Visitor,
+    verdict: Annotated[list[str] | None, Query(max_length=3)] = None,
+    model: Text = "",
+    station: Text = "",
+    named: Text = "",
+    since: Text = "",
+    until: Text = "",
+    reviewed: Text = "",
+) -> StreamingResponse:
+    """All results of the history's filters with their newest reviews, as `flawforge results export` writes them."""
+    which = _filter(verdict, model, station, named, since, until, reviewed)[2]
+    name = f"results-{views.when(datetime.datetime.now(datetime.UTC))[:10]}.csv"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+    return StreamingResponse(exports.csv_text(service.store, which), media_type="text/csv", headers=headers)
+
+
+def _filter(
+    verdict: list[str] | None, model: str, station: str, named: str, since: str, until: str, reviewed: str
+) -> tuple[dict[str, str], list[str], verdicts.Filter]:
+    """What the form of the history says: its fields as they stay filled in, the verdicts, and the filter."""
+    some = [word for word in verdicts.WORDS if word in (verdict or ())]
+    given = {
+        "model": model,
+        "station": station.strip(),
+        "named": named.strip(),
+        "since": since if views.moment(since) else "",
+        "until": until if views.moment(until) else "",
+        "reviewed": reviewed if reviewed in texts.REVIEW_STATES else "",
+    }
+    which = verdicts.Filter(
+        since=views.moment(since),
+        until=views.moment(until),
+        verdicts=tuple(some),
+        station=given["station"],
+        named=given["named"],
+        model=model,
+        reviewed={"yes": True, "no": False}.get(reviewed),
+        said=given["reviewed"] if given["reviewed"] not in ("yes", "no") else "",
+    )
+    return given, some, which
 
 
 @ROUTER.get("/review")
@@ -305,15 +340,18 @@ def review(request: Request, service: The, _: Visitor, after: int = 0, number: i
     else:
         verdict = next((each for each in waiting if each.id > after), waiting[0] if waiting else None)
     before = _said(service, said)
+    shown = views.detail(service, verdict) if verdict is not None else None
     return page(
         request,
         "review.html.jinja",
         texts.REVIEW,
-        detail=views.detail(service, verdict) if verdict is not None else None,
+        detail=shown,
         waiting=len(waiting),
         many=len(waiting) == QUEUED,
         before=before,
         regions=json.dumps(_boxes(verdict) if verdict is not None else []),
+        drawn=json.dumps([asdict(box) for box in shown.review.boxes] if shown and shown.review else []),
+        strokes=base64.b64encode(shown.review.mask).decode() if shown and shown.review and shown.review.mask else "",
     )
 
 

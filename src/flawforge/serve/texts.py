@@ -46,8 +46,11 @@ PART_AND_STATION = "Part and station"
 PART = "Part ID"
 STATION = "Station"
 MODEL = "Model"
-FOLLOW = "Show new results"
-FOLLOWS = {"all": "every part", "rejects": "REVIEW and NG only", "none": "no, keep this one"}
+FOLLOW = "Follow the line"
+FOLLOWS = {"all": "every part", "rejects": "REVIEW and NG only", "none": "no"}
+BACK = "Back to the line"
+NOT_JUDGED = "NOT JUDGED"
+NOT_JUDGED_SYMBOL = "!"
 LATEST = "Latest results"
 CONNECTING = "Connecting"
 WATCH_MISSED = "Watched folder: {name} was not judged, so it is not OK ({time}): {why}"
@@ -84,10 +87,12 @@ FACT_NAMES = {
     "id": "Result",
 }
 SOURCES = {"http": "page or API", "watch": "watched folder", "inspect": "command line"}
-SAMPLED = "Chosen for review by chance"
+SAMPLED = "Random check"
 REVIEWED = "Reviewed"
 NOT_REVIEWED = "Not reviewed"
 REVIEWED_BY = "{who}, {time}"
+REVIEW_NOTE = "Note: {note}"
+REVIEW_PLACE = {1: "1 place of a defect is drawn.", 2: "{count} places of a defect are drawn."}
 REVIEW_THIS = "Review this part"
 REVIEW_AGAIN = "Change the review"
 
@@ -96,9 +101,20 @@ FILTERS = "Filters"
 VERDICT = "Verdict"
 FROM = "From"
 UNTIL = "Before"
+NAMED = "Part ID or file contains"
+FROM_BEFORE_UNTIL = "From is not earlier than Before, so no result matches."
+DOWNLOAD = "Download as CSV"
 ANY = "any"
 REVIEW_STATE = "Review"
-REVIEW_STATES = {"": "any", "yes": "reviewed", "no": "not reviewed"}
+REVIEW_STATES = {
+    "": "any",
+    "yes": "reviewed",
+    "no": "not reviewed",
+    "good": "good",
+    "defect": "defect",
+    "unsure": "unsure",
+    "against": "contradicts the verdict",
+}
 APPLY = "Apply"
 CLEAR = "Clear filters"
 FOUND_NONE = "No result matches these filters."
@@ -122,6 +138,7 @@ RATE_PROMISE = "expected of good parts"
 RATE_TABLE = "The same as a table"
 RATE_HEADS = ("From", "Parts", "OK", "REVIEW", "NG", "NG share", "NG, reviewed as good", "OK, reviewed as defect")
 RATE_STEPS = {"hour": "one point per hour", "day": "one point per day (UTC)"}
+RATE_FILTERS = "Of the filters, only time, station and model apply to this chart."
 NO_RATES = "There is nothing to draw yet."
 
 # Review
@@ -156,6 +173,10 @@ ON_THE_LINE = "On the line"
 LINE_DAYS = "Last {days} days"
 LINE_COUNT = "{ng} of {count} parts rejected"
 LINE_NOTHING = "No part was judged in the last {days} days."
+LINE_SAMPLED_FEW = (
+    "Of {n} good parts reviewed by chance so far, {k} were rejected. From {least} on, this page states the false-alarm rate "
+    "on the line."
+)
 LINE_SAMPLED = "Of {n} good parts reviewed by chance, {k} were rejected: {share} (95 % interval {low} to {high})."
 LINE_NOT_SAMPLED = "No good part chosen by chance has been reviewed yet, so the false-alarm rate on the line is not known."
 CALIBRATION = "Scores of the {n} good {of} that set the limits"
@@ -168,7 +189,8 @@ PROOF_HEAD = "Kind"
 PROOF_CONTRAST = "contrast {contrast}"
 PROOF_CHARTS = "Probability of detection by size"
 NO_PROOF = "This has not been measured. Run: flawforge pod MODEL GOOD"
-DRIFT = "Drift"
+DRIFT = "Last drift check"
+DRIFT_HOW = "A check of pictures that somebody gave to flawforge drift. It does not follow the line."
 NO_DRIFT = "No drift check is stored. Run: flawforge drift MODEL PATHS"
 EVALUATION = "Tested on labelled parts"
 NO_EVALUATION = "It has not been tested on labelled defects. Run: flawforge evaluate MODEL DATA"
@@ -199,7 +221,10 @@ DAMAGED = "Some stored results cannot be read: {why}"
 # What the scripts say
 SCRIPT = {
     "judging": "Judging {name} ({done} of {count})",
-    "done": "Done: {count} judged",
+    "done": "Done: {count} judged ({verdicts})",
+    "not_judged": "{count} not judged",
+    "held": "This part stays here. Newer parts: {count}, NG: {ng}.",
+    "lost_since": "Connection lost at {time}: new parts are not shown.",
     "failed": "{name} was not judged, so it is not OK: {why}",
     "result": "{verdict}: {name}",
     "live": "Live",
@@ -209,6 +234,8 @@ SCRIPT = {
     "box": "Box {number}: left {x}, top {y}, {w} by {h} pixels. Arrow keys move it, Shift and arrow keys resize it.",
     "drawn": "Boxes: {boxes}, strokes: {strokes}",
     "not_saved": "Not saved: {why}",
+    "again": "Not saved: {why} Press again to replace it.",
+    "kept": "the strokes of the last review",
     "good_with_place": "A good part has no defect to mark. Undo the drawing, or choose Defect.",
     "saving": "Saving",
 }
@@ -228,11 +255,9 @@ def chance(p_value: float, n: int) -> str:
     """A conformal p-value in (0, 1] in words; n: calibration pictures, 0 = not known."""
     if n and p_value <= 1.0 / (n + 1) + 1e-9:
         return f"None of the {n} good parts that set the limits scored this high."
-    if p_value > 0.5:
+    if p_value > 0.2:
         return f"{percent(p_value)} of good parts score this high or higher: an ordinary score."
-    ratio = 1.0 / p_value
-    about = f"{ratio:.0f}" if ratio >= 2.5 else f"{ratio:.1f}".removesuffix(".0")
-    return f"About 1 in {about} good parts scores this high or higher."
+    return f"About 1 in {1.0 / p_value:.0f} good parts scores this high or higher."
 
 
 def limits(threshold: float, review_threshold: float | None) -> str:

@@ -23,9 +23,11 @@ from flawforge.store.kept import kept_path
 from flawforge.store.verdicts import Filter, Verdict
 from flawforge.types import FlawforgeError, Image
 from flawforge_runtime.rates import percent, share_interval
+from flawforge_runtime.types import p_words
 
 LINE_DAYS = 7  # of the model page's look at the line
 HOURLY = datetime.timedelta(days=3)  # a shorter time is drawn by the hour
+FEW = 20  # random checks, below which no rate is stated
 THUMBNAIL = 160  # pixels of a thumbnail's longest side
 
 
@@ -38,6 +40,8 @@ class Detail:
     chart          SVG: the score among the calibration scores, with both limits; "" where the model is not served
     n, of          calibration pictures (or parts) behind the chart
     facts          (name, text) of each detail
+    file           the picture's name, where the part is called by its id
+    places         of a defect that the newest review draws
     """
 
     verdict: Verdict
@@ -51,6 +55,8 @@ class Detail:
     n: int
     of: str
     facts: tuple[tuple[str, str], ...]
+    file: str
+    places: int
 
     @property
     def half(self) -> tuple[int, int]:
@@ -73,9 +79,10 @@ def detail(service: Service, verdict: Verdict) -> Detail:
         if verdict.review_threshold is not None and verdict.review_threshold < verdict.threshold:
             lines.append((verdict.review_threshold, texts.VERDICTS["REVIEW"], "review"))
         chart = charts.histogram(calibration.scores, [], lines)
+    review = reviews.latest(service.store, [verdict.id]).get(verdict.id)
     return Detail(
         verdict=verdict,
-        review=reviews.latest(service.store, [verdict.id]).get(verdict.id),
+        review=review,
         name=texts.name_of(verdict),
         meaning=texts.meaning(verdict),
         picture=picture,
@@ -84,11 +91,13 @@ def detail(service: Service, verdict: Verdict) -> Detail:
         chart=chart,
         n=n,
         of=of,
-        facts=tuple(_facts(verdict)),
+        facts=tuple(_facts(verdict, n)),
+        file=verdict.picture if verdict.part_id else "",
+        places=len(review.boxes) + (review.mask is not None) if review is not None else 0,
     )
 
 
-def _facts(verdict: Verdict) -> list[tuple[str, str]]:
+def _facts(verdict: Verdict, n: int) -> list[tuple[str, str]]:
     values = {
         "time": when(verdict.time),
         "part_id": verdict.part_id,
@@ -96,7 +105,7 @@ def _facts(verdict: Verdict) -> list[tuple[str, str]]:
         "picture": verdict.picture,
         "score": f"{verdict.score:.4g}",
         "limits": texts.limits(verdict.threshold, verdict.review_threshold),
-        "p_value": f"{verdict.p_value:.3g}",
+        "p_value": p_words(verdict.p_value, 1.0 / (n + 1) if n else 0.0).removeprefix("= "),
         "model": f"{verdict.model} ({verdict.model_id})",
         "source": texts.SOURCES[verdict.source],
         "size": f"{verdict.width} × {verdict.height} px",
@@ -180,6 +189,8 @@ def _sampled(totals: Mapping[str, int]) -> str:
     n, k = totals["sampled_good"], totals["sampled_alarms"]
     if not n:
         return texts.LINE_NOT_SAMPLED
+    if n < FEW:
+        return texts.LINE_SAMPLED_FEW.format(n=n, k=k, least=FEW)
     low, high = share_interval(k, n)
     return texts.LINE_SAMPLED.format(n=n, k=k, share=percent(k / n), low=percent(low), high=percent(high))
 

@@ -266,9 +266,7 @@ class Filter:
             if value := getattr(self, name):
                 found.append(columns[name] == value)
         if self.named:
-            found.append(
-                sa.or_(*(columns[name].icontains(self.named, autoescape=True) for name in ("part_id", "picture")))
-            )
+            found.append(sa.or_(*(columns[name].icontains(self.named, autoescape=True) for name in ("part_id", "picture"))))
         if self.said:
             own = sa.select(REVIEWS.c.verdict).where(REVIEWS.c.verdict_id == columns.id)
             newest = own.order_by(REVIEWS.c.id.desc()).limit(1).scalar_subquery()

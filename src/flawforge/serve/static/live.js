@@ -4,13 +4,18 @@ import { blendAll, say, texts } from "./viewer.js";
 
 const KEPT = 12; // rows of the list
 const TRIES = 8; // of one picture while the service is busy
-const [form, files, progress, errors, missed, rows, result, follow, state, announce] = [
-  "drop", "files", "progress", "errors", "missed", "rows", "result", "follow", "state", "announce",
+const [form, files, progress, errors, missed, rows, result, follow, state, announce, lost, banner, back] = [
+  "drop", "files", "progress", "errors", "missed", "rows", "result", "follow", "state", "announce", "lost", "held", "back",
 ].map((id) => document.getElementById(id));
 let queue = Promise.resolve();
 let waiting = 0;
 let sent = 0;
-let judged = 0;
+let judged = {}; // how many of each verdict
+let refused = 0;
+let held = false; // whether the part that is shown stays, whatever the line brings
+const own = new Set(); // ids of the results of pictures that were dropped here
+const later = new Map(); // id -> verdict of what the line brought in the meantime
+let newest = rows.dataset.last;
 let shown = 0; // counts the results that were asked for, so that an answer that comes late does not replace a newer one
 
 const pause = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
@@ -28,6 +33,29 @@ async function ask(address, options) {
     throw new Error(texts.network);
   }
   return answer;
+}
+
+/** Keeps the part that is shown until somebody goes back to the line, and says so. */
+function hold() {
+  held = true;
+  const ng = [...later.values()].filter((verdict) => verdict === "NG").length;
+  banner.querySelector("span").textContent = say(texts.held, { count: later.size, ng });
+  banner.hidden = later.size === 0 || follow.value === "none";
+}
+
+function release() {
+  held = false;
+  later.clear();
+  banner.hidden = true;
+}
+
+/** In place of a result: a picture that was not judged. */
+function showNotJudged(name, why) {
+  shown++;
+  result.replaceChildren(document.getElementById("not-judged").content.cloneNode(true));
+  result.querySelector("h2").textContent = name;
+  result.querySelector("header div p").textContent = why;
+  mark(null);
 }
 
 /** Shows a result large. */
@@ -51,7 +79,7 @@ async function show(id) {
 function mark(id) {
   for (const row of rows.children) {
     const link = row.querySelector("a");
-    if (row.dataset.id === String(id)) link.setAttribute("aria-current", "true");
+    if (id !== null && row.dataset.id === String(id)) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
   }
 }
@@ -71,16 +99,15 @@ function fail(name, why) {
   entry.setAttribute("role", "alert");
   entry.textContent = say(texts.failed, { name, why });
   errors.prepend(entry);
+  refused++;
+  showNotJudged(name, why);
 }
 
 /** Sends one picture until it is judged or refused; the same key makes a second try harmless. */
-async function judge(file) {
+async function judge(file, facts) {
   const body = new FormData();
   body.append("files", file, file.name);
-  for (const name of ["model", "part_id", "station"]) {
-    const value = form.elements[name]?.value.trim();
-    if (value) body.append(name, value);
-  }
+  for (const [name, value] of facts) body.append(name, value);
   const key = newKey();
   for (let turn = 1; ; turn++) {
     let answer;
@@ -104,26 +131,42 @@ async function judge(file) {
   }
 }
 
+function summary() {
+  const count = Object.values(judged).reduce((sum, each) => sum + each, 0);
+  const verdicts = Object.entries(judged).map(([verdict, each]) => `${each} ${verdict}`).join(", ");
+  const words = [count ? say(texts.done, { count, verdicts }) : "", refused ? say(texts.not_judged, { count: refused }) : ""];
+  return words.filter(Boolean).join(", ");
+}
+
 function take(list) {
   if (waiting === 0) {
-    sent = judged = 0;
+    sent = refused = 0;
+    judged = {};
     errors.replaceChildren();
   }
+  const facts = ["model", "part_id", "station"]
+    .map((name) => [name, form.elements[name]?.value.trim()])
+    .filter(([, value]) => value);
+  form.elements.part_id.value = ""; // the next pictures are of another part
+  hold();
   for (const file of list) {
     waiting++;
     sent++;
     queue = queue.then(async () => {
       progress.textContent = say(texts.judging, { name: file.name, done: sent - waiting + 1, count: sent });
       try {
-        const entry = await judge(file);
-        judged++;
+        const entry = await judge(file, facts);
+        own.add(String(entry.id));
+        later.delete(String(entry.id));
+        hold();
+        judged[entry.verdict] = (judged[entry.verdict] ?? 0) + 1;
         await show(entry.id);
         announce.textContent = say(texts.result, { verdict: entry.verdict, name: entry.part_id || entry.picture });
       } catch (error) {
         fail(file.name, error.message);
       } finally {
         waiting--;
-        if (waiting === 0) progress.textContent = say(texts.done, { count: judged });
+        if (waiting === 0) progress.textContent = summary();
       }
     });
   }
@@ -134,6 +177,10 @@ files.addEventListener("change", () => {
   files.value = "";
 });
 form.addEventListener("submit", (event) => event.preventDefault());
+
+window.addEventListener("beforeunload", (event) => {
+  if (waiting > 0) event.preventDefault(); // the browser asks: the rest would not be judged
+});
 
 // A picture may be dropped anywhere on the page: one that misses the field must not replace the page.
 let inside = 0;
@@ -159,23 +206,45 @@ rows.addEventListener("click", (event) => {
   const row = event.target.closest("li");
   if (!row || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  follow.value = "none";
-  show(row.dataset.id);
+  hold();
+  show(row.dataset.id).catch(() => showNotJudged(row.querySelector(".name").textContent, texts.network));
 });
+
+follow.addEventListener("change", () => {
+  if (follow.value === "none") hold();
+  else back.click();
+});
+back.addEventListener("click", () => {
+  release();
+  if (newest && newest !== "0") show(newest).catch(() => {});
+});
+result.addEventListener("focusin", hold); // what somebody reads or moves by keyboard must not change under their hands
+result.addEventListener("pointerdown", hold);
 
 // The line. A browser connects again on its own, and says which result it saw last.
 const events = new EventSource(`/events?last=${rows.dataset.last}`);
 events.addEventListener("open", () => {
   state.textContent = texts.live;
   state.className = "state on";
+  lost.hidden = true;
+  result.classList.remove("stale");
 });
 events.addEventListener("error", () => {
   state.textContent = texts.lost;
   state.className = "state off";
+  if (lost.hidden) lost.textContent = say(texts.lost_since, { time: new Date().toLocaleTimeString() });
+  lost.hidden = false;
+  result.classList.add("stale");
 });
 events.addEventListener("message", (event) => {
   const news = JSON.parse(event.data);
-  if (!addRow(news.id, news.row) || waiting > 0) return;
+  if (!addRow(news.id, news.row)) return;
+  newest = String(news.id);
+  if (held) {
+    if (!own.has(newest)) later.set(newest, news.verdict);
+    hold();
+    return;
+  }
   const wanted = follow.value === "all" || (follow.value === "rejects" && news.verdict !== "OK");
   if (wanted) {
     show(news.id).catch(() => {});
@@ -184,8 +253,9 @@ events.addEventListener("message", (event) => {
 });
 // Pictures of the watched folder that could not be judged; the whole list, so that none is lost while the line is down.
 events.addEventListener("missed", (event) => {
-  const { html } = JSON.parse(event.data);
+  const { html, now } = JSON.parse(event.data);
   if (missed.innerHTML.trim() !== html.trim()) missed.innerHTML = html;
+  if (now && !held && follow.value !== "none") showNotJudged(now.name, now.why);
 });
 const first = result.querySelector("[data-id]");
 if (first) mark(first.dataset.id);

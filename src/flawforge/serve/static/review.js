@@ -9,16 +9,20 @@ if (form) {
   const [width, height] = [Number(form.dataset.width), Number(form.dataset.height)];
   const layer = document.getElementById("drawing");
   const stage = layer?.ownerSVGElement;
+  const SEEN_FOR = 700; // ms for which a picture must be there before a key answers: who presses fast sees nothing
+  setTimeout(() => form.classList.add("ready"), SEEN_FOR);
   const [saved, drawn, note] = ["saved", "drawn", "note"].map((id) => document.getElementById(id));
   const BRUSH = Math.max(3, Math.round(Math.max(width, height) / 40)); // pixels of the picture
   let marks = []; // boxes {x, y, w, h} and strokes {points}, in the picture's own pixels, each with its element
 
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-  const boxes = () => marks.filter((mark) => mark.points === undefined);
+  const boxes = () => marks.filter((mark) => mark.points === undefined && !mark.image);
   const strokes = () => marks.filter((mark) => mark.points !== undefined);
+  const kept = () => marks.filter((mark) => mark.image); // strokes of the last review
 
   function tell() {
-    drawn.textContent = marks.length ? say(texts.drawn, { boxes: boxes().length, strokes: strokes().length }) : "";
+    const words = marks.length ? say(texts.drawn, { boxes: boxes().length, strokes: strokes().length }) : "";
+    drawn.textContent = kept().length ? `${words}, ${texts.kept}` : words;
     boxes().forEach((box, index) => {
       const { x, y, w, h } = box;
       box.element.setAttribute("aria-label", say(texts.box, { number: index + 1, x, y, w, h }));
@@ -27,6 +31,7 @@ if (form) {
 
   function draw(mark) {
     const element = mark.element;
+    if (mark.image) return;
     if (mark.points) {
       element.setAttribute("points", mark.points.map(([x, y]) => `${x},${y}`).join(" "));
     } else {
@@ -50,6 +55,19 @@ if (form) {
     draw(mark);
     tell();
     return mark;
+  }
+
+  /** The strokes of the last review, as a picture that stays until it is undone. */
+  function keep(data) {
+    const image = new Image(width, height);
+    image.src = `data:image/png;base64,${data}`;
+    const element = document.createElementNS(SVG, "image");
+    for (const [name, value] of [["href", image.src], ["width", width], ["height", height], ["class", "strokes"]]) {
+      element.setAttribute(name, value);
+    }
+    layer.append(element);
+    marks.push({ image, element });
+    tell();
   }
 
   function remove(mark) {
@@ -90,7 +108,7 @@ if (form) {
     let begun = null;
     let current = null;
     stage.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
+      if (event.button !== 0 || !form.elements.tool.value) return;
       stage.setPointerCapture(event.pointerId);
       begun = place(event);
       current = form.elements.tool.value === "brush" ? add({ points: [begun, begun] }) : null;
@@ -123,14 +141,26 @@ if (form) {
     });
   }
 
+  if (stage) {
+    for (const box of JSON.parse(form.dataset.drawn)) add(box);
+    if (form.dataset.strokes) keep(form.dataset.strokes);
+    const tools = form.querySelectorAll("[name=tool]");
+    const touch = matchMedia("(pointer: coarse)").matches; // a finger scrolls until a tool is chosen
+    if (touch) tools.forEach((tool) => { tool.checked = false; });
+    const armed = () => stage.classList.toggle("drawing", Boolean(form.elements.tool.value));
+    tools.forEach((tool) => tool.addEventListener("change", armed));
+    armed();
+  }
+
   /** The strokes as a PNG of the picture's own size in base64, white on black; null without any. */
   function mask() {
-    if (!strokes().length) return null;
+    if (!strokes().length && !kept().length) return null;
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [width, height];
     const pen = canvas.getContext("2d");
     pen.fillStyle = "black";
     pen.fillRect(0, 0, width, height);
+    for (const { image } of kept()) pen.drawImage(image, 0, 0, width, height);
     [pen.strokeStyle, pen.lineWidth, pen.lineCap, pen.lineJoin] = ["white", BRUSH, "round", "round"];
     for (const { points } of strokes()) {
       pen.beginPath();
@@ -141,6 +171,7 @@ if (form) {
   }
 
   let busy = false;
+  let overtaken = null; // what the service said of a review that came in the meantime
   async function answer(verdict) {
     if (busy) return;
     if (verdict === "good" && marks.length) {
@@ -152,10 +183,17 @@ if (form) {
     try {
       const id = Number(form.dataset.id);
       const places = boxes().map(({ x, y, w, h }) => ({ x, y, w, h }));
-      const body = JSON.stringify({ result: id, verdict, boxes: places, mask: mask(), note: note.value.trim() });
+      const seen = overtaken === null ? Number(form.dataset.seen) : null;
+      const body = JSON.stringify({ result: id, verdict, boxes: places, mask: mask(), note: note.value.trim(), seen });
       const said = await fetch("/v1/reviews", { method: "POST", body, headers: { "Content-Type": "application/json" } });
       if (said.status === 401) {
         location.assign("/login?next=/review");
+        return;
+      }
+      if (said.status === 409) {
+        overtaken = (await said.json()).error;
+        busy = false;
+        saved.textContent = say(texts.again, { why: overtaken });
         return;
       }
       if (!said.ok) throw new Error((await said.json()).error);
@@ -178,6 +216,11 @@ if (form) {
     const target = form.querySelector(`[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
     if (!target) return;
     event.preventDefault();
+    if (target.dataset.answer && !form.classList.contains("ready")) return;
+    if (target.id === "undo" && !marks.length) {
+      document.getElementById("change")?.click(); // there is nothing to undo but the last review
+      return;
+    }
     if (target.matches("label")) target.querySelector("input").focus({ preventScroll: true });
     target.click();
   });
