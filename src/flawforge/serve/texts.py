@@ -137,7 +137,7 @@ RATE_SERIES = ("rejected (NG)", "rejected, reviewed as good")
 RATE_PROMISE = "expected of good parts"
 RATE_TABLE = "The same as a table"
 RATE_HEADS = ("From", "Parts", "OK", "REVIEW", "NG", "NG share", "NG, reviewed as good", "OK, reviewed as defect")
-RATE_STEPS = {"hour": "one point per hour", "day": "one point per day (UTC)"}
+RATE_STEPS = {"hour": "One point per hour", "day": "One point per day (UTC)"}
 RATE_FILTERS = "Of the filters, only time, station and model apply to this chart."
 NO_RATES = "There is nothing to draw yet."
 
