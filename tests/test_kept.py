@@ -112,6 +112,41 @@ def test_what_is_judged_again_is_what_would_be_measured(model: Path, washers: Pa
     assert {key: told["drift"][key] for key in drift} == drift
 
 
+def test_what_a_calibration_does_to_an_evaluation_is_said(model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    new, identity = limits(folder), ff.load(folder).about["model_id"]
+    before = kept(folder, "evaluation")[0].read()
+    (line,) = [line for line in again.judge_again(folder, new, identity) if "evaluation of" in line]
+    now = kept(folder, "evaluation")[0].read()
+    missed, alarms = (
+        [
+            sum(row["label"] == label and (row["verdict"] == "NG") == (label == 0) for row in result["pictures"])
+            for result in (before, now)
+        ]
+        for label in (1, 0)
+    )
+    defects, goods = (sum(row["label"] == label for row in now["pictures"]) for label in (1, 0))
+    assert line.endswith(
+        f": defects not rejected {missed[0]} of {defects} before, {missed[1]} now; "
+        f"good parts rejected {alarms[0]} of {goods} before, {alarms[1]} now"
+    )
+    assert missed[0] != missed[1] or alarms[0] != alarms[1]
+
+
+def test_where_more_passes_as_like_a_good_picture_scores_do_not_tell(model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    new, identity = limits(folder), ff.load(folder).about["model_id"]
+    path = next((folder / "evaluation").glob("*/evaluation.json"))
+    result = json.loads(path.read_text())
+    result["pictures"][0]["valid"] = False
+    path.write_text(json.dumps(result))
+    lines = again.judge_again(folder, new, identity, widened=True)
+    assert [
+        line.startswith("not judged again, because what is like a good") for line in lines if "evaluation of" in line
+    ] == [True]
+    assert any(line.startswith("judged again") for line in lines)
+
+
 def test_the_newest_of_each_data_set_is_judged_again_and_the_old_ones_stay(
     model: Path, washers: Path, tmp_path: Path
 ) -> None:

@@ -111,6 +111,48 @@ def test_trained_pictures_calibrate_nothing(washers: Path, tiny_model: Path, tmp
     assert any(f"{24 - len(held)} of 24 pictures were left out" in note for note in notes)
 
 
+def test_another_product_is_no_calibration_whatever_one_says(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "m"))
+    (tmp_path / "noise").mkdir()
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        write_image(tmp_path / "noise" / f"{number}.png", pixels)
+    before = (folder / "calibration.json").read_bytes()
+    for yes in (False, True):
+        with pytest.raises(DataError, match=r"^6 of 6 pictures are like no good picture of this product.*fit a new model"):
+            fitting.recalibrate(folder, tmp_path / "noise", None, None, yes=yes)
+    assert (folder / "calibration.json").read_bytes() == before
+
+
+def test_every_objection_is_told_at_once_the_worst_first() -> None:
+    old = calibrate([float(n) for n in range(60)], 1 / 61)
+    few = scored([*range(1, 20), *range(200, 209)])
+    with pytest.raises(DataError) as refused:
+        compared(old, few, set(), yes=False)
+    first, second, last = str(refused.value).split(". ")
+    assert first.startswith("9 of 28 pictures were NG before, and ")
+    assert second.startswith(f"Look at {few.ranked[0][0].name}, ")
+    assert second.endswith("; remove those that are not good")
+    assert last.startswith("The false-alarm rate would rise from 1.7 % (60 calibration pictures) to ")
+    assert last.endswith("; give more pictures of good parts, or add --yes if all are good.")
+    assert compared(old, few, set(), yes=True)
+
+
+def test_a_damaged_picture_does_not_stop_a_calibration(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Where no rate was asked for, the rest states what it can; the damaged one is named."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "m"))
+    good = Path(shutil.copytree(washers / "test" / "good", tmp_path / "good"))
+    whole = next(iter(sorted(good.iterdir()))).read_bytes()
+    (good / "cut.png").write_bytes(whole[: len(whole) // 2])
+    count = len(list(good.iterdir())) - 1
+    calibration, notes = fitting.recalibrate(folder, good, None, None, yes=True)
+    assert calibration.n == count
+    assert any(note.startswith("skipped: ") and "cut.png" in note for note in notes)
+    assert any(f"{count} calibration pictures" in note for note in notes)
+    with pytest.raises(CalibrationError, match=f"{count} calibration pictures do not support"):
+        fitting.recalibrate(folder, good, 1 / (count + 2), None, yes=True)
+
+
 def darker(good: Path, folder: Path) -> Path:
     """The same parts in half the light."""
     folder.mkdir()

@@ -33,6 +33,7 @@ Show = Callable[[str], None]
 
 UNSURE = 0.01  # chance at most that --yes is asked for of pictures that are as good as those before
 FAR = 0.6  # normalised by the old limits: a new one above is a quarter further from the median good picture
+FOREIGN = 0.5  # share of pictures that are like no good one, above which it is another product, camera or light
 SPARE = 2.0  # rejects beyond the expected ones that good pictures may have where the limit rises so far
 LOOK = "look at these good pictures: {file}"
 NAMED = 3  # most anomalous calibration pictures that are named
@@ -118,6 +119,7 @@ def calibrate_on(
     rules: calibrate.Rules | None = None,
     tolerate: str = "",
     seed: int = 0,
+    loosen: bool = False,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Scored:
     """Judge good pictures that training never saw, and set the thresholds. Unreadable ones are skipped and named.
@@ -126,6 +128,7 @@ def calibrate_on(
     batches   which block of neighbours each picture lies in; {} = there are none, None = not known: they are looked for.
               Where scores of one block are alike, a block counts once, and the rates are raised to what so many support
     tolerate  kinds of variation that good parts may show: each picture is judged once, varied at random by seed and place
+    loosen    the rates are raised to what the readable pictures support, where some cannot be read
     progress  called with (done, all)
     Raises CalibrationError where the readable ones cannot carry the rates.
     """
@@ -166,6 +169,9 @@ def calibrate_on(
     for path, score, peak in judgements:
         key: Path | str = together.get(path, "") or path
         highest[key] = max(highest.get(key, (score, peak))[0], score), max(highest.get(key, (score, peak))[1], peak)
+    if loosen and skipped and highest:
+        least = strictest_rate(len(highest), confidence)
+        rates = max(rates[0], least), max(rates[1], least)
     calibration = calibrate.calibrate(
         [score for score, _ in highest.values()],
         rates[0],
@@ -327,8 +333,20 @@ def _recalibrate(
         rules = model.calibration.rules
     paths = [entry.path for entry in entries]
     fitted = {"tolerate": model.content.config.get("tolerate", ""), "seed": model.content.config["seed"]}
-    scored = calibrate_on(model, paths, *rates, confidence=confidence, parts=parts, rules=rules, progress=progress, **fitted)
+    scored = calibrate_on(
+        model,
+        paths,
+        *rates,
+        confidence=confidence,
+        parts=parts,
+        rules=rules,
+        loosen=false_alarm is None,
+        progress=progress,
+        **fitted,
+    )
     calibration = scored.calibration
+    if scored.skipped and false_alarm is None:  # the rates were lowered to what is left
+        notes = promised_rates(calibration.n, None, review, confidence)[1]
     notes = (*listing.notes, *leakage.left_out(trained, trained + len(entries)), *notes)
     traits = described(model, paths, **fitted)
     judged = [path for path in paths if path not in dict(scored.skipped)]
@@ -360,7 +378,7 @@ def _recalibrate(
     calibration = dataclasses.replace(calibration, again=" ".join([source, *options(given)]))
     content = dataclasses.replace(model.content, calibration=calibration, guard=new_guard)
     bundle.rewrite(folder, dataclasses.replace(content, card=card.model_card(content)))
-    stored = judge_again(folder, calibration, content.model_id)
+    stored = judge_again(folder, calibration, content.model_id, widened=new_guard != model.guard)
     skips = [f"skipped: {reason}" for _, reason in scored.skipped]
     sheet = LOOK.format(file=write_sheet(folder, model, scored.ranked, ()))
     return calibration, [*notes, *skips, *scored.lines(), *stored, sheet, *moves]
@@ -379,6 +397,8 @@ def compared(
 
     foreign  pictures that the guard rejects, whatever their score
     asked    the false-alarm rate was asked for, so that it may be a higher one than before
+    More than half of the pictures like no good one are refused whatever `yes` says: that is another product, or another
+    camera or light, which the features and what is normal know nothing of.
     `yes` is needed where the pictures state no rate or a higher one than those before; where more of them were NG than a
     model that keeps its rate (with 95 % confidence) rejects of good pictures in all but a share of UNSURE of cases; and
     where the limit rises above FAR and more of them were NG than are expected, by more than SPARE.
@@ -389,8 +409,6 @@ def compared(
     elif not asked and new.false_alarm > old.false_alarm * (1.0 + 1e-9):
         now = percent_up(new.false_alarm)
         few = f"The false-alarm rate would rise from {was} ({counted(old)}) to {now} ({counted(new)})"
-    if few and not yes:
-        raise DataError(f"{few}; give more pictures of good parts, or add --yes to replace the limits all the same.")
     scores = [score for _, score in scored.ranked]
     rejected = sum(score > old.threshold or path in foreign for path, score in scored.ranked)
     moved = f"NG limit moves from {old.threshold:.4g} to {new.threshold:.4g}"
@@ -399,13 +417,16 @@ def compared(
     chance, far = float(binom.sf(rejected - 1, len(scores), bound)), old.normalised(new.threshold)
     wrong = f"{percent(bound)} at most were expected of good parts; the {moved}" if chance < UNSURE else ""
     if not wrong and far > FAR and rejected > usual * len(scores) + SPARE:
-        wrong = (
-            f"{percent(usual)} were expected of good parts; the {moved}, which is {far:.2f} as score_normalised had it, "
-            "where 0.5 is the limit"
-        )
-    if wrong and not yes:
+        wrong = f"{percent(usual)} were expected of good parts; the {moved}"
+    if len(foreign) > FOREIGN * len(scores):
         raise DataError(
-            f"{count}, and {wrong}. Look at {scored.ranked[0][0].name} and the others; remove those that are not good, or "
-            "add --yes if all are."
+            f"{len(foreign)} of {len(scores)} pictures are like no good picture of this product, so nothing was changed; "
+            "give pictures of this product, or, if product, camera or light have changed, fit a new model."
         )
+    if not yes and (wrong or few):
+        named = ", ".join(path.name for path, _ in scored.ranked[:NAMED])
+        ways = [f"{count}, and {wrong}. Look at {named} first; remove those that are not good"] if wrong else []
+        ways += [f"{few}; give more pictures of good parts"] if few else []
+        all_the_same = "add --yes if all are good" if wrong else "add --yes to replace the limits all the same"
+        raise DataError(f"{'. '.join(ways)}, or {all_the_same}.")
     return [f"{moved}; {count}"]

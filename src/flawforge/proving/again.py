@@ -1,8 +1,8 @@
 """Stored results at new limits: after `calibrate` the scores that a model folder keeps are judged again.
 
 The newest result of each data set is judged again and kept beside the old one. Scores alone do not say everything: where
-rules on marked regions apply, nothing is judged again; the marks stay those of the old limits; and a picture that was not
-like any good picture stays NG.
+rules on marked regions apply, nothing is judged again; the marks stay those of the old limits; a picture that was not like
+any good picture stays NG. Where it has changed what is like one, a result with such pictures is not judged again.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from flawforge_runtime.calibrate import Calibration, Rules
 
 Result = dict[str, Any]
 RULED = "rules on marked regions apply, and it holds scores alone"
+WIDENED = "what is like a good picture has changed, which scores do not tell; run the command again"
 NOTED = "Judged again at the limits that"
 NOTE = NOTED + " flawforge calibrate has set since, from the scores of {when}; pictures show the old marks"
 
 
-def judge_again(model: Path, calibration: Calibration, model_id: str) -> list[str]:
+def judge_again(model: Path, calibration: Calibration, model_id: str, widened: bool = False) -> list[str]:
     """Judge the stored results of a model at its new limits and keep what comes out; returns sentences for people.
 
+    widened  more pictures than before pass as like a good one, which stored scores do not tell
     Nothing that was kept before is changed. OSError (a full disk) passes through.
     """
     lines = []
@@ -40,7 +42,8 @@ def judge_again(model: Path, calibration: Calibration, model_id: str) -> list[st
                 newest.setdefault(one.data, one)
         for one in reversed(newest.values()):  # the newest is kept last, and so stays the newest
             try:
-                result = JUDGES[kind](one.read(), calibration)
+                before = one.read()
+                result = WIDENED if widened and _foreign(kind, before) else JUDGES[kind](before, calibration)
             except (DataError, KeyError, TypeError, ValueError, AttributeError):
                 lines.append(f"not judged again, because it holds a value that cannot be used: {one.text}")
                 continue
@@ -52,8 +55,28 @@ def judge_again(model: Path, calibration: Calibration, model_id: str) -> list[st
             result["notes"] = [*notes, NOTE.format(when=when(at))]
             files = {str(row["file"]): one.folder / Path(str(row["file"])).name for row in result["overlays"]}
             again = keep(model, kind, result, data=one.data, of=at, files=files)
-            lines.append(f"judged again at the new limits: {again.text}")
+            lines.append(f"judged again at the new limits: {again.text}{_moved(kind, before, result)}")
     return lines
+
+
+def _foreign(kind: str, result: Mapping[str, Any]) -> bool:
+    """Whether some of its pictures were rejected because they were like no good one."""
+    if kind == "drift":
+        return bool(result.get("invalid"))
+    return kind == "evaluation" and not all(row.get("valid", True) for row in result["pictures"])
+
+
+def _moved(kind: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What the new limits do to an evaluation: ": ..."; "" for other results."""
+    if kind != "evaluation":
+        return ""
+    words = []
+    for name, label in (("defects not rejected", 1), ("good parts rejected", 0)):
+        old, new = ([row["verdict"] for row in result["pictures"] if row["label"] == label] for result in (before, now))
+        if old:
+            count = [sum((verdict == "NG") == (label == 0) for verdict in verdicts) for verdicts in (old, new)]
+            words.append(f"{name} {count[0]} of {len(old)} before, {count[1]} now")
+    return f": {'; '.join(words)}" if words else ""
 
 
 def evaluation_at(result: Result, calibration: Calibration) -> Result | str:
