@@ -58,7 +58,8 @@ test-line: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m line
 
 test-scale: venv
-	@$(BIN)/python -c "import ray, moto, s3fs" 2>/dev/null || $(PIP) --editable ".[scale,scale-test]"
+	@$(BIN)/python -c "import ray, moto, s3fs" 2>/dev/null || \
+	  { $(PIP) --editable ".[scale,scale-test]" && $(PIP) --no-deps --editable ./runtime; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale
 
 check: venv

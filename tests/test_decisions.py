@@ -85,12 +85,15 @@ def test_a_figure_that_is_none_makes_an_error_and_never_a_verdict(figure: str, v
 
 def test_a_tally_of_every_kind_of_row() -> None:
     tally = Tally()
-    results = [decision(), decision(verdict="OK"), decision(valid=False), decision(verdict="REVIEW"), (Path("a"), "why")]
+    ruled = decision(verdict="OK", notes=("NG by its score, OK by rule: 1 marked region, 1 allowed",))
+    results = [decision(), ruled, decision(valid=False), decision(verdict="REVIEW"), (Path("a"), "why")]
     for result in results:
         tally.add(row_of(result, "m1"))
     assert tally.count == 5
-    assert str(tally) == "1 OK, 1 REVIEW, 2 NG (1 not like any good picture), 1 error"
-    counts = {"count": 5, "OK": 1, "REVIEW": 1, "NG": 2, "not_like_any_good": 1, "not_judged": 1}
+    assert str(tally) == (
+        "4 judged: 1 OK (1 by rule, against the score), 1 REVIEW, 2 NG (1 not like any good picture), 1 could not be judged"
+    )
+    counts = {"count": 5, "OK": 1, "REVIEW": 1, "NG": 2, "not_like_any_good": 1, "ok_by_rule": 1, "not_judged": 1}
     assert tally.as_dict() == counts
     assert tally.faults(0) == "1 of 5 files could not be judged; they are named above, the rest is done."
     tally.undrawn, tally.uncopied = 2, 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, kstest
 
+import flawforge as ff
+from flawforge import fitting
 from flawforge.demo.washers import render_good
 from flawforge.proving import drift
 from flawforge.types import CalibrationError, ConfigError, DataError
@@ -186,3 +189,16 @@ def test_looks_say_which_way() -> None:
     assert moved["vertical position"] == pytest.approx(plain["vertical position"], abs=1)
     assert drift.looks_of((picture * 0.5).astype(np.uint8))["brightness"] < plain["brightness"]
     assert drift.looks_of(picture.astype(np.float32) / 255) == pytest.approx(plain, rel=1e-2)
+
+
+def test_pictures_that_set_the_limits_do_not_drift(washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "m"))
+    good = washers / "test" / "good"
+    fitting.recalibrate(folder, good, None, None, yes=True)
+    with pytest.raises(
+        DataError, match=f"^All {len(list(good.iterdir()))} pictures are those that the limits were set with"
+    ):
+        ff.drift(folder, good, save=False)
+    result = ff.drift(folder, [good, washers / "test" / "dent"], save=False)
+    assert result.n == len(list((washers / "test" / "dent").iterdir()))
+    assert any("pictures were left out, as the limits were set with them" in note for note in result.notes)

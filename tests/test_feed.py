@@ -329,7 +329,7 @@ def test_a_tally_counts_every_row() -> None:
     for result in (decision(1.0), decision(2.0), (Path("b.png"), "why")):
         tally.add(row_of(result, "id"))
     assert tally.count == 3
-    assert str(tally) == "2 OK, 0 REVIEW, 0 NG (2 not like any good picture), 1 error"
+    assert str(tally) == "2 judged: 2 OK, 0 REVIEW, 0 NG (2 not like any good picture), 1 could not be judged"
 
 
 def test_a_pipe_gives_a_line_for_each_path_as_it_comes(tiny_model: Path, washers: Path, tmp_path: Path) -> None:
@@ -388,6 +388,6 @@ def test_a_watched_folder_is_judged_until_interrupted(tiny_model: Path, washers:
     assert Path(third["image_path"]).name == "3.png"
     assert process.returncode == 1  # for the half picture
     assert errors.count(f"{camera} is gone") == errors.count(f"{camera} is there again") == 1
-    assert "1 error; rows are printed" in errors
+    assert "1 could not be judged; rows are printed" in errors
     assert "1 of 3 files could not be judged" in errors
     assert "Traceback" not in errors

@@ -80,11 +80,14 @@ def test_no_error_among_few_pictures_leaves_room_for_one(good: int, defective: i
     """Disjoint pairs are all in order with probability AUROC ** min(m, n) at least as often as all pictures are."""
     scores = np.concatenate([np.arange(good), 100 + np.arange(defective)]) * (-1 if wrong else 1)
     labels = np.repeat([False, True], [good, defective])
-    found = intervals.image_metrics(scores, labels, bootstrap=20, rng=np.random.default_rng(0))["auroc"]
+    figures = intervals.image_metrics(scores, labels, bootstrap=20, rng=np.random.default_rng(0))
+    found = figures["auroc"]
     bound = 0.025 ** (1 / min(good, defective))
     assert (found.value, found.low, found.high) == (
         (0.0, 0.0, pytest.approx(1 - bound)) if wrong else (1.0, pytest.approx(bound), 1.0)
     )
+    if not wrong:
+        assert all((each.value, each.low, each.high) == (1.0, pytest.approx(bound), 1.0) for each in figures.values())
 
 
 @given(st.integers(1, 60), st.floats(0.01, 0.99))

@@ -75,7 +75,8 @@ def test_plain_folder(tmp_path, folder):
     listing = read_listing(tmp_path)
     assert [entry.path.name for entry in listing.entries] == ["10.jpeg", "2.bmp"]
     assert all((e.label, e.split, e.kind, e.mask_path) == (0, "train", "good", None) for e in listing.entries)
-    assert listing.notes == (("subfolders were not searched: ng",) if folder == "." else ())
+    said = "subfolders were not searched: ng" if folder == "." else f"only {folder} was read, not ng"
+    assert listing.notes == (said,)
 
 
 def test_csv_with_everything(tmp_path):

@@ -614,3 +614,20 @@ def harm_json(data: Any, rng: random.Random) -> Any:
         place = rng.randrange(len(data))
         return [*data[:place], harm_json(data[place], rng), *data[place + 1 :]]
     return rng.choice([None, True, -1, 10**30, 1e308, "", "x" * 999, [], {}, [[]], {"a": 1}, float("nan")])
+
+
+def test_a_rate_that_cannot_be_stated_is_not_shown(tmp_path: Path) -> None:
+    content = bundle.Content(make_config(64, None), b"weights", calibrate([0.1, 0.2], 1 / 3), "# Model card\n\nWashers.\n")
+    bundle.write(tmp_path / "few", content)
+    page = write_report(tmp_path / "few", tmp_path / "few.html").read_text()
+    assert "not known <small>too few calibration pictures</small>" in page
+    assert "Expect 33.3 %" not in page
+    assert '<p class="big">33.3 %' not in page
+
+
+def test_a_miss_that_was_rejected_is_not_called_one(tmp_path: Path) -> None:
+    rows = [{"group": "top_miss", "file": "a.png", "verdict": "NG", "panels": 1, "path": "good/1.png", "score": 1.0}]
+    images.write_image(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    assert page_of._missed(tmp_path, rows)["title"] == "Marked at another place (synthetic)"
+    assert page_of._missed(tmp_path, [rows[0] | {"verdict": "OK"}])["title"] == "Worst miss (synthetic)"
+    assert page_of._missed(tmp_path, [])["uri"] is None

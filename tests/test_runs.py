@@ -219,11 +219,13 @@ def test_the_end_of_a_run_is_one_line(good: Path, tiny_model: Path, tmp_path: Pa
     out = tmp_path / "out"
     result = call("inspect", tiny_model, good, bad, good, "-o", out, "--threshold", -1e9, "--format", "jsonl")
     assert result.stdout == (
-        f"3 judged: 0 OK, 0 REVIEW, 2 NG, 1 error; rows are in {out / 'results.jsonl'}; pictures in {out / 'index.html'}\n"
+        f"2 judged: 0 OK, 0 REVIEW, 2 NG, 1 could not be judged; rows are in {out / 'results.jsonl'}; "
+        f"pictures in {out / 'index.html'}\n"
     )
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert ["error" in row for row in rows] == [False, True, False]
     assert (rows[0]["valid"], rows[0]["notes"]) == (True, [])
+    assert re.search(r"^NG \(rejected\) above score -1e\+09: .* of good parts on average", result.stderr, re.MULTILINE)
 
 
 def test_no_picture_is_an_error_and_makes_no_folder(

@@ -219,10 +219,12 @@ def _parse(folder: Path, name: str, data: bytes) -> Any:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What manifest.json holds. Raises ModelError where the folder is none of ours, or of a newer format."""
+    if folder.is_file():
+        raise ModelError(NOT_A_MODEL.format(folder=folder, why="it is a file; MODEL comes first, then what it judges"))
     if not folder.is_dir():
         raise ModelError(NOT_A_MODEL.format(folder=folder, why="there is no such folder"))
     if not (folder / MANIFEST).is_file():
-        raise ModelError(NOT_A_MODEL.format(folder=folder, why=f"it has no {MANIFEST}"))
+        raise ModelError(NOT_A_MODEL.format(folder=folder, why=f"it has no {MANIFEST}; MODEL comes before what it judges"))
     manifest = _parse(folder, MANIFEST, _bytes(folder, MANIFEST, folder / MANIFEST, None))
     if not isinstance(manifest, dict) or manifest.get("made_by") != "flawforge":
         raise ModelError(NOT_A_MODEL.format(folder=folder, why=f"its {MANIFEST} is another program's"))

@@ -29,7 +29,7 @@ import numpy as np
 
 from flawforge_runtime.drawing import Scale
 from flawforge_runtime.rates import ExpectedRate, expected_rate, percent, percent_up, rank
-from flawforge_runtime.types import CalibrationError, ImageError
+from flawforge_runtime.types import OK_BY_RULE, CalibrationError, ImageError
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Rules:
         counted = self.counted(areas)
         return (
             "OK",
-            f"{verdict} by its score, OK by rule: {counted} regions of {self.min_area:g} {unit} or more, "
-            f"{self.max_count} allowed",
+            f"{verdict} by its score, {OK_BY_RULE}: {counted} marked region{'' if counted == 1 else 's'}"
+            f"{f' of {self.min_area:g} {unit} or more' if self.min_area else ''}, {self.max_count} allowed",
         )
 
 

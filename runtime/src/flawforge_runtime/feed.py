@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from flawforge_runtime.decode import FORMATS, SUFFIXES
-from flawforge_runtime.types import CalibrationError, DataError, Decision, FlawforgeError
+from flawforge_runtime.types import OK_BY_RULE, CalibrationError, DataError, Decision, FlawforgeError
 
 POLL = 0.2  # seconds between two looks at a watched folder
 SETTLED = 2  # looks in a row at which a file must have the same size and time, so that half a file is not judged
@@ -113,10 +113,15 @@ def row_of(result: Decision | tuple[Path, str], model_id: str) -> dict[str, Any]
 
 @dataclass
 class Tally:
-    """What came out so far. strange: pictures that were like no good one; skipped: pictures that were not judged."""
+    """What came out so far.
+
+    strange  pictures that were like no good one; ruled: OK by rule alone, as a rule on regions overruled their score
+    skipped  pictures that were not judged
+    """
 
     verdicts: Counter[str] = field(default_factory=Counter)
     strange: int = 0
+    ruled: int = 0
     skipped: int = 0
 
     @property
@@ -131,16 +136,20 @@ class Tally:
         else:
             self.verdicts[each["verdict"]] += 1
             self.strange += not each["valid"]
+            self.ruled += any(OK_BY_RULE in note for note in each.get("notes") or ())
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         verdicts = {verdict: self.verdicts[verdict] for verdict in ("OK", "REVIEW", "NG")}
-        return {"count": self.count, **verdicts, "not_like_any_good": self.strange, "not_judged": self.skipped}
+        told = {"not_like_any_good": self.strange, "ok_by_rule": self.ruled, "not_judged": self.skipped}
+        return {"count": self.count, **verdicts, **told}
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{self.verdicts[verdict]} {verdict}" for verdict in ("OK", "REVIEW", "NG"))
+        ruled = f" ({self.ruled} by rule, against the score)" if self.ruled else ""
         strange = f" ({self.strange} not like any good picture)" if self.strange else ""
-        return f"{counts}{strange}, {self.skipped} error{'' if self.skipped == 1 else 's'}"
+        counts = f"{self.verdicts['OK']} OK{ruled}, {self.verdicts['REVIEW']} REVIEW, {self.verdicts['NG']} NG{strange}"
+        missed = f", {self.skipped} could not be judged" if self.skipped else ""
+        return f"{self.verdicts.total()} judged: {counts}{missed}"
 
 
 @dataclass

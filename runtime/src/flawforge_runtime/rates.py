@@ -95,7 +95,8 @@ class ExpectedRate:
     def text(self) -> str:
         """For people: 4.8 % of good parts on average, up to 13.9 % for this model (95 % confidence)."""
         if self.unstated:
-            return f"rate not known: {self.n} calibration {self.of} cannot support one (10 % needs 9)"
+            of = {"pictures": "picture", "parts": "part", "batches": "batch"}[self.of] if self.n == 1 else self.of
+            return f"rate not known: {self.n} calibration {of} cannot support one (10 % needs 9)"
         return (
             f"{percent(self.expected)} of good parts on average, up to {percent(self.bound)} for this model "
             f"({percent(self.confidence)} confidence)"

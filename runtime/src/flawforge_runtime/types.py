@@ -56,6 +56,9 @@ class TrainingError(FlawforgeError):
     """A fit that cannot go on: a loss that is not finite, a run that cannot be resumed."""
 
 
+OK_BY_RULE = "OK by rule"  # in the note of a decision whose score says otherwise
+
+
 @dataclass(frozen=True)
 class ScoreRule:
     """How judging turns a map into one score per picture, in numpy, over the valid pixels only.

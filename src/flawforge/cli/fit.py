@@ -278,7 +278,8 @@ def _checked(
             f"--steps {options['steps']} and --minutes {options['minutes']:g} were given; give one of the two."
         )
     if folds is not None and (resume or dry_run):
-        raise ConfigError("--folds was given with --resume or --dry-run; leave those out.")
+        other = "--resume" if resume else "--dry-run"
+        raise ConfigError(f"--folds and {other} cannot be combined; leave one of them out.")
     check_other_day(options["other_day"], options["both_days"])
     kinds_from(options["tolerate"])
     if not dry_run:

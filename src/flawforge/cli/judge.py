@@ -194,6 +194,8 @@ def inspect(
 
     rows.check_form(form)
     inspector = _opened(model, device, backend, threads, max_pixels, changes, rules)
+    if changes["threshold"] is not None and inspector.calibration is not None:
+        hint(inspector.calibration.lines()[0])
     tally = rows.Tally()
     place = f"in {out / rows.rows_file(form)}" if out is not None else "printed"
     wanted = rows.Pictures(overlays=overlays, thumbnails=files is not None, copy_ng=copy_ng)
@@ -227,9 +229,9 @@ def inspect(
         places = [f"rows are {place}"]
         places += [f"{drawn} overlays in {out / 'overlays'}"] if out is not None and drawn else []
         places += [f"pictures in {page}"] if page is not None else []
-        say(f"{tally.count} judged: {tally}; {'; '.join(places)}", err=out is None)
+        say(f"{tally}; {'; '.join(places)}", err=out is None)
     else:
-        hint(f"{tally.count} judged: {tally}")
+        hint(str(tally))
     write_json({**tally.as_dict(), "model_id": inspector.about["model_id"], "rows": str(out) if out else ""})
     if faults:
         fail(faults)

@@ -164,6 +164,10 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
         notes=listing.notes,
     )
     good = tuple(entry for entry in report.readable(dataset.good_entries(listing.entries)) if entry.path not in without)
+    if not named and listing.entries:
+        raise TrainingError(
+            f"{request.data} has no folder train/good with pictures to learn from; pictures in test are never learnt from."
+        )
     if len(good) < 2:
         reasons = "; ".join(reason for _, reason in report.unreadable[:3])
         raise TrainingError(

@@ -125,6 +125,8 @@ def _read_folder(data: Path) -> Listing:
     if not pictures:
         raise DataError(_nothing_here(folder, others))
     notes = _left_aside(others)
+    if folder != data and (elsewhere := [sub.name for sub in _subfolders(data) if sub != folder and _pictures(sub)[0]]):
+        notes.append(f"only {folder.name} was read, not {', '.join(elsewhere[:5])}")
     if folder == data and (aside := [sub.name for sub in _subfolders(data) if _pictures(sub)[0]]):
         notes.append(f"subfolders were not searched: {', '.join(aside)}")
     unlabelled = None if folder.name.lower() in GOOD_FOLDERS else folder

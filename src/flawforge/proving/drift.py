@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from flawforge.pictures import copies
 from flawforge.proving import intervals, leakage
 from flawforge.proving.intervals import Estimate
 from flawforge.reporting.kept import Kept
@@ -184,11 +185,15 @@ class Drift:
         if self.alarm:
             return (
                 f"production parts no longer resemble the calibration pictures (seen after {self.at} of {self.n} parts; the "
-                f"probability of a false alarm is {percent(self.alarm_rate)} or less).{rejects}{what} Calibrate again with "
-                "current good parts."
+                f"probability of a false alarm is {percent(self.alarm_rate)} or less).{rejects}{what} Look at the "
+                "rejected parts: if they are defective, the model works and the line does not; if they are good, calibrate "
+                "again with current good parts."
             )
         strength = math.log(self.evidence) / math.log(self.level) if self.evidence > 1 else 0.0
-        return f"No drift alarm in {self.n} production parts ({100 * strength:.0f} % of the alarm level).{rejects}{what}"
+        return (
+            f"No drift alarm in {self.n} production parts (the evidence is {100 * strength:.0f} % of what raises an alarm)."
+            f"{rejects}{what}"
+        )
 
     def lines(self) -> list[str]:
         """For people."""
@@ -229,6 +234,7 @@ def watch(
     calibration = calibrated(inspector.calibration)
     count = len(pictures)
     pictures, trained = leakage.unseen(pictures, inspector)
+    pictures, notes_on_calibration = _uncalibrated(pictures, calibration)
     if calibration.per_part and parts is None:
         raise CalibrationError("The model was calibrated on parts, not pictures; say with --group-by which show one part.")
     highest: dict[str, float] = {}
@@ -257,8 +263,29 @@ def watch(
         model=dict(inspector.about),
         invalid=invalid,
         parts=tuple({"part": part, "score": score} for part, score in highest.items()),
-        notes=tuple(leakage.left_out(trained, count)),
+        notes=(*leakage.left_out(trained, count), *notes_on_calibration),
     )
+
+
+def _uncalibrated(pictures: Sequence[Path | Image], calibration: Calibration) -> tuple[list[Path | Image], list[str]]:
+    """Those that did not set the limits, and notes on the others. DataError where all did: they cannot have drifted."""
+    known = set(calibration.pictures)
+    left = [picture for picture in pictures if not (isinstance(picture, Path) and known and _mark(picture) in known)]
+    gone = len(pictures) - len(left)
+    if gone and not left:
+        raise DataError(
+            f"All {gone} pictures are those that the limits were set with, so they cannot have drifted; give pictures of "
+            "parts in use."
+        )
+    return left, [f"{gone} pictures were left out, as the limits were set with them"] if gone else []
+
+
+def _mark(path: Path) -> str:
+    """What tells a file again; "" for one that cannot be read, which is said later."""
+    try:
+        return copies.fingerprint(path)
+    except OSError:
+        return ""
 
 
 def finding(calibration: Calibration, scores: Sequence[float], *, alarm: float, defects: float, seed: int) -> dict[str, Any]:

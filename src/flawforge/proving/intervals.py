@@ -99,6 +99,9 @@ def image_metrics(scores: ArrayLike, labels: ArrayLike, *, bootstrap: int, rng: 
     pairs = int(min(labels.sum(), (~labels).sum()))
     if estimates["auroc"].value in (0.0, 1.0) and estimates["auroc"].low is not None and len(weights) > 1:
         estimates["auroc"] = rate(round(estimates["auroc"].value) * pairs, pairs)
+        if estimates["auroc"].value == 1.0:  # every resample is as perfect; that says nothing of the next pictures
+            for name in ("ap", "f1_max"):
+                estimates[name] = estimates[name]._replace(low=estimates["auroc"].low)
     return estimates
 
 

@@ -453,7 +453,7 @@ class _Album:
             if not shown:
                 shown.append(Shown("top_good", caption | {"panels": 1}, large(pixels, decision)))
             shown.append(Shown("hardest_good", caption | {"panels": 6}, close_up(pixels, decision, colours)))
-        missed = sorted(self.missed.values(), key=lambda row: (-row[0].contrast, -row[0].size))[: self.EACH]
+        missed = sorted(self.missed.values(), key=lambda row: (row[0].rejected, -row[0].contrast, -row[0].size))[: self.EACH]
         detected = sorted(self.found.values(), key=lambda row: row[0].size)[: self.EACH]
         for group, first, rows in (("missed", "top_miss", missed), ("found", "top_catch", detected)):
             for place, (trial, forgery, decision) in enumerate(rows):

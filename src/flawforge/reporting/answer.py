@@ -26,6 +26,7 @@ def expected(calibration: Calibration | None) -> Facts | None:
         return None
     return {
         "ng": calibration.rate_ng.as_dict(),
+        "unstated": calibration.rate_ng.unstated,
         "flagged": calibration.rate_flagged.as_dict(),
         "strictest": strictest_rate(calibration.n, calibration.confidence),
         "needed_for_1_percent": pictures_needed(0.01, calibration.confidence),
@@ -41,6 +42,8 @@ def _expected_text(calibration: Calibration) -> str:
         f"this model ({percent(rate.confidence)} confidence)"
     )
     show = "shows" if n == 1 else "show"
+    if rate.unstated:
+        return f"The false-alarm r{rate.text.removeprefix('r')}. Give more pictures of good parts to flawforge calibrate."
     if calibration.fixed is not None:
         return f"The limit was set by hand. {text}, as {n} calibration {of} {show}."
     if calibration.folds:

@@ -60,9 +60,9 @@ A pixel is marked above {pixel_threshold:.6g}{marked}.{rules}
 GUARD = """
 ## Pictures of something else
 
-A picture that is not like any good picture (blank, smeared, half out of the frame, another product) is NG whatever the
-network says, and is marked `valid: false` with the reason. Of {count} good pictures, limits that had not seen them rejected
-{flagged}; such rejects come on top of the rates above.
+A picture that is not like any good picture (blank, smeared, half out of the frame, another product, or a part with a large
+defect) is NG whatever the network says, and is marked `valid: false` with the reason.
+Of {count} good pictures, limits that had not seen them rejected {flagged}; such rejects come on top of the rates above.
 """
 
 

@@ -196,7 +196,10 @@ def _alarms(facts: Facts) -> Facts:
     chart: Any = ""
     if ng or measured:
         chart = charts.rate_bar((ng["expected"], ng["bound"]) if ng else None, measured, accepted.get("false alarms"))
-    return {"expected": ng, "measured": _rate_words(measured, of, "good pictures rejected"), "chart": chart}
+    if expected and expected["unstated"]:
+        chart = charts.rate_bar(None, measured, accepted.get("false alarms")) if measured else ""
+    words = _rate_words(measured, of, "good pictures rejected")
+    return {"expected": ng, "unstated": bool(expected and expected["unstated"]), "measured": words, "chart": chart}
 
 
 def _escapes(facts: Facts) -> Facts:
@@ -314,13 +317,18 @@ def _first(facts: Facts) -> list[Facts]:
         shown = [picture for title, groups in FIRST if (picture := _picture(folder, rows, title, groups))]
         if len(shown) == 2 and shown[-1]["title"] == "Best catch":
             synthetic = (facts["proof"] or {}).get("overlays") or []
-            place = album(Path(facts["folder"]), "proof")
-            miss = _picture(place, synthetic, "Worst miss (synthetic)", ("top_miss",))
-            text = "None of the tested defects was missed."
-            shown.append(miss or {"title": "Worst miss", "uri": None, "large": True, "figures": text})
+            shown.append(_missed(album(Path(facts["folder"]), "proof"), synthetic))
         if shown:
             return shown
     return []
+
+
+def _missed(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Facts:
+    """The synthetic defect of a proof that was missed; one that was rejected for another place is not called a miss."""
+    miss = _picture(folder, rows, "Worst miss (synthetic)", ("top_miss",))
+    if miss is None:
+        return {"title": "Worst miss", "uri": None, "large": True, "figures": "None of the tested defects was missed."}
+    return miss | {"title": "Marked at another place (synthetic)"} if miss["verdict"] == "NG" else miss
 
 
 def _picture(folder: Path, rows: Sequence[Mapping[str, Any]], title: str, groups: Sequence[str]) -> Facts | None:

@@ -74,8 +74,8 @@ class Inspected:
         skipped = self.totals["skipped"]
         before = f"; {self.before} of them from an earlier run" if self.before else ""
         return [
-            f"{self.count} judged: {verdicts} ({self.totals['strange']} not like any good picture), {skipped} "
-            f"error{'' if skipped == 1 else 's'}; rows are in {self.folder / ledger.PARTS}, {self.parts} part"
+            f"{self.count - skipped} judged: {verdicts} ({self.totals['strange']} not like any good picture), {skipped} "
+            f"could not be judged; rows are in {self.folder / ledger.PARTS}, {self.parts} part"
             f"{'s' * (self.parts != 1)}{before}"
         ]
 
