@@ -180,8 +180,9 @@ def test_a_screening_in_words() -> None:
     found = screening(5.0)
     assert found.suspects == ((Path("d/odd.png"), 9.0),)
     first, second = found.lines()
-    assert first.startswith(
-        "1 of 4 good pictures stand out from all others (of folders with good pictures only, 1 in 20 has"
+    assert first == (
+        "1 of 4 good pictures stands out from all others (by chance, about 1 folder in 20 of good pictures alone gets this "
+        "warning); look at it, and leave it out if it is not good:"
     )
     assert second == "  d/odd.png: 3.6 times a typical score"  # the median is 2.5
     (line,) = screening(9.0).lines()

@@ -41,11 +41,11 @@ def test_a_spoilt_picture_is_named_refused_or_left_out(washers: Path, tmp_path: 
     victim = spoilt(washers, tmp_path / "good")
     said: list[str] = []
     model = fitting.run(request(tmp_path / "good", tmp_path / "m"), show=said.append)
-    assert any("1 of 24 good pictures stand out" in line for line in said)
+    assert any("1 of 24 good pictures stands out" in line for line in said)
     assert any(victim.name in line for line in said)
     assert model.content is not None
     assert model.content.config["screening"]["suspects"][0]["path"].endswith(victim.name)
-    with pytest.raises(DataError, match=f"1 of 24 good pictures stand out .*{victim.name}.*--clean"):
+    with pytest.raises(DataError, match=f"1 of 24 good pictures stands out .*{victim.name}.*--clean"):
         fitting.run(request(tmp_path / "good", tmp_path / "strict", strict=True))
     assert not (tmp_path / "strict").exists()
     clean = fitting.run(request(tmp_path / "good", tmp_path / "clean", clean=True))

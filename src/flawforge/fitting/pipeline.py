@@ -200,7 +200,7 @@ def train(
     def save_early(stage: Stage) -> None:
         note = f"saved after stage '{stage.name}', before training; training replaces it"
         save(calibrated(job, [], [note]), request.out)
-        job.show(f"{request.out} can be used already; training continues and replaces it when it has finished")
+        job.show(f"{request.out} can be used already; the finished model replaces it")
 
     return engine.fit(
         job.net,

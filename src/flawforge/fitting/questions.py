@@ -44,8 +44,9 @@ def questioned(plan: Plan, progress: Callable[[int, int], None] = lambda done, t
     if suspects and request.strict and not request.clean:
         named = ", ".join(f"{path} ({score:.3g})" for path, score in suspects[:3])
         raise DataError(
-            f"{len(suspects)} of {len(screening.scores)} good pictures stand out from the others (limit "
-            f"{screening.limit:.3g}; {named}); remove those that are not good, or use --clean, or leave out --strict."
+            f"{len(suspects)} of {len(screening.scores)} good pictures stand{'s' * (len(suspects) == 1)} out from the "
+            f"others (limit {screening.limit:.3g}; {named}); remove those that are not good, or use --clean, or leave out "
+            "--strict."
         )
     if suspects and request.clean:
         plan = planning.plan(request, without=[path for path, _ in suspects])

@@ -53,9 +53,11 @@ class Screening:
                 f"{named}"
             )
         if self.suspects:
+            count, it = len(self.suspects), "it, and leave it out if it is"
+            stand, them = ("stands", it) if count == 1 else ("stand", "them, and leave out those that are")
             lines.append(
-                f"{len(self.suspects)} of {len(self.scores)} good pictures stand out from all others (of folders with good "
-                f"pictures only, 1 in {round(1 / RATE)} has any); look at them, and leave out those that are not good:"
+                f"{count} of {len(self.scores)} good pictures {stand} out from all others (by chance, about 1 folder in "
+                f"{round(1 / RATE)} of good pictures alone gets this warning); look at {them} not good:"
             )
         for path, score in self.suspects:
             lines.append(f"  {path}: {score / typical:.1f} times a typical score" if typical else f"  {path}: {score:.3g}")
