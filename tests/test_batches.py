@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flawforge import fitting
 from flawforge.fitting.thresholds import rates_of_batches
 from flawforge.pictures.batches import BLOCKS, LEAST, alike, find_batches, in_order
 
@@ -76,3 +78,13 @@ def test_rates_are_what_so_many_batches_support() -> None:
     rates, told = rates_of_batches(500, 100, (0.02, 0.05), None)
     assert rates == (0.02, 0.05)
     assert told.endswith("count as 100 batches")
+
+
+@pytest.mark.parametrize(("how", "told"), [({}, True), ({"group_by": r"(\d+)"}, False), ({"holdout": "0*.png"}, False)])
+def test_too_few_pictures_to_find_batches_are_told(washers: Path, tmp_path: Path, how: dict[str, Any], told: bool) -> None:
+    """24 of the 30 that it takes; where the user says what belongs together, or what is held back, nothing is looked for."""
+    plan = fitting.plan(fitting.Request(washers, tmp_path / "m", method="draem", size=64, steps=1, **how))
+    assert (
+        any(note.startswith("24 good pictures are too few to tell whether they come in batches") for note in plan.notes)
+        == told
+    )

@@ -25,7 +25,8 @@ from flawforge.nn.ranks import WHOLE, Part
 from flawforge.pictures import dataset, tolerance
 from flawforge.pictures.alignment import PICTURES as REGISTERED_FROM
 from flawforge.pictures.alignment import Registration, register
-from flawforge.pictures.batches import Batches, find_batches
+from flawforge.pictures.batches import LEAST as LEAST_UNITS
+from flawforge.pictures.batches import TOO_FEW, Batches, find_batches
 from flawforge.pictures.defects import Defects
 from flawforge.pictures.listing import check_for_fit, evenly, part_of, textures_in, thinned
 from flawforge.pictures.region import product_mask
@@ -177,9 +178,11 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     defects = real_defects(request.defects, method, [entry.path for entry in good], request.max_pixels, request.depth)
     parts = part_of(good, request.group_by)
     groups = [*report.duplicate_groups, *same_part(parts)]
-    batches = None
+    batches, few = None, 0
     if parts is None and isinstance(request.holdout, float) and not any(entry.split == "calibration" for entry in good):
-        batches = find_batches(dataset.units(good, groups), report.likenesses, request.seed)
+        units = dataset.units(good, groups)
+        batches = find_batches(units, report.likenesses, request.seed)
+        few = len(units) if len(units) < LEAST_UNITS else 0
     train, held = dataset.split_holdout(good, batches.blocks if batches else groups, request.holdout, request.seed)
     parts = parts and {entry.path: parts[entry.path] for entry in held}
     n = len(held) if parts is None else len(set(parts.values()))
@@ -187,6 +190,8 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
     rates, notes = promised_rates(n, request.false_alarm, request.review, request.confidence, total, request.holdout)
     if batches is not None:
         notes = (*notes, *batches.lines())
+    if few:
+        notes = (*notes, TOO_FEW.format(n=few, least=LEAST_UNITS))
     if tolerance.kinds_from(request.tolerate):
         notes = (*notes, f"tolerated on good parts, and so learnt and promised for: {request.tolerate}")
     if request.roi == AUTO_ROI:

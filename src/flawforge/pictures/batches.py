@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 LEVEL = 0.01  # of the test on pictures: chance that pictures in no order are taken for batches
 SCORE_LEVEL = 0.05  # of the test on scores
 SHUFFLES = 999
+TOO_FEW = (
+    "{n} good pictures are too few to tell whether they come in batches, {least} are needed: if they do, more good parts of "
+    "other batches are rejected than is stated; calibrate on pictures of several batches"
+)
 LEAST = 30  # units below which batches are not looked for: too few blocks would be left
 BLOCKS = 20  # at least so many blocks are cut, so that a fifth of them is several
 FADED = 0.25  # of the likeness of direct neighbours: where less is left, a block ends
