@@ -185,7 +185,7 @@ def test_a_section_holds_the_options_that_name_it() -> None:
 
     lines = [line.split()[0] for line in run(work, "--help").stdout.splitlines() if line.startswith(("  -", *SECTIONS))]
     assert lines[:7] == ["Options:", "--size", "Limits:", "--rate", "Advanced:", "--threads", "--recipe"]
-    assert lines[7:] == ["Output:", "--json", "-q,", "-v,", "--log-file", "--help"]
+    assert lines[7:] == ["Output:", "--json", "-q,", "-v,", "--log-file", "-h,"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -46,6 +46,10 @@ class Command(click.Command):
         reads: dict[str, Any] = {"type": PATH, "callback": recipe.read, "is_eager": True, "help": recipe.HELP}
         self.params.append(Option(["--recipe"], metavar="FILE", section="Advanced", expose_value=False, **reads))
 
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        """Both, whatever context asks first: click keeps what it made for that one."""
+        return ["-h", "--help"]
+
     def invoke(self, ctx: click.Context) -> Any:
         for param in self.params:
             value = ctx.params.get(param.name or "")
