@@ -136,3 +136,11 @@ def test_rewriting_keeps_results_of_the_same_network_and_removes_others(model: P
     bundle.rewrite(model, dataclasses.replace(content, config={**content.config, "seed": 7}))
     assert not (model / "evaluation").exists()
     assert [path.name for path in model.parent.iterdir()] == ["model"]
+
+
+def test_swapped_arguments_are_guessed(tmp_path: Path) -> None:
+    (tmp_path / "part.png").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"part.png is not a flawforge model folder \(it is a file; MODEL comes first"):
+        bundle.read(tmp_path / "part.png")
+    with pytest.raises(ModelError, match="MODEL comes before what it judges"):
+        bundle.read(tmp_path)

@@ -474,3 +474,13 @@ def test_a_confidence_is_kept_or_refused_before_training(washers: Path, tmp_path
     made = fitting.plan(request(washers, tmp_path / "m", confidence=0.95))
     assert made.rates[0] == pytest.approx(1 - 0.05 ** (1 / len(made.held)))
     assert any("with 0.95 confidence" in note for note in made.notes)
+
+
+def test_a_folder_of_test_pictures_alone_has_nothing_to_learn_from(washers: Path, tmp_path: Path) -> None:
+    shutil.copytree(washers / "test", tmp_path / "parts" / "test")
+    with pytest.raises(TrainingError, match=r"parts has no folder train/good .* test are never learnt from"):
+        fitting.plan(request(tmp_path / "parts", tmp_path / "m"))
+    table = tmp_path / "bad.csv"
+    table.write_text(f"image_path,label\n{next((washers / 'test' / 'dent').iterdir())},1\n")
+    with pytest.raises(TrainingError, match="holds 0 readable good pictures"):
+        fitting.plan(request(table, tmp_path / "m"))

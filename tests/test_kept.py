@@ -140,7 +140,10 @@ def test_where_more_passes_as_like_a_good_picture_scores_do_not_tell(model: Path
     result = json.loads(path.read_text())
     result["pictures"][0]["valid"] = False
     path.write_text(json.dumps(result))
+    path = next((folder / "drift").glob("*/drift.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"invalid": 1}))
     lines = again.judge_again(folder, new, identity, widened=True)
+    assert [line.startswith("not judged again") for line in lines if "drift check of" in line] == [True]
     assert [
         line.startswith("not judged again, because what is like a good") for line in lines if "evaluation of" in line
     ] == [True]

@@ -328,6 +328,38 @@ def test_a_box_is_drawn_by_mouse_and_by_keyboard(chromium: Any, line: Running) -
         assert texts.QUEUE_EMPTY in page.inner_text("main")
 
 
+def test_a_key_that_comes_before_the_picture_was_seen_reviews_nothing(chromium: Any, line: Running) -> None:
+    line.send(("1.png", picture(1)))
+    with opened(chromium, line, "/review") as page:
+        page.evaluate("document.getElementById('review').classList.remove('ready')")  # as in the first 0.7 s
+        page.keyboard.press("d")
+        page.wait_for_timeout(300)
+        assert page.url.endswith("/review")
+        assert reviews.of(line.service.store, 1) == ()
+
+
+def test_a_finger_scrolls_until_a_tool_is_chosen(chromium: Any, line: Running) -> None:
+    line.send(("1.png", picture(1)))
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(f"http://127.0.0.1:{line.port}/review")
+    page.wait_for_selector("#review.ready")
+    assert page.evaluate("getComputedStyle(document.querySelector('.stage')).touchAction") == "auto"
+    drag = """() => { const stage = document.querySelector(".stage"), box = stage.getBoundingClientRect();
+      for (const [kind, x] of [["pointerdown", 40], ["pointermove", 90], ["pointerup", 90]])
+        stage.dispatchEvent(new PointerEvent(kind, {
+          pointerId: 1, button: 0, clientX: box.x + x, clientY: box.y + x, bubbles: true })); }"""
+    page.evaluate("Element.prototype.setPointerCapture = () => {}")  # there is no real pointer behind these events
+    page.evaluate(drag)
+    assert page.locator("#drawing rect").count() == 0
+    page.check("[name=tool][value=box]")
+    assert page.evaluate("getComputedStyle(document.querySelector('.stage')).touchAction") == "none"
+    page.evaluate(drag)
+    assert page.locator("#drawing rect").count() == 1
+    context.close()
+
+
 def test_a_brush_stroke_becomes_a_mask_of_the_pictures_own_size(chromium: Any, line: Running) -> None:
     line.send(("1.png", picture(1)))
     with opened(chromium, line, "/review", LOOKS[2]) as page:

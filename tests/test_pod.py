@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -263,3 +263,12 @@ def test_the_command_leaves_training_pictures_out_and_the_report_finds_its_files
     assert len(train) == 6
     with pytest.raises(DataError, match="were trained on"):
         leakage.unseen(train, loaded)
+
+
+def test_the_worst_miss_is_one_that_was_not_rejected() -> None:
+    kept, none = pod._Album(), cast(Any, None)
+    for size, verdict in ((20.0, "NG"), (5.0, "OK"), (9.0, "REVIEW"), (30.0, "NG"), (7.0, "OK")):
+        kept.add(Trial("scratch", 0.3, size, 0, 1.0, verdict, pointed=False), none, none)
+    assert kept.missed["scratch", 0.3][0].size == 9.0
+    kept.add(Trial("dent", 0.3, 30.0, 0, 1.0, "NG", pointed=False), none, none)
+    assert kept.missed["dent", 0.3][0].rejected  # better than nothing to look at

@@ -16,6 +16,7 @@ from flawforge_runtime.rates import (
     UNSTATED,
     expected_rate,
     highest_share,
+    noun,
     percent,
     percent_up,
     pictures_needed,
@@ -203,3 +204,11 @@ def test_an_expected_rate_in_words_and_as_a_dictionary() -> None:
 def test_what_counts_as_stated() -> None:
     stated = [n for n in range(1, 50) if not expected_rate(n, 1).text.startswith("rate not known")]
     assert stated[0] == math.ceil(1 / UNSTATED) - 1 == 4
+
+
+def test_one_is_singular() -> None:
+    assert [noun(n, of) for n in (1, 2) for of in ("pictures", "parts", "batches")] == [
+        *("picture", "part", "batch"),
+        *("pictures", "parts", "batches"),
+    ]
+    assert "1 calibration batch cannot support one" in expected_rate(1, 1, of="batches").text

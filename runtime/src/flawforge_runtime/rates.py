@@ -95,8 +95,7 @@ class ExpectedRate:
     def text(self) -> str:
         """For people: 4.8 % of good parts on average, up to 13.9 % for this model (95 % confidence)."""
         if self.unstated:
-            of = {"pictures": "picture", "parts": "part", "batches": "batch"}[self.of] if self.n == 1 else self.of
-            return f"rate not known: {self.n} calibration {of} cannot support one (10 % needs 9)"
+            return f"rate not known: {self.n} calibration {noun(self.n, self.of)} cannot support one (10 % needs 9)"
         return (
             f"{percent(self.expected)} of good parts on average, up to {percent(self.bound)} for this model "
             f"({percent(self.confidence)} confidence)"
@@ -117,6 +116,11 @@ def expected_rate(n: int, k: int, confidence: float | None = None, of: str = "pi
     sure = CONFIDENCE if confidence is None else confidence
     bound = highest_share(k - 1, n, 2.0 * sure - 1.0)  # the quantile of that Beta is an exact binomial bound
     return ExpectedRate(k / (n + 1), bound, sure, k, n, of)
+
+
+def noun(n: int, of: str) -> str:
+    """What n of "pictures", "parts" or "batches" are called: 1 -> "picture"."""
+    return {"pictures": "picture", "parts": "part", "batches": "batch"}[of] if n == 1 else of
 
 
 def percent(share: float) -> str:

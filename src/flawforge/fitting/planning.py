@@ -165,7 +165,7 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
         notes=listing.notes,
     )
     good = tuple(entry for entry in report.readable(dataset.good_entries(listing.entries)) if entry.path not in without)
-    if not named and listing.entries:
+    if request.data.is_dir() and not dataset.good_entries(listing.entries):
         raise TrainingError(
             f"{request.data} has no folder train/good with pictures to learn from; pictures in test are never learnt from."
         )

@@ -27,7 +27,7 @@ from flawforge.types import DataError, ImageError, ModelError
 from flawforge_runtime import bundle, calibrate, images, inspector
 from flawforge_runtime.guard import Guard, Traits, fit_guard
 from flawforge_runtime.looks import LOOKS, looks_of
-from flawforge_runtime.rates import percent, percent_up, pictures_needed, share_interval, strictest_rate
+from flawforge_runtime.rates import noun, percent, percent_up, pictures_needed, share_interval, strictest_rate
 
 Show = Callable[[str], None]
 
@@ -386,8 +386,7 @@ def _recalibrate(
 
 def counted(calibration: calibrate.Calibration) -> str:
     """1 calibration picture, 12 calibration parts."""
-    one = {"pictures": "picture", "parts": "part", "batches": "batch"}[calibration.of]
-    return f"{calibration.n} calibration {one if calibration.n == 1 else calibration.of}"
+    return f"{calibration.n} calibration {noun(calibration.n, calibration.of)}"
 
 
 def compared(

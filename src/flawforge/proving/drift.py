@@ -228,8 +228,9 @@ def watch(
     """Look for drift in pictures, paths or h w 3 arrays, in the order of their use.
 
     parts  which part each path shows, where the model was calibrated per part; a part counts when it is first seen
-    Pictures that the model was trained on are left out, with a note.
-    Raises CalibrationError for a model without thresholds or one that needs `parts`, DataError where nothing can be read.
+    Pictures that the model was trained on, or whose scores set its limits, are left out, with a note.
+    Raises CalibrationError for a model without thresholds or one that needs `parts`, DataError where nothing can be
+    read, or nothing is left.
     """
     calibration = calibrated(inspector.calibration)
     count = len(pictures)

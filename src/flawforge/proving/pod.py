@@ -441,7 +441,9 @@ class _Album:
                 self.found[trial.kind] = trial, forgery, decision
             return
         key = trial.kind, trial.contrast
-        if key not in self.missed or trial.size > self.missed[key][0].size:
+        worst = self.missed.get(key)
+        # One that was rejected, if for another place, is the lesser miss.
+        if worst is None or (not trial.rejected, trial.size) > (not worst[0].rejected, worst[0].size):
             self.missed[key] = trial, forgery, decision
 
     def drawn(self, calibration: Calibration, names: Sequence[str], scale: float | None) -> list[Shown]:

@@ -13,7 +13,7 @@ from typing import Any
 from flawforge.reporting import pod_words
 from flawforge.reporting.acceptance import CRITERIA, FAIL, NOT_ENOUGH, PASS, Acceptance
 from flawforge_runtime.calibrate import Calibration
-from flawforge_runtime.rates import ExpectedRate, percent, pictures_needed, strictest_rate
+from flawforge_runtime.rates import ExpectedRate, noun, percent, pictures_needed, strictest_rate
 
 Facts = dict[str, Any]
 FEW = 30  # pictures of a class; with fewer, the report says that they are few
@@ -36,7 +36,7 @@ def expected(calibration: Calibration | None) -> Facts | None:
 
 def _expected_text(calibration: Calibration) -> str:
     n, sure, rate = calibration.n, calibration.confidence, calibration.rate_ng
-    of = calibration.of.removesuffix("s") if n == 1 else calibration.of
+    of = noun(n, calibration.of)
     text = (
         f"Expect {percent(rate.expected)} of good parts to be rejected (NG) on average, and up to {percent(rate.bound)} by "
         f"this model ({percent(rate.confidence)} confidence)"

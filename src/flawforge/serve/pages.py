@@ -12,8 +12,8 @@ import datetime
 import hashlib
 import importlib.resources
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Annotated, Any
 
@@ -239,72 +239,30 @@ def small(service: The, _: Visitor, number: int) -> Response:
     return Response(views.thumbnail(pixels), media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
 
-@ROUTER.get("/history")
-def history(
-    request: Request,
-    service: The,
-    _: Visitor,
-    verdict: Annotated[list[str] | None, Query(max_length=3)] = None,
-    model: Text = "",
-    station: Text = "",
-    named: Text = "",
-    since: Text = "",
-    until: Text = "",
-    reviewed: Text = "",
-    cursor: Annotated[str | None, Query(max_length=18, pattern="^[0-9]+$")] = None,
-) -> HTMLResponse:
-    """Results by filter, and the rates over time beside the promise. A filter that means nothing is left out."""
-    given, some, which = _filter(verdict, model, station, named, since, until, reviewed)
-    found = verdicts.listed(service.store, which, cursor=cursor, limit=ROWS)
-    said = reviews.latest(service.store, [each.id for each in found.verdicts])
-    over_time = verdicts.Filter(since=which.since, until=which.until, station=which.station, model=model)
-    names = service.shelf.names
-    served = service.shelf.get(model) if model in names else service.shelf.get() if len(names) == 1 and not model else None
-    query = [(name, text) for name, text in given.items() if text] + [("verdict", word) for word in some]
-    older = str(QueryParams([*query, ("cursor", found.cursor)])) if found.cursor else ""
-    return page(
-        request,
-        "history.html.jinja",
-        texts.HISTORY,
-        found=found.verdicts,
-        said=said,
-        count=verdicts.count(service.store, which),
-        given=given,
-        chosen=some,
-        filtered=bool(query),
-        query=str(QueryParams(query)),
-        reversed=which.since is not None and which.until is not None and which.since >= which.until,
-        stations=sorted({each.station for each in found.verdicts if each.station} | {service.settings.station} - {""}),
-        older=older,
-        newest=str(QueryParams(query)) if cursor else None,
-        line=views.line(service, over_time, served),
-        times=views.times(),
-    )
-
-
-@ROUTER.get("/history.csv")
-def history_csv(
-    service: The,
-    _: Visitor,
-    verdict: Annotated[list[str] | None, Query(max_length=3)] = None,
-    model: Text = "",
-    station: Text = "",
-    named: Text = "",
-    since: Text = "",
-    until: Text = "",
-    reviewed: Text = "",
-) -> StreamingResponse:
-    """All results of the history's filters with their newest reviews, as `flawforge results export` writes them."""
-    which = _filter(verdict, model, station, named, since, until, reviewed)[2]
-    name = f"results-{views.when(datetime.datetime.now(datetime.UTC))[:10]}.csv"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
-    return StreamingResponse(exports.csv_text(service.store, which), media_type="text/csv", headers=headers)
-
-
-def _filter(
-    verdict: list[str] | None, model: str, station: str, named: str, since: str, until: str, reviewed: str
-) -> tuple[dict[str, str], list[str], verdicts.Filter]:
+@dataclass(frozen=True)
+class Asked:
     """What the form of the history says: its fields as they stay filled in, the verdicts, and the filter."""
+
+    given: Mapping[str, str]
+    some: Sequence[str]
+    which: verdicts.Filter
+
+    @property
+    def query(self) -> list[tuple[str, str]]:
+        """The same for an address."""
+        return [(name, text) for name, text in self.given.items() if text] + [("verdict", word) for word in self.some]
+
+
+def _asked(
+    verdict: Annotated[list[str] | None, Query(max_length=3)] = None,
+    model: Text = "",
+    station: Text = "",
+    named: Text = "",
+    since: Text = "",
+    until: Text = "",
+    reviewed: Text = "",
+) -> Asked:
+    """A filter that means nothing is left out."""
     some = [word for word in verdicts.WORDS if word in (verdict or ())]
     given = {
         "model": model,
@@ -324,7 +282,54 @@ def _filter(
         reviewed={"yes": True, "no": False}.get(reviewed),
         said=given["reviewed"] if given["reviewed"] not in ("yes", "no") else "",
     )
-    return given, some, which
+    return Asked(given, some, which)
+
+
+Filtered = Annotated[Asked, Depends(_asked)]
+
+
+@ROUTER.get("/history")
+def history(
+    request: Request,
+    service: The,
+    _: Visitor,
+    asked: Filtered,
+    cursor: Annotated[str | None, Query(max_length=18, pattern="^[0-9]+$")] = None,
+) -> HTMLResponse:
+    """Results by filter, and the rates over time beside the promise."""
+    which, query = asked.which, asked.query
+    found = verdicts.listed(service.store, which, cursor=cursor, limit=ROWS)
+    said = reviews.latest(service.store, [each.id for each in found.verdicts])
+    over_time = verdicts.Filter(since=which.since, until=which.until, station=which.station, model=which.model)
+    names, model = service.shelf.names, which.model
+    served = service.shelf.get(model) if model in names else service.shelf.get() if len(names) == 1 and not model else None
+    older = str(QueryParams([*query, ("cursor", found.cursor)])) if found.cursor else ""
+    return page(
+        request,
+        "history.html.jinja",
+        texts.HISTORY,
+        found=found.verdicts,
+        said=said,
+        count=verdicts.count(service.store, which),
+        given=asked.given,
+        chosen=asked.some,
+        filtered=bool(query),
+        query=str(QueryParams(query)),
+        reversed=which.since is not None and which.until is not None and which.since >= which.until,
+        stations=sorted({each.station for each in found.verdicts if each.station} | {service.settings.station} - {""}),
+        older=older,
+        newest=str(QueryParams(query)) if cursor else None,
+        line=views.line(service, over_time, served),
+        times=views.times(),
+    )
+
+
+@ROUTER.get("/history.csv")
+def history_csv(service: The, _: Visitor, asked: Filtered) -> StreamingResponse:
+    """All results of the history's filters with their newest reviews, as `flawforge results export` writes them."""
+    name = f"results-{views.when(datetime.datetime.now(datetime.UTC))[:10]}.csv"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+    return StreamingResponse(exports.csv_text(service.store, asked.which), media_type="text/csv", headers=headers)
 
 
 @ROUTER.get("/review")
