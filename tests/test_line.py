@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import hashlib
 import json
 import os
 import re
@@ -17,9 +18,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import flawforge_runtime
 from flawforge.cli import main
-from flawforge.store import reviews, verdicts
+from flawforge.serve.shelf import open_shelf
+from flawforge.serve.watching import Keeper
+from flawforge.store import not_judged, reviews, verdicts
 from flawforge.store.opening import open_store
+from flawforge.types import ImageError
 from test_store import NOON, verdict
 
 
@@ -60,6 +65,19 @@ def test_a_file_that_is_no_picture_gets_a_row_with_an_error_and_none_in_the_stor
     assert "no PNG" in done.output
     with open_store(tmp_path / "r.db", create=False) as store:
         assert verdicts.count(store) == 0
+        (missed,) = not_judged.listed(store).pictures
+    assert (missed.source, missed.picture, missed.model) == ("inspect", "a.png", "onnx")
+    assert "no PNG" in missed.reason
+    assert missed.sha256 == hashlib.sha256(b"no picture").hexdigest()
+    (tmp_path / "folder.png").mkdir()  # cannot be read
+    with open_store(tmp_path / "r.db") as store:
+        keeper = Keeper(store, open_shelf({"onnx": exports["onnx"]}, flawforge_runtime.load).get(), station="s")
+        with pytest.raises(ImageError, match="cannot be read"):
+            keeper(tmp_path / "folder.png")
+        newest = not_judged.listed(store).pictures[0]
+    assert (newest.picture, newest.sha256, newest.station) == ("folder.png", "", "s")
+    done = call("results", "export", tmp_path / "r.db", "--not-judged", "-o", tmp_path / "n.csv")
+    assert "2 pictures that were not judged" in done.output
 
 
 def test_inspect_without_a_store_that_can_be_used(exports: dict[str, Path], washers: Path, tmp_path: Path) -> None:
@@ -122,7 +140,7 @@ def test_results_prune(db: Path) -> None:
 
 
 def test_results_upgrade(db: Path, tmp_path: Path) -> None:
-    assert "schema 0001 is the newest" in call("results", "upgrade", db).output
+    assert "schema 0002 is the newest" in call("results", "upgrade", db).output
     assert "There is no result store" in call("results", "upgrade", tmp_path / "none.db").stderr
 
 

@@ -389,11 +389,16 @@ def test_pictures_of_the_watched_folder_that_could_not_be_judged_are_listed(
         for index in range(6):
             (camera / f"{index}<b>.png").write_bytes(b"no picture")
             end = time.monotonic() + 30
-            while f"{index}<b>.png" not in [each.name for each in line.service.not_judged] and time.monotonic() < end:
+            while f"{index}<b>.png" not in [each.picture for each in line.service.not_judged] and time.monotonic() < end:
                 time.sleep(0.05)
         found = [words for words in get(line, "/").words if "was not judged" in words]
         assert [words.split()[2] for words in found] == [f"{index}<b>.png" for index in (5, 4, 3, 2, 1)]
         assert all("so it is not OK" in words for words in found)
+        history = get(line, "/history")
+        assert "6 pictures not judged" in history.text
+        assert all(f"{index}<b>.png" in history.text for index in range(6))
+        assert texts.MISSED_HINT in history.text
+        assert "not judged" not in get(line, "/history", named="nothing").text
         (missed,) = read_events(line, 1)  # who comes back to the stream is told again
         assert [words for words in Page(missed["html"]).words if "was not judged" in words] == found
 

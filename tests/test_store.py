@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flawforge.store import exports, kept, rates, retention, reviews, verdicts
+from flawforge.store import exports, kept, not_judged, rates, retention, reviews, verdicts
 from flawforge.store.opening import Store, Unreachable, open_store, parse_url, upgrade
 from flawforge.store.tables import METADATA, Moment
 from flawforge.store.verdicts import Filter, KeyTaken, Verdict
@@ -479,6 +481,22 @@ def test_pruning_by_age_leaves_the_reviewed_and_shared_files(store_url: str, tmp
         assert put(store).id > again.id  # an id is never given twice
 
 
+def test_pruning_by_age_deletes_notes_on_pictures_that_were_not_judged(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "STEP", 2)
+    not_judged.note(store, [missed(time=NOON - DAY * day) for day in range(5)])
+    put(store, time=NOON - 9 * DAY)
+    assert retention.prune(store, most_bytes=0).not_judged == 0  # they keep no file
+    done = retention.prune(store, before=NOON - DAY, who="anna")
+    assert (done.verdicts, done.not_judged) == (1, 3)
+    assert "3 notes on pictures that were not judged" in done.lines()[0]
+    assert [each.time for each in not_judged.listed(store).pictures] == [NOON - DAY, NOON]
+    with store.reading() as connection:
+        noted = connection.execute(sa.text("SELECT sum(verdicts), sum(not_judged), min(who) FROM prunings")).one()
+    assert tuple(noted) == (1, 3, "anna")
+
+
 def test_pruning_by_size_takes_the_oldest_first(store_url: str, tmp_path: Path) -> None:
     with open_store(store_url, tmp_path / "files") as store:
         recorded = [keep(store, bytes([number]) * 10) for number in range(5)]
@@ -507,6 +525,67 @@ def test_after_a_pruning_nothing_else_may_be_deleted(store: Store) -> None:
     with pytest.raises(Unreachable, match="append-only"), store.writing() as connection:
         connection.execute(sa.text("DELETE FROM verdicts"))
     assert verdicts.count(store) == 1
+
+
+# ---- pictures that were not judged
+
+
+def missed(**changes: Any) -> not_judged.NotJudged:
+    plain = not_judged.NotJudged(NOON, "http", "press 3", "A-0815", "part.png", "ab" * 32, "washer", "part.png is no PNG")
+    return replace(plain, **changes)
+
+
+def test_a_picture_that_was_not_judged_is_found_again(store: Store) -> None:
+    given_ = [missed(key="k"), missed(sha256="", part_id="", time=NOON.astimezone(BERLIN)), missed(key="k", reason="other")]
+    noted = not_judged.note(store, given_)
+    assert [bool(each.id) for each in noted] == [True, True, False]  # one key is one row
+    found = not_judged.listed(store).pictures
+    assert [replace(each, id=0) for each in found] == [given_[1], given_[0]]
+    assert not_judged.count(store) == 2
+    assert verdicts.count(store) == 0
+    assert found[1].as_dict()["time"] == NOON.isoformat()
+    assert "key" not in found[1].as_dict()
+
+
+def test_pictures_that_were_not_judged_are_filtered_and_paged(store: Store) -> None:
+    names = ["a.png", "b%.png", "c.png"]
+    not_judged.note(store, [missed(picture=name, part_id="", time=NOON + DAY * i) for i, name in enumerate(names)])
+    pictures = lambda **how: [each.picture for each in not_judged.listed(store, Filter(**how)).pictures]  # noqa: E731
+    assert pictures() == names[::-1]
+    assert pictures(named="B%") == ["b%.png"]
+    assert pictures(since=NOON + DAY, until=NOON + 2 * DAY) == ["b%.png"]
+    assert pictures(station="press 4") == pictures(model="none") == pictures(part_id="A-0815") == []
+    assert pictures(verdicts=("NG",), reviewed=True, sampled=True) == names[::-1]  # of verdicts alone
+    assert not_judged.count(store, Filter(named="c.")) == 1
+    page = not_judged.listed(store, limit=2)
+    not_judged.note(store, [missed(picture="new")])
+    assert [each.picture for each in not_judged.listed(store, cursor=page.cursor, limit=2).pictures] == ["a.png"]
+    assert not_judged.listed(store, cursor=page.cursor, limit=2).cursor is None
+
+
+@pytest.mark.parametrize("statement", ["UPDATE not_judged SET reason = ''", "DELETE FROM not_judged"])
+def test_what_was_not_judged_is_neither_changed_nor_deleted(store: Store, statement: str) -> None:
+    not_judged.note(store, [missed()])
+    with pytest.raises(Unreachable, match="not_judged are append-only"), store.writing() as connection:
+        connection.execute(sa.text(statement))
+    assert not_judged.count(store) == 1
+
+
+def test_what_was_not_judged_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    monkeypatch.setattr(exports, "MOST", 2)
+    with open_store(tmp_path / "r.db") as store:
+        not_judged.note(store, [missed(picture=f"={index}") for index in range(5)])
+        assert exports.export_not_judged(store, tmp_path / "n.csv", Filter(station="press 3")) == 5
+        assert exports.export_not_judged(store, tmp_path / "n.parquet") == 5
+    with (tmp_path / "n.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["picture"] for row in rows] == [f"'={index}" for index in (4, 3, 2, 1, 0)]  # no formula
+    assert rows[0]["reason"] == "part.png is no PNG"
+    table = pyarrow.parquet.read_table(tmp_path / "n.parquet").to_pylist()
+    assert [(row["id"], row["picture"]) for row in table] == [(index + 1, f"={index}") for index in (4, 3, 2, 1, 0)]
 
 
 # ---- kept files
@@ -596,7 +675,7 @@ def test_the_migrations_make_what_the_tables_say(store: Store) -> None:
 
 def test_opening_twice_and_upgrading_change_nothing(store_url: str, store: Store) -> None:
     recorded = put(store)
-    assert upgrade(store) == ("0001", "0001")
+    assert upgrade(store) == ("0002", "0002")
     with open_store(store_url) as again:
         assert list(verdicts.each(again)) == [recorded]
 
@@ -625,9 +704,36 @@ def test_an_older_schema_asks_for_an_upgrade(tmp_path: Path, monkeypatch: pytest
 
     open_store(tmp_path / "r.db").close()
     scripts = opening._migrations()
-    monkeypatch.setattr(type(scripts), "get_current_head", lambda self: "0002")
-    with pytest.raises(DataError, match="has schema 0001 and this flawforge needs 0002; back it up"):
+    monkeypatch.setattr(type(scripts), "get_current_head", lambda self: "0003")
+    with pytest.raises(DataError, match="has schema 0002 and this flawforge needs 0003; back it up"):
         open_store(tmp_path / "r.db")
+
+
+def test_a_store_of_the_first_schema_is_upgraded_with_all_its_rows(store_url: str) -> None:
+    """Made by the first migration alone: refused, upgraded by command, and as one that is made new."""
+    from flawforge.store import opening
+
+    first = Store(opening._engine(parse_url(store_url)), None, store_url)
+    with first.writing() as connection:
+        steps = lambda revision, _: opening._migrations()._upgrade_revs("0001", revision)  # noqa: E731
+        environment = EnvironmentContext(Config(), opening._migrations(), fn=steps)
+        with environment:
+            environment.configure(connection=connection, target_metadata=METADATA)
+            environment.run_migrations()
+    recorded = put(first)
+    with first.writing() as connection:
+        old = "INSERT INTO prunings (time, who, rule, verdicts, reviews, done) VALUES (:now, '', '', 1, 0, true)"
+        connection.execute(sa.text(old), {"now": NOON})
+    first.close()
+    with pytest.raises(DataError, match="has schema 0001 and this flawforge needs 0002"):
+        open_store(store_url)
+    with opening.open_to_upgrade(store_url) as old_store:
+        assert upgrade(old_store) == ("0001", "0002")
+    with open_store(store_url, create=False) as store:
+        assert list(verdicts.each(store)) == [recorded]
+        with store.reading() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+            assert connection.execute(sa.text("SELECT verdicts, not_judged FROM prunings")).all() == [(1, 0)]
 
 
 def test_where_there_is_no_store(tmp_path: Path) -> None:

@@ -156,17 +156,18 @@ with_store = click.argument("db", metavar="DB")
 @option("--until", metavar="DATE", help="Before this day or time.")
 @option("--station", default="", metavar="NAME", help="Of this station only.")
 @option("--model", default="", metavar="NAME", help="Of this model only.")
-def export(db: str, out: Path, since: str | None, until: str | None, station: str, model: str) -> None:
+@option("--not-judged", is_flag=True, help="Instead of results, the pictures that could not be judged, with the reason.")
+def export(db: str, out: Path, since: str | None, until: str | None, station: str, model: str, not_judged: bool) -> None:
     """Write the results in DB, with their newest reviews, to a table."""
     need_serve()
-    from flawforge.store.exports import export as write
+    from flawforge.store import exports
     from flawforge.store.opening import open_store
     from flawforge.store.verdicts import Filter
 
     which = Filter(since=_moment("--since", since), until=_moment("--until", until), station=station, model=model)
     with open_store(db, create=False) as store:
-        count = write(store, out, which)
-    say(f"{count} results in {out}")
+        count = (exports.export_not_judged if not_judged else exports.export)(store, out, which)
+    say(f"{count} {'pictures that were not judged' if not_judged else 'results'} in {out}")
     write_json({"count": count, "file": str(out)})
 
 

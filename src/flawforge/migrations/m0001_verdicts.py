@@ -41,6 +41,14 @@ FOR EACH STATEMENT EXECUTE FUNCTION {table}_append_only();
 """
 
 
+def append_only(table: str) -> None:
+    """Triggers that refuse to change rows of a table, and to delete them outside of a pruning."""
+    form = SQLITE if op.get_bind().dialect.name == "sqlite" else POSTGRESQL
+    text = form.format(table=table, refused=REFUSED.format(table=table), pruning=PRUNING)
+    for statement in text.split("\nCREATE ")[1:]:
+        op.execute(f"CREATE {statement.strip()}")
+
+
 def upgrade() -> None:
     """Make the tables and their triggers."""
     op.create_table(
@@ -95,11 +103,8 @@ def upgrade() -> None:
         sa.Column("done", sa.Boolean, nullable=False),
         sqlite_autoincrement=True,
     )
-    form = SQLITE if op.get_bind().dialect.name == "sqlite" else POSTGRESQL
-    for table in ("verdicts", "reviews"):
-        text = form.format(table=table, refused=REFUSED.format(table=table), pruning=PRUNING)
-        for statement in text.split("\nCREATE ")[1:]:
-            op.execute(f"CREATE {statement.strip()}")
+    append_only("verdicts")
+    append_only("reviews")
 
 
 def downgrade() -> None:

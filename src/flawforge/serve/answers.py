@@ -111,6 +111,27 @@ class NotJudged(BaseModel):
     error: str
 
 
+class WithoutVerdict(BaseModel):
+    """A picture that could not be judged, as it is kept. sha256: "" where the file could not be read."""
+
+    id: int
+    time: datetime.datetime
+    source: Literal["http", "watch", "inspect"]
+    station: str
+    part_id: str
+    picture: str
+    sha256: str
+    model: str
+    reason: str
+
+
+class WithoutVerdictPage(BaseModel):
+    """Pictures, the newest first. cursor: of the next page; null = this is the last."""
+
+    pictures: list[WithoutVerdict]
+    cursor: str | None
+
+
 class Inspected(BaseModel):
     """One entry per picture, in the order that they came in."""
 

@@ -14,6 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from flawforge.serve.answers import Fault, Inspected, NotJudged, faults, result_of
 from flawforge.serve.gate import Refused
+from flawforge.serve.judging import not_judged
 from flawforge.serve.service import Service
 from flawforge.serve.who import Operator, The
 from flawforge.serve.work import Full, Job
@@ -122,7 +123,13 @@ async def inspect(
         else NotJudged(picture=job.picture, error=str(outcome))
         for job, outcome in zip(jobs, outcomes, strict=True)
     ]
-    if any(isinstance(entry, NotJudged) for entry in entries):
+    missed = [
+        not_judged(job, served.name, str(outcome))
+        for job, outcome in zip(jobs, outcomes, strict=True)
+        if not isinstance(outcome, Verdict)
+    ]
+    if missed:
+        await run_in_threadpool(service.missed, missed)
         response.status_code = 422
     return Inspected(results=entries)
 

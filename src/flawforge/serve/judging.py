@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import tempfile
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from flawforge.reporting.overlays import overlay
 from flawforge.serve.shelf import Served
 from flawforge.serve.work import Job
 from flawforge.store.kept import ENDINGS, keep_overlay, keep_picture, kept_path
+from flawforge.store.not_judged import NotJudged
 from flawforge.store.opening import Store
 from flawforge.store.verdicts import Verdict, sampled, verdict_of
 from flawforge.types import ConfigError, Decision, Image
 from flawforge_runtime.decode import as_picture
 from flawforge_runtime.feed import row_of
+from flawforge_runtime.names import shown as printable
 from flawforge_runtime.types import ImageError
 
 KEEP = ("all", "rejects", "none")
@@ -69,6 +72,12 @@ def judge(served: Served, job: Job, store: Store, *, keep: str, sample_every: in
         key=job.key,
     )
     return decision, verdict
+
+
+def not_judged(job: Job, model: str, reason: str) -> NotJudged:
+    """A job without a verdict, now; `reason` is given a capital, as a sentence on a page has one."""
+    now, told = datetime.datetime.now(datetime.UTC), printable(reason[:1].upper() + reason[1:])
+    return NotJudged(now, job.source, job.station, job.part_id, job.picture, job.sha256, model, told, job.key)
 
 
 def decide(served: Served, data: bytes, name: str) -> Decision:

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 from contextlib import suppress
-from dataclasses import dataclass
 
+from flawforge.store.not_judged import NotJudged
 from flawforge.store.verdicts import Verdict
 
 WAITING = 100  # news that a slow watcher may be behind; older ones are left out
-
-
-@dataclass(frozen=True)
-class NotJudged:
-    """A picture of the watched folder that could not be judged, and why. time: aware of its offset."""
-
-    time: datetime.datetime
-    name: str
-    why: str
 
 
 News = Verdict | NotJudged

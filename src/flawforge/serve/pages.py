@@ -30,11 +30,11 @@ from flawforge.reporting.page import unbroken
 from flawforge.serve import judging, texts, views
 from flawforge.serve.access import Person
 from flawforge.serve.gate import Refused
-from flawforge.serve.live import NotJudged
 from flawforge.serve.logs import log
 from flawforge.serve.service import Service
 from flawforge.serve.who import BEARER, COOKIE, Admin, Operator, The, begin_session, person_of
-from flawforge.store import exports, reviews, verdicts
+from flawforge.store import exports, not_judged, reviews, verdicts
+from flawforge.store.not_judged import NotJudged
 from flawforge.store.opening import Unreachable
 from flawforge.types import CalibrationError, ModelError
 from flawforge_runtime.decode import as_picture
@@ -201,7 +201,7 @@ def _event(verdict: verdicts.Verdict) -> str:
 
 def _missed(service: Service, now: NotJudged | None = None) -> str:
     html = fragment("_missed.html.jinja", missed=list(service.not_judged))
-    data = {"html": html, "now": None if now is None else {"name": now.name, "why": now.why}}
+    data = {"html": html, "now": None if now is None else {"name": now.picture, "why": now.reason}}
     return f"event: missed\ndata: {json.dumps(data)}\n\n"
 
 
@@ -320,6 +320,8 @@ def history(
         older=older,
         newest=str(QueryParams(query)) if cursor else None,
         line=views.line(service, over_time, served),
+        missed=not_judged.listed(service.store, which, limit=ROWS).pictures if cursor is None else (),
+        missed_count=not_judged.count(service.store, which),
         times=views.times(),
     )
 

@@ -20,7 +20,7 @@ from flawforge.serve.gate import Refused
 from flawforge.serve.logs import log
 from flawforge.serve.service import Service
 from flawforge.serve.who import COOKIE, Admin, Operator, The
-from flawforge.store import rates, reviews, verdicts
+from flawforge.store import not_judged, rates, reviews, verdicts
 from flawforge.store.opening import Unreachable
 from flawforge.types import CalibrationError, ConfigError, DataError, FlawforgeError, ModelError
 
@@ -119,6 +119,28 @@ def list_results(
         )
         page = verdicts.listed(service.store, which, cursor=cursor, limit=limit)
         return answers.ResultPage(results=with_reviews(service, page.verdicts), cursor=page.cursor)
+
+
+@ROUTER.get("/v1/not-judged", responses=COMMON, summary="List pictures that could not be judged, the newest first")
+def list_not_judged(
+    service: The,
+    _: Operator,
+    since: Since = None,
+    until: Until = None,
+    station: Text = "",
+    part_id: Text = "",
+    model: Text = "",
+    sha256: Text = "",
+    named: Annotated[str, Query(max_length=200, description="Part of the part's id or of the file name.")] = "",
+    cursor: Annotated[str | None, Query(max_length=18, pattern="^[0-9]+$", description="Of the page before.")] = None,
+    limit: Limit = 50,
+) -> answers.WithoutVerdictPage:
+    """Pictures without a verdict and why, in pages as those of results. A part without a verdict is not OK."""
+    with stored():
+        which = _filter(since, until, station=station, part_id=part_id, model=model, sha256=sha256, named=named)
+        page = not_judged.listed(service.store, which, cursor=cursor, limit=limit)
+        found = [answers.WithoutVerdict.model_validate(each.as_dict()) for each in page.pictures]
+        return answers.WithoutVerdictPage(pictures=found, cursor=page.cursor)
 
 
 @ROUTER.get("/v1/results/{number}", responses=COMMON | faults(404), summary="One result")

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from flawforge.serve.access import Person, Tokens
 from flawforge.serve.judging import judge
-from flawforge.serve.live import Live, NotJudged
+from flawforge.serve.live import Live
+from flawforge.serve.logs import log
 from flawforge.serve.shelf import Served, Shelf
 from flawforge.serve.work import Job, Line, Recorder
+from flawforge.store.not_judged import NotJudged, note
 from flawforge.store.opening import Store, Unreachable
 from flawforge.store.verdicts import Verdict, get
 
@@ -171,6 +173,19 @@ class Service:
     def _recorded(self, verdict: Verdict) -> None:
         self.figures.count(verdict)
         self.live.publish(verdict)
+
+    def missed(self, pictures: Sequence[NotJudged]) -> None:
+        """Count, log and record pictures that could not be judged; those of the watched folder are shown to who watches."""
+        for each in pictures:
+            self.figures.errors.labels(each.model, each.source).inc()
+            log("not judged", 40, picture=each.picture, reason=each.reason, source=each.source)
+            if each.source == "watch":
+                self.not_judged.appendleft(each)
+                self.live.publish(each)
+        try:
+            note(self.store, pictures)
+        except Unreachable as error:
+            log("pictures that were not judged could not be recorded", 40, reason=str(error), lost=len(pictures))
 
     def hindrances(self) -> list[str]:
         """Why nothing can be judged now; empty = ready."""

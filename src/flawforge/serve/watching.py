@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import threading
 import time
@@ -10,14 +9,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from flawforge.serve.judging import judge
-from flawforge.serve.live import NotJudged
+from flawforge.serve.judging import judge, not_judged
 from flawforge.serve.logs import log
 from flawforge.serve.service import Service
 from flawforge.serve.shelf import Served
 from flawforge.serve.work import Full, Job
 from flawforge.store.kept import sha256_of
+from flawforge.store.not_judged import note
 from flawforge.store.opening import Store, Unreachable
 from flawforge.store.verdicts import Verdict, record, with_key
 from flawforge.types import Decision, FlawforgeError, ImageError
@@ -46,12 +46,17 @@ def read_job(path: Path, source: str, station: str = "", *, once: bool = False) 
     return Job(data, sha256, shown(path.name)[:200], station=station, source=source, key=key)
 
 
-def patiently(record_it: Callable[[], Verdict], go_on: Callable[[], bool], say: Callable[[str], None]) -> Verdict:
+def unread(path: Path, source: str, station: str) -> Job:
+    """A file that could not be read, as a job without bytes."""
+    return Job(b"", "", shown(path.name)[:200], station=station, source=source)
+
+
+def patiently(record_it: Callable[[], Any], go_on: Callable[[], bool], say: Callable[[str], None]) -> Any:
     """Try until the store can be written, or `go_on` says no; `say` is told once when it cannot, and once when it can."""
     tries = 0
     while True:
         try:
-            verdict = record_it()
+            recorded = record_it()
         except Unreachable as error:
             if tries == 0:
                 say(f"{error} The picture waits until it can be.")
@@ -62,11 +67,11 @@ def patiently(record_it: Callable[[], Verdict], go_on: Callable[[], bool], say: 
         else:
             if tries:
                 say("The result store can be written again.")
-            return verdict
+            return recorded
 
 
 class Keeper:
-    """Judges a path and records the verdict: what `inspect --db` does with each picture.
+    """Judges a path and records the verdict, or why there is none: what `inspect --db` does with each picture.
 
     once  a file that was recorded is not recorded again, and the run waits for a store that is away: --watch
     say   is told of a store that is away
@@ -89,22 +94,27 @@ class Keeper:
 
     def __call__(self, path: Path) -> Decision:
         """The Decision, once its verdict is recorded. Raises ImageError, Unreachable."""
-        job = read_job(path, "watch" if self._once else "inspect", self._station, once=self._once)
+        source = "watch" if self._once else "inspect"
+        job = unread(path, source, self._station)
         try:
+            job = read_job(path, source, self._station, once=self._once)
             decision, verdict = judge(
                 self._served, job, self._store, keep=self._keep, sample_every=self._sample_every, seed=self._seed
             )
+        except ImageError as error:
+            missed = not_judged(job, self._served.name, str(error))
+            self._put(lambda: note(self._store, [missed]))
+            raise
         except OSError as error:
             raise Unreachable(f"{path} could not be kept ({error.strerror}); free some space.") from error
-
-        def put() -> Verdict:
-            return record(self._store, [verdict])[0]
-
-        if self._once:
-            patiently(put, lambda: True, self._say)
-        else:
-            put()
+        self._put(lambda: record(self._store, [verdict]))
         return replace(decision, image_path=str(path))
+
+    def _put(self, record_it: Callable[[], Any]) -> None:
+        if self._once:
+            patiently(record_it, lambda: True, self._say)
+        else:
+            record_it()
 
 
 class Watcher:
@@ -129,24 +139,17 @@ class Watcher:
 
     def _run(self) -> None:
         for path in watched(self._folder, go_on=self._go_on, say=lambda sentence: log("watch", reason=sentence)):
+            job = unread(path, "watch", self._service.settings.station)
             try:
-                job = read_job(path, "watch", self._service.settings.station, once=True)
+                job = read_job(path, "watch", job.station, once=True)
                 patiently(partial(self._verdict, job), self._go_on, lambda sentence: log("watch", 30, reason=sentence))
             except FlawforgeError as error:
-                self._failed(path, str(error))
-                log("not judged", 40, picture=shown(path.name), reason=str(error), source="watch")
+                self._service.missed([not_judged(job, self._model, str(error))])
             except Exception as error:  # costs this picture and no other
-                self._failed(path, f"{type(error).__name__}; the log says more")
-                log("not judged", 40, picture=shown(path.name), error=error, source="watch")
+                log("picture could not be judged", 40, error=error)
+                self._service.missed([not_judged(job, self._model, f"{type(error).__name__}; the log says more")])
             if not self._go_on():
                 return
-
-    def _failed(self, path: Path, why: str) -> None:
-        self._service.figures.errors.labels(self._model, "watch").inc()
-        now = datetime.datetime.now(datetime.UTC)
-        missed = NotJudged(now, shown(path.name), shown(why))
-        self._service.not_judged.appendleft(missed)
-        self._service.live.publish(missed)
 
     def _verdict(self, job: Job) -> Verdict:
         known = with_key(self._service.store, job.key or "")

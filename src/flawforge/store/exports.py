@@ -1,14 +1,17 @@
-"""Verdicts with their newest review as a table: CSV for spreadsheets, Parquet for programs."""
+"""Verdicts with their newest review, or pictures that were not judged, as a table: CSV or Parquet."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from flawforge.store import not_judged
+from flawforge.store.not_judged import NotJudged
 from flawforge.store.opening import Store
 from flawforge.store.reviews import Review, latest
 from flawforge.store.verdicts import ALL, MOST, Filter, Verdict, listed
@@ -58,6 +61,10 @@ TYPES: dict[str, type] = {
 }
 
 
+NOT_JUDGED = tuple(field.name for field in fields(NotJudged) if field.name != "key")
+Rows = Iterator[Sequence[Mapping[str, Any]]]
+
+
 def export(store: Store, out: Path, which: Filter = ALL) -> int:
     """Write the verdicts, the newest first, to a new .csv or .parquet file; returns how many.
 
@@ -66,6 +73,15 @@ def export(store: Store, out: Path, which: Filter = ALL) -> int:
     Raises ConfigError for another ending, a file that exists, or a package that is missing; DataError where the file cannot
     be written; Unreachable.
     """
+    return _write(out, COLUMNS, _pages(store, which))
+
+
+def export_not_judged(store: Store, out: Path, which: Filter = ALL) -> int:
+    """Write the pictures that were not judged, as `export` does; `not_judged.listed` says which filters count."""
+    return _write(out, NOT_JUDGED, _pages_not_judged(store, which))
+
+
+def _write(out: Path, columns: Sequence[str], pages: Rows) -> int:
     ending = out.suffix.lower()
     if ending not in (".csv", ".parquet"):
         raise ConfigError(f"{out} ends in {ending or 'nothing'}; give a file that ends in .csv or .parquet.")
@@ -73,8 +89,8 @@ def export(store: Store, out: Path, which: Filter = ALL) -> int:
         raise ConfigError(bundle.TAKEN.format(folder=out))
     count, draft = 0, draft_of(out)
     try:
-        with (_csv if ending == ".csv" else _parquet)(draft) as write:
-            for rows in _pages(store, which):
+        with (_csv if ending == ".csv" else _parquet)(draft, columns) as write:
+            for rows in pages:
                 write(rows)
                 count += len(rows)
         draft.replace(out)
@@ -109,6 +125,16 @@ def _pages(store: Store, which: Filter) -> Iterator[list[dict[str, Any]]]:
         cursor = page.cursor
 
 
+def _pages_not_judged(store: Store, which: Filter) -> Iterator[list[dict[str, Any]]]:
+    cursor: str | None = None
+    while True:
+        page = not_judged.listed(store, which, cursor=cursor, limit=MOST)
+        yield [each.as_dict() for each in page.pictures]
+        if page.cursor is None:
+            return
+        cursor = page.cursor
+
+
 def row(verdict: Verdict, review: Review | None) -> dict[str, Any]:
     """A flat row with COLUMNS; None = nothing to say."""
     largest = max(verdict.regions, key=lambda region: region.area, default=None)
@@ -123,10 +149,10 @@ def row(verdict: Verdict, review: Review | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _csv(path: Path) -> Iterator[Any]:
+def _csv(path: Path, columns: Sequence[str]) -> Iterator[Any]:
     with path.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        file.write(_lines([COLUMNS]))
-        yield lambda rows: file.write(_lines([[_cell(value) for value in each.values()] for each in rows]))
+        file.write(_lines([columns]))
+        yield lambda rows: file.write(_lines([[_cell(each[name]) for name in columns] for each in rows]))
 
 
 def _cell(value: Any) -> Any:
@@ -134,7 +160,7 @@ def _cell(value: Any) -> Any:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Any]:
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Any]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -144,10 +170,10 @@ def _parquet(path: Path) -> Iterator[Any]:
             ".csv file."
         ) from None
     kinds = {int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_(), str: pyarrow.string()}
-    schema = pyarrow.schema([(name, kinds[TYPES.get(name, str)]) for name in COLUMNS])
+    schema = pyarrow.schema([(name, kinds[TYPES.get(name, str)]) for name in columns])
 
-    def write(rows: Sequence[dict[str, Any]]) -> None:
-        plain = [{name: _plain(value) for name, value in each.items()} for each in rows]
+    def write(rows: Sequence[Mapping[str, Any]]) -> None:
+        plain = [{name: _plain(each[name]) for name in columns} for each in rows]
         writer.write_table(pyarrow.Table.from_pylist(plain, schema=schema))
 
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from flawforge.store.kept import kept_path
 from flawforge.store.opening import Store
-from flawforge.store.tables import PRUNINGS, REVIEWS, VERDICTS
+from flawforge.store.tables import NOT_JUDGED, PRUNINGS, REVIEWS, VERDICTS
 from flawforge.types import ConfigError
 
 STEP = 500  # verdicts of one transaction, so that others can write meanwhile
@@ -25,18 +25,21 @@ class Pruned:
     verdicts, reviews  rows
     files, size        kept files, and their bytes
     reviewed_left      reviewed verdicts that the rule covers and that stay, because nobody asked to delete them
+    not_judged         rows of pictures that could not be judged; only their age counts
     """
 
-    verdicts: int
-    reviews: int
-    files: int
-    size: int
-    reviewed_left: int
+    verdicts: int = 0
+    reviews: int = 0
+    files: int = 0
+    size: int = 0
+    reviewed_left: int = 0
+    not_judged: int = 0
 
     def lines(self) -> list[str]:
         """For people."""
         said = f"{self.verdicts} results deleted, {self.files} files with {self.size / 1e6:.1f} MB"
         said += f", {self.reviews} reviews" if self.reviews else ""
+        said += f", {self.not_judged} notes on pictures that were not judged" if self.not_judged else ""
         left = [f"{self.reviewed_left} reviewed results stay; --reviewed deletes them too"] if self.reviewed_left else []
         return [said, *left]
 
@@ -63,18 +66,24 @@ def prune(
     if before is None and most_bytes is None:
         raise ConfigError("No rule was given for what to delete; give an age or a size.")
     rule = _rule(before, most_bytes, reviewed)
-    total = Pruned(0, 0, 0, 0, 0)
+    total = Pruned()
     while True:
         with store.writing() as connection:
             ids = _oldest(connection, before, most_bytes, reviewed)
-            part, names = _delete(connection, ids, rule, who) if ids else (Pruned(0, 0, 0, 0, 0), [])
+            missed = _oldest_not_judged(connection, before)
+            part, names = _delete(connection, ids, missed, rule, who) if ids or missed else (Pruned(), [])
             left = 0 if reviewed else _reviewed_left(connection, before, most_bytes)
         # After the commit: a row must never name a file that is not there because the deletion failed.
         files, size = _remove(store, names)
         total = Pruned(
-            total.verdicts + part.verdicts, total.reviews + part.reviews, total.files + files, total.size + size, left
+            total.verdicts + part.verdicts,
+            total.reviews + part.reviews,
+            total.files + files,
+            total.size + size,
+            left,
+            total.not_judged + part.not_judged,
         )
-        if not ids:
+        if not ids and not missed:
             return total
 
 
@@ -109,6 +118,13 @@ def _oldest(
     return ids
 
 
+def _oldest_not_judged(connection: sa.Connection, before: datetime.datetime | None) -> list[int]:
+    if before is None:
+        return []
+    query = sa.select(NOT_JUDGED.c.id).where(NOT_JUDGED.c.time < before).order_by(NOT_JUDGED.c.id).limit(STEP)
+    return list(connection.execute(query).scalars())
+
+
 def _bytes(connection: sa.Connection) -> int:
     return int(connection.execute(sa.select(sa.func.coalesce(sa.func.sum(VERDICTS.c.size), 0))).scalar_one())
 
@@ -121,8 +137,10 @@ def _reviewed_left(connection: sa.Connection, before: datetime.datetime | None, 
     return int(connection.execute(query.where(VERDICTS.c.size > 0)).scalar_one()) if over else 0
 
 
-def _delete(connection: sa.Connection, ids: Sequence[int], rule: str, who: str) -> tuple[Pruned, list[str]]:
-    """Delete rows; returns the names of kept files that no other row names."""
+def _delete(
+    connection: sa.Connection, ids: Sequence[int], missed: Sequence[int], rule: str, who: str
+) -> tuple[Pruned, list[str]]:
+    """Delete verdicts and pictures that were not judged; returns the names of kept files that no other row names."""
     opened = sa.insert(PRUNINGS).values(
         time=datetime.datetime.now(datetime.UTC), who=who, rule=rule, verdicts=0, reviews=0, done=False
     )
@@ -131,12 +149,13 @@ def _delete(connection: sa.Connection, ids: Sequence[int], rule: str, who: str) 
     named = connection.execute(sa.select(VERDICTS.c.kept, VERDICTS.c.overlay).where(mine)).all()
     reviews = connection.execute(sa.delete(REVIEWS).where(REVIEWS.c.verdict_id.in_(ids))).rowcount
     verdicts = connection.execute(sa.delete(VERDICTS).where(mine)).rowcount
+    notes = connection.execute(sa.delete(NOT_JUDGED).where(NOT_JUDGED.c.id.in_(missed))).rowcount
     closed = sa.update(PRUNINGS).where(PRUNINGS.c.id == number)
-    connection.execute(closed.values(verdicts=verdicts, reviews=reviews, done=True))
+    connection.execute(closed.values(verdicts=verdicts, reviews=reviews, not_judged=notes, done=True))
     names = {name for row in named for name in row if name}
     for column in (VERDICTS.c.kept, VERDICTS.c.overlay):
         names -= set(connection.execute(sa.select(column).where(column.in_(names))).scalars())
-    return Pruned(verdicts, reviews, 0, 0, 0), sorted(names)
+    return Pruned(verdicts, reviews, not_judged=notes), sorted(names)
 
 
 def _remove(store: Store, names: Sequence[str]) -> tuple[int, int]:

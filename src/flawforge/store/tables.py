@@ -1,9 +1,10 @@
 """The store's tables, as the newest migration leaves them.
 
-verdicts  one row per judged picture; never changed, and deleted by `retention.prune` alone
-reviews   what a person said of a verdict; a correction is another row
-prunings  what `retention.prune` deleted, when and by which rule; the triggers of `migrations` let it delete while `done` is
-          false, which no other transaction ever sees
+verdicts    one row per judged picture; never changed, and deleted by `retention.prune` alone
+reviews     what a person said of a verdict; a correction is another row
+prunings    what `retention.prune` deleted, when and by which rule; the triggers of `migrations` let it delete while `done`
+            is false, which no other transaction ever sees
+not_judged  one row per picture that could not be judged; as append-only as verdicts
 """
 
 from __future__ import annotations
@@ -119,5 +120,23 @@ PRUNINGS = Table(
     Column("verdicts", Integer, nullable=False),
     Column("reviews", Integer, nullable=False),
     Column("done", Boolean, nullable=False),
+    Column("not_judged", Integer, nullable=False, server_default="0"),
+    sqlite_autoincrement=True,
+)
+
+NOT_JUDGED = Table(
+    "not_judged",
+    METADATA,
+    Column("id", KEY, primary_key=True, autoincrement=True),
+    Column("time", Moment, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("station", Text, nullable=False),
+    Column("part_id", Text, nullable=False),
+    Column("picture", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("key", Text, unique=True),
+    Index("not_judged_time", "time"),
     sqlite_autoincrement=True,
 )

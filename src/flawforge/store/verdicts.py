@@ -252,21 +252,28 @@ class Filter:
     named: str = ""
     said: str = ""
 
-    def conditions(self) -> list[sa.ColumnElement[bool]]:
-        """For a WHERE on VERDICTS."""
-        columns = VERDICTS.c
+    def of_pictures(self, columns: Any) -> list[sa.ColumnElement[bool]]:
+        """Those conditions that a picture without a verdict can meet too: of time, names and file."""
         found: list[sa.ColumnElement[bool]] = []
         if self.since is not None:
             found.append(columns.time >= self.since)
         if self.until is not None:
             found.append(columns.time < self.until)
-        if self.verdicts:
-            found.append(columns.verdict.in_(self.verdicts))
-        for name in ("station", "part_id", "model", "model_id", "sha256"):
+        for name in ("station", "part_id", "model", "sha256"):
             if value := getattr(self, name):
                 found.append(columns[name] == value)
         if self.named:
             found.append(sa.or_(*(columns[name].icontains(self.named, autoescape=True) for name in ("part_id", "picture"))))
+        return found
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """For a WHERE on VERDICTS."""
+        columns = VERDICTS.c
+        found = self.of_pictures(columns)
+        if self.verdicts:
+            found.append(columns.verdict.in_(self.verdicts))
+        if self.model_id:
+            found.append(columns.model_id == self.model_id)
         if self.said:
             own = sa.select(REVIEWS.c.verdict).where(REVIEWS.c.verdict_id == columns.id)
             newest = own.order_by(REVIEWS.c.id.desc()).limit(1).scalar_subquery()
@@ -300,18 +307,24 @@ def listed(store: Store, which: Filter = ALL, *, cursor: str | None = None, limi
     limit   rows, from 1 to MOST
     Raises ConfigError for a cursor or limit outside its bounds, Unreachable.
     """
+    rows, following = page_of(store, VERDICTS, which.conditions(), cursor, limit)
+    return Page(tuple(map(verdict_from_row, rows)), following)
+
+
+def page_of(
+    store: Store, table: sa.Table, conditions: Sequence[sa.ColumnElement[bool]], cursor: str | None, limit: int
+) -> tuple[list[Mapping[Any, Any]], str | None]:
+    """Rows of a page, the newest first, and the cursor of the page after them. Raises as `listed`."""
     if not 1 <= limit <= MOST:
         raise ConfigError(f"A page of {limit} results was asked for; allowed are 1 to {MOST}.")
-    conditions = which.conditions()
+    query = sa.select(table).where(*conditions).order_by(table.c.id.desc()).limit(limit + 1)
     if cursor is not None:
         if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
             raise ConfigError(f"The cursor {cursor[:40]!r} was given; give the cursor of the page before, or none.")
-        conditions.append(VERDICTS.c.id < int(cursor))
-    query = sa.select(VERDICTS).where(*conditions).order_by(VERDICTS.c.id.desc()).limit(limit + 1)
+        query = query.where(table.c.id < int(cursor))
     with store.reading() as connection:
-        verdicts = [verdict_from_row(row) for row in connection.execute(query).mappings()]
-    more = len(verdicts) > limit
-    return Page(tuple(verdicts[:limit]), str(verdicts[limit - 1].id) if more else None)
+        rows: list[Mapping[Any, Any]] = list(connection.execute(query).mappings())
+    return rows[:limit], str(rows[limit - 1]["id"]) if len(rows) > limit else None
 
 
 def each(store: Store, which: Filter = ALL) -> Iterator[Verdict]:
