@@ -75,9 +75,14 @@ def test_a_file_that_is_no_picture_gets_a_row_with_an_error_and_none_in_the_stor
         with pytest.raises(ImageError, match="cannot be read"):
             keeper(tmp_path / "folder.png")
         newest = not_judged.listed(store).pictures[0]
+        watching = Keeper(store, open_shelf({"onnx": exports["onnx"]}, flawforge_runtime.load).get(), once=True)
+        for _ in range(2):  # a restart tries it again
+            with pytest.raises(ImageError, match="cannot be read"):
+                watching(tmp_path / "folder.png")
+        assert not_judged.count(store) == 3
     assert (newest.picture, newest.sha256, newest.station) == ("folder.png", "", "s")
     done = call("results", "export", tmp_path / "r.db", "--not-judged", "-o", tmp_path / "n.csv")
-    assert "2 pictures that were not judged" in done.output
+    assert "3 pictures that were not judged" in done.output
 
 
 def test_inspect_without_a_store_that_can_be_used(exports: dict[str, Path], washers: Path, tmp_path: Path) -> None:
@@ -151,6 +156,7 @@ def test_results_upgrade(db: Path, tmp_path: Path) -> None:
         (("--max-files", "33"), "--max-files 33 is above --queue 32"),
         (("--watch", "nowhere"), "nowhere, which is no folder"),
         (("--db", "sqlite://"), "without a file"),
+        (("--station", "a\nb"), "holds characters that cannot be printed"),
     ],
 )
 def test_serve_refuses_before_it_opens_a_port(

@@ -24,6 +24,8 @@ from flawforge.serve import shelf as shelves
 from flawforge.serve.access import Person, Tokens, check_host, is_loopback, read_tokens
 from flawforge.serve.gate import HEADERS
 from flawforge.serve.service import Settings
+from flawforge.serve.watching import Watcher
+from flawforge.serve.work import Full
 from flawforge.store import not_judged, reviews, verdicts
 from flawforge.store.opening import open_store
 from flawforge.types import ConfigError, ModelError
@@ -116,6 +118,37 @@ def test_a_picture_that_was_not_judged_is_kept_with_its_reason(exports: dict[str
         )
         assert line.http.get("/v1/not-judged", params={"station": "press 2"}).json() == {"pictures": [], "cursor": None}
         assert line.service.figures.errors.labels("part", "http")._value.get() == 2
+
+
+def test_an_empty_file_is_not_ok_and_costs_no_other(exports: dict[str, Path], tmp_path: Path) -> None:
+    with served(exports["onnx"], tmp_path / "r.db") as line:
+        answer = line.send(("a.png", picture()), ("b.png", b""))
+        assert answer.status_code == 422
+        assert [next(iter(each.keys() & {"verdict", "error"})) for each in answer.json()["results"]] == ["verdict", "error"]
+        assert "empty (0 bytes)" in line.judge(b"").json()["results"][0]["error"]
+        assert [each.picture for each in not_judged.listed(line.service.store).pictures] == ["", "b.png"]
+
+
+def test_one_key_of_several_pictures_hides_none_that_was_not_judged(exports: dict[str, Path], tmp_path: Path) -> None:
+    with served(exports["onnx"], tmp_path / "r.db") as line:
+        for data in (b"one", b"two", b"two"):
+            assert line.judge(data, headers={"Idempotency-Key": "always"}).status_code == 422
+        assert not_judged.count(line.service.store) == 2
+
+
+def test_a_failing_driver_stops_neither_the_watcher_nor_an_answer(
+    exports: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A station that no database takes: its text is no Unicode."""
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    with served(exports["onnx"], tmp_path / "r.db", watch=folder, station="\udcff") as line:
+        (folder / "a.png").write_bytes(b"no picture")
+        wait(lambda: len(line.service.not_judged) == 1)
+        (folder / "b.png").write_bytes(b"no picture")
+        wait(lambda: len(line.service.not_judged) == 2)
+        assert line.judge(b"no picture").status_code == 422
+    assert "could not be recorded" in caplog.text
 
 
 def test_a_store_that_is_away_costs_no_answer_of_what_was_not_judged(
@@ -225,7 +258,6 @@ def test_an_unknown_model(line: Running) -> None:
 @pytest.mark.parametrize(
     ("content", "kind", "status", "words"),
     [
-        (b"", "image/png", 422, "without a byte"),
         (b"x", "text/plain", 415, "type is text/plain"),
         (b"x", "", 415, "not given"),
         (b"x", "multipart/form-data", 400, "no multipart/form-data that can be read"),
@@ -245,10 +277,10 @@ def test_an_unknown_model(line: Running) -> None:
             "field x holds a file",
         ),
         (
-            b'--b\r\nContent-Disposition: form-data; name="files"; filename="y"\r\n\r\n\r\n--b--\r\n',
+            b'--b\r\nContent-Disposition: form-data; name="files"; filename=""\r\n\r\n\r\n--b--\r\n',
             "multipart/form-data; boundary=b",
             422,
-            "without a byte",
+            "No picture was sent",
         ),
         (b"--b\r\n\xff\xfe\x00: \x00\r\n\r\n", "multipart/form-data; boundary=b", 400, "no multipart"),
     ],
@@ -389,6 +421,39 @@ def test_a_full_queue_says_when_to_ask_again(exports: dict[str, Path], tmp_path:
         assert [response.status_code for response in found] == [200] * 3
         assert running.judge(picture(9)).status_code == 200
         assert verdicts.count(store) == 4
+
+
+def test_a_stop_leaves_a_watched_picture_for_the_next_start(
+    exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for a place in the queue when the service stops: nothing is wrong with it, so nothing is recorded."""
+    folder, full = tmp_path / "camera", threading.Event()
+    folder.mkdir()
+    kept, slow = slowed(exports["onnx"])
+    with open_store(tmp_path / "r.db") as store:
+        with serving(kept, store, settings=Settings(places=1)) as running:
+            asked = threading.Thread(target=running.judge, args=(picture(1),))
+            asked.start()
+            line = running.service.lines["part"]
+            wait(lambda: line.taken == 1)
+            submit = line.submit
+
+            def told(jobs: Any) -> None:
+                try:
+                    submit(jobs)
+                except Full:
+                    full.set()
+                    raise
+
+            monkeypatch.setattr(line, "submit", told)
+            (folder / "a.png").write_bytes(picture(2))
+            watcher = Watcher(running.service, folder, "part")
+            watcher.start()
+            assert full.wait(30)
+            watcher.stop()
+            slow.go.set()
+            asked.join()
+        assert (verdicts.count(store), not_judged.count(store)) == (1, 0)
 
 
 def test_a_stop_finishes_what_was_accepted(exports: dict[str, Path], tmp_path: Path) -> None:

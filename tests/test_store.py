@@ -481,7 +481,7 @@ def test_pruning_by_age_leaves_the_reviewed_and_shared_files(store_url: str, tmp
         assert put(store).id > again.id  # an id is never given twice
 
 
-def test_pruning_by_age_deletes_notes_on_pictures_that_were_not_judged(
+def test_pruning_by_age_deletes_records_of_pictures_that_were_not_judged(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "STEP", 2)
@@ -490,7 +490,7 @@ def test_pruning_by_age_deletes_notes_on_pictures_that_were_not_judged(
     assert retention.prune(store, most_bytes=0).not_judged == 0  # they keep no file
     done = retention.prune(store, before=NOON - DAY, who="anna")
     assert (done.verdicts, done.not_judged) == (1, 3)
-    assert "3 notes on pictures that were not judged" in done.lines()[0]
+    assert "3 records of pictures that were not judged" in done.lines()[0]
     assert [each.time for each in not_judged.listed(store).pictures] == [NOON - DAY, NOON]
     with store.reading() as connection:
         noted = connection.execute(sa.text("SELECT sum(verdicts), sum(not_judged), min(who) FROM prunings")).one()
@@ -566,7 +566,7 @@ def test_pictures_that_were_not_judged_are_filtered_and_paged(store: Store) -> N
 @pytest.mark.parametrize("statement", ["UPDATE not_judged SET reason = ''", "DELETE FROM not_judged"])
 def test_what_was_not_judged_is_neither_changed_nor_deleted(store: Store, statement: str) -> None:
     not_judged.note(store, [missed()])
-    with pytest.raises(Unreachable, match="not_judged are append-only"), store.writing() as connection:
+    with pytest.raises(Unreachable, match="not_judged is append-only"), store.writing() as connection:
         connection.execute(sa.text(statement))
     assert not_judged.count(store) == 1
 

@@ -249,7 +249,9 @@ def _keeper(db: str | None, station: str, model: Path, inspector: Any, once: boo
     from flawforge.serve.shelf import opened
     from flawforge.serve.watching import Keeper
     from flawforge.store.opening import open_store
+    from flawforge.store.verdicts import check_text
 
+    check_text("station", station)
     with open_store(db) as store:
         served = opened(model, model.resolve().name, inspector)
         yield Keeper(store, served, station=station, keep="rejects", sample_every=SAMPLE_EVERY, once=once, say=say_aside)

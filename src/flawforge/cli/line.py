@@ -59,7 +59,12 @@ DAYS = Number(above=0, most=36525)  # a century: the calendar has a first year
     show_default=True,
     help="Which pictures to keep for the page and for reviews.",
 )
-@option("--retain-days", type=DAYS, section="Limits", help="Delete unreviewed results older than this.")
+@option(
+    "--retain-days",
+    type=DAYS,
+    section="Limits",
+    help="Delete unreviewed results, and records of pictures not judged, older than this.",
+)
 @option("--retain-gb", type=Number(above=0), section="Limits", help="Delete the oldest unreviewed results above this size.")
 @option(
     "--queue",
@@ -114,10 +119,12 @@ def serve(
     from flawforge.serve.logs import to_standard_error
     from flawforge.serve.service import Settings
     from flawforge.store.opening import open_store
+    from flawforge.store.verdicts import check_text
     from flawforge_runtime.feed import check_watch
 
     tokens = access.read_tokens(token_file, os.environ)
     access.check_host(host, tokens)
+    check_text("station", settings["station"])
     if watch is not None:
         check_watch(watch)
     if settings["max_files"] > settings["places"]:
@@ -173,7 +180,9 @@ def export(db: str, out: Path, since: str | None, until: str | None, station: st
 
 @results.command()
 @with_store
-@option("--older-than", type=DAYS, metavar="DAYS", help="Delete results older than this.")
+@option(
+    "--older-than", type=DAYS, metavar="DAYS", help="Delete results, and records of pictures not judged, older than this."
+)
 @option("--max-gb", type=Number(least=0), help="Delete the oldest until the kept files have at most this size.")
 @option("--files", type=PATH, metavar="FOLDER", help="Folder of kept pictures, as for `serve`.")
 @option("--reviewed", is_flag=True, help="Delete reviewed results, and their reviews, too.")

@@ -41,10 +41,10 @@ FOR EACH STATEMENT EXECUTE FUNCTION {table}_append_only();
 """
 
 
-def append_only(table: str) -> None:
-    """Triggers that refuse to change rows of a table, and to delete them outside of a pruning."""
+def append_only(table: str, refused: str = REFUSED) -> None:
+    """Triggers that refuse to change rows of a table, and to delete them outside of a pruning; `refused` says what to do."""
     form = SQLITE if op.get_bind().dialect.name == "sqlite" else POSTGRESQL
-    text = form.format(table=table, refused=REFUSED.format(table=table), pruning=PRUNING)
+    text = form.format(table=table, refused=refused.format(table=table), pruning=PRUNING)
     for statement in text.split("\nCREATE ")[1:]:
         op.execute(f"CREATE {statement.strip()}")
 

@@ -27,8 +27,9 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("not_judged_time", "not_judged", ["time"])
+    op.create_index("not_judged_part_id", "not_judged", ["part_id"])
     op.add_column("prunings", sa.Column("not_judged", sa.Integer, nullable=False, server_default="0"))
-    append_only("not_judged")
+    append_only("not_judged", "{table} is append-only; delete old rows with: flawforge results prune")
 
 
 def downgrade() -> None:

@@ -112,7 +112,10 @@ class NotJudged(BaseModel):
 
 
 class WithoutVerdict(BaseModel):
-    """A picture that could not be judged, as it is kept. sha256: "" where the file could not be read."""
+    """A picture that could not be judged then, as it is kept; a later try may have a result.
+
+    sha256: "" where the file could not be read.
+    """
 
     id: int
     time: datetime.datetime

@@ -116,13 +116,6 @@ async def inspect(
         for index, (name, data) in enumerate(upload.pictures)
     ]
     outcomes, known = await judge_all(service, served.name, jobs)
-    said = await run_in_threadpool(_reviews, service, known) if known else {}
-    entries = [
-        result_of(outcome, said.get(outcome.id))
-        if isinstance(outcome, Verdict)
-        else NotJudged(picture=job.picture, error=str(outcome))
-        for job, outcome in zip(jobs, outcomes, strict=True)
-    ]
     missed = [
         not_judged(job, served.name, str(outcome))
         for job, outcome in zip(jobs, outcomes, strict=True)
@@ -131,6 +124,13 @@ async def inspect(
     if missed:
         await run_in_threadpool(service.missed, missed)
         response.status_code = 422
+    said = await run_in_threadpool(_reviews, service, known) if known else {}
+    entries = [
+        result_of(outcome, said.get(outcome.id))
+        if isinstance(outcome, Verdict)
+        else NotJudged(picture=job.picture, error=str(outcome))
+        for job, outcome in zip(jobs, outcomes, strict=True)
+    ]
     return Inspected(results=entries)
 
 
@@ -210,8 +210,6 @@ async def _upload(request: Request, service: Service) -> Upload:
         )
     if not upload.pictures:
         raise Refused(422, "No picture was sent; send one or more in the field files.")
-    if any(not data for _, data in upload.pictures):
-        raise Refused(422, "A picture without a byte was sent; send whole files.")
     return upload
 
 
@@ -238,7 +236,9 @@ async def _multipart(request: Request, service: Service) -> Upload:
             if isinstance(value, UploadFile):
                 if name != "files":
                     raise Refused(422, f"The field {shown(name)[:80]} holds a file; send pictures in files.")
-                pictures.append((picture_name(value.filename or ""), await value.read()))
+                name, data = picture_name(value.filename or ""), await value.read()
+                if name or data:  # a form in which no file was chosen sends neither
+                    pictures.append((name, data))
             elif name in FIELDS:
                 fields[name] = value
             else:

@@ -75,9 +75,10 @@ def judge(served: Served, job: Job, store: Store, *, keep: str, sample_every: in
 
 
 def not_judged(job: Job, model: str, reason: str) -> NotJudged:
-    """A job without a verdict, now; `reason` is given a capital, as a sentence on a page has one."""
-    now, told = datetime.datetime.now(datetime.UTC), printable(reason[:1].upper() + reason[1:])
-    return NotJudged(now, job.source, job.station, job.part_id, job.picture, job.sha256, model, told, job.key)
+    """A job without a verdict, now. Its key holds the file's hash: a key that a client uses for every part costs no row."""
+    key = None if job.key is None else f"{job.key} {job.sha256} {model}"
+    now = datetime.datetime.now(datetime.UTC)
+    return NotJudged(now, job.source, job.station, job.part_id, job.picture, job.sha256, model, printable(reason), key)
 
 
 def decide(served: Served, data: bytes, name: str) -> Decision:
@@ -90,7 +91,10 @@ def decide(served: Served, data: bytes, name: str) -> Decision:
         with tempfile.NamedTemporaryFile(suffix=ending) as file:
             file.write(data)
             file.flush()
-            decision = inspector(Path(file.name), name)
+            try:
+                decision = inspector(Path(file.name), name)
+            except ImageError as error:
+                raise ImageError(str(error).replace(file.name, name or "the picture")) from error
     row = row_of(decision, served.model_id)  # a figure that is not finite is an error
     if "error" in row:
         raise ImageError(row["error"])

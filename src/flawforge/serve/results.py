@@ -135,7 +135,8 @@ def list_not_judged(
     cursor: Annotated[str | None, Query(max_length=18, pattern="^[0-9]+$", description="Of the page before.")] = None,
     limit: Limit = 50,
 ) -> answers.WithoutVerdictPage:
-    """Pictures without a verdict and why, in pages as those of results. A part without a verdict is not OK."""
+    """Pictures that could not be judged and why, in pages as those of results. A part without a verdict is not OK; a later
+    try with the same picture may have one."""
     with stored():
         which = _filter(since, until, station=station, part_id=part_id, model=model, sha256=sha256, named=named)
         page = not_judged.listed(service.store, which, cursor=cursor, limit=limit)

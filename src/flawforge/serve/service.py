@@ -175,17 +175,23 @@ class Service:
         self.live.publish(verdict)
 
     def missed(self, pictures: Sequence[NotJudged]) -> None:
-        """Count, log and record pictures that could not be judged; those of the watched folder are shown to who watches."""
+        """Count, log and record pictures that could not be judged; those of the watched folder are shown to who watches.
+
+        Raises nothing: what cannot be recorded is in the log.
+        """
         for each in pictures:
             self.figures.errors.labels(each.model, each.source).inc()
             log("not judged", 40, picture=each.picture, reason=each.reason, source=each.source)
-            if each.source == "watch":
-                self.not_judged.appendleft(each)
-                self.live.publish(each)
         try:
             note(self.store, pictures)
         except Unreachable as error:
             log("pictures that were not judged could not be recorded", 40, reason=str(error), lost=len(pictures))
+        except Exception as error:  # of the driver: it must stop neither the watcher nor an answer
+            log("pictures that were not judged could not be recorded", 40, error=error, lost=len(pictures))
+        for each in pictures:
+            if each.source == "watch":
+                self.not_judged.appendleft(each)
+                self.live.publish(each)
 
     def hindrances(self) -> list[str]:
         """Why nothing can be judged now; empty = ready."""

@@ -123,7 +123,8 @@ COUNT_ONE = "1 result"
 MISSED = "{count} pictures not judged"
 MISSED_ONE = "1 picture not judged"
 MISSED_HINT = (
-    "These parts have no verdict, so they are not OK. Of the filters, time, part ID or file, station and model apply."
+    "No verdict, so not OK; a later picture of the part may have one. Of the filters, time, part ID or file, station and "
+    "model apply."
 )
 MISSED_MORE = "The newest {count} are shown. All: flawforge results export DB --not-judged -o FILE.csv"
 UNNAMED_PICTURE = "picture without a name"

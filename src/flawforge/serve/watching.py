@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import threading
 import time
@@ -41,14 +42,18 @@ def read_job(path: Path, source: str, station: str = "", *, once: bool = False) 
     except OSError as error:
         raise ImageError(f"{path} cannot be read ({error.strerror or error}); check the file.") from error
     sha256 = sha256_of(data)
-    place = hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()[:16]
-    key = f"{source} {place} {facts.st_mtime_ns} {sha256}" if once else None
+    key = f"{source} {_place(path)} {facts.st_mtime_ns} {sha256}" if once else None
     return Job(data, sha256, shown(path.name)[:200], station=station, source=source, key=key)
 
 
-def unread(path: Path, source: str, station: str) -> Job:
-    """A file that could not be read, as a job without bytes."""
-    return Job(b"", "", shown(path.name)[:200], station=station, source=source)
+def unread(path: Path, source: str, station: str, *, once: bool = False) -> Job:
+    """A file that could not be read, as a job without bytes; once: with a key of its path and the day."""
+    key = f"{source} {_place(path)} {datetime.datetime.now(datetime.UTC):%Y-%m-%d}" if once else None
+    return Job(b"", "", shown(path.name)[:200], station=station, source=source, key=key)
+
+
+def _place(path: Path) -> str:
+    return hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def patiently(record_it: Callable[[], Any], go_on: Callable[[], bool], say: Callable[[str], None]) -> Any:
@@ -95,20 +100,25 @@ class Keeper:
     def __call__(self, path: Path) -> Decision:
         """The Decision, once its verdict is recorded. Raises ImageError, Unreachable."""
         source = "watch" if self._once else "inspect"
-        job = unread(path, source, self._station)
+        job = unread(path, source, self._station, once=self._once)
         try:
             job = read_job(path, source, self._station, once=self._once)
             decision, verdict = judge(
                 self._served, job, self._store, keep=self._keep, sample_every=self._sample_every, seed=self._seed
             )
-        except ImageError as error:
-            missed = not_judged(job, self._served.name, str(error))
-            self._put(lambda: note(self._store, [missed]))
-            raise
         except OSError as error:
             raise Unreachable(f"{path} could not be kept ({error.strerror}); free some space.") from error
+        except Exception as error:  # of a library, or for want of memory: whoever called goes on with the next picture
+            self._missed(job, str(error) or type(error).__name__)
+            raise
         self._put(lambda: record(self._store, [verdict]))
         return replace(decision, image_path=str(path))
+
+    def _missed(self, job: Job, why: str) -> None:
+        try:
+            note(self._store, [not_judged(job, self._served.name, why)])
+        except Unreachable as error:  # the picture has no verdict that could be lost, and its row says why
+            self._say(str(error))
 
     def _put(self, record_it: Callable[[], Any]) -> None:
         if self._once:
@@ -139,11 +149,13 @@ class Watcher:
 
     def _run(self) -> None:
         for path in watched(self._folder, go_on=self._go_on, say=lambda sentence: log("watch", reason=sentence)):
-            job = unread(path, "watch", self._service.settings.station)
+            job = unread(path, "watch", self._service.settings.station, once=True)
             try:
                 job = read_job(path, "watch", job.station, once=True)
                 patiently(partial(self._verdict, job), self._go_on, lambda sentence: log("watch", 30, reason=sentence))
             except FlawforgeError as error:
+                if not self._go_on() and isinstance(error, Full | Unreachable):
+                    return  # stopping: the picture is judged after the restart
                 self._service.missed([not_judged(job, self._model, str(error))])
             except Exception as error:  # costs this picture and no other
                 log("picture could not be judged", 40, error=error)

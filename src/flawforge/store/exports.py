@@ -61,7 +61,7 @@ TYPES: dict[str, type] = {
 }
 
 
-NOT_JUDGED = tuple(field.name for field in fields(NotJudged) if field.name != "key")
+NOT_JUDGED = ("id", *(field.name for field in fields(NotJudged) if field.name not in ("id", "key")))
 Rows = Iterator[Sequence[Mapping[str, Any]]]
 
 

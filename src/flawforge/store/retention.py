@@ -39,7 +39,7 @@ class Pruned:
         """For people."""
         said = f"{self.verdicts} results deleted, {self.files} files with {self.size / 1e6:.1f} MB"
         said += f", {self.reviews} reviews" if self.reviews else ""
-        said += f", {self.not_judged} notes on pictures that were not judged" if self.not_judged else ""
+        said += f", {self.not_judged} records of pictures that were not judged" if self.not_judged else ""
         left = [f"{self.reviewed_left} reviewed results stay; --reviewed deletes them too"] if self.reviewed_left else []
         return [said, *left]
 
@@ -58,7 +58,7 @@ def prune(
 ) -> Pruned:
     """Delete verdicts, the oldest first, with their kept files, and note it in the table prunings.
 
-    before      delete those judged before this time, aware of its offset
+    before      delete those judged before this time, aware of its offset, and records of pictures that were not judged
     most_bytes  delete until the kept files of all verdicts have at most so many bytes
     reviewed    delete verdicts with a review as well, and their reviews
     Raises ConfigError where no rule is given, Unreachable; what was deleted until then stays deleted.

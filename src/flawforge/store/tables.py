@@ -138,5 +138,6 @@ NOT_JUDGED = Table(
     Column("reason", Text, nullable=False),
     Column("key", Text, unique=True),
     Index("not_judged_time", "time"),
+    Index("not_judged_part_id", "part_id"),
     sqlite_autoincrement=True,
 )
