@@ -78,6 +78,7 @@ docs: venv
 	$(BIN)/python docs/make_architecture.py
 	$(BIN)/python benchmarks/regret_table.py
 	$(BIN)/python benchmarks/auto_page.py
+	$(BIN)/python benchmarks/papers_page.py
 	$(BIN)/python benchmarks/trust_page.py
 	$(BIN)/python benchmarks/readme_table.py
 	$(BIN)/python benchmarks/speed_table.py

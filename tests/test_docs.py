@@ -376,6 +376,29 @@ def test_the_regret_on_its_page_is_the_recorded_one() -> None:
     assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"
 
 
+def test_the_four_papers_on_their_pages_are_the_recorded(tmp_path: Path) -> None:
+    page, record = script("benchmarks/papers_page.py"), script("benchmarks/record.py")["record"]
+    for name, (file, _) in page["TABLES"].items():
+        text = (page["PAGES"] / file).read_text(encoding="utf-8")
+        assert page["filled"](text, name) == text, "run `make docs`"
+    assert page["against_draem"](tmp_path) == "not measured yet\n"
+    fits = [("sgsf", "lite0", 0, 0.5), ("sgsf", "lite0", 1, 0.75), ("sgsf", "", 0, 0.25), ("draem", "", 0, 0.125)]
+    for method, trunk, seed, precision in fits:
+        row = {"data": "mvtec_bottle", "method": method, **page["TEN"], "trunk": trunk, "seed": seed}
+        record(tmp_path / "accuracy.csv", row | dict.fromkeys(page["FIGURES"], 1.0) | {"pixel_ap": precision})
+    same = "1.000 (one seed)"
+    assert page["against_draem"](tmp_path).splitlines()[2:] == [
+        "| MVTec AD bottle | `sgsf` | 1.000 (1.000 to 1.000) | 0.625 (0.500 to 0.750) "
+        + "| 1.000 (1.000 to 1.000) " * 3
+        + "|",
+        f"| MVTec AD bottle | `draem` | {same} | 0.125 (one seed) | {same} | {same} | {same} |",
+    ]
+    lines = page["papers"](tmp_path).splitlines()
+    assert "| [sgsf](sgsf.md) | target | 0.990 | 0.850 |  |  |  |" in lines
+    assert f"| sgsf | `--trunk none` | {same} | 0.250 (one seed) | {same} | {same} | {same} |" in lines
+    assert not any(line.startswith("| draem") for line in lines)
+
+
 def test_what_auto_is_worth_is_the_recorded(tmp_path: Path) -> None:
     page, record = script("benchmarks/auto_page.py"), script("benchmarks/record.py")["record"]
     assert page["filled"](page["PAGE"].read_text()) == page["PAGE"].read_text(), "run `make docs`"

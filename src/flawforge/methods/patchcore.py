@@ -14,7 +14,7 @@ The features are pretrained on ImageNet, as in the paper: by default those of Ef
 and nothing is trained. With --trunk none no outside weights are used: within --minutes a small ResNet learns to tell the
 product's good pictures from CutPaste forgeries; then it is frozen. What else differs from the paper:
 
-    the memory has an upper bound           1000 patches with a trunk (more hardly helped, and costs time), 8192 without
+    the memory has bounds                   half a percent of all patches, 1000 to 4000, with a trunk; 1024 to 8192 without
     each feature is scaled (`standardise`)  by its standard deviation over good patches; not in the paper
     three stages on a grid of 8 pixels      paper: two, at strides 8 and 16
     stages concatenated as they are         the authors' code first averages channels down to 1024
@@ -63,10 +63,10 @@ CPU = Config(
     stages=(1, 2, 3),
     grid=8,
     standardise=True,
-    share=1.0,
-    least=1,
-    most=1000,
-    store=64,
+    share=0.005,
+    least=1000,
+    most=4000,
+    store=32,
     sketch=176,
     top=0.001,
     batch=4,
