@@ -30,7 +30,6 @@ from record import record
 RESULTS = Path(__file__).resolve().parent / "results" / "sgsf_ablation.csv"
 # Of the form without outside weights, --trunk none; the rows of before there was another have these names.
 SCRATCH: dict[str, dict[str, Any]] = {
-    "draem": {},
     "reference": {},
     "denoise": {"guidance": "denoise"},
     "no guidance": {"guidance": "none"},
@@ -54,14 +53,21 @@ TRUNK: dict[str, dict[str, Any]] = {
     "trunk, reference": {"guidance": "reference"},
     "trunk, denoise": {"guidance": "denoise"},
     "trunk, nothing salient": {"masks": "everywhere"},
+    "trunk, prior 0.1": {"prior": 0.1},
+    "trunk, prior 0.01": {"prior": 0.01},
 }
-VARIANTS = SCRATCH | TRUNK
+DRAEM: dict[str, dict[str, Any]] = {
+    "draem": {},
+    "draem, prior 0.1": {"prior": 0.1},
+    "draem, prior 0.01": {"prior": 0.01},
+}
+VARIANTS = DRAEM | SCRATCH | TRUNK
 
 
 def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Fit one variant on one product and judge it twice: held-back pictures with forgeries, and the test pictures."""
-    method = "draem" if variant == "draem" else "sgsf"
-    chosen = {} if method == "draem" else {**VARIANTS[variant], **config.parse_pairs(options.set)}
+    method = "draem" if variant in DRAEM else "sgsf"
+    chosen = VARIANTS[variant] | ({} if method == "draem" else config.parse_pairs(options.set))
     with tempfile.TemporaryDirectory() as folder:
         asked = {"method": method, "seed": seed, "settings": chosen, "size": options.size, **budget(options)}
         if method == "sgsf" and variant not in TRUNK:

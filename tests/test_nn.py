@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from flawforge.methods.draem import PAPER, Config, Draem, step_schedule
 from flawforge.nn.losses import cosine_schedule, dice_loss, drops, focal_map, masked_mean, reconstruction_losses, ssim_map
-from flawforge.nn.unet import Autoencoder, UNet
+from flawforge.nn.unet import Autoencoder, UNet, state_prior
 
 
 def parameters(net: torch.nn.Module) -> float:
@@ -195,3 +195,15 @@ def test_schedules_stay_in_the_unit_interval_and_fall(a: float, b: float) -> Non
 def test_a_warm_up_is_a_straight_line() -> None:
     assert [cosine_schedule(p, warm_up=0.1) for p in (0.0, 0.05, 0.1)] == pytest.approx([1e-3, 0.5, 1])
     assert cosine_schedule(0.55, warm_up=0.1) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("prior", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_an_untrained_segmenter_states_its_prior(prior: float, stride: int) -> None:
+    net = UNet(3, 2, 2, stride)
+    for parameter in net.out.parameters():
+        torch.nn.init.zeros_(parameter)
+    state_prior(net.out, prior)
+    good, bad = net.eval()(torch.rand(1, 3, 64, 64)).chunk(2, dim=1)
+    assert torch.allclose((bad - good).sigmoid(), torch.tensor(prior), atol=1e-6)
+    assert not good.any()

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from flawforge.forge.texture import Perlin
 from flawforge.nn.losses import cosine_schedule, focal_map, masked_mean, reconstruction_losses
-from flawforge.nn.unet import Autoencoder, UNet, initialise
+from flawforge.nn.unet import Autoencoder, UNet, initialise, state_prior
 from flawforge.types import Batch, Evidence, Forger, Method, ScoreRule, Train, TrainingSettings, Turn
 
 
@@ -52,6 +52,7 @@ class Config(TrainingSettings):
     forge_share: Annotated[float, Interval(ge=0, le=1)] = 0.5  # 0.5
     ssim_stride: Literal[1, 2] = 2  # 1; 2 = SSIM on 2 x 2 means
     focal_gamma: Annotated[float, Ge(0)] = 2.0  # 2
+    prior: Annotated[float, Interval(gt=0, lt=1)] = 0.5  # 0.5; share of defective pixels that the untrained segmenter states
     evidence: Literal["logit", "probability"] = "logit"  # "probability"
     smooth: Annotated[int, Ge(1)] = 11  # 21
 
@@ -84,6 +85,7 @@ class Draem(nn.Module):
         self.reconstruct = Autoencoder(3, config.reconstruct_width, config.stride)
         self.segment = UNet(6, 2, config.segment_width, config.stride)
         initialise(self)
+        state_prior(self.segment.out, config.prior)
 
     def reconstruct_and_segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """n 3 h w -> (reconstruction n 3 h w, anomaly logit n 1 h w). Two output channels as published; the softmax of

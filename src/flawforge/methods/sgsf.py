@@ -51,7 +51,7 @@ from flawforge.forge.salient import SaliencyPerlin
 from flawforge.forge.texture import Perlin
 from flawforge.nn.losses import cosine_schedule, drops, focal_map, masked_mean, reconstruction_losses
 from flawforge.nn.trunks import trunk_of
-from flawforge.nn.unet import Autoencoder, UNet, conv_bn_relu, initialise
+from flawforge.nn.unet import Autoencoder, UNet, conv_bn_relu, initialise, state_prior
 from flawforge.types import Batch, Collect, Evidence, Forger, Init, Method, ScoreRule, Train, TrainingSettings, Turn
 
 STAGES = 3  # of the trunk: strides 4, 8 and 16
@@ -88,6 +88,7 @@ class Config(TrainingSettings):
     forge_share: Annotated[float, Interval(ge=0, le=1)] = 0.75  # 0.75
     ssim_stride: Literal[1, 2] = 2  # 1; 2 = SSIM on 2 x 2 means
     focal_gamma: Annotated[float, Ge(0)] = 2.0  # 2
+    prior: Annotated[float, Interval(gt=0, lt=1)] = 0.5  # 0.5; share of defective pixels that the untrained segmenter states
     evidence: Literal["logit", "probability"] = "logit"  # "probability"
     smooth: Annotated[int, Ge(1)] = 11  # 1
 
@@ -174,6 +175,7 @@ class Sgsf(nn.Module):
         self.segment = GuidedUNet(3 + 3 * sources * self.show, config.segment_width, config.stride, guides, config.residual)
         for net in filter(None, (self.guide, self.segment)):
             initialise(net)
+        state_prior(self.segment.out, config.prior)
         with torch.random.fork_rng(devices=[]):
             self.narrow = nn.ModuleList(nn.Conv2d(width * (1 + self.refers), NARROW, 1) for width in widths)
         for place, width in enumerate(widths):

@@ -6,6 +6,7 @@ channels at half the resolution, and a pixel shuffle restores the output, at a q
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -36,6 +37,18 @@ def initialise(module: nn.Module) -> None:
         elif isinstance(layer, nn.BatchNorm2d):
             nn.init.normal_(layer.weight, 1.0, 0.02)
             nn.init.zeros_(layer.bias)
+
+
+def state_prior(out: nn.Conv2d, prior: float) -> None:
+    """Let an untrained net of two logits state this probability of the second one (Lin et al. 2017, section 3.3).
+
+    0.5 changes nothing. Good pixels are many, so from there all weights of the last layer first turn towards "good", and the
+    net may learn features of good parts alone: then every defect has the same logit, that of no feature. With a rare prior,
+    good pixels are right from the beginning, and it learns features of defects.
+    """
+    assert out.bias is not None
+    with torch.no_grad():
+        out.bias[len(out.bias) // 2 :] += math.log(prior / (1.0 - prior))
 
 
 class Autoencoder(nn.Module):
