@@ -72,7 +72,8 @@ def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) ->
         asked = {"method": method, "seed": seed, "settings": chosen, "size": options.size, **budget(options)}
         if method == "sgsf" and variant not in TRUNK:
             asked["trunk"] = "none"
-        request = fitting.Request(root, Path(folder) / "model", **asked)
+        kept = f"{root.name}_{variant}_{seed}".replace(", ", "_").replace(" ", "_")
+        request = fitting.Request(root, options.models / kept if options.models else Path(folder) / "model", **asked)
         plan = fitting.plan(request)
         inspector = fitting.run(request, made=plan)
     training = inspector.about["training"]
@@ -89,6 +90,7 @@ def measure(root: Path, variant: str, seed: int, options: argparse.Namespace) ->
 def main() -> None:
     asked = parser(__doc__ or "", VARIANTS, RESULTS)
     asked.add_argument("--forged-only", action="store_true", help="leave the test pictures alone")
+    asked.add_argument("--models", type=Path, help="folder to keep the models in; a temporary one where not given")
     options = asked.parse_args()
     for seed, name in itertools.product(options.seeds, options.data):
         for key in missing(options.out, [key_of(name, variant, seed, options) for variant in options.variant]):
