@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawforge import fitting
+from flawforge.cli import main
 from flawforge.fitting import folds
 from flawforge.judging import loading
 from flawforge.methods import METHODS
@@ -95,3 +98,34 @@ def test_all_folds_of_auto_do_as_the_first_one_chose(washers: Path, tmp_path: Pa
     scores = [model(path).pred_score for path in sorted((washers / "train" / "good").iterdir())]
     low, high = min(model.calibration.scores), max(model.calibration.scores)
     assert low - 2 * (high - low) <= min(scores) <= max(scores) <= high + (high - low)  # one scale: it learnt from these
+
+
+def test_a_dry_run_forecasts_all_fits_and_writes_nothing(washers: Path, tmp_path: Path) -> None:
+    """24 good pictures: a hold-out of a fifth supports no 5 %, all of them do; nothing said is of the hold-out."""
+    told = ("--method", "patchstats", "--size", 64, "--set", "filters=4", "--set", "side=5", "--false-alarm", 0.05)
+    found = CliRunner().invoke(
+        main, [str(a) for a in ("fit", washers, "-o", tmp_path / "m", "--folds", 3, "--dry-run", "--json", "-", *told)]
+    )
+    assert found.exit_code == 0, found.output
+    assert "24 to train on and to calibrate with" in found.output
+    assert "3 folds and the final fit, 4 fits in all, take about" in found.output
+    assert "held back" not in found.output
+    said = json.loads(found.stdout)
+    assert said["folds"] == 3
+    assert said["seconds_in_all"] == pytest.approx(4 * said["forecast"]["seconds"])
+    assert list(tmp_path.iterdir()) == []
+    refused = CliRunner().invoke(main, [str(a) for a in ("fit", washers, "-o", tmp_path / "m", "--folds", 30, "--dry-run")])
+    assert refused.exit_code == 2
+    assert "give between 2 and 24" in refused.output
+
+
+def test_the_plan_keeps_what_it_says_and_the_rate_of_all_pictures(washers: Path, tmp_path: Path) -> None:
+    request = fitting.Request(washers, tmp_path / "m", method="patchstats", size=64, settings=SMALL, tolerate="brightness")
+    plain, made = fitting.plan(request), folds.plan(request, 3)
+    assert any("held-back pictures support" in note for note in plain.notes)
+    assert not any("held-back" in note for note in made.notes)
+    assert any(note.startswith("24 calibration pictures support") for note in made.notes)
+    tolerated = [note for note in plain.notes if note.startswith("tolerated on good parts")]
+    assert tolerated
+    assert tolerated[0] in made.notes
+    assert made.rates[0] < plain.rates[0]

@@ -226,7 +226,7 @@ def fit(
     if _learns_along(request, resume, dry_run):
         return
     if folds is not None:
-        _fit_in_folds(request, folds)
+        _fit_in_folds(request, folds, dry_run)
     else:
         with _resumable(out):
             fit_with_progress(request, resume, dry_run)
@@ -277,9 +277,8 @@ def _checked(
         raise ConfigError(
             f"--steps {options['steps']} and --minutes {options['minutes']:g} were given; give one of the two."
         )
-    if folds is not None and (resume or dry_run):
-        other = "--resume" if resume else "--dry-run"
-        raise ConfigError(f"--folds and {other} cannot be combined; leave one of them out.")
+    if folds is not None and resume:
+        raise ConfigError("--folds and --resume cannot be combined; leave one of them out.")
     check_other_day(options["other_day"], options["both_days"])
     kinds_from(options["tolerate"])
     if not dry_run:
@@ -306,13 +305,54 @@ def _resumable(out: Path) -> Iterator[None]:
         fail("Interrupted; to continue, run the same command with --resume.")
 
 
-def _fit_in_folds(request: Any, folds: int) -> None:
+def _fit_in_folds(request: Any, folds: int, dry_run: bool) -> None:
+    """Say what was found and what all fits take together, then fit; with dry_run nothing is fitted."""
     from flawforge.fitting.folds import run
+    from flawforge.fitting.forecasting import in_words
 
+    with progress_bar("fit", None, "s") as bar:
+        plan, _, forecast = _prepared(request, Course(bar), folds)
+    seconds = (folds + 1) * forecast.seconds
+    say(f"  {folds} folds and the final fit, {folds + 1} fits in all, take about {in_words(seconds)}")
+    if dry_run:
+        _write_forecast(plan, forecast, {"folds": folds, "seconds_in_all": seconds})
+        return
     with counter(f"{folds} fits and the final one") as count:
-        inspector = run(request, folds, show=lambda line: say(f"  {line}"), on_fold=count)
+        inspector = run(request, folds, made=plan, show=lambda line: say(f"  {line}"), on_fold=count)
     say(f"model: {request.out}")
     tell(inspector)
+
+
+def _prepared(request: Any, course: Course, folds: int | None = None) -> tuple[Any, Any, Any]:
+    """(plan, good pictures, forecast of one fit), each said as it is known."""
+    from flawforge import fitting
+    from flawforge.fitting import folds as in_folds
+
+    if folds is None:
+        plan = fitting.plan(request, progress=course.checking)
+        for line in (*plan.report.lines(), *plan.notes):
+            say(f"  {line}")
+        plan = fitting.questioned(plan, course.comparing)
+    else:
+        plan = in_folds.plan(request, folds, course.checking, course.comparing)
+        for line in (*plan.report.lines(), *plan.notes):
+            say(f"  {line}")
+    for line in plan.screening.lines() if plan.screening else ():
+        say(f"  {line}")
+    canvas = "{} x {} (h x w)".format(*plan.canvas)
+    train, held = len(plan.train), len(plan.held)
+    shares = f"{train + held} to train on and to calibrate with" if folds else f"{train} to train on, {held} held back"
+    say(f"  {shares}; canvas {canvas}")
+    pictures = fitting.load_pictures(plan)
+    forecast = fitting.forecast(plan, pictures)
+    for line in forecast.lines():
+        say(f"  {line}")
+    return plan, pictures, forecast
+
+
+def _write_forecast(plan: Any, forecast: Any, more: dict[str, Any]) -> None:
+    """What --dry-run writes to standard output."""
+    write_json({"forecast": forecast.as_dict(), **more, "data": plan.report.as_dict(), "notes": list(plan.notes)})
 
 
 class Course:
@@ -366,20 +406,9 @@ def fit_with_progress(request: Any, resume: bool = False, dry_run: bool = False)
 
     with progress_bar("fit", None, "s") as bar:
         course = Course(bar)
-        plan = fitting.plan(request, progress=course.checking)
-        for line in (*plan.report.lines(), *plan.notes):
-            say(f"  {line}")
-        plan = fitting.questioned(plan, course.comparing)
-        for line in plan.screening.lines() if plan.screening else ():
-            say(f"  {line}")
-        canvas = "{} x {} (h x w)".format(*plan.canvas)
-        say(f"  {len(plan.train)} to train on, {len(plan.held)} held back; canvas {canvas}")
-        pictures = fitting.load_pictures(plan)
-        forecast = fitting.forecast(plan, pictures)
-        for line in forecast.lines():
-            say(f"  {line}")
+        plan, pictures, forecast = _prepared(request, course)
         if dry_run:
-            write_json({"forecast": forecast.as_dict(), "data": plan.report.as_dict(), "notes": list(plan.notes)})
+            _write_forecast(plan, forecast, {})
             return None
         course.forecast(forecast.stages)
         inspector = fitting.run(

@@ -47,6 +47,46 @@ def deal(units: Sequence[Sequence[Path]], folds: int, seed: int) -> list[list[Pa
     return dealt
 
 
+def plan(
+    request: fitting.Request,
+    folds: int,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    comparing: Callable[[int, int], None] = lambda done, of: None,
+) -> fitting.Plan:
+    """The plan of the fits, already `fitting.questioned`, with the rates that all good pictures together can promise.
+
+    Raises as `fitting.plan`, `fitting.questioned` and `deal`; CalibrationError for a rate that so many do not support;
+    ConfigError for a request with --confidence or several devices, for neither has a meaning here.
+    """
+    if request.confidence is not None:
+        raise ConfigError("--folds was given with --confidence; confidence takes held-back pictures: leave one of them out.")
+    if request.devices * request.nodes > 1:
+        raise ConfigError("--folds was given with several devices; a fit of folds learns on one: leave one of them out.")
+    # A hold-out may support less than what is asked for, so the plan is made without; all pictures decide below.
+    loose = dataclasses.replace(request, false_alarm=None, review=None)
+    made = fitting.questioned(fitting.plan(loose, progress=progress), comparing)
+    held, good = (_parts(made, entries) for entries in (made.held, (*made.train, *made.held)))
+    deal(_units(made), folds, request.seed)
+    rates, notes = fitting.promised_rates(good, request.false_alarm, request.review)
+    _, of_held = fitting.promised_rates(held, None, None, None, 0 if made.parts else good, request.holdout)
+    notes = (*notes, *(note for note in made.notes if note not in of_held))
+    return dataclasses.replace(made, request=request, rates=rates, notes=notes)
+
+
+def _parts(made: fitting.Plan, entries: Sequence[dataset.Entry]) -> int:
+    """How many pictures these are, or how many parts with --group-by."""
+    parts = part_of(entries, made.request.group_by)
+    return len(entries) if parts is None else len(set(parts.values()))
+
+
+def _units(made: fitting.Plan) -> list[list[Path]]:
+    """The pictures that stay together: duplicates, one part's, or one block's of a series."""
+    everything = (*made.train, *made.held)
+    parts = part_of(everything, made.request.group_by)
+    blocks = made.batches.blocks if made.batches and parts is None else ()
+    return dataset.units(everything, [*made.report.duplicate_groups, *fitting.same_part(parts), *blocks])
+
+
 def run(
     request: fitting.Request,
     folds: int,
@@ -57,25 +97,17 @@ def run(
 ) -> inspector.Inspector:
     """Fit folds + 1 times, calibrate on all good pictures, save. Each fit has the whole budget of the request.
 
-    on_fold  called with (fits done, fits in all). Raises as `fitting.run`, and ConfigError for a request with --confidence,
-    several devices or --resume's leftovers, for none has a meaning here.
+    made     what `plan` gave for this request
+    on_fold  called with (fits done, fits in all)
+
+    Raises as `plan` and `fitting.run`, and ConfigError if something is left of a fit that was stopped.
     """
-    if request.confidence is not None:
-        raise ConfigError("--folds was given with --confidence; confidence takes held-back pictures: leave one of them out.")
-    if request.devices * request.nodes > 1:
-        raise ConfigError("--folds was given with several devices; a fit of folds learns on one: leave one of them out.")
     fitting.check_output(request.out, resume=False)
-    # Here the rates are not limited by what a hold-out supports: all pictures decide below whether they can be met.
-    made = made or fitting.questioned(fitting.plan(dataclasses.replace(request, false_alarm=None, review=None)))
-    made = dataclasses.replace(made, request=request)
-    everything = (*made.train, *made.held)
+    made = made or plan(request, folds)
+    everything, notes = (*made.train, *made.held), made.notes
     parts = part_of(everything, request.group_by)
-    blocks = made.batches.blocks if made.batches and parts is None else ()
-    units = dataset.units(everything, [*made.report.duplicate_groups, *fitting.same_part(parts), *blocks])
-    n = len(everything) if parts is None else len(set(parts.values()))
-    rates, notes = fitting.promised_rates(n, request.false_alarm, request.review)
     collected = []
-    for number, fold in enumerate(deal(units, folds, request.seed)):
+    for number, fold in enumerate(deal(_units(made), folds, request.seed)):
         show(f"fold {number + 1} of {folds}: fitting without {len(fold)} pictures, then scoring them")
         content, calibration = _fold(request, made, everything, set(fold), parts)
         collected.append(calibration)
@@ -89,8 +121,8 @@ def run(
         on_fold(number + 1, folds + 1)
     pooled = calibrate.calibrate(
         [score for scored in collected for score in scored.scores],
-        rates[0],
-        review=rates[1],
+        made.rates[0],
+        review=made.rates[1],
         peaks=[peak for scored in collected for peak in scored.peaks],
         per_part=parts is not None,
         mark_rate=made.method.score(made.settings).mark_rate,
@@ -98,7 +130,7 @@ def run(
     looks = {name: tuple(v for scored in collected for v in scored.looks[name]) for name in collected[0].looks}
     pictures = tuple(sorted(name for scored in collected for name in scored.pictures))
     pooled = dataclasses.replace(pooled, looks=looks, folds=folds, pictures=pictures)
-    last = dataclasses.replace(made, train=everything, held=(), rates=rates, notes=notes, parts=parts)
+    last = dataclasses.replace(made, train=everything, held=(), notes=notes, parts=parts)
     fitted = fitting.run(request, made=last, given=pooled, show=show)
     on_fold(folds + 1, folds + 1)
     return fitted
@@ -106,7 +138,7 @@ def run(
 
 def _fold(
     request: fitting.Request,
-    plan: fitting.Plan,
+    made: fitting.Plan,
     everything: Sequence[dataset.Entry],
     fold: set[Path],
     parts: Mapping[Path, str] | None,
@@ -116,8 +148,8 @@ def _fold(
     train = tuple(entry for entry in everything if entry.path not in fold)
     with tempfile.TemporaryDirectory(prefix="flawforge-fold-") as folder:
         some = dataclasses.replace(request, out=Path(folder) / "model")
-        plan = dataclasses.replace(plan, request=some, train=train, held=held, rates=(LOOSE, LOOSE), parts=parts)
-        fitted = fitting.run(some, made=plan)
+        its = dataclasses.replace(made, request=some, train=train, held=held, rates=(LOOSE, LOOSE), parts=parts)
+        fitted = fitting.run(some, made=its)
     assert fitted.calibration is not None, "a fit calibrates"
     assert fitted.content is not None, "a fit has its content"
     return fitted.content, fitted.calibration

@@ -57,8 +57,8 @@ class Forecast:
     def _whole(self) -> str:
         """The whole fit in words: about 40 s: statistics 15 s, training 12 s, check 13 s."""
         parts = {part: sum(seconds for _, own, seconds in self.stages if own == part) for part in PARTS}
-        named = ", ".join(f"{part} {_duration(seconds)}" for part, seconds in parts.items() if seconds >= 0.5)
-        return f"the whole fit takes about {_duration(self.seconds)}" + (f": {named}" if named else "")
+        named = ", ".join(f"{part} {in_words(seconds)}" for part, seconds in parts.items() if seconds >= 0.5)
+        return f"the whole fit takes about {in_words(self.seconds)}" + (f": {named}" if named else "")
 
     def lines(self) -> list[str]:
         """For people."""
@@ -69,7 +69,7 @@ class Forecast:
         return [f"forecast: {steps}, {memory}, {self.parameters / 1e6:.1f} M parameters", self._whole()]
 
 
-def _duration(seconds: float) -> str:
+def in_words(seconds: float) -> str:
     """For people: 40 s, 3 min, 1.5 h."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
