@@ -53,8 +53,10 @@ TRUNK: dict[str, dict[str, Any]] = {
     "trunk, reference": {"guidance": "reference"},
     "trunk, denoise": {"guidance": "denoise"},
     "trunk, nothing salient": {"masks": "everywhere"},
-    "trunk, prior 0.1": {"prior": 0.1},
+    "trunk, no guidance": {"guidance": "none"},
+    "trunk, prior 0.5": {"prior": 0.5},
     "trunk, prior 0.01": {"prior": 0.01},
+    "trunk, map as it is": {"smooth_map": False},
 }
 DRAEM: dict[str, dict[str, Any]] = {
     "draem": {},
