@@ -23,6 +23,7 @@ import ablation
 import accuracy
 import aupro_speed
 import false_alarm
+import paper_ablations
 import pod_report
 import pod_trust
 import real_defects
@@ -257,6 +258,29 @@ def test_an_ablation_measures_only_what_is_missing(tmp_path: Path) -> None:
     by_steps = asked.parse_args(["--steps", "9"])
     assert ablation.budget(by_steps) == {"steps": 9}
     assert ablation.key_of("bottle", "base", 0, by_steps)["minutes"] == ""
+
+
+@pytest.mark.parametrize("method", paper_ablations.ABLATIONS)
+def test_the_papers_ablations_ask_for_variants_that_there_are_and_count_what_is_missing(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    each = paper_ablations.ABLATIONS[method]
+    assert set(each.variants) <= set(runpy.run_path(str(SCRIPTS / each.script))["VARIANTS"])
+    told = ["paper_ablations.py", "--dry-run", "--method", method, "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", told)
+    paper_ablations.main()
+    whole = f"{each.fits * len(each.data) * 3} fits are missing"
+    assert whole in capsys.readouterr().out
+    minutes = {"budget": "5 minutes"} if method == "cutswap" else {"minutes": "5", "steps_asked": ""}
+    base = {"data": each.data[0], "size": "256", "settings": "", "seed": "1", **minutes}
+    for variant in each.variants:
+        record(tmp_path / each.results, {"variant": variant, **base})
+    record(tmp_path / each.results, {"variant": each.variants[0], **base, "seed": "2", "settings": "x=1"})
+    paper_ablations.main()
+    left = capsys.readouterr().out
+    assert f"{method}, {each.data[0]}, seed 1: {len(each.variants)} of {len(each.variants)} rows" in left
+    assert f"{method}, {each.data[0]}, seed 2: 0 of {len(each.variants)} rows" in left
+    assert f"{each.fits * (len(each.data) * 3 - 1)} fits are missing" in left
 
 
 def test_real_defects_are_never_in_two_of_the_sets() -> None:
