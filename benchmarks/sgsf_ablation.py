@@ -56,7 +56,6 @@ TRUNK: dict[str, dict[str, Any]] = {
     "trunk, no guidance": {"guidance": "none"},
     "trunk, prior 0.5": {"prior": 0.5},
     "trunk, prior 0.01": {"prior": 0.01},
-    "trunk, map as it is": {"smooth_map": False},
 }
 DRAEM: dict[str, dict[str, Any]] = {
     "draem": {},

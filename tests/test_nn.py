@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -12,12 +10,9 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
-from flawforge import fitting
-from flawforge.methods import METHODS
 from flawforge.methods.draem import PAPER, Config, Draem, step_schedule
 from flawforge.nn.losses import cosine_schedule, dice_loss, drops, focal_map, masked_mean, reconstruction_losses, ssim_map
-from flawforge.nn.unet import Autoencoder, UNet, mean_filter, state_prior
-from flawforge_runtime.maps import picture_score, smooth
+from flawforge.nn.unet import Autoencoder, UNet, state_prior
 
 
 def parameters(net: torch.nn.Module) -> float:
@@ -212,32 +207,3 @@ def test_an_untrained_segmenter_states_its_prior(prior: float, stride: int) -> N
     good, bad = net.eval()(torch.rand(1, 3, 64, 64)).chunk(2, dim=1)
     assert torch.allclose((bad - good).sigmoid(), torch.tensor(prior), atol=1e-6)
     assert not good.any()
-
-
-@given(st.integers(1, 9), st.integers(1, 12), st.integers(1, 12))
-@settings(max_examples=40, deadline=None)
-def test_the_mean_filter_is_that_of_the_score_rule(side: int, height: int, width: int) -> None:
-    """At the border, the mean of what is inside: OpenCV's sums over counts are the oracle. An even side is not centred."""
-    side += 1 - side % 2
-    maps = torch.randn(2, height, width, generator=torch.Generator().manual_seed(side))
-    found = mean_filter(maps, side)
-    for one, each in zip(maps.numpy(), found.numpy(), strict=True):
-        np.testing.assert_allclose(each, smooth(one, np.ones(one.shape, bool), side), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["draem", "sgsf"])
-def test_a_filtered_map_leaves_the_score_as_it_was(name: str) -> None:
-    method = METHODS[name]
-    plain = dataclasses.replace(method.tiny, smooth_map=False)
-    nets = [fitting.seeded(method.build, config, 0).eval() for config in (plain, method.tiny)]
-    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    valid = np.ones((64, 64), bool)
-    with torch.inference_mode():
-        before, after = (net(picture).map[0].numpy() for net in nets)
-    (score, at), (filtered, there) = (
-        picture_score(maps, 0.0, valid, method.score(config)) for maps, config in ((before, plain), (after, method.tiny))
-    )
-    assert filtered == pytest.approx(score, rel=1e-5)
-    assert at == there
-    assert float(after.max()) == pytest.approx(score, rel=1e-5)
-    assert np.abs(after - before).max() > 0

@@ -563,8 +563,7 @@ def test_the_default_has_a_trunk_and_both_guides_and_older_models_mean_what_they
     assert (made.settings.guidance, made.settings.backbone) == ("both", "lite0")
     assert made.trunk is not None
     none = fitting.plan(fitting.Request(washers, Path("unused"), method="sgsf", trunk="none"))
-    assert (none.settings, none.trunk) == (Config(smooth_map=True), None)
-    assert not Config().smooth_map  # what a model folder from before the setting means
+    assert (none.settings, none.trunk) == (Config(), None)
     assert "trunk" not in " ".join(Sgsf(TINY).state_dict())
 
 

@@ -85,7 +85,7 @@ METHODS: dict[str, Known] = {
         "cpu paper",
         (
             "batch forge_share epochs precision reconstruct_width segment_width stride learning_rate "
-            "weight_decay schedule ssim_stride focal_gamma prior evidence smooth smooth_map"
+            "weight_decay schedule ssim_stride focal_gamma prior evidence smooth"
         ),
     ),
     "isstad": Known(
@@ -121,7 +121,7 @@ METHODS: dict[str, Known] = {
         (
             "batch forge_share epochs precision backbone guidance contrast references show residual "
             "detach masks rule spread opacity guide_width segment_width stride learning_rate "
-            "weight_decay schedule ssim_stride focal_gamma prior evidence smooth smooth_map"
+            "weight_decay schedule ssim_stride focal_gamma prior evidence smooth"
         ),
     ),
 }

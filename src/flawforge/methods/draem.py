@@ -17,7 +17,7 @@ and 90 %, as in the released code). Profile `cpu` is our reconstruction for two 
     SSIM on 2 x 2 means                                                     SSIM would otherwise cost a third of a step
     AdamW 2e-3, warm-up and cosine to zero over the budget                  the published schedule needs GPU-hours
     map = logit instead of probability                                      a probability saturates; ties cannot be ranked
-    smoothing 11 instead of 21, of the map too                              small defects survive it; better outlines
+    smoothing 11 instead of 21                                              small defects survive it
     no rotation of the picture as augmentation                              parts are usually aligned (assumption)
 """
 
@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from flawforge.forge.texture import Perlin
 from flawforge.nn.losses import cosine_schedule, focal_map, masked_mean, reconstruction_losses
-from flawforge.nn.unet import Autoencoder, UNet, initialise, mean_filter, state_prior
+from flawforge.nn.unet import Autoencoder, UNet, initialise, state_prior
 from flawforge.types import Batch, Evidence, Forger, Method, ScoreRule, Train, TrainingSettings, Turn
 
 
@@ -54,11 +54,9 @@ class Config(TrainingSettings):
     focal_gamma: Annotated[float, Ge(0)] = 2.0  # 2
     prior: Annotated[float, Interval(gt=0, lt=1)] = 0.5  # 0.5; share of defective pixels that the untrained segmenter states
     evidence: Literal["logit", "probability"] = "logit"  # "probability"
-    smooth: Annotated[int, Ge(1)] = 11  # 21; side in px of the mean filter before the maximum
-    smooth_map: bool = False  # False; True = the map is filtered too, not the picture's score alone (ours)
+    smooth: Annotated[int, Ge(1)] = 11  # 21
 
 
-CPU = Config(smooth_map=True)
 PAPER = Config(
     reconstruct_width=128,
     segment_width=64,
@@ -72,9 +70,7 @@ PAPER = Config(
     evidence="probability",
     smooth=21,
 )
-TINY = Config(
-    reconstruct_width=4, segment_width=4, batch=4, learning_rate=5e-3, precision="32-true", smooth=3, smooth_map=True
-)
+TINY = Config(reconstruct_width=4, segment_width=4, batch=4, learning_rate=5e-3, precision="32-true", smooth=3)
 
 
 class Draem(nn.Module):
@@ -86,7 +82,6 @@ class Draem(nn.Module):
         super().__init__()
         self.multiple = 32 * config.stride
         self.evidence = config.evidence
-        self.smooth = config.smooth if config.smooth_map else 1
         self.reconstruct = Autoencoder(3, config.reconstruct_width, config.stride)
         self.segment = UNet(6, 2, config.segment_width, config.stride)
         initialise(self)
@@ -108,7 +103,6 @@ class Draem(nn.Module):
         surface = logit[:, 0].float()
         if self.evidence == "probability":
             surface = surface.sigmoid()
-        surface = mean_filter(surface, self.smooth)
         return Evidence(surface, surface.flatten(1).amax(dim=1))
 
 
@@ -154,18 +148,15 @@ def forger(config: Config) -> Forger:
 
 
 def score_rule(config: Config) -> ScoreRule:
-    """Section 3.4: the maximum of the locally averaged map; higher = more anomalous.
-
-    With `smooth_map` the net has averaged the map already.
-    """
-    return ScoreRule(reduce="max", smooth=1 if config.smooth_map else config.smooth)
+    """Section 3.4: the maximum of the locally averaged map; higher = more anomalous."""
+    return ScoreRule(reduce="max", smooth=config.smooth)
 
 
 METHOD = Method(
     name="draem",
     title="reconstruction and segmentation, trained on synthetic defects in the shape of Perlin noise",
     paper="Zavrtanik et al., ICCV 2021, arXiv 2108.07610; `cpu` is a reimplementation at half resolution",
-    profiles={"cpu": CPU, "paper": PAPER},
+    profiles={"cpu": Config(), "paper": PAPER},
     tiny=TINY,
     build=Draem,
     stages=stages,

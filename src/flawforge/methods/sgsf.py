@@ -31,9 +31,10 @@ reference (facility location; Nemhauser, Wolsey and Fisher 1978). They are buffe
 export. In training a picture is never its own reference, or the segmenter would only learn to subtract the two.
 
 Profile `cpu` differs from profile `paper`: half resolution (`stride` 2), narrow nets, 32 references, AdamW with warm-up and
-cosine over the budget, logit instead of probability (it never saturates), a small mean filter over the map; the
+cosine over the budget, logit instead of probability (it never saturates), a small mean filter before the maximum; the
 segmenter also gets the reference itself where references agree in detail (`show`, decided by the good pictures, see
-`left_of_detail`), the fusion is `residual`, and forgeries are smaller and simpler.
+`left_of_detail`), the fusion is `residual`, and forgeries are smaller and simpler. Over a trunk the segmenter begins with
+rare defects (`prior`).
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from flawforge.forge.salient import SaliencyPerlin
 from flawforge.forge.texture import Perlin
 from flawforge.nn.losses import cosine_schedule, drops, focal_map, masked_mean, reconstruction_losses
 from flawforge.nn.trunks import trunk_of
-from flawforge.nn.unet import Autoencoder, UNet, conv_bn_relu, initialise, mean_filter, state_prior
+from flawforge.nn.unet import Autoencoder, UNet, conv_bn_relu, initialise, state_prior
 from flawforge.types import Batch, Collect, Evidence, Forger, Init, Method, ScoreRule, Train, TrainingSettings, Turn
 
 STAGES = 3  # of the trunk: strides 4, 8 and 16
@@ -90,12 +91,10 @@ class Config(TrainingSettings):
     focal_gamma: Annotated[float, Ge(0)] = 2.0  # 2
     prior: Annotated[float, Interval(gt=0, lt=1)] = 0.5  # 0.5; share of defective pixels that the untrained segmenter states
     evidence: Literal["logit", "probability"] = "logit"  # "probability"
-    smooth: Annotated[int, Ge(1)] = 11  # 1; side in px of the mean filter before the maximum
-    smooth_map: bool = False  # False; True = the map is filtered too, not the picture's score alone (ours)
+    smooth: Annotated[int, Ge(1)] = 11  # 1
 
 
-SCRATCH = Config(smooth_map=True)
-CPU = replace(SCRATCH, backbone="lite0", guidance="both", precision="32-true", prior=0.1)
+CPU = Config(backbone="lite0", guidance="both", precision="32-true", prior=0.1)
 PAPER = Config(
     contrast=5,
     references=0,
@@ -116,16 +115,7 @@ PAPER = Config(
     evidence="probability",
     smooth=1,
 )
-TINY = Config(
-    references=4,
-    guide_width=2,
-    segment_width=8,
-    batch=4,
-    learning_rate=5e-3,
-    precision="32-true",
-    smooth=3,
-    smooth_map=True,
-)
+TINY = Config(references=4, guide_width=2, segment_width=8, batch=4, learning_rate=5e-3, precision="32-true", smooth=3)
 
 
 class GuidedUNet(UNet):
@@ -171,7 +161,6 @@ class Sgsf(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.guidance, self.detach, self.evidence = config.guidance, config.detach, config.evidence
-        self.smooth = config.smooth if config.smooth_map else 1
         self.limit, self.multiple, b = config.references, 32 * config.stride, config.guide_width
         guided, self.refers = config.guidance != "none", config.guidance in ("reference", "both")
         sources = 2 if config.guidance == "both" else 1
@@ -309,7 +298,6 @@ class Sgsf(nn.Module):
         maps = logit[:, 0].float()
         if self.evidence == "probability":
             maps = maps.sigmoid()
-        maps = mean_filter(maps, self.smooth)
         return Evidence(maps, maps.flatten(1).amax(dim=1))
 
 
@@ -525,11 +513,8 @@ def decided(net: Sgsf, config: Config) -> Config:
 
 
 def score_rule(config: Config) -> ScoreRule:
-    """The maximum of the map after a mean filter of `smooth` px; published without one (`smooth` 1).
-
-    With `smooth_map` the net has filtered the map already.
-    """
-    return ScoreRule(reduce="max", smooth=1 if config.smooth_map else config.smooth)
+    """The maximum of the map after a mean filter of `smooth` px; published without one (`smooth` 1)."""
+    return ScoreRule(reduce="max", smooth=config.smooth)
 
 
 METHOD = Method(
@@ -545,5 +530,5 @@ METHOD = Method(
     prior="foreground",
     decided=decided,
     trunk=trunk,
-    scratch=SCRATCH,
+    scratch=Config(),
 )

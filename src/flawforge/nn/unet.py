@@ -51,15 +51,6 @@ def state_prior(out: nn.Conv2d, prior: float) -> None:
         out.bias[len(out.bias) // 2 :] += math.log(prior / (1.0 - prior))
 
 
-def mean_filter(maps: Tensor, side: int) -> Tensor:
-    """n h w -> n h w, means over `side` x `side` pixels, at the border over those inside; 1 = the maps as they are."""
-    if side == 1:
-        return maps
-    height, width = maps.shape[-2:]
-    means = F.avg_pool2d(maps[:, None], side, 1, side // 2, count_include_pad=False)
-    return means[:, 0, :height, :width]
-
-
 class Autoencoder(nn.Module):
     """DRAEM's reconstructive net: four poolings and no skip connections, through which a defect could be copied.
 
