@@ -22,6 +22,8 @@ def table(results: Path = RESULTS) -> str:
     rows = read(results)[1]
     if not rows:
         return "Not measured yet.\n"
+    key = ("data", "kind", "defects", "tested", "minutes", "size", "trunk", "good", "seed")
+    rows = list({tuple(row.get(name, "") for name in key): row for row in rows}.values())  # of one measured again, the last
     ways = dict.fromkeys((row["minutes"], row["size"], row["trunk"] or "the default", row["good"]) for row in rows)
     told = "; ".join(
         f"{minutes} processor-minutes a fit, canvas {size}, trunk {trunk}, {good} good pictures"

@@ -27,7 +27,7 @@ WORDS = {
     "good": ("good pictures of a fit", "fit", "bytes of the model folder"),
     "fit side": ("side of a fit's pictures, px", "fit", "bytes of the model folder"),
     "products": ("products", "product", "bytes of the model folder"),
-    "commit": ("rows of a part", "part written down", "bytes of a row"),
+    "commit": ("rows of a part file", "part file recorded", "bytes of a row"),
 }
 PANEL, EDGE, ACROSS, INK = 230, 66, 3, "#2b6cb0"
 
@@ -87,7 +87,7 @@ def tables(results: Path = POINTS, simulation: Path = SIMULATION, speed: Path = 
     origin = f"{row['machine']}, one core; {row['date'][:10]}, commit {row['commit']}"
     methods = sorted({fit["method"] for fit in (*found.get("good", ()), *found.get("fit side", ()))})
     fits = f"; fits by `{'`, `'.join(methods)}`" if methods else ""
-    clocks = "Seconds of pictures and fits are processor time; those of products and parts are by the clock"
+    clocks = "Seconds of pictures and fits are processor time; those of products and part files are by the clock"
     if len(found.get("products", ())) > 1:
         begun, more = clock(found["products"], "seconds")
         clocks += f"; a run of products takes {_shown(begun)} s to begin, and {_shown(more)} s for each product"
@@ -107,8 +107,8 @@ def a_day(found: dict[str, list[Row]]) -> list[str]:
         f"A picture takes {_shown(seconds)} s of such a core, so {_count(A_DAY)} pictures a day take "
         f"**{_count(math.ceil(A_DAY * seconds / DAY))} cores** that do nothing else, or "
         f"{machines} machine{'s' * (machines > 1)} of {CORES}. Their rows take {_size(A_DAY * size)} a "
-        f"day. One core judges {_count(math.floor(DAY / seconds))} pictures a day, a machine of {CORES} "
-        f"{_count(math.floor(CORES * DAY / seconds))}.",
+        f"day. One core judges about {DAY / seconds / 1e6:.2g} million pictures a day, a machine with {CORES} cores about "
+        f"{CORES * DAY / seconds / 1e6:.2g} million.",
     ]
     for row in found.get("side", ()):
         read_ = A_DAY * float(row["bytes_each"])
@@ -134,9 +134,9 @@ def cheaper(rows: Sequence[Row]) -> list[str]:
     lines = [
         "### Where one machine stays cheaper",
         "",
-        f"By the clock, a run on Ray starts {_shown(late)} s later than the plain command, and then takes "
-        f"{_shown(seconds)} s a picture and core instead of {_shown(alone)} s. The plain command has one process, so it is "
-        "done first with fewer pictures than:",
+        f"In clock time (the seconds above are processor time), a run on Ray starts {_shown(late)} s later than the plain "
+        f"command, and then takes {_shown(seconds)} s per picture and core instead of {_shown(alone)} s. The plain command "
+        "has one process, so it is done first with fewer pictures than:",
         "",
         "| cores for Ray | pictures |",
         "|---|---|",
@@ -149,8 +149,8 @@ def cheaper(rows: Sequence[Row]) -> list[str]:
     return [
         *lines,
         "",
-        f"More machines than one pay from the day on which one does not finish: {CORES} cores judge "
-        f"{_count(math.floor(CORES * DAY / each(rows[-1])))} pictures a day.",
+        f"Add a second machine only when one cannot finish in time: {CORES} cores judge about "
+        f"{CORES * DAY / each(rows[-1]) / 1e6:.2g} million pictures a day.",
     ]
 
 
@@ -185,12 +185,12 @@ def simulated(results: Path = SIMULATION) -> list[str]:
     if not rows:
         return [*lines, NOT_YET.strip()]
     lines += [
-        "No cluster of this size was measured. The simulation takes the seconds of a picture, "
-        f"{_shown(float(rows[0]['seconds_each']))}, and of a part that the driver writes down from the table above. A node "
-        f"has {CORES} cores, and workers' speeds differ by 10 % (assumptions). Ray's own scheduling, the network and faults "
-        "are left out.",
+        "No cluster of this size was measured. The simulation takes two figures from the table above: "
+        f"{_shown(float(rows[0]['seconds_each']))} s per picture, and the seconds in which the driver records a part file. "
+        f"A node has {CORES} cores, and workers' speeds differ by 10 % (assumptions). Ray's own scheduling, the network and "
+        "faults are left out. Where the driver is busy all the time, more nodes do not help.",
         "",
-        f"| nodes | workers | pictures in a part | {_count(A_DAY)} pictures take | cores busy | driver busy |",
+        f"| nodes | workers | pictures in a part file | {_count(A_DAY)} pictures take | cores busy | driver busy |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -19,7 +19,7 @@ TABLES = {
     "METHODS": "Dictionary of all [methods](methods/README.md): name to `Method`.",
 }
 CALLED_PACKAGES = {"forge": "flawforge.reporting.contact_sheets"}  # packages that can be called, and where the function is
-TOP = """# Python
+TOP = """# Python API
 
 *Written by `make docs` from the code.*
 
@@ -30,9 +30,9 @@ inspector = ff.fit("parts/good", out="bracket")
 decision = inspector("part.png")
 ```
 
-`import flawforge` is fast: it loads torch only when a name that needs it is first used. An inspector judges a path, a PIL
-image or an RGB array of shape (h, w, 3). Use `from_bgr` for pictures that OpenCV has read. Every error that flawforge raises
-on purpose is a `FlawforgeError`.
+`import flawforge` is fast: it loads torch only when a name that needs it is first used. An inspector judges a path, the
+bytes of a file, a PIL image or an RGB array of shape (h, w, 3). Use `from_bgr` for pictures that OpenCV has read. Foreseen
+errors, such as a wrong path or option, are raised as `FlawforgeError`. [How to use the library](python.md).
 
 `flawforge_runtime` is the part that judges exported models without torch ([how](how-to/export.md)). It offers
 {runtime} with the same meaning; its `load` opens exports only.

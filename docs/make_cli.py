@@ -107,6 +107,8 @@ Every command takes these options:
 | option | meaning |
 |---|---|
 OUTPUT
+`-h` shows the help of a command.
+
 DATA is one of these:
 
 - A folder in MVTec layout: `train/good`, `test/<kind>`, `ground_truth/<kind>`. `fit` reads `train/good` only. The mask of
@@ -114,8 +116,9 @@ DATA is one of these:
   `7_label.png` or `7_seg.png`, in any supported format, a folder `7` with several masks, or `7.json` (LabelMe). A COCO file
   can hold the masks of all pictures.
 - A plain folder of good pictures: `good`, `ok` or the folder itself.
-- A CSV with the column `image_path` and optionally `label` (0 good, 1 defective), `split` (train, calibration, test) and
-  `mask_path`. Relative paths start at the folder of the CSV.
+- A CSV with the column `image_path` and optionally `label` (0 good, 1 defective), `kind` (of the defect), `split` (train,
+  calibration, test), `mask_path`, and `group` (the part's number: pictures of one part stay together). Relative paths
+  start at the folder of the CSV.
 """
 
 

@@ -51,7 +51,7 @@ def evaluate(
     threads: int | None = None,
     progress: Progress = None,
 ) -> Evaluation:
-    """Judge labelled pictures and say what the model is worth, every figure with a 95 % interval. Nothing is fitted on them.
+    """Judge labelled pictures and measure the model's accuracy, with 95 % intervals. Nothing is fitted on them.
 
     data     a folder in MVTec layout or a CSV; or pictures, as paths or h w 3 arrays in RGB order, with `labels`
     labels   one for each picture: 0 or "good"; 1, or the name of the kind of defect
@@ -100,7 +100,7 @@ def pod(
     device: str = "auto",
     progress: Progress = None,
 ) -> Proof:
-    """Forge defects of known size into good pictures and say how small a one the model finds: forged-defect POD.
+    """Forge defects of known size into good pictures and measure the smallest size that the model finds (POD).
 
     good       a folder or CSV, whose good pictures are taken, or pictures, as paths or h w 3 arrays in RGB order. Files that
                the model was trained on are left out, so the folder that `fit` was given will do
@@ -148,7 +148,7 @@ def drift(
     device: str = "auto",
     progress: Progress = None,
 ) -> Drift:
-    """Are parts in use still like the good parts that the model was calibrated on?
+    """Test whether production parts still resemble the good parts that the model was calibrated on.
 
     pictures  of parts in use, in their order: files and folders, or h w 3 arrays in RGB order
     alarm     probability of a false alarm, however long one watches

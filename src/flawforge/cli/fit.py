@@ -72,8 +72,9 @@ MINUTES = Number(above=0, like=10)
 @option(
     "--folds",
     type=Number(whole=True, least=2),
-    help="Cross-validation for small sets: this many extra fits, so that every picture serves for training and for "
-    "calibration. Takes that many times longer; the stated false-alarm rate is weaker than with a hold-out.",
+    help="Cross-validation for small sets: a fit for each fold and a final one on all pictures, so that every picture "
+    "serves for training and for calibration. N folds take N + 1 times as long; the stated false-alarm rate is weaker "
+    "than with a hold-out.",
 )
 @option("--strict", is_flag=True, help="Refuse to fit if any good picture stands out from the others.")
 @option("--clean", is_flag=True, help="Leave out good pictures that stand out from the others; each is named.")
@@ -86,7 +87,12 @@ MINUTES = Number(above=0, like=10)
     help="TOML file of products instead of DATA: fits and proves a model for each, in folders of OUT, with the options in "
     "that file alone. Finished products are skipped.",
 )
-@option("--ray", metavar="ADDRESS", section="Cluster", help="Ray cluster for --products: its address. [default: local]")
+@option(
+    "--ray",
+    metavar="ADDRESS",
+    section="Cluster",
+    help="Ray cluster for --products: local, auto (the one that this machine has joined) or HOST:PORT. [default: local]",
+)
 @with_rates
 @with_other_day
 @option(

@@ -57,7 +57,12 @@ FAILS = {"ng": ("NG",), "review": ("NG", "REVIEW")}
 @click.command(cls=Command)
 @click.argument("model", type=MODEL)
 @click.argument("paths", nargs=-1, type=SOURCE)
-@option("-o", "--out", type=PATH, help="Write rows and index.html to this folder. [default: print rows]")
+@option(
+    "-o",
+    "--out",
+    type=PATH,
+    help="Write rows and index.html to this folder, which must be new or empty. [default: print rows]",
+)
 @option("--overlays", is_flag=True, help="Also save each picture with its heat map and marked regions; needs -o.")
 @option(
     "--format",
@@ -108,8 +113,9 @@ FAILS = {"ng": ("NG",), "review": ("NG", "REVIEW")}
     "--ray",
     metavar="ADDRESS",
     section="Cluster",
-    help="Judge on a Ray cluster: local, or its address. PATHS may be CSV or Parquet tables of paths, or addresses such "
-    "as s3://BUCKET/FOLDER; -o gets Parquet parts, and the same command continues a run that was stopped.",
+    help="Judge on a Ray cluster: local, auto (the one that this machine has joined) or HOST:PORT. PATHS may be CSV or "
+    "Parquet tables of paths, or addresses such as s3://BUCKET/FOLDER; -o gets Parquet parts, and the same command "
+    "continues a run that was stopped.",
 )
 @option(
     "--ray-workers",
@@ -143,13 +149,12 @@ def inspect(
 ) -> None:
     """Judge PATHS (pictures or folders) with MODEL: OK, REVIEW or NG, one row per picture.
 
-    The path - reads one path per line from standard input and prints a JSON line for each at once. Rates, threshold and
-    rules given here replace MODEL's own. Every row contains the score, and score_normalised, which is 0.5 at the NG
-    threshold of every model. A picture unlike every good picture (valid: False) gets a score above those of all calibration
-    pictures where the network's own is lower; many such rows can share it. A file or folder that cannot be read is reported,
-    a file gets a row with an error, and judging continues; the exit code is then 1. With -o, each row is saved at once, and
-    the folder contains unfinished.txt until the run ends; index.html shows the pictures, the most anomalous first (not
-    with - or --watch, which have no known end).
+    If PATHS is -, it reads one path per line from standard input and prints a JSON line for each at once. Rates, threshold
+    and rules given here replace MODEL's own. score_normalised is 0.5 at the NG threshold of every model. A picture unlike
+    every good picture (valid: False) is NG; a low score is raised above the scores of all calibration pictures. Judging
+    continues after a file or folder that cannot be read; such a file gets a row with an error, and the exit code is 1. With
+    -o, each row is saved at once, and the folder contains unfinished.txt until the run ends. index.html shows the most
+    anomalous pictures first; - and --watch write none.
     """
     if ray is not None:
         from flawforge.cli import on_ray

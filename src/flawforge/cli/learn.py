@@ -45,7 +45,8 @@ from flawforge.types import ConfigError
 @option(
     "--yes",
     is_flag=True,
-    help="All pictures show good parts, even if the model rejects many of them or they are fewer than before.",
+    help="Go on if MODEL rejects many of the pictures, or if they are too few for its present rate. First check that all "
+    "are good.",
 )
 @with_group_by
 @with_device
@@ -62,8 +63,8 @@ def calibrate(
 ) -> None:
     """Set the thresholds of MODEL from GOOD pictures that it was not trained on.
 
-    Rules can turn NG into OK if few regions are marked. They cannot add false alarms, but may let more defects pass. Results
-    that MODEL keeps are judged again at the new thresholds.
+    Rules can turn NG into OK if few regions are marked. They cannot add false alarms, but may let more defects pass. Stored
+    results of `evaluate`, `pod` and `drift` are judged again at the new thresholds.
     """
     check_other_day(other_day, both_days)
     if (good is None) == (db is None):
@@ -106,7 +107,10 @@ def _from_reviews(model: Path, db: str | None, false_alarm: float | None, review
 @option("--reviews", "db", required=True, metavar="DB", help="Result store: a SQLite file, or postgresql://USER@HOST/NAME.")
 @with_results
 @option(
-    "--yes", is_flag=True, help="All parts are good, even if the model rejects many of them or they are fewer than before."
+    "--yes",
+    is_flag=True,
+    help="Go on if MODEL rejects many of the parts, or if they are too few for its present rate. First check that all are "
+    "good.",
 )
 @with_rates
 @with_rules
@@ -115,8 +119,8 @@ def _from_reviews(model: Path, db: str | None, false_alarm: float | None, review
 def recalibrate(model: Path, db: str, false_alarm: float | None, review: float | None, **how: Any) -> None:
     """Set the thresholds of MODEL from reviewed good parts in the result store.
 
-    Only parts that were queued for review by chance count, and only up to the first that still waits: parts that were
-    queued for their verdict are the most anomalous ones, and a limit from them keeps no rate.
+    Only randomly sampled parts count, and only those before the first one that has not been reviewed. Parts that were queued
+    because of their verdict are the most anomalous ones: thresholds from them would have an unknown false-alarm rate.
     """
     _from_reviews(model, db, false_alarm, review, **how)
 

@@ -33,8 +33,19 @@ DAYS = Number(above=0, most=36525)  # a century: the calendar has a first year
 
 @click.command(cls=Command)
 @click.argument("models", nargs=-1, required=True)
-@option("--host", default="127.0.0.1", show_default=True, help="Address to bind; another than loopback needs tokens.")
-@option("--port", default=8000, show_default=True, type=Number(whole=True, least=0, most=65535), help="0 = any free port.")
+@option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; one that other machines can reach needs tokens.",
+)
+@option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=Number(whole=True, least=0, most=65535),
+    help="Port to listen on; 0 = any free port.",
+)
 @option(
     "--db", default="results.db", show_default=True, metavar="URL", help="Result store: a SQLite file, or postgresql://..."
 )
@@ -51,7 +62,7 @@ DAYS = Number(above=0, most=36525)  # a century: the calendar has a first year
     help="Lines of ROLE NAME TOKEN, role operator or admin. [default: the lines in FLAWFORGE_TOKENS]",
 )
 @option("--watch", type=PATH, metavar="FOLDER", help="Also judge new pictures in this folder, with the first model.")
-@option("--station", default="", metavar="NAME", help="Station of pictures that name none.")
+@option("--station", default="", metavar="NAME", help="Station recorded for pictures that are sent without one.")
 @option(
     "--keep",
     type=click.Choice(["all", "rejects", "none"]),
@@ -73,10 +84,17 @@ DAYS = Number(above=0, most=36525)  # a century: the calendar has a first year
     show_default=True,
     type=COUNT,
     section="Limits",
-    help="Most pictures that wait per model.",
+    help="Maximum number of waiting pictures per model.",
 )
 @option("--max-mb", default=64, show_default=True, type=COUNT, section="Limits", help="Largest request in megabytes.")
-@option("--max-files", default=16, show_default=True, type=COUNT, section="Limits", help="Most pictures of one request.")
+@option(
+    "--max-files",
+    default=16,
+    show_default=True,
+    type=COUNT,
+    section="Limits",
+    help="Maximum number of pictures in one request.",
+)
 @option(
     "--sample-every",
     default=50,

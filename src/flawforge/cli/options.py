@@ -312,7 +312,7 @@ def with_rates(command: Callable[..., Any]) -> Callable[..., Any]:
         "--confidence",
         type=Share(),
         section="Limits",
-        help="Probability with which the rates hold, for example 95%; else on average. Needs more pictures.",
+        help="Confidence with which this model keeps the rates, such as 95%; needs more pictures. [default: on average]",
     )
     return alarm(review(confidence(command)))
 
@@ -329,7 +329,7 @@ def with_acceptance(command: Callable[..., Any]) -> Callable[..., Any]:
         "--accept-escapes",
         type=Share(),
         section="Limits",
-        help="Highest acceptable share of defective parts not judged NG; the same.",
+        help="Highest acceptable share of defective parts not judged NG; decided in the same way.",
     )
     return alarms(escapes(command))
 
@@ -410,7 +410,7 @@ with_group_by = option(
     metavar="REGEX",
     section="Advanced",
     help="Regular expression for the part's number in FOLDER/NAME. Pictures of one part stay together and count once. "
-    "[default: the CSV's column group]",
+    "[default: the column group of a CSV]",
 )
 
 

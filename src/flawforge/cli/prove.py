@@ -177,7 +177,9 @@ def drift(model: Path, paths: tuple[Path, ...], fail_on: str | None, **how: Any)
 
 @click.command(cls=Command)
 @click.argument("model", type=MODEL)
-@option("-o", "--out", default=Path("report.html"), show_default=True, type=PATH, help="The page to write.")
+@option(
+    "-o", "--out", default=Path("report.html"), show_default=True, type=PATH, help="Report to write: .html, .md or .json."
+)
 @option("--title", default="", help="Title of the page. [default: the name of MODEL]")
 @option("--note", default="", help="Text below the title, such as part number, line, camera and author.")
 @option("--logo", type=FILE, help="Picture for the top of the page: PNG, JPEG, WebP or SVG.")
@@ -186,7 +188,7 @@ def report(model: Path, out: Path, **what: Any) -> None:
     """Write MODEL's report: one self-contained HTML page, with the results of `evaluate`, `pod` and `drift`.
 
     With acceptance criteria the page gives PASS, FAIL or NOT ENOUGH DATA for each, and the exit code is 0, 6 or 5. Without
-    them it never says yes.
+    them the report does not say whether the model is acceptable.
     """
     from flawforge.reporting.report import report as write
 

@@ -121,7 +121,7 @@ def export(
     seed: int = 0,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Export:
-    """Write `out`, a model folder that needs no torch; all of it, or nothing.
+    """Write `out`, a model folder that judges without torch. Nothing is written if the export fails.
 
     model      a model folder, or an Inspector that fit or load gave
     to         "onnx" or "openvino"

@@ -66,7 +66,7 @@ class Listing:
 
 
 def read_entries(data: str | Path) -> tuple[Entry, ...]:
-    """The entries of a folder or CSV, sorted by path (CSV: in its order); DataError where there are none."""
+    """The pictures of a folder (sorted by path) or CSV (in its order). Raises DataError if there are none."""
     return read_listing(data).entries
 
 

@@ -256,7 +256,9 @@ def watch(
         if progress is not None:
             progress(done, len(pictures))
     if not looks:
-        raise DataError(f"None of the {len(pictures)} pictures can be read; give pictures of parts in use, in their order.")
+        raise DataError(
+            f"None of the {len(pictures)} pictures can be read; give pictures of production parts, in their order."
+        )
     return Drift(
         **finding(calibration, list(highest.values()), alarm=alarm, defects=defects, seed=seed),
         looks=tuple(compare_looks(calibration.looks, looks[-RECENT:])),
@@ -276,7 +278,7 @@ def _uncalibrated(pictures: Sequence[Path | Image], calibration: Calibration) ->
     if gone and not left:
         raise DataError(
             f"All {gone} pictures are those that the limits were set with, so they cannot have drifted; give pictures of "
-            "parts in use."
+            "production parts."
         )
     return left, [f"{gone} pictures were left out, as the limits were set with them"] if gone else []
 
@@ -290,7 +292,7 @@ def _mark(path: Path) -> str:
 
 
 def finding(calibration: Calibration, scores: Sequence[float], *, alarm: float, defects: float, seed: int) -> dict[str, Any]:
-    """What the scores of parts in use say against a calibration, as fields of `Drift`. Errors as in `evidence`."""
+    """What the scores of production parts say against a calibration, as fields of `Drift`. Errors as in `evidence`."""
     path_of_wealth = evidence(calibration, scores, alarm=alarm, defects=defects, seed=seed)
     alarms = np.flatnonzero(path_of_wealth >= level(alarm))
     rejected = sum(score > calibration.threshold for score in scores)

@@ -204,7 +204,7 @@ def evaluate(
     notes: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Judge labelled pictures and say what the model is worth.
+    """Judge labelled pictures and measure the model's accuracy.
 
     pictures     of entries the test pictures are judged; where there is none, all labelled ones are, with a note.
                  Of `labelled` pictures all are

@@ -258,7 +258,7 @@ def prove(
     defects: Defects | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Proof:
-    """Forge defects into good pictures, judge them, and say how small a one the model finds.
+    """Forge defects into good pictures, judge them, and measure the smallest size that the model finds.
 
     goods   good pictures, h w 3 arrays or paths; their order does not matter. Files that the model was trained on are left
             out, as far as it knows them. An array cannot be told from what it was trained on: give pictures new to it

@@ -100,7 +100,7 @@ class Result(BaseModel):
     regions: list[Region]
     overlay: bool = Field(description="Whether the overlay was drawn when the picture was judged.")
     seconds: float
-    sampled: bool = Field(description="Chosen for review by chance, whatever its score.")
+    sampled: bool = Field(description="Sampled at random for review, whatever its score.")
     review: Review | None = Field(description="The newest review; null = none yet.")
 
 

@@ -17,11 +17,14 @@ HIGHER = "A higher score is more anomalous."
 SYMBOLS = {"OK": "✓", "REVIEW": "?", "NG": "✕", "good": "✓", "defect": "✕", "unsure": "?"}
 VERDICTS = {"OK": "OK", "REVIEW": "REVIEW", "NG": "NG"}
 MEANINGS = {
-    "OK": "The part is like good parts.",
+    "OK": "The part looks like the good parts.",
     "REVIEW": "A person must look at this part.",
     "NG": "Rejected: the part is unlike good parts.",
 }
-UNLIKE = "Rejected: the picture is unlike every good picture: a large defect, another product, or a wrong camera or light."
+UNLIKE = (
+    "Rejected: the picture is unlike every good picture. Possible causes: a large defect, another product, a wrong camera "
+    "or light."
+)
 REVIEWS = {"good": "good", "defect": "defect", "unsure": "unsure"}
 UNNAMED = "Result {id}"
 NO_PICTURE = "The picture was not kept."
@@ -47,7 +50,7 @@ PART = "Part ID"
 STATION = "Station"
 MODEL = "Model"
 FOLLOW = "Follow the line"
-FOLLOWS = {"all": "every part", "rejects": "REVIEW and NG only", "none": "no"}
+FOLLOWS = {"all": "every part", "rejects": "REVIEW and NG only", "none": "none"}
 BACK = "Back to the line"
 NOT_JUDGED = "NOT JUDGED"
 NOT_JUDGED_SYMBOL = "!"
@@ -92,7 +95,7 @@ REVIEWED = "Reviewed"
 NOT_REVIEWED = "Not reviewed"
 REVIEWED_BY = "{who}, {time}"
 REVIEW_NOTE = "Note: {note}"
-REVIEW_PLACE = {1: "1 place of a defect is drawn.", 2: "{count} places of a defect are drawn."}
+REVIEW_PLACE = {1: "1 place of a defect is marked.", 2: "{count} places of a defect are marked."}
 REVIEW_THIS = "Review this part"
 REVIEW_AGAIN = "Change the review"
 
@@ -102,7 +105,7 @@ VERDICT = "Verdict"
 FROM = "From"
 UNTIL = "Before"
 NAMED = "Part ID or file contains"
-FROM_BEFORE_UNTIL = "From is not earlier than Before, so no result matches."
+FROM_BEFORE_UNTIL = "The time in From must be earlier than the time in Before."
 DOWNLOAD = "Download as CSV"
 ANY = "any"
 REVIEW_STATE = "Review"
@@ -142,7 +145,7 @@ HISTORY_HEADS = {
 TIMES = "Times are local to the server (UTC{offset})."
 RATES = "Rejects and false alarms over time"
 RATE_SERIES = ("rejected (NG)", "rejected, reviewed as good")
-RATE_PROMISE = "expected of good parts"
+RATE_PROMISE = "expected for good parts"
 RATE_TABLE = "The same as a table"
 RATE_HEADS = ("From", "Parts", "OK", "REVIEW", "NG", "NG share", "NG, reviewed as good", "OK, reviewed as defect")
 RATE_STEPS = {"hour": "One point per hour", "day": "One point per day (UTC)"}
@@ -153,8 +156,8 @@ NO_RATES = "There is nothing to draw yet."
 QUEUE = "Review queue"
 WAITING = "{count} waiting"
 WAITING_MORE = "{count} or more waiting"
-QUEUE_EMPTY = "Nothing waits for a review"
-QUEUE_EMPTY_HOW = "Parts judged REVIEW or NG come here, and some chosen by chance."
+QUEUE_EMPTY = "Nothing is waiting for review"
+QUEUE_EMPTY_HOW = "Parts judged REVIEW or NG appear here, and a random sample of the others."
 QUESTION = "Is this part good?"
 ANSWERS = {"good": ("Good", "G"), "defect": ("Defect", "D"), "unsure": ("Unsure", "U")}
 SKIP_PART = ("Later", "S")
@@ -182,13 +185,15 @@ LINE_DAYS = "Last {days} days"
 LINE_COUNT = "{ng} of {count} parts rejected"
 LINE_NOTHING = "No part was judged in the last {days} days."
 LINE_SAMPLED_FEW = (
-    "Of {n} good parts reviewed by chance so far, {k} were rejected. From {least} on, this page states the false-alarm rate "
-    "on the line."
+    "Of {n} good parts in the reviewed random sample so far, {k} were rejected. From {least} on, this page states the "
+    "false-alarm rate on the line."
 )
-LINE_SAMPLED = "Of {n} good parts reviewed by chance, {k} were rejected: {share} (95 % interval {low} to {high})."
-LINE_NOT_SAMPLED = "No good part chosen by chance has been reviewed yet, so the false-alarm rate on the line is not known."
+LINE_SAMPLED = "Of {n} good parts in the reviewed random sample, {k} were rejected: {share} (95 % interval {low} to {high})."
+LINE_NOT_SAMPLED = (
+    "No good part of the random sample has been reviewed yet, so the false-alarm rate on the line is not known."
+)
 CALIBRATION = "Scores of the {n} good {of} that set the limits"
-PROOF = "The smallest defect that it finds"
+PROOF = "The smallest synthetic defect that it finds"
 PROOF_WHAT = (
     "Synthetic defects: from this size on, 9 of 10 are found, with 95 % confidence (a90/95). Where all were found but no "
     "size is given, more defects are needed to show 9 of 10."
@@ -211,7 +216,7 @@ HARDEST_KEY = (
     "close-up's map, on the scale of all pictures and on its own."
 )
 SHEET = "Good pictures that look least like the others"
-NO_HARDEST = "No pictures are stored. They come with: flawforge pod MODEL GOOD"
+NO_HARDEST = "No pictures are stored. Run: flawforge pod MODEL GOOD"
 MODEL_FACTS = "Details"
 MODEL_FACT_NAMES = {
     "method": "Method",
@@ -221,7 +226,7 @@ MODEL_FACT_NAMES = {
     "flawforge_version": "Made by flawforge",
     "since": "Loaded",
 }
-CHANGED = "The model's folder holds another version than the one that is served."
+CHANGED = "The model's folder holds a different version from the one that is served."
 RELOAD = "Load the folder again"
 RELOADED = "The model was loaded again."
 DAMAGED = "Some stored results cannot be read: {why}"
@@ -242,7 +247,7 @@ SCRIPT = {
     "box": "Box {number}: left {x}, top {y}, {w} by {h} pixels. Arrow keys move it, Shift and arrow keys resize it.",
     "drawn": "Boxes: {boxes}, strokes: {strokes}",
     "not_saved": "Not saved: {why}",
-    "again": "Not saved: {why} Press again to replace it.",
+    "again": "Not saved: {why} Choose your answer again to add it as the newest review.",
     "kept": "the strokes of the last review",
     "good_with_place": "A good part has no defect to mark. Undo the drawing, or choose Defect.",
     "saving": "Saving",

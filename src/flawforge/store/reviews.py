@@ -78,7 +78,8 @@ class Overtaken(ConfigError):
 
     def __init__(self, review: Review) -> None:
         super().__init__(
-            f"{review.who} has reviewed this part as {review.verdict} in the meantime; look again before you replace that."
+            f"{review.who} has reviewed this part as {review.verdict} in the meantime; look again before you add another "
+            "review."
         )
         self.review = review
 
