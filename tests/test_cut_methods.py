@@ -161,6 +161,24 @@ def test_maps_are_made_once_after_the_warm_up_guide_the_forger_and_are_forgotten
     assert all(len(net.state_dict()[name]) == 0 for name in cutswap.SALIENT)
 
 
+def test_a_varied_copy_is_forged_by_its_own_maps(washers: Path, tmp_path: Path) -> None:
+    plan = fitting.plan(dataclasses.replace(request(washers, tmp_path, "cutswap"), tolerate="turn"))
+    pictures = fitting.load_pictures(plan)
+    asked: set[int] = set()
+    pictures.follow(lambda number: asked.add(number))
+    net, _ = fitting.new_net(plan)
+    stages = list(plan.method.stages(net, plan.settings))
+    batches = fitting.batches(plan, pictures, net, stages)
+    pictures.follow(lambda number: asked.add(number))
+    for step in range(40):
+        batches(2, step)
+    every = pictures.copies * len(pictures)
+    assert pictures.copies > 1
+    assert max(asked) >= len(pictures)
+    assert asked <= set(range(every))
+    assert every == sum(len(batch.clean) for batch in pictures.clean_batches(8))
+
+
 def test_a_fit_that_stopped_after_the_saliency_resumes_to_the_bit(washers: Path, tmp_path: Path) -> None:
     fitting.run(request(washers, tmp_path / "whole", "cutswap", steps=10))
     seen = []

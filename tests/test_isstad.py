@@ -202,6 +202,10 @@ def test_crops_come_from_the_picture_and_keep_the_border_out() -> None:
     assert 0.3 < spans.min() < 0.9
     shown = images[inside.expand_as(images) > 0]
     assert shown.max() <= 11.5 / 23 + 0.02  # never from beyond the last valid column
+    torch.manual_seed(0)
+    images, inside = cropped(1 - 0.5 * valid.expand(8, 3, 16, 24), valid, 0.2, False)  # grey, and white where not valid
+    assert (inside > 0).any()
+    assert float((images[inside.expand_as(images) > 0] - 0.5).abs().max()) < 1e-5
 
 
 def test_settings_that_do_not_fit_together() -> None:

@@ -30,7 +30,8 @@ class PixelCorrupt:
     blur     standard deviation in px at a side of 900, scaled with the picture; source 15 to 20
 
     Differences: the mask holds exactly the changed pixels (the source resizes and truncates it, so its border pixels become
-    normal); lengths scale with the picture's shorter side / 900 px (assumption; the source works at native size);
+    normal); lengths of "new" scale with the picture's shorter side / 900 px (assumption; the source works at native
+    size), those of "old" are the source's pixels, unscaled;
     the grey alteration is skipped on grey pictures.
     """
 

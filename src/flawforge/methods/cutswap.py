@@ -138,7 +138,8 @@ class CutSwap(Detector):
         return levels, self.picture.head(pooled(levels)).amax(dim=1)
 
     def priors(self, index: int) -> list[NDArray[np.float32]] | None:
-        """The maps of one good picture, fine to coarse, h w float32 in [0, 1]; None where there are none yet.
+        """The maps of one good picture or varied copy, by its place in the look at all of them. Fine to coarse, h w float32
+        in [0, 1]; None where there are none yet.
 
         A forecast of the fit's duration passes only some of the pictures to `see`.
         """

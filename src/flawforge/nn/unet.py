@@ -30,7 +30,8 @@ def upsample(x: Tensor) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """DRAEM's initial weights: convolutions N(0, 0.02), batch-norm gains N(1, 0.02), biases 0."""
+    """DRAEM's initial weights: convolutions N(0, 0.02), their biases as PyTorch draws them; batch-norm gains N(1, 0.02),
+    biases 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, 0.0, 0.02)
@@ -40,7 +41,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def state_prior(out: nn.Conv2d, prior: float) -> None:
-    """Let an untrained net of two logits state this probability of the second one (Lin et al. 2017, section 3.3).
+    """Let an untrained net of two logits state about this probability of the second one (Lin et al. 2017, section 3.3).
 
     0.5 changes nothing. Good pixels are many, so from there all weights of the last layer first turn towards "good", and the
     net may learn features of good parts alone: then every defect has the same logit, that of no feature. With a rare prior,

@@ -322,9 +322,10 @@ class GoodPictures:
         return pad(np.ascontiguousarray(image[placement.inner]) if small else image, placement), whole, kind
 
     def follow(self, priors: Callable[[int], Sequence[NDArray[np.float32]] | None]) -> None:
-        """From now on the forger sees what `priors` says of the picture with this index: maps of the whole canvas, or None.
+        """From now on the forger sees what `priors` says of the picture with this number: maps of the whole canvas, or None.
 
-        While a stage trains the answer must stay the same, else batches were no longer a pure function.
+        The number is its place in `clean_batches`, where varied copies follow the pictures. While a stage trains the answer
+        must stay the same, else batches were no longer a pure function.
         """
         self._priors = priors
 
@@ -332,7 +333,7 @@ class GoodPictures:
         """h w, or h w k, of this part of the canvas. Varied copies have their own, which is not kept: there are many."""
         index, copy = which
         if self._priors is not None:
-            maps = self._priors(index)
+            maps = self._priors(copy * len(self) + index)
             if maps is None:
                 return None
             size = self.canvas[::-1]
