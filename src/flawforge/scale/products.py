@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flawforge.proving.specimens import COUNT
 from flawforge.scale import cluster
 from flawforge.types import ConfigError, FlawforgeError
 from flawforge_runtime.drawing import escaped
@@ -37,7 +38,6 @@ from flawforge_runtime.names import cell
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 COLUMNS = ("product", "state", "promise", "pod", "minutes", "model_id", "error")
-COUNT = 32  # forged defects per kind and contrast, as `flawforge pod --count`
 RETRIES = 1  # of a product whose worker died; it goes on from its checkpoint
 GIB = 2**30
 
@@ -46,7 +46,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Product:
-    """One model to make. options: the fields of `fitting.Request` beside data and out, JSON-able; count: see COUNT."""
+    """One model to make.
+
+    options  the fields of `fitting.Request` beside data and out, JSON-able
+    count    forged defects per kind and contrast
+    """
 
     name: str
     data: Path
