@@ -191,7 +191,10 @@ def test_a_picture_unlike_every_good_one_may_show_a_large_defect(line: Running) 
     """A broken bottle is the product that the model knows, so no page says otherwise."""
     page = line.http.get("/results/4", follow_redirects=True)
     assert page.status_code == 200
-    assert "unlike every good picture: a large defect, another product, or a wrong camera or light" in Page(page.text).text
+    assert (
+        "unlike every good picture. Possible causes: a large defect, another product, a wrong camera or light"
+        in Page(page.text).text
+    )
 
 
 def test_the_heat_map_is_the_right_half_of_the_overlay(line: Running) -> None:
@@ -374,7 +377,7 @@ def test_rates_stand_beside_the_promise(line: Running) -> None:
     assert texts.RATE_SERIES[1] + ": " not in chart  # nothing was reviewed, so no point says 0 %
     assert views._sampled({"sampled_good": 2, "sampled_alarms": 1}) == texts.LINE_SAMPLED_FEW.format(n=2, k=1, least=20)
     assert views._sampled({"sampled_good": 20, "sampled_alarms": 1}) == (
-        "Of 20 good parts reviewed by chance, 1 were rejected: 5 % (95 % interval 0.1 % to 24.9 %)."
+        "Of 20 good parts in the reviewed random sample, 1 were rejected: 5 % (95 % interval 0.1 % to 24.9 %)."
     )
 
 
