@@ -5,7 +5,7 @@
 
 One command for all rows that the tables of docs/methods show; each script's own command is printed before it runs. Rows that
 are there already are not measured again, so a stopped run goes on where it was. One seed of everything comes first, then the
-next. Several runs at once need different --data or --method. With --dry-run the fits that are missing are counted alone.
+next. Several runs at once need a folder --out each. With --dry-run the fits that are missing are counted alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from record import read
+from ablation_tables import TABLES, Table, measured
 
 HERE = Path(__file__).resolve().parent
 BUDGET = ("--minutes", "5", "--size", "256")
@@ -30,22 +30,23 @@ FOUR = ("mvtec_bottle", "magnetic_tile", "kolektorsdd", "aws_cookies")
 
 @dataclass(frozen=True)
 class Ablation:
-    """A script of this folder, its variants, and the data sets of each seed. fits  of one data set and seed."""
+    """A script of this folder, the table of a page that its rows fill, its variants, and the data sets of each seed.
+
+    fits  of one data set and seed; variants may share one
+    """
 
     script: str
+    table: Table
     variants: Sequence[str]
     data: Sequence[str]
     fits: int
 
-    @property
-    def results(self) -> str:
-        """The file of its rows."""
-        return f"{self.script.removesuffix('.py')}.csv"
 
-
+TABLE = {table.name: table for table in TABLES}
 ABLATIONS: Mapping[str, Ablation] = {
     "sgsf": Ablation(
         "sgsf_ablation.py",
+        TABLE["sgsf-trunk"],
         (
             "trunk, both",
             "trunk, reference",
@@ -57,9 +58,12 @@ ABLATIONS: Mapping[str, Ablation] = {
         ("mvtec_bottle", "kolektorsdd"),
         6,
     ),
-    "cutswap": Ablation("cut_ablation.py", ("trunk frozen", "trunk trained", "trunk trained, random places"), FOUR, 2),
+    "cutswap": Ablation(
+        "cut_ablation.py", TABLE["cut-trunk"], ("trunk frozen", "trunk trained", "trunk trained, random places"), FOUR, 2
+    ),
     "isstad": Ablation(
         "isstad_ablation.py",
+        TABLE["isstad over a trunk"],
         (
             "product",
             "probability",
@@ -74,6 +78,7 @@ ABLATIONS: Mapping[str, Ablation] = {
     ),
     "anoseg": Ablation(
         "anoseg_ablation.py",
+        TABLE["anoseg over a trunk"],
         (
             "as shipped",
             "forging: plain CutPaste",
@@ -90,17 +95,14 @@ ABLATIONS: Mapping[str, Ablation] = {
 
 def command(ablation: Ablation, name: str, seed: int, out: Path) -> list[str]:
     """The script's command for one data set and seed."""
-    own = ["--data", name, "--seeds", str(seed), *BUDGET, "--out", str(out / ablation.results)]
+    own = ["--data", name, "--seeds", str(seed), *BUDGET, "--out", str(out / ablation.table.results)]
     return [sys.executable, str(HERE / ablation.script), "--variant", *ablation.variants, *own]
 
 
 def there(ablation: Ablation, name: str, seed: int, out: Path) -> int:
-    """How many of its variants have a row already."""
-    rows = read(out / ablation.results)[1]
-    budget = {"minutes": "5", "steps_asked": ""} if rows and "minutes" in rows[0] else {"budget": "5 minutes"}
-    asked = {"data": name, "seed": str(seed), "size": "256", "settings": ""} | budget
-    mine = (row for row in rows if all(row.get(key, "") == value for key, value in asked.items()))
-    return len({row["variant"] for row in mine} & set(ablation.variants))
+    """How many of its variants have a row already that the page's table takes."""
+    rows = measured(ablation.table, out)
+    return sum(str(seed) in rows.get((variant, name), {}) for variant in ablation.variants)
 
 
 def main() -> None:

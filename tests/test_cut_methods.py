@@ -165,11 +165,10 @@ def test_a_varied_copy_is_forged_by_its_own_maps(washers: Path, tmp_path: Path) 
     plan = fitting.plan(dataclasses.replace(request(washers, tmp_path, "cutswap"), tolerate="turn"))
     pictures = fitting.load_pictures(plan)
     asked: set[int] = set()
-    pictures.follow(lambda number: asked.add(number))
     net, _ = fitting.new_net(plan)
     stages = list(plan.method.stages(net, plan.settings))
     batches = fitting.batches(plan, pictures, net, stages)
-    pictures.follow(lambda number: asked.add(number))
+    pictures.follow(lambda number: asked.add(number))  # instead of the net
     for step in range(40):
         batches(2, step)
     every = pictures.copies * len(pictures)
