@@ -252,6 +252,7 @@ def test_a_mask_of_another_size_is_refused(washers: Path, tiny_model: Path, tmp_
         (["fit", "{data}", "-o", "{new}", "--devices", "2", "--method", "patchcore"], "method patchcore learns on one"),
         (["fit", "{data}", "-o", "{new}", "--devices", "3"], "cannot be cut into as many equal parts; give --set batch=9"),
         (["fit", "{data}", "-o", "{new}", "--devices", "2", "--folds", "2"], "learns on one: leave one of them out"),
+        (["fit", "{data}", "-o", "{new}", "--resume", "--folds", "2"], "--folds and --resume cannot be combined"),
         (["fit", "{data}", "-o", "{new}", "--nodes", "2"], "NODE_RANK, MASTER_ADDR, MASTER_PORT are unset"),
         (["fit", "{data}", "-o", "{new}", "--resume"], "leave out --resume"),
         (["fit", "{data}", "-o", "{model}"], "exists already"),
