@@ -56,11 +56,15 @@ TRUNK: dict[str, dict[str, Any]] = {
     "trunk, no guidance": {"guidance": "none"},
     "trunk, prior 0.5": {"prior": 0.5},
     "trunk, prior 0.01": {"prior": 0.01},
+    "trunk, batch 4": {"batch": 4},
+    "trunk, batch 2": {"batch": 2},
 }
 DRAEM: dict[str, dict[str, Any]] = {
     "draem": {},
     "draem, prior 0.1": {"prior": 0.1},
     "draem, prior 0.01": {"prior": 0.01},
+    "draem, batch 4": {"batch": 4},
+    "draem, batch 2": {"batch": 2},
 }
 VARIANTS = DRAEM | SCRATCH | TRUNK
 
