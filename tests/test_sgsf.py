@@ -88,7 +88,7 @@ def test_in_training_a_picture_is_never_its_own_reference() -> None:
     assert (net.retrieve(forged, 3, own) != own[:, None]).all()
     for seed in range(20):
         torch.manual_seed(seed)
-        drawn, _ = net.contrast(batch_of(goods, forged), 4)
+        drawn, _, _ = net.contrast(batch_of(goods, forged), 4)
         assert ((drawn - goods).abs().amax(dim=(1, 2, 3)) > 0.1).all()
 
 
@@ -100,7 +100,7 @@ def test_pictures_that_are_almost_equal_are_no_references_of_themselves_either()
     assert float(net.left) > 1.5  # noise explains no noise
     for seed in range(20):
         torch.manual_seed(seed)
-        drawn, _ = net.contrast(batch_of(goods), 7)
+        drawn, _, _ = net.contrast(batch_of(goods), 7)
         assert ((drawn - goods).abs().amax(dim=(1, 2, 3)) > 1 / 255).all()
 
 
@@ -119,7 +119,7 @@ def test_a_varied_copy_of_a_picture_is_not_its_reference() -> None:
     assert not (net.whose[net.retrieve(goods, 4, torch.arange(3))] == torch.arange(3)[:, None]).any()
     for seed in range(20):
         torch.manual_seed(seed)
-        drawn, _ = net.contrast(batch_of(goods), 6)
+        drawn, _, _ = net.contrast(batch_of(goods), 6)
         assert ((drawn - goods).abs().amax(dim=(1, 2, 3)) > 0.1).all()
 
 
@@ -139,7 +139,7 @@ def test_references_are_drawn_from_the_contrast_set_alone() -> None:
     seen = set()
     for seed in range(40):
         torch.manual_seed(seed)
-        drawn, valid = net.contrast(batch_of(asked, first=100), 2)
+        drawn, valid, _ = net.contrast(batch_of(asked, first=100), 2)
         seen |= {round(float(value), 2) for value in drawn[:, 0, 0, 0]}
         assert valid.eq(1).all()
     assert seen == {0.2, 0.3}  # angles to grey 0.21: 0.2 and 0.3 are the two nearest
@@ -147,13 +147,13 @@ def test_references_are_drawn_from_the_contrast_set_alone() -> None:
 
 def test_one_good_picture_is_its_own_reference_for_want_of_another() -> None:
     goods = flat(PRIMARIES[0])
-    drawn, _ = with_references(goods).contrast(batch_of(goods), 4)
+    drawn, _, _ = with_references(goods).contrast(batch_of(goods), 4)
     torch.testing.assert_close(drawn, goods, atol=5e-4, rtol=0)
 
 
 def test_without_references_the_neighbour_in_the_batch_stands_in() -> None:
     goods = flat(*PRIMARIES)
-    drawn, _ = Sgsf(TINY).contrast(batch_of(goods), 4)
+    drawn, _, _ = Sgsf(TINY).contrast(batch_of(goods), 4)
     torch.testing.assert_close(drawn, goods[[2, 0, 1]])
 
 
@@ -501,16 +501,30 @@ def test_what_guides_beside_is_the_picture_and_its_distance_from_the_reference()
     net, _ = looked_at(goods)
     with torch.no_grad():
         looked = net.look(goods)
-        for each, given in zip(net.beside(looked, goods), looked, strict=True):
+        for each, given in zip(net.beside(looked, looked), looked, strict=True):
             picture, apart = each.chunk(2, dim=1)
             torch.testing.assert_close(picture, given.clamp(-8, 8))
-            assert float(apart.abs().max()) < 1e-4
-        far = net.beside(looked, goods.flip(0))
+            assert float(apart.abs().max()) == 0
+        far = net.beside(looked, net.look(goods.flip(0)))
         torch.testing.assert_close(far[0][:, 4:], (looked[0] - looked[0].flip(0)).abs().clamp(max=8), rtol=1e-4, atol=1e-4)
     alone, _ = looked_at(goods, "denoise")
     with torch.no_grad():
-        assert [each.shape[1] for each in alone.beside(alone.look(goods), goods)] == [4, 8, 16]
+        assert [each.shape[1] for each in alone.beside(alone.look(goods), [])] == [4, 8, 16]
     assert "memory" not in alone.state_dict()
+
+
+@pytest.mark.parametrize("most", [4, 3])
+def test_features_of_few_references_are_kept_and_those_of_many_are_not(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    goods = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(9))
+    net, _ = looked_at(goods)
+    monkeypatch.setattr(sgsf, "RECALLED", most)
+    with torch.no_grad():
+        for _ in range(2):
+            drawn, _, other = net.contrast(batch_of(goods.flip(0)), 3, net.look(goods.flip(0)))
+            for given, seen in zip(other, net.look(drawn), strict=True):
+                torch.testing.assert_close(given, seen, rtol=1e-4, atol=1e-4)
+    assert bool(net.recalled) == (most == 4)
+    assert not any("recalled" in name for name in net.state_dict())
 
 
 @pytest.mark.parametrize("backbone", ["", "resnet18-tiny"])

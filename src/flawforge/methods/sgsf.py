@@ -61,6 +61,7 @@ LEAST = 1e-3  # of the largest deviation: no feature of the trunk counts as less
 CELL = 8  # canvas pixels per side that the retrieval features average over
 DIMENSIONS = 64  # of the retrieval features, at most
 CANDIDATES = 1024  # good pictures, evenly spread, from which features are learnt and references chosen
+RECALLED = 64  # references at most whose features of the trunk training keeps, about .7 MB each at 256 x 256
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ class Sgsf(nn.Module):
             self.register_load_state_dict_pre_hook(_resize_memory)
         self.always = config.show == "always"
         self.chosen: list[int] = []  # places of the references among the good pictures, from one stage to the next
+        self.recalled: list[Tensor] = []  # each stage's features of the references, see `recall`
 
     def look(self, images: Tensor) -> list[Tensor]:
         """n 3 h w -> the trunk's features at strides 4, 8 and 16, standardised; an empty list without a trunk."""
@@ -202,12 +204,22 @@ class Sgsf(nn.Module):
             seen = self.trunk(self.pad(images.float()))[-STAGES:]
             return [(x - self.get_buffer(f"middle{i}")) * self.get_buffer(f"scale{i}") for i, x in enumerate(seen)]
 
-    def beside(self, looked: Sequence[Tensor], source: Tensor) -> list[Tensor]:
-        """The features from `look`, concatenated with their absolute difference from the reference's; for the fusion."""
-        if not looked or not self.refers:
+    def recall(self, index: Tensor) -> list[Tensor]:
+        """What `look` gives for the references n: kept from the first time on, because training draws the same few again."""
+        if self.trunk is None or len(self.memory) > RECALLED:
+            return self.look(self.memory[index].float())
+        if not self.recalled:
+            parts = [self.look(part.float().contiguous(memory_format=torch.channels_last)) for part in self.memory.split(8)]
+            self.recalled = [torch.cat(stage) for stage in zip(*parts, strict=True)]
+        return [stage[index] for stage in self.recalled]
+
+    def beside(self, looked: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
+        """The features of the pictures and of their references, both from `look` -> for the fusion, those of the pictures
+        concatenated with the absolute difference of the two; without references, of the pictures alone."""
+        if not self.refers:
             return [each.clamp(-8, 8) for each in looked]
-        pairs = zip(looked, self.look(source), strict=True)
-        return [torch.cat([each, (each - other).abs()], dim=1).clamp(-8, 8) for each, other in pairs]
+        pairs = zip(looked, other, strict=True)
+        return [torch.cat([each, (each - its).abs()], dim=1).clamp(-8, 8) for each, its in pairs]
 
     def encode(self, images: Tensor, looked: Sequence[Tensor] = ()) -> Tensor:
         """n 3 h w on the memory's canvas, and their features from `look` if known -> retrieval features n d of length 1."""
@@ -229,15 +241,17 @@ class Sgsf(nn.Module):
         """
         return self.rank(self.encode(images, looked), count, itself)
 
-    def contrast(self, batch: Batch, count: int, looked: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
-        """For each picture a reference drawn from its `count` most similar ones: n 3 h w, and its valid pixels n 1 h w."""
+    def contrast(self, batch: Batch, count: int, looked: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """For each picture a reference drawn from its `count` most similar ones: n 3 h w, its valid pixels n 1 h w, and what
+        `look` gives for it."""
         if not len(self.memory):  # no reference was collected (a forecast only times the steps): a neighbour does
-            return batch.clean.roll(1, dims=0), batch.valid.roll(1, dims=0)
+            source = batch.clean.roll(1, dims=0)
+            return source, batch.valid.roll(1, dims=0), self.look(source)
         near = self.retrieve(batch.forged, count, batch.index, looked)
         others = (self.whose != batch.index[:, None]).sum(dim=1).clamp(1, near.shape[1])  # itself, for want of another
         drawn = (torch.rand(len(near)).to(near.device) * others).long()
         index = near.gather(1, drawn[:, None])[:, 0]
-        return self.memory[index].float(), self.valid[index].float()
+        return self.memory[index].float(), self.valid[index].float(), self.recall(index)
 
     def guide_and_segment(
         self, images: Tensor, source: Tensor | None, beside: Sequence[Tensor] = ()
@@ -294,7 +308,8 @@ class Sgsf(nn.Module):
     def forward(self, images: Tensor) -> Evidence:
         looked = self.look(images)
         source = self.nearest(images, looked) if self.refers else images
-        _, logit = self.guide_and_segment(images, source, self.beside(looked, source))
+        other = self.look(source) if self.refers else []
+        _, logit = self.guide_and_segment(images, source, self.beside(looked, other))
         maps = logit[:, 0].float()
         if self.evidence == "probability":
             maps = maps.sigmoid()
@@ -419,7 +434,7 @@ def lay_in(net: Sgsf, references: References) -> None:
     """Put the chosen pictures into the net's memory."""
     pictures = torch.cat(references.pictures)
     net.memory, net.valid = pictures[:, :3].half().contiguous(), (pictures[:, 3:] > 0).to(torch.uint8).contiguous()
-    net.whose = torch.cat(references.whose).to(net.memory.device)
+    net.whose, net.recalled = torch.cat(references.whose).to(net.memory.device), []
     parts = [net.memory] if net.trunk is None else net.memory.split(16)
     net.keys = torch.cat([net.encode(part.float()) for part in parts])
     net.left.fill_(left_of_detail(net))
@@ -448,13 +463,13 @@ def left_of_detail(net: Sgsf) -> float:
 def loss(net: Any, batch: Batch, config: Config) -> dict[str, Tensor]:
     """Loss terms: the guide's L2 and SSIM (where there is one), the segmenter's focal loss; unit weights, as published."""
     looked = net.look(batch.forged)
-    source, target, valid = batch.forged, batch.clean, batch.valid
+    source, target, valid, other = batch.forged, batch.clean, batch.valid, []
     if net.refers:
-        source, valid = net.contrast(batch, config.contrast, looked)
+        source, valid, other = net.contrast(batch, config.contrast, looked)
         target = source
     if config.guidance == "both":
         target, valid = torch.cat([batch.clean, source]), torch.cat([batch.valid, valid])
-    picture, logit = net.guide_and_segment(batch.forged, source, net.beside(looked, source))
+    picture, logit = net.guide_and_segment(batch.forged, source, net.beside(looked, other))
     losses = {"focal": masked_mean(focal_map(logit.float(), batch.mask, config.focal_gamma), batch.valid)}
     if picture is not None:
         losses |= reconstruction_losses(picture.float(), target, valid, config.ssim_stride)
