@@ -208,7 +208,7 @@ def test_the_forecast_counts_the_memory_that_the_coreset_will_hold(washers: Path
         assert need.operations > 2 * 12 * patches
     line = forecasts[1].lines()[0]
     assert line.startswith("forecast: 5 steps of ")
-    assert "the whole fit takes about " in forecasts[1].lines()[1]
+    assert "a whole fit takes about " in forecasts[1].lines()[1]
     assert any(name == "memory" and seconds > 0 for name, _, seconds in forecasts[1].stages)
     assert set(forecasts[0].collect) == {"memory"}
     assert forecasts[0].collect["memory"] > 0

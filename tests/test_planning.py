@@ -351,7 +351,7 @@ FORECAST = Forecast(
 def test_a_forecast_in_words_and_as_a_dictionary() -> None:
     first, second = FORECAST.lines()
     assert first == ("forecast: 240 steps of 0.50 s, 2.0 minutes of training, about 3.0 GiB of memory, 2.5 M parameters")
-    assert second == "the whole fit takes about 2 min: statistics 15 s, training 2 min, check 14 s"
+    assert second == "a whole fit takes about 2 min: statistics 15 s, training 2 min, check 14 s"
     told = FORECAST.as_dict()
     assert told["seconds"] == FORECAST.seconds == 149.0
     assert [stage["stage"] for stage in told["stages"]] == ["filters", "segmenter", "pack", "calibration"]
@@ -362,7 +362,7 @@ def test_a_forecast_in_words_and_as_a_dictionary() -> None:
 def test_a_method_without_steps_says_that_a_budget_has_no_effect() -> None:
     first, second = Forecast(0.0, 0, 0.0, 2**29, 0, {}, (("filters", "statistics", 0.2),)).lines()
     assert first == "forecast: no training steps, so --minutes and --steps have no effect; about 0.5 GiB of memory"
-    assert second == "the whole fit takes about 1 s"  # a part of less than half a second is not named
+    assert second == "a whole fit takes about 1 s"  # a part of less than half a second is not named
 
 
 @pytest.mark.parametrize(
@@ -371,4 +371,4 @@ def test_a_method_without_steps_says_that_a_budget_has_no_effect() -> None:
 )
 def test_a_duration_in_words(seconds: float, words: str) -> None:
     told = Forecast(0.0, 0, 0.0, 0, 0, {}, (("a", "none of the parts", seconds),)).lines()[1]
-    assert told == f"the whole fit takes about {words}"
+    assert told == f"a whole fit takes about {words}"

@@ -58,7 +58,7 @@ class Forecast:
         """The whole fit in words: about 40 s: statistics 15 s, training 12 s, check 13 s."""
         parts = {part: sum(seconds for _, own, seconds in self.stages if own == part) for part in PARTS}
         named = ", ".join(f"{part} {in_words(seconds)}" for part, seconds in parts.items() if seconds >= 0.5)
-        return f"the whole fit takes about {in_words(self.seconds)}" + (f": {named}" if named else "")
+        return f"a whole fit takes about {in_words(self.seconds)}" + (f": {named}" if named else "")
 
     def lines(self) -> list[str]:
         """For people."""
