@@ -288,9 +288,36 @@ def test_areas_in_square_millimetres() -> None:
     assert "OK by rule: 0 marked regions of 4 mm2 or more, 0 allowed" in Rules(4.0, mm_per_pixel=0.1).judge("NG", [399])[1]
     calibration = calibrate(range(19), 0.05, rules=Rules(4.0, 1, 0.1))
     assert calibration_from_dict(json.loads(json.dumps(calibration.as_dict()))) == calibration
-    for wrong in ({"min_area": -1.0}, {"max_count": -1}, {"mm_per_pixel": 0.0}, {"min_area": float("nan")}):
+    for wrong in (
+        {"min_area": -1.0},
+        {"max_count": -1},
+        {"max_count": 1001},
+        {"mm_per_pixel": 0.0},
+        {"min_area": float("nan")},
+    ):
         with pytest.raises(CalibrationError):
             Rules(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_rule_that_no_region_could_meet_is_put_aside() -> None:
+    assert Rules(100.0).judge("NG", [99], 100)[0] == "OK"
+    verdict, why = Rules(101.0).judge("NG", [99], 100)
+    assert verdict == "NG"
+    assert why == "the rules are put aside: no region can be of 101 px or more on a picture of 100 px"
+    assert Rules(1.0, mm_per_pixel=0.1).judge("NG", [99], 100)[0] == "OK"
+    assert Rules(1.1, mm_per_pixel=0.1).judge("REVIEW", [99], 100)[0] == "REVIEW"
+
+
+def test_rules_are_said_where_the_limits_are() -> None:
+    """They decide verdicts too: whoever reads the limits reads them."""
+    assert Rules().text == Rules(mm_per_pixel=0.1).text == ""
+    assert Rules(20.0).text == "a part with no marked region of 20 px or more is OK by rule, whatever its score"
+    assert Rules(0.5, 1, 0.05).text == (
+        "a part with at most 1 marked region of 0.5 mm2 or more (a pixel is 0.05 mm wide) is OK by rule, whatever its score"
+    )
+    rules = Rules(0.0, 2)
+    assert f"rules: {rules.text}" in calibrate(range(19), 0.05, rules=rules).lines()
+    assert "rules" not in calibrate(range(19), 0.05).text
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.3, 1.0, float("nan")])

@@ -32,6 +32,13 @@ from flawforge_runtime.rates import ExpectedRate, expected_rate, percent, percen
 from flawforge_runtime.types import OK_BY_RULE, CalibrationError, ImageError
 
 
+MOST_REGIONS = 1000  # a rule that accepts more accepts any part
+
+
+def _marked(count: int) -> str:
+    return f"{count} marked region{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Rules:
     """What a marked region must be to count, applied after the thresholds: rules only ever turn a verdict into OK.
@@ -50,25 +57,41 @@ class Rules:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.min_area) and self.min_area >= 0.0):
             raise CalibrationError(f"A least area of {self.min_area:g} was given; give 0 or more.")
-        if self.max_count < 0:
-            raise CalibrationError(f"A count of {self.max_count} regions was given; give 0 or more.")
+        if not 0 <= self.max_count <= MOST_REGIONS:
+            raise CalibrationError(f"A count of {self.max_count} regions was given; give 0 to {MOST_REGIONS}.")
         if self.mm_per_pixel is not None and not 0.0 < self.mm_per_pixel < 1e3:
             raise CalibrationError(f"A scale of {self.mm_per_pixel:g} was given; give the millimetres of one pixel.")
+
+    @property
+    def _of_size(self) -> str:
+        unit = "px" if self.mm_per_pixel is None else "mm2"
+        return f" of {self.min_area:g} {unit} or more" if self.min_area else ""
+
+    @property
+    def text(self) -> str:
+        """For people: which parts these rules turn into OK; "" where they turn none."""
+        if self.min_area == 0 and self.max_count == 0:
+            return ""
+        count = "no marked region" if self.max_count == 0 else f"at most {_marked(self.max_count)}"
+        scale = "" if self.mm_per_pixel is None or not self.min_area else f" (a pixel is {self.mm_per_pixel:g} mm wide)"
+        return f"a part with {count}{self._of_size}{scale} is OK by rule, whatever its score"
 
     def counted(self, areas: Sequence[float]) -> int:
         """How many regions of these areas in px count."""
         return sum(area * (self.mm_per_pixel or 1.0) ** 2 >= self.min_area for area in areas)
 
-    def judge(self, verdict: str, areas: Sequence[float]) -> tuple[str, str]:
-        """(verdict after the rules, a sentence where they changed it or "")."""
+    def judge(self, verdict: str, areas: Sequence[float], pixels: float = math.inf) -> tuple[str, str]:
+        """(verdict after the rules, a sentence where they changed it or "").
+
+        pixels  area of the picture; a least area above it could reject no part at all, so the rules are put aside
+        """
         if verdict == "OK" or self == Rules() or self.counted(areas) > self.max_count:
             return verdict, ""
-        unit = "px" if self.mm_per_pixel is None else "mm2"
-        counted = self.counted(areas)
+        if not self.counted([pixels]):
+            return verdict, f"the rules are put aside: no region can be{self._of_size} on a picture of {pixels:g} px"
         return (
             "OK",
-            f"{verdict} by its score, {OK_BY_RULE}: {counted} marked region{'' if counted == 1 else 's'}"
-            f"{f' of {self.min_area:g} {unit} or more' if self.min_area else ''}, {self.max_count} allowed",
+            f"{verdict} by its score, {OK_BY_RULE}: {_marked(self.counted(areas))}{self._of_size}, {self.max_count} allowed",
         )
 
 
@@ -194,6 +217,8 @@ class Calibration:
                 f"pixels are marked above {self.pixel_threshold:.4g}: {percent(marked.expected)} of good parts get a mark "
                 f"on average, up to {percent(marked.bound)} for this model"
             )
+        if self.rules.text:
+            lines.append(f"rules: {self.rules.text}")
         how = f" in {self.folds} folds, an estimate and not a guarantee" if self.folds else ""
         lines.append(
             f"from {self.n} calibration {self.of}{how}; valid for good parts made and photographed like these; "

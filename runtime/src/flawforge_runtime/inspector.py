@@ -228,7 +228,7 @@ class Inspector:
             # The score's window mean can pass where no single pixel does; a reject must still point somewhere.
             row, column = judged.at
             regions = (Region(column, row, 1, 1, 1, judged.peak),)
-        verdict, by_rule = calibration.rules.judge(verdict, [region.area for region in regions])
+        verdict, by_rule = calibration.rules.judge(verdict, [region.area for region in regions], mask.size)
         return Decision(
             image_path=image_path,
             pred_score=judged.score,

@@ -374,12 +374,20 @@ def with_rules(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def rules_of(calibration: Any, min_area: float | None, max_count: int | None, scale: float | None) -> Any:
-    """The model's rules with what was given; None where nothing was."""
+    """The model's rules with what was given; None where nothing was.
+
+    Raises ConfigError where --scale would give the model's least area, in px so far, another unit without a word.
+    """
     from flawforge_runtime.calibrate import Rules
 
     if min_area is None and max_count is None and scale is None:
         return None
     old = calibration.rules if calibration is not None else Rules()
+    if scale is not None and min_area is None and old.min_area and old.mm_per_pixel is None:
+        raise ConfigError(
+            f"The model's rule ignores regions below {old.min_area:g} px, and with --scale areas are mm2; give --min-area in "
+            f"mm2 too ({old.min_area:g} px are {old.min_area * scale**2:g} mm2)."
+        )
     area = old.min_area if min_area is None else min_area
     return Rules(area, old.max_count if max_count is None else max_count, old.mm_per_pixel if scale is None else scale)
 

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from flawforge_runtime.bundle import Content
-from flawforge_runtime.calibrate import Rules
 from flawforge_runtime.names import shown
 from flawforge_runtime.rates import percent, percent_up, pictures_needed, strictest_rate
 
@@ -143,7 +142,7 @@ def model_card(content: Content) -> str:
             "marked": ""
             if calibration.mark_rate is None
             else f": {percent(calibration.rate_marked.expected)} of good parts get a mark on average, whatever the verdict",
-            "rules": f" Rules after the thresholds: {rules}." if rules != Rules() else "",
+            "rules": f" Rules after the thresholds: {rules.text}." if rules.text else "",
         }
         rates = RATES.format(**values)
     guard = ""
