@@ -118,7 +118,7 @@ DATA is one of these:
 - A plain folder of good pictures: `good`, `ok` or the folder itself.
 - A CSV with the column `image_path` and optionally `label` (0 good, 1 defective), `kind` (of the defect), `split` (train,
   calibration, test), `mask_path`, and `group` (the part's number: pictures of one part stay together). Relative paths
-  start at the folder of the CSV.
+  start at the folder of the CSV. Other columns mean nothing; without `label` they are refused.
 """
 
 

@@ -95,6 +95,7 @@ def test_csv_with_everything(tmp_path):
     assert c == Entry(tmp_path / "c.png", 0, "calibration", "good")
     assert d == Entry(tmp_path / "d.png", 0, "test", "good")
     assert good_entries((a, b, c, d)) == (a, c)
+    assert read_listing(path).notes == ("columns of list.csv that mean nothing here: comment",)
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
@@ -133,6 +134,13 @@ def test_defective_training_rows_are_named_and_never_learnt(tmp_path):
         ("label,image_path\n0\n", "line 2 has no image_path"),
         ("image_path\na.png\nx.png\ny.png\n", r"names 2 of 3 files that do not exist, the first is .*x\.png"),
         ("image_path,mask_path\na.png,m.png\n", r"names 1 of 2 files that do not exist, the first is .*m\.png"),
+        ("image_path,defective\na.png,1\n", r"no column label, .* mean nothing here \(defective\); name the one that says"),
+        ("image_path,label,Label\na.png,1,0\n", r"has 2 columns label; keep one of them"),
+        ("path,file\na.png,b.png\n", r"has 2 columns image_path; keep one of them"),
+        ("image_path,label\na.png,0,1\n", r"line 2 has 3 cells under 2 columns; put quotes"),
+        ("image_path,kind\na.png,dent\n", r"line 2 has kind 'dent' and no label, which do not agree"),
+        ("image_path,label,kind\na.png,0,dent\n", r"line 2 has kind 'dent' and label '0', which do not agree"),
+        ("image_path,label,kind\na.png,ng,good\n", r"line 2 has kind 'good' and label 'ng', which do not agree"),
         ("image_path\na.png\n./a.png\n", r"lists .*a\.png twice \(lines 2 and 3\)"),
     ],
 )

@@ -302,7 +302,7 @@ def test_rules_keep_what_was_not_given() -> None:
 
 def test_a_scale_alone_does_not_change_the_unit_of_the_models_least_area() -> None:
     pixels = SimpleNamespace(rules=Rules(20.0, 2))
-    with pytest.raises(ConfigError, match=r"below 20 px, and with --scale .*\(20 px are 0\.05 mm2\)"):
+    with pytest.raises(ConfigError, match=r"below 20 px; with --scale .*\(20 px are 0\.05 mm2\)"):
         rules_of(pixels, None, None, 0.05)
     assert rules_of(pixels, 0.05, None, 0.05) == Rules(0.05, 2, 0.05)
     assert rules_of(SimpleNamespace(rules=Rules(0.5, 2, 0.1)), None, None, 0.05) == Rules(0.5, 2, 0.05)

@@ -31,7 +31,6 @@ from flawforge_runtime.drawing import Scale
 from flawforge_runtime.rates import ExpectedRate, expected_rate, percent, percent_up, rank
 from flawforge_runtime.types import OK_BY_RULE, CalibrationError, ImageError
 
-
 MOST_REGIONS = 1000  # a rule that accepts more accepts any part
 
 

@@ -385,8 +385,8 @@ def rules_of(calibration: Any, min_area: float | None, max_count: int | None, sc
     old = calibration.rules if calibration is not None else Rules()
     if scale is not None and min_area is None and old.min_area and old.mm_per_pixel is None:
         raise ConfigError(
-            f"The model's rule ignores regions below {old.min_area:g} px, and with --scale areas are mm2; give --min-area in "
-            f"mm2 too ({old.min_area:g} px are {old.min_area * scale**2:g} mm2)."
+            f"The model's rule ignores regions below {old.min_area:g} px; with --scale areas are mm2, so give --min-area in "
+            f"mm2 as well ({old.min_area:g} px are {old.min_area * scale**2:g} mm2)."
         )
     area = old.min_area if min_area is None else min_area
     return Rules(area, old.max_count if max_count is None else max_count, old.mm_per_pixel if scale is None else scale)

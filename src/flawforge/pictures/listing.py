@@ -30,6 +30,7 @@ GOOD_FOLDERS = ("good", "ok")
 LABELS = {"0": 0, "good": 0, "ok": 0, "normal": 0, "1": 1, "defect": 1, "defective": 1, "ng": 1, "anomalous": 1}
 PATH_COLUMNS = ("path", "file", "filename", "image", "picture")  # taken for image_path where no column has that name
 SPLITS = ("train", "calibration", "test")
+COLUMNS = ("image_path", "label", "kind", "split", "mask_path", "group")
 
 
 @dataclass(frozen=True)
@@ -299,7 +300,7 @@ def _nothing_here(folder: Path, others: int) -> str:
 
 
 def _read_csv(path: Path) -> Listing:
-    rows = _csv_rows(path)
+    rows, others = _csv_rows(path)
     entries: list[Entry] = []
     lines: dict[str, int] = {}
     for line, row in rows:
@@ -321,11 +322,12 @@ def _read_csv(path: Path) -> Listing:
         )
     unused = sum(entry.label == 1 and entry.split != "test" for entry in entries)
     notes = [f"labelled defective but not in split test, so never learnt from: {_number(unused, 'row')}"] if unused else []
+    notes += [f"columns of {path.name} that mean nothing here: {', '.join(others)}"] if others else []
     return Listing(tuple(entries), tuple(notes))
 
 
-def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, {column: text}) of every row that is not blank; columns in lower case."""
+def _csv_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+    """(line number, {column: text}) of every row that is not blank, and the columns that mean nothing; in lower case."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         first = text.partition("\n")[0]
@@ -341,7 +343,28 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         header = ["image_path" if name in PATH_COLUMNS else name for name in header]
     if "image_path" not in header:
         raise DataError(f"{path} has no column image_path (its columns: {', '.join(header) or 'none'}); add one.")
-    return [(line, dict(zip_longest(header, row[: len(header)], fillvalue=""))) for line, row in table if any(row)]
+    others = _other_columns(path, header)
+    for line, row in table:
+        if any(row[len(header) :]):
+            raise DataError(
+                f"{path} line {line} has {len(row)} cells under {_number(len(header), 'column')}; put quotes around a cell "
+                "that holds the separator."
+            )
+    return [(line, dict(zip_longest(header, row[: len(header)], fillvalue=""))) for line, row in table if any(row)], others
+
+
+def _other_columns(path: Path, header: Sequence[str]) -> list[str]:
+    """Columns that mean nothing. Raises DataError where a column stands twice, or where one may say what is defective."""
+    for name in COLUMNS:
+        if header.count(name) > 1:
+            raise DataError(f"{path} has {header.count(name)} columns {name}; keep one of them.")
+    others = [name for name in header if name and name not in COLUMNS]
+    if others and "label" not in header:
+        raise DataError(
+            f"{path} has no column label, so all of its pictures would count as good, and columns that mean nothing here "
+            f"({', '.join(others[:5])}); name the one that says good or defective label, or remove them."
+        )
+    return others
 
 
 def _csv_entry(path: Path, line: int, row: dict[str, str]) -> Entry:
@@ -357,5 +380,8 @@ def _csv_entry(path: Path, line: int, row: dict[str, str]) -> Entry:
     if split not in SPLITS:
         raise DataError(f"{path} line {line} has split {row['split']!r}, allowed are {', '.join(SPLITS)}; correct it.")
     kind = row.get("kind") or {0: "good", 1: "defect", None: "unlabelled"}[label]
+    if row.get("kind") and LABELS.get(kind.lower(), 1) != (label or 0):
+        meant = "no label" if label is None else f"label {row['label']!r}"
+        raise DataError(f"{path} line {line} has kind {kind!r} and {meant}, which do not agree; correct one of the two.")
     mask = path.parent / row["mask_path"] if row.get("mask_path") else None
     return Entry(path.parent / row["image_path"], label, split, kind, mask, row.get("group", ""))
