@@ -363,6 +363,24 @@ def test_a_run_is_not_resumed_from_another_start(washers: Path, tiny_model: Path
     assert len(names) == 3
 
 
+@pytest.mark.parametrize("what", ["good", "textures"])
+def test_a_run_is_not_resumed_with_other_pictures_of_the_same_names(washers: Path, tmp_path: Path, what: str) -> None:
+    """A BMP of the same size in pixels has the same size in bytes, whatever it shows."""
+    for name in ("good", "textures"):
+        (tmp_path / name).mkdir()
+    for number, path in enumerate(sorted((washers / "train" / "good").iterdir())):
+        for name in ("good", "textures"):
+            Image.open(path).save(tmp_path / name / f"{number}.bmp")
+    asked = request(tmp_path / "good", tmp_path / "m", textures=tmp_path / "textures")
+    before = fitting.identity(fitting.plan(asked))
+    assert fitting.identity(fitting.plan(asked)) == before
+    changed = tmp_path / what / "3.bmp"
+    size = changed.stat().st_size
+    Image.fromarray(255 - np.asarray(Image.open(changed))).save(changed)
+    assert changed.stat().st_size == size
+    assert fitting.identity(fitting.plan(asked)) != before
+
+
 @pytest.mark.parametrize("option", ["roi", "ignore"])
 def test_a_run_is_not_resumed_with_another_mask(washers: Path, tmp_path: Path, option: str) -> None:
     """The mask is painted over between the two runs; its path stays. With the first mask again, the run goes on."""

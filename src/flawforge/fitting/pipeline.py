@@ -27,6 +27,8 @@ from flawforge.fitting.thresholds import LOOK, calibrate_on, guard_of, on_anothe
 from flawforge.judging import loading
 from flawforge.nn.ranks import WHOLE
 from flawforge.pictures import dataset
+from flawforge.pictures.copies import fingerprint
+from flawforge.pictures.listing import textures_in
 from flawforge.reporting import card
 from flawforge.types import ConfigError, Mask, Stage
 from flawforge_runtime import bundle, calibrate, inspector
@@ -36,9 +38,9 @@ Show = Callable[[str], None]
 
 
 def identity(plan: Plan) -> str:
-    """What a checkpoint belongs to: settings, seed, budget, canvas, mask, weights, real defects, files by size and name."""
+    """What a checkpoint belongs to: settings, seed, budget, canvas, mask, weights, real defects, and what all files hold."""
     request = plan.request
-    pictures = [(str(entry.path.name), entry.path.stat().st_size) for entry in (*plan.train, *plan.held)]
+    pictures = [(entry.path.name, fingerprint(entry.path)) for entry in (*plan.train, *plan.held)]
     facts = [
         request.method,
         dataclasses.asdict(plan.settings),
@@ -53,7 +55,7 @@ def identity(plan: Plan) -> str:
         str(request.holdout),
         _mask_hash(plan.roi),
         bool(request.ignore),
-        str(request.textures),
+        [fingerprint(path) for path in textures_in(request.textures)],
         request.tolerate,
         pictures,
         *(each and [each.sha256, each.about] for each in (plan.init, plan.trunk)),

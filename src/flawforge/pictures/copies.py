@@ -30,7 +30,8 @@ MODEL_LIMIT = 4096  # training pictures whose likenesses are kept
 
 def fingerprint(path: Path) -> str:
     """First 12 hex digits of the sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def likeness(pixels: Image) -> NDArray[np.float16]:
