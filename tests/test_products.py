@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,40 @@ def test_a_task_fits_calibrates_proves_and_is_then_skipped(washers: Path, tmp_pa
     assert other is not None
     assert other.state == "failed"
     assert "was fitted with other options; remove" in other.error
+
+
+@pytest.mark.parametrize("change", ["other bytes", "one more", "one less", "renamed"])
+def test_a_product_whose_pictures_have_changed_is_not_skipped(tmp_path: Path, change: str) -> None:
+    """A night's run would else go on with the model of the pictures of before."""
+    data = tmp_path / "good"
+    data.mkdir()
+    for number in range(3):
+        (data / f"{number}.png").write_bytes(b"picture")
+    product = Product("part", data)
+    row = Row("part", "finished", identity=product.identity, pictures=product.pictures())
+    (tmp_path / "part.json").write_text(json.dumps(dataclasses.asdict(row)))
+    assert products._before(product, tmp_path) == dataclasses.replace(row, state="skipped")
+    if change == "other bytes":
+        (data / "1.png").write_bytes(b"changed")
+        os.utime(data / "1.png", (1, 1))
+    elif change == "one more":
+        (data / "3.png").write_bytes(b"picture")
+    elif change == "one less":
+        (data / "2.png").unlink()
+    else:
+        (data / "2.png").rename(data / "4.png")
+    found = products._before(product, tmp_path)
+    assert found is not None
+    assert found.state == "failed"
+    assert "was fitted before its pictures in" in found.error
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"product": "part", "stat": "finished"}'])
+def test_a_damaged_row_of_a_product_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "part.json").write_text(text)
+    found = products._before(Product("part", tmp_path), tmp_path)
+    assert found is not None
+    assert "part.json that is damaged; remove" in found.error
 
 
 def test_a_task_that_fails_says_why_and_keeps_its_log(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flawforge.pictures.listing import good_entries, read_listing
 from flawforge.proving.specimens import COUNT
 from flawforge.scale import cluster
 from flawforge.types import ConfigError, FlawforgeError
@@ -63,6 +64,12 @@ class Product:
         facts = [str(self.data), dict(self.options), self.count]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    def pictures(self) -> str:
+        """Hash of the good pictures' names, sizes and times of change. Raises DataError where `data` is no data set."""
+        listed = [(entry.path, entry.path.stat()) for entry in good_entries(read_listing(self.data).entries)]
+        facts = sorted((str(path), found.st_size, found.st_mtime_ns) for path, found in listed)
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Row:
@@ -72,6 +79,7 @@ class Row:
     promise  the stated false-alarm rate; pod: the a90/95 of each kind and contrast, in words
     minutes  of fit and POD together
     memory   bytes that were forecast
+    identity, pictures  hashes of what was asked for, and of the pictures' names, sizes and times of change
     """
 
     product: str
@@ -83,6 +91,7 @@ class Row:
     error: str = ""
     memory: int = 0
     identity: str = ""
+    pictures: str = ""
 
 
 @dataclass(frozen=True)
@@ -224,9 +233,18 @@ def _before(product: Product, out: Path) -> Row | None:
     file = out / f"{product.name}.json"
     if not file.is_file():
         return None
-    row = Row(**json.loads(file.read_text(encoding="utf-8")))
+    again = f"remove {out / product.name} and {file} to fit it again"
+    try:
+        row = Row(**json.loads(file.read_text(encoding="utf-8")))
+        changed = row.pictures and row.pictures != product.pictures()
+    except (ValueError, TypeError):
+        return _failed(product, f"has a file {file} that is damaged; {again}")
+    except FlawforgeError as error:
+        return _failed(product, str(error))
     if row.identity != product.identity:
-        return _failed(product, f"was fitted with other options; remove {out / product.name} and {file} to fit it again")
+        return _failed(product, f"was fitted with other options; {again}")
+    if changed:
+        return _failed(product, f"was fitted before its pictures in {product.data} were changed; {again}")
     return dataclasses.replace(row, state="skipped")
 
 
@@ -276,7 +294,7 @@ def _fit(product: Product, out: Path, memory: int) -> Row:
             log.flush()
 
         try:
-            request = _request(product, out)
+            request, pictures = _request(product, out), product.pictures()
             stopped = fitting.checkpoint_file(request.out).is_file()
             if stopped or not (request.out / "manifest.json").is_file():
                 fitting.run(request, resume=stopped, show=note)
@@ -298,6 +316,7 @@ def _fit(product: Product, out: Path, memory: int) -> Row:
             str(proof.model["model_id"]),
             memory=memory,
             identity=product.identity,
+            pictures=pictures,
         )
         write_atomically(out / f"{product.name}.json", json.dumps(dataclasses.asdict(row), indent=1).encode())
         return row
