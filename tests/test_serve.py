@@ -262,7 +262,10 @@ def test_an_unknown_model(line: Running) -> None:
         (b"x", "", 415, "not given"),
         (b"x", "multipart/form-data", 400, "no multipart/form-data that can be read"),
         (b"x", "multipart/form-data; boundary=b", 400, "Invalid multipart data"),
-        (b"--b\r\n", "multipart/form-data; boundary=b", 422, "No picture was sent"),
+        (b"--b\r\n", "multipart/form-data; boundary=b", 400, "ends before its closing boundary"),
+        (b"", "multipart/form-data; boundary=b", 400, "ends before its closing boundary"),
+        (b"--b--\r\n", "multipart/form-data; boundary=b", 422, "No picture was sent"),
+        (b"\r\nx--b--", "multipart/form-data; boundary=b", 400, "closing boundary"),
         (b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b", 400, "name"),
         (
             b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\ny\r\n--b--\r\n',
@@ -288,6 +291,30 @@ def test_an_unknown_model(line: Running) -> None:
 def test_malformed_bodies(line: Running, content: bytes, kind: str, status: int, words: str) -> None:
     headers = {"content-type": kind} if kind else {}
     fault(line.http.post("/v1/inspect", content=content, headers=headers), status, words)
+
+
+def test_a_form_that_is_cut_is_refused_wherever_it_is_cut(exports: dict[str, Path], tmp_path: Path) -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    field = b'\r\n--b\r\nContent-Disposition: form-data; name="part_id"\r\n\r\nA-0815'
+    form, kind = head + picture(size=8) + field + b"\r\n--b--", {"content-type": "multipart/form-data; boundary=b"}
+    with served(exports["onnx"], tmp_path / "r.db") as running:
+
+        def post(content: Any) -> Any:
+            return running.http.post("/v1/inspect", content=content, headers=kind)
+
+        for end in (*range(0, len(head), 9), *range(len(form) - len(field) - 9, len(form))):
+            fault(post(form[:end]), 400, "ends before its closing boundary")
+        for after in (b"x", b"\r\nx", b"\r\n--b--", field):
+            fault(post(form + after), 400, "follow the closing boundary")
+            fault(post(iter((form, b"\r\n", after))), 400, "follow the closing boundary")
+        assert verdicts.count(running.service.store) == 0
+        assert not not_judged.listed(running.service.store).pictures
+        assert running.service.bytes_held == running.service.requests_held == 0
+        for whole in (form, form + b"\r\n", form + b" \r\n\t\r\n", iter((form[:-3], form[-3:-1], b"-", b"\r", b"\n"))):
+            (result,) = post(whole).json()["results"]
+            assert result["part_id"] == "A-0815"
+        alone = iter(form[place : place + 1] for place in range(len(form)))  # every boundary in pieces
+        assert post(alone).json()["results"][0]["part_id"] == "A-0815"
 
 
 def test_names_and_part_ids_are_labels(line: Running) -> None:

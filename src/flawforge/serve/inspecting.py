@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from flawforge.serve.answers import Fault, Inspected, NotJudged, faults, result_of
@@ -213,10 +214,43 @@ async def _upload(request: Request, service: Service) -> Upload:
     return upload
 
 
+class _WholeParser(MultiPartParser):
+    """Starlette's, which also refuses a body that is cut: of that one it would drop the last part without a word."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        """The closing boundary has been read."""
+        self.ended = True
+
+    async def parse(self) -> FormData:
+        """The form. Raises Refused where the closing boundary is missing, or more than white space follows it."""
+        self.stream = self._whole(self.stream)
+        return await super().parse()
+
+    async def _whole(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        closing = b"\r\n--" + parse_options_header(self.headers["content-type"])[1][b"boundary"] + b"--"
+        before = b"\r\n"  # the last bytes of what came: a boundary may be in two pieces
+        async for piece in stream:
+            ended = self.ended
+            yield piece  # to the parser, which goes through it before it asks for the next
+            if self.ended:
+                _, found, after = (b"", closing, piece) if ended else (before + piece).partition(closing)
+                if not found or after.strip(b" \t\r\n"):
+                    raise Refused(400, "Bytes follow the closing boundary of the body; send every part before it.")
+            before = (before + piece[-len(closing) :])[-len(closing) :]
+        if not self.ended:
+            raise Refused(
+                400,
+                "The body ends before its closing boundary, so a part may be cut or missing; send all parts and the closing "
+                "boundary.",
+            )
+
+
 async def _multipart(request: Request, service: Service) -> Upload:
     settings = service.settings
     most = settings.most_files
-    parser = MultiPartParser(request.headers, request.stream(), max_files=most, max_fields=len(FIELDS), max_part_size=4096)
+    parser = _WholeParser(request.headers, request.stream(), max_files=most, max_fields=len(FIELDS), max_part_size=4096)
     parser.spool_max_size = settings.most_bytes + 1  # in memory, which is bounded; the file system may be read-only
     try:
         form = await parser.parse()
