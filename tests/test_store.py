@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import io
@@ -12,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flawforge.store import exports, kept, not_judged, rates, retention, reviews, verdicts
-from flawforge.store.opening import Store, Unreachable, open_store, parse_url, upgrade
+from flawforge.store.opening import Store, Unreachable, open_store, open_to_upgrade, parse_url, upgrade
 from flawforge.store.tables import METADATA, Moment
 from flawforge.store.verdicts import Filter, KeyTaken, Verdict
 from flawforge.types import ConfigError, DataError, Region
@@ -697,6 +699,29 @@ def test_a_newer_schema_and_other_tables_are_refused(store_url: str, store: Stor
         connection.execute(sa.text("DROP TABLE alembic_version"))
     with pytest.raises(DataError, match="holds tables of another program"):
         open_store(store_url)
+
+
+@pytest.mark.parametrize("tables", [["orders"], ["alembic_version", "users"], ["reviews"], list("abcde")])
+def test_another_programs_file_is_refused_and_stays_as_it_is(tmp_path: Path, tables: list[str]) -> None:
+    path = tmp_path / "erp.db"
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        for name in tables:
+            other.execute(f"CREATE TABLE {name} (version_num TEXT)")
+    before = path.read_bytes()
+    for opening in (open_store, partial(open_store, create=False), lambda path: upgrade(open_to_upgrade(path))):
+        with pytest.raises(DataError, match=rf"erp\.db holds tables of another program \({tables[0]}") as caught:
+            opening(path)
+        assert not isinstance(caught.value, Unreachable)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["erp.db"]
+
+
+def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
+    (tmp_path / "r.db").touch()
+    with open_store(tmp_path / "r.db") as store:
+        put(store)
+    with open_store(tmp_path / "r.db") as store:
+        assert verdicts.count(store) == 1
 
 
 def test_an_older_schema_asks_for_an_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
