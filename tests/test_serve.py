@@ -166,6 +166,10 @@ def test_the_same_key_is_judged_once(line: Running, good: list[Path]) -> None:
     first = line.judge(data, headers={"Idempotency-Key": "k1"})
     assert line.judge(data, headers={"Idempotency-Key": "k1"}).json() == first.json()
     fault(line.judge(picture(), headers={"Idempotency-Key": "k1"}), 409, "used for another picture")
+    before = verdicts.count(line.service.store)
+    for given, words in (({"part_id": "B"}, "another part_id"), ({"station": "press 4"}, "another station")):
+        fault(line.judge(data, headers={"Idempotency-Key": "k1"}, **given), 409, words)
+    assert verdicts.count(line.service.store) == before
     both = line.send(("a", data), ("b", picture()), headers={"Idempotency-Key": "k2"}).json()
     assert line.send(("a", data), ("b", picture()), headers={"Idempotency-Key": "k2"}).json() == both
 

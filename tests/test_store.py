@@ -119,12 +119,16 @@ def test_one_key_is_one_row(store: Store) -> None:
     assert verdicts.count(store) == 4
 
 
-def test_a_key_of_another_picture_or_model_is_refused_and_costs_the_group(store: Store) -> None:
-    put(store, key="k")
-    for changes in ({"sha256": "ef" * 32}, {"model": "other"}):
-        with pytest.raises(KeyTaken, match=r"^The idempotency key 'k' was used for another (picture|model) \("):
+def test_a_key_of_something_else_is_refused_and_costs_the_group(store: Store) -> None:
+    first = put(store, key="k")
+    others = ({"sha256": "ef" * 32}, {"model": "other"}, {"part_id": "B"}, {"part_id": ""}, {"station": "press 4"})
+    for changes in others:
+        with pytest.raises(
+            KeyTaken, match=r"^The idempotency key 'k' was used for another (picture|model|part_id|station) \("
+        ):
             verdicts.record(store, [verdict(), verdict(key="k", **changes)])
     assert verdicts.count(store) == 1
+    assert put(store, key="k", station="renamed", source="watch") == first  # a watched file is known by path and bytes
 
 
 def test_one_key_from_many_threads_is_one_row(store: Store) -> None:

@@ -87,7 +87,8 @@ async def inspect(
         Header(
             max_length=100,
             min_length=1,
-            description="The same key with the same pictures is judged and recorded once, however often it is sent.",
+            description="The same key with the same pictures and fields is judged and recorded once, however often it is "
+            "sent; with others it is refused.",
         ),
     ] = None,
 ) -> Any:
@@ -156,7 +157,7 @@ async def judge_all(service: Service, model: str, jobs: Sequence[Job]) -> tuple[
         known = {}
         for index, job in enumerate(jobs):
             if job.key is not None and (verdict := await run_in_threadpool(with_key, service.store, job.key)):
-                same_request(verdict, job.sha256, model)
+                same_request(verdict, sha256=job.sha256, model=model, part_id=job.part_id, station=job.station)
                 known[index] = verdict
         new = [job for index, job in enumerate(jobs) if index not in known]
         service.lines[model].submit(new)
