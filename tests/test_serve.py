@@ -702,6 +702,39 @@ def test_a_filter_outside_its_bounds(line: Running, params: dict[str, Any]) -> N
     fault(line.http.get("/v1/results", params=params), 422, next(iter(params)))
 
 
+@pytest.mark.parametrize(
+    ("address", "query", "words"),
+    [
+        (
+            "results",
+            "modell=part",
+            "The parameter modell is unknown; allowed are since, until, verdict, station, part_id, model,",
+        ),
+        ("results", "model=part&Station=s", "The parameter Station is unknown"),
+        ("not-judged", "verdict=NG", "The parameter verdict is unknown"),
+        ("queue", "%E2%80%AE=1", r"The parameter \\u202e is unknown; allowed are station, model, limit"),
+        ("rates", "=1", "is unknown; allowed are since, until, station, model, step"),
+        ("models", "model=part", "The parameter model is unknown; this address takes none"),
+    ],
+)
+def test_a_parameter_that_nobody_reads_is_refused(line: Running, address: str, query: str, words: str) -> None:
+    fault(line.http.get(f"/v1/{address}?{query}"), 422, words)
+
+
+def test_a_misspelt_parameter_judges_nothing(line: Running) -> None:
+    before = verdicts.count(line.service.store)
+    fault(line.judge(picture(), partid="A"), 422, "The parameter partid is unknown; allowed are model, part_id, station")
+    fault(line.judge(picture(), part_id="A", modell="zzz"), 422, "The parameter modell is unknown")
+    fault(
+        line.send(("a", picture()), partid="A"),
+        422,
+        "The field partid is unknown; allowed are files, model, part_id, station",
+    )
+    assert verdicts.count(line.service.store) == before
+    for probe in ("health", "ready"):  # probes may add what they like
+        assert line.http.get(f"/v1/{probe}?at=1").status_code == 200
+
+
 @pytest.mark.parametrize("address", ["0", "-1", "x", "1/../../v1/models", str(2**63)])
 def test_a_number_that_is_none(line: Running, address: str) -> None:
     for part in ("", "/overlay.png", "/picture.png", "/reviews"):
