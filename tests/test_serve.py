@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import re
@@ -14,14 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import sqlalchemy as sa
 from PIL import Image
 
 import flawforge_runtime
+from flawforge.serve import connections
 from flawforge.serve import shelf as shelves
 from flawforge.serve.access import Person, Tokens, check_host, is_loopback, read_tokens
+from flawforge.serve.connections import Bounds
 from flawforge.serve.gate import HEADERS
 from flawforge.serve.service import Settings
 from flawforge.serve.watching import Watcher
@@ -380,6 +384,68 @@ def test_a_slow_body_is_given_up(exports: dict[str, Path], tmp_path: Path) -> No
         assert answer.startswith(b"HTTP/1.1 408 ")
         wait(lambda: running.service.requests_held == 0)
         assert running.judge(picture()).status_code == 200
+
+
+HALF = b"GET /v1/health HTTP/1.1\r\nHost: lo"
+
+
+def connected(running: Running, sent: bytes = b"") -> socket.socket:
+    one = socket.create_connection(("127.0.0.1", running.port), timeout=20)
+    one.sendall(sent)
+    return one
+
+
+def test_a_request_must_begin_and_its_head_must_come_in_time(exports: dict[str, Path], tmp_path: Path) -> None:
+    bounds = Bounds(most=50, head_seconds=0.5)
+    with served(exports["onnx"], tmp_path / "r.db", bounds=bounds) as running, contextlib.ExitStack() as stack:
+        silent, half, again = (stack.enter_context(connected(running, sent)) for sent in (b"", HALF, b""))
+        again.sendall(HALF + b"calhost\r\n\r\n")  # one request that is whole, and half of the next
+        assert again.recv(4096).startswith(b"HTTP/1.1 200")
+        start = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < start + 10:  # a byte now and then does not help
+                again.sendall(b"G")
+                time.sleep(0.1)
+        assert time.monotonic() - start < 5
+        assert (silent.recv(1), half.recv(1)) == (b"", b"")
+        slow = stack.enter_context(connected(running))  # its head is there in time, and a body may take longer
+        data = picture()
+        head = (
+            f"POST /v1/inspect HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        slow.sendall(head.encode() + data[:10])
+        time.sleep(1.5)
+        slow.sendall(data[10:])
+        assert slow.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_an_idle_connection_gives_its_place_to_a_new_one(
+    exports: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(exports["onnx"], tmp_path / "r.db", bounds=Bounds(most=5)) as running, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connected(running, HALF)) for _ in range(20)]
+        assert running.http.get("/v1/health").status_code == 200
+        assert len(running.server.server_state.connections) <= 5
+        with contextlib.suppress(ConnectionError):
+            assert held[0].recv(1) == b""  # the oldest went first
+        streams = [stack.enter_context(running.http.stream("GET", "/events")) for _ in range(5)]  # none of these is idle
+        assert {each.status_code for each in streams} == {200}
+        with httpx.Client() as other:
+            refused = other.get(f"http://127.0.0.1:{running.port}/v1/health")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+        assert refused.json() == {"error": "As many connections as the service takes are busy; ask again in 2 s."}
+        streams[0].close()
+        wait(lambda: len(running.server.server_state.connections) < 5)
+        assert running.http.get("/v1/health").status_code == 200
+    assert caplog.text.count("connections full") == 1  # once a period
+
+
+@pytest.mark.parametrize(("files", "most"), [(256, 128), (1024, 512), (1 << 20, 1000), (1, 1)])
+def test_connections_leave_files_to_the_rest(files: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "open_files", lambda: files)
+    bounds = Bounds()
+    assert bounds.most == most
+    assert bounds.most + bounds.backlog <= max(2, 3 * files // 4)
 
 
 def test_bodies_of_all_requests_have_a_budget(exports: dict[str, Path], tmp_path: Path) -> None:
