@@ -850,6 +850,19 @@ def test_a_review_that_cannot_be(line: Running, body: Any, status: int, words: s
     fault(line.http.post("/v1/reviews", json=body), status, words)
 
 
+@pytest.mark.parametrize(
+    ("mode", "colour", "words"),
+    [("L", 1, "marks nothing, its highest value is 1"), ("LA", (255, 0), "has transparent pixels")],
+)
+def test_a_mask_that_says_nothing_is_not_kept(line: Running, mode: str, colour: Any, words: str) -> None:
+    (result,) = line.judge(picture()).json()["results"]
+    mask = io.BytesIO()
+    Image.new(mode, (64, 64), colour).save(mask, "PNG")
+    body = {"result": result["id"], "verdict": "defect", "mask": base64.b64encode(mask.getvalue()).decode()}
+    fault(line.http.post("/v1/reviews", json=body), 422, words)
+    assert line.http.get(f"/v1/results/{result['id']}/reviews").json() == {"reviews": []}
+
+
 def test_json_that_is_none(line: Running) -> None:
     for content in (b"{", b"\xff", b"[" * 100_000):
         response = line.http.post("/v1/reviews", content=content, headers={"content-type": "application/json"})

@@ -316,9 +316,9 @@ def test_the_sample_knows_nothing_of_the_score_and_is_as_large_as_asked() -> Non
 # ---- reviews
 
 
-def png(array: Any) -> bytes:
+def png(array: Any, **how: Any) -> bytes:
     data = io.BytesIO()
-    Image.fromarray(array).save(data, "PNG")
+    Image.fromarray(array).save(data, "PNG", **how)
     return data.getvalue()
 
 
@@ -380,6 +380,17 @@ def test_where_a_defect_lies(store: Store) -> None:
     assert reviews.add(store, number, "anna", "defect").marked((10, 20)) is None
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_a_mask_of_one_opaque_white_pixel_is_one_in_every_mode(tmp_path: Path, mode: str) -> None:
+    where = np.zeros((10, 20), np.uint8)
+    where[4, 5] = 255
+    with open_store(tmp_path / "r.db") as store:
+        mask = io.BytesIO()
+        Image.fromarray(where).convert(mode).save(mask, "PNG")
+        said = reviews.add(store, put(store).id, "anna", "defect", mask=mask.getvalue())
+    np.testing.assert_array_equal(said.marked((10, 20)), where > 0)
+
+
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
@@ -391,6 +402,16 @@ def test_where_a_defect_lies(store: Store) -> None:
         ({"mask": b"GIF89a"}, "no PNG"),
         ({"mask": b"\x89PNG\r\n\x1a\n"}, "cannot be read"),
         ({"mask": png(np.zeros((20, 10), np.uint8))}, r"20 x 10 pixels \(h x w\) and the picture 10 x 20"),
+        (
+            {"mask": png(np.zeros((10, 20), np.uint8))},
+            "marks nothing, its highest value is 0; paint at least one pixel above 127",
+        ),
+        ({"mask": png(np.ones((10, 20), np.uint8))}, "marks nothing, its highest value is 1;"),
+        ({"mask": png(np.full((10, 20), 127, np.uint8)), "boxes": [reviews.Box(0, 0, 1, 1)]}, "marks nothing"),
+        ({"mask": png(np.full((10, 20, 4), (255, 255, 255, 0), np.uint8))}, "has transparent pixels; give an opaque one"),
+        ({"mask": png(np.full((10, 20, 4), (255, 255, 255, 254), np.uint8))}, "has transparent pixels"),
+        ({"mask": png(np.full((10, 20), 200, np.uint8), transparency=200)}, "has transparent pixels"),
+        ({"mask": png(np.full((10, 20), 200, np.uint16))}, "has 16 bits a pixel"),
         ({"verdict": "good", "boxes": [reviews.Box(0, 0, 1, 1)]}, "good part was given a place"),
         ({"note": "x" * 2001}, "note has 2001"),
         ({"note": "\x1b[31m"}, "cannot be printed"),
