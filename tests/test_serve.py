@@ -282,6 +282,12 @@ def test_an_unknown_model(line: Running) -> None:
             "field x is unknown",
         ),
         (
+            b'--b\r\nContent-Disposition: form-data; name="files"\r\n\r\npart.png\r\n--b--\r\n',
+            "multipart/form-data; boundary=b",
+            422,
+            "The field files was sent as text and must be a file; with curl: -F files=@part.png",
+        ),
+        (
             b'--b\r\nContent-Disposition: form-data; name="x"; filename="y"\r\n\r\ny\r\n--b--\r\n',
             "multipart/form-data; boundary=b",
             422,

@@ -276,6 +276,8 @@ async def _multipart(request: Request, service: Service) -> Upload:
                     pictures.append((name, data))
             elif name in FIELDS:
                 fields[name] = value
+            elif name == "files":
+                raise Refused(422, "The field files was sent as text and must be a file; with curl: -F files=@part.png.")
             else:
                 raise Refused(422, f"The field {shown(name)[:80]} is unknown; allowed are files, {', '.join(FIELDS)}.")
     finally:
