@@ -17,6 +17,7 @@ from PIL import Image
 import flawforge_runtime
 from flawforge.serve.access import Tokens
 from flawforge.serve.app import create_app
+from flawforge.serve.connections import Bounds
 from flawforge.serve.running import Server, server_of
 from flawforge.serve.service import Service, Settings
 from flawforge.serve.shelf import Shelf, open_shelf
@@ -45,10 +46,16 @@ class Running:
 
 
 @contextmanager
-def serving(shelf: Shelf, store: Store, tokens: Tokens = Tokens(), settings: Settings = Settings()) -> Iterator[Running]:  # noqa: B008
+def serving(
+    shelf: Shelf,
+    store: Store,
+    tokens: Tokens = Tokens(),  # noqa: B008
+    settings: Settings = Settings(),  # noqa: B008
+    bounds: Bounds | None = None,
+) -> Iterator[Running]:
     """A running service; at the end it stops as on SIGTERM, and no thread of it is left."""
     app = create_app(shelf, store, tokens, settings)
-    server = server_of(app, "127.0.0.1", 0)
+    server = server_of(app, "127.0.0.1", 0, bounds)
     thread = threading.Thread(target=server.run)
     thread.start()
     end = time.monotonic() + 30
@@ -65,10 +72,16 @@ def serving(shelf: Shelf, store: Store, tokens: Tokens = Tokens(), settings: Set
 
 
 @contextmanager
-def served(model: Path, db: str | Path, tokens: Tokens = Tokens(), **settings: Any) -> Iterator[Running]:  # noqa: B008
+def served(
+    model: Path,
+    db: str | Path,
+    tokens: Tokens = Tokens(),  # noqa: B008
+    bounds: Bounds | None = None,
+    **settings: Any,
+) -> Iterator[Running]:
     """A service of one exported model called part, with a store of its own."""
     shelf = open_shelf({"part": model}, flawforge_runtime.load)
-    with open_store(db) as store, serving(shelf, store, tokens, Settings(**settings)) as running:
+    with open_store(db) as store, serving(shelf, store, tokens, Settings(**settings), bounds) as running:
         yield running
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -92,3 +93,12 @@ def test_trained_pictures_are_left_out_and_counted(parts: list[Path]) -> None:
     assert leakage.left_out(0, 5) == []
     with pytest.raises(DataError, match="All 2 pictures were trained on"):
         leakage.unseen(parts[:2], Model(parts[:8]))
+
+
+def test_what_is_no_regular_file_has_no_fingerprint_and_is_waited_for_by_nobody(trained: Known, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(OSError, match="no regular file"):
+            fingerprint(path)
+    assert trained.trained_on(sorted(tmp_path.iterdir())) == []

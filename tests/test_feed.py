@@ -78,6 +78,17 @@ def test_a_file_written_anew_counts_again_and_one_that_vanishes_does_not_matter(
     assert list(watched(tmp_path, poll=0, go_on=looks(*steps))) == [path, path]
 
 
+def test_what_is_no_regular_file_is_given_once_and_stops_no_other(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    (tmp_path / "c.png").mkdir()
+    (tmp_path / "d.png").write_bytes(b"1")
+    seen = watched(
+        tmp_path, poll=0, go_on=looks(nothing, nothing, nothing, lambda: os.utime(tmp_path / "a.png"), *[nothing] * 3)
+    )
+    assert [path.name for path in seen] == ["a.png", "b.png", "d.png"]
+
+
 def test_what_lies_there_comes_first_in_the_order_of_time(tmp_path: Path) -> None:
     for when, name in ((30, "a.png"), (10, "b.PNG"), (20, "c.jpg"), (5, ".hidden.png"), (6, "notes.txt")):
         (tmp_path / name).write_bytes(b"1")

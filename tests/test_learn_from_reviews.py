@@ -375,6 +375,15 @@ def test_pictures_that_are_gone_or_changed_are_left_out(store: Store, tmp_path: 
     assert "left out, as their picture is not kept as it was judged: 2" in result.lines()
 
 
+def test_an_export_of_nothing_counts_every_reviewed_result(store: Store, tmp_path: Path) -> None:
+    for _ in range(7):
+        reviewed(store, 0, "defect")
+    with pytest.raises(DataError) as caught:
+        export_labelled(store, tmp_path / "out", marked_only=True)
+    told = "None of 7 reviewed results can be written (0 unsure, 1 without a mask, 0 pictures not kept, 6 of a picture "
+    assert str(caught.value).startswith(told)
+
+
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(store: Store, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(DataError, match="None of 0 reviewed results can be written"):

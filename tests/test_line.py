@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,25 @@ def test_a_file_that_is_no_picture_gets_a_row_with_an_error_and_none_in_the_stor
     assert (newest.picture, newest.sha256, newest.station) == ("folder.png", "", "s")
     done = call("results", "export", tmp_path / "r.db", "--not-judged", "-o", tmp_path / "n.csv")
     assert "3 pictures that were not judged" in done.output
+
+
+def test_what_is_no_regular_file_is_not_judged_and_stops_no_other(
+    exports: dict[str, Path], washers: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    os.mkfifo(folder / "a.png")  # nobody ever writes into it
+    (folder / "b.png").symlink_to("/dev/zero")  # has no end
+    shutil.copy(min((washers / "test" / "good").iterdir()), folder / "c.png")
+    done = call("inspect", exports["onnx"], folder, "--db", tmp_path / "r.db", "--format=jsonl")
+    assert done.exit_code == 1
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ["error" in row for row in rows] == [True, True, False]
+    with open_store(tmp_path / "r.db", create=False) as store:
+        assert [each.picture for each in verdicts.each(store)] == ["c.png"]
+        missed = not_judged.listed(store).pictures
+    assert [each.picture for each in missed] == ["b.png", "a.png"]
+    assert all("cannot be read (it is no regular file)" in each.reason for each in missed)
 
 
 def test_inspect_without_a_store_that_can_be_used(exports: dict[str, Path], washers: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,12 @@ def test_labels_that_cannot_be_read_are_one_sentence(tmp_path: Path, text: str, 
     with pytest.raises(ImageError, match=sentence) as caught:
         masks.read(path, tmp_path / "7.png", SHAPE, 10**6)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_in_place_of_labels_is_one_sentence(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "7.json")
+    with pytest.raises(ImageError, match="no regular file"):
+        masks.read(tmp_path / "7.json", tmp_path / "7.png", SHAPE, 10**6)
 
 
 def test_a_csv_may_name_any_of_these(tmp_path: Path) -> None:

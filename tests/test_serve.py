@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import re
@@ -14,14 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import sqlalchemy as sa
 from PIL import Image
 
 import flawforge_runtime
+from flawforge.serve import connections
 from flawforge.serve import shelf as shelves
 from flawforge.serve.access import Person, Tokens, check_host, is_loopback, read_tokens
+from flawforge.serve.connections import Bounds
 from flawforge.serve.gate import HEADERS
 from flawforge.serve.service import Settings
 from flawforge.serve.watching import Watcher
@@ -166,6 +170,10 @@ def test_the_same_key_is_judged_once(line: Running, good: list[Path]) -> None:
     first = line.judge(data, headers={"Idempotency-Key": "k1"})
     assert line.judge(data, headers={"Idempotency-Key": "k1"}).json() == first.json()
     fault(line.judge(picture(), headers={"Idempotency-Key": "k1"}), 409, "used for another picture")
+    before = verdicts.count(line.service.store)
+    for given, words in (({"part_id": "B"}, "another part_id"), ({"station": "press 4"}, "another station")):
+        fault(line.judge(data, headers={"Idempotency-Key": "k1"}, **given), 409, words)
+    assert verdicts.count(line.service.store) == before
     both = line.send(("a", data), ("b", picture()), headers={"Idempotency-Key": "k2"}).json()
     assert line.send(("a", data), ("b", picture()), headers={"Idempotency-Key": "k2"}).json() == both
 
@@ -262,13 +270,22 @@ def test_an_unknown_model(line: Running) -> None:
         (b"x", "", 415, "not given"),
         (b"x", "multipart/form-data", 400, "no multipart/form-data that can be read"),
         (b"x", "multipart/form-data; boundary=b", 400, "Invalid multipart data"),
-        (b"--b\r\n", "multipart/form-data; boundary=b", 422, "No picture was sent"),
+        (b"--b\r\n", "multipart/form-data; boundary=b", 400, "ends before its closing boundary"),
+        (b"", "multipart/form-data; boundary=b", 400, "ends before its closing boundary"),
+        (b"--b--\r\n", "multipart/form-data; boundary=b", 422, "No picture was sent"),
+        (b"\r\nx--b--", "multipart/form-data; boundary=b", 400, "closing boundary"),
         (b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b", 400, "name"),
         (
             b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\ny\r\n--b--\r\n',
             "multipart/form-data; boundary=b",
             422,
             "field x is unknown",
+        ),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="files"\r\n\r\npart.png\r\n--b--\r\n',
+            "multipart/form-data; boundary=b",
+            422,
+            "The field files was sent as text and must be a file; with curl: -F files=@part.png",
         ),
         (
             b'--b\r\nContent-Disposition: form-data; name="x"; filename="y"\r\n\r\ny\r\n--b--\r\n',
@@ -288,6 +305,30 @@ def test_an_unknown_model(line: Running) -> None:
 def test_malformed_bodies(line: Running, content: bytes, kind: str, status: int, words: str) -> None:
     headers = {"content-type": kind} if kind else {}
     fault(line.http.post("/v1/inspect", content=content, headers=headers), status, words)
+
+
+def test_a_form_that_is_cut_is_refused_wherever_it_is_cut(exports: dict[str, Path], tmp_path: Path) -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    field = b'\r\n--b\r\nContent-Disposition: form-data; name="part_id"\r\n\r\nA-0815'
+    form, kind = head + picture(size=8) + field + b"\r\n--b--", {"content-type": "multipart/form-data; boundary=b"}
+    with served(exports["onnx"], tmp_path / "r.db") as running:
+
+        def post(content: Any) -> Any:
+            return running.http.post("/v1/inspect", content=content, headers=kind)
+
+        for end in (*range(0, len(head), 9), *range(len(form) - len(field) - 9, len(form))):
+            fault(post(form[:end]), 400, "ends before its closing boundary")
+        for after in (b"x", b"\r\nx", b"\r\n--b--", field):
+            fault(post(form + after), 400, "follow the closing boundary")
+            fault(post(iter((form, b"\r\n", after))), 400, "follow the closing boundary")
+        assert verdicts.count(running.service.store) == 0
+        assert not not_judged.listed(running.service.store).pictures
+        assert running.service.bytes_held == running.service.requests_held == 0
+        for whole in (form, form + b"\r\n", form + b" \r\n\t\r\n", iter((form[:-3], form[-3:-1], b"-", b"\r", b"\n"))):
+            (result,) = post(whole).json()["results"]
+            assert result["part_id"] == "A-0815"
+        alone = iter(form[place : place + 1] for place in range(len(form)))  # every boundary in pieces
+        assert post(alone).json()["results"][0]["part_id"] == "A-0815"
 
 
 def test_names_and_part_ids_are_labels(line: Running) -> None:
@@ -349,6 +390,68 @@ def test_a_slow_body_is_given_up(exports: dict[str, Path], tmp_path: Path) -> No
         assert answer.startswith(b"HTTP/1.1 408 ")
         wait(lambda: running.service.requests_held == 0)
         assert running.judge(picture()).status_code == 200
+
+
+HALF = b"GET /v1/health HTTP/1.1\r\nHost: lo"
+
+
+def connected(running: Running, sent: bytes = b"") -> socket.socket:
+    one = socket.create_connection(("127.0.0.1", running.port), timeout=20)
+    one.sendall(sent)
+    return one
+
+
+def test_a_request_must_begin_and_its_head_must_come_in_time(exports: dict[str, Path], tmp_path: Path) -> None:
+    bounds = Bounds(most=50, head_seconds=0.5)
+    with served(exports["onnx"], tmp_path / "r.db", bounds=bounds) as running, contextlib.ExitStack() as stack:
+        silent, half, again = (stack.enter_context(connected(running, sent)) for sent in (b"", HALF, b""))
+        again.sendall(HALF + b"calhost\r\n\r\n")  # one request that is whole, and half of the next
+        assert again.recv(4096).startswith(b"HTTP/1.1 200")
+        start = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < start + 10:  # a byte now and then does not help
+                again.sendall(b"G")
+                time.sleep(0.1)
+        assert time.monotonic() - start < 5
+        assert (silent.recv(1), half.recv(1)) == (b"", b"")
+        slow = stack.enter_context(connected(running))  # its head is there in time, and a body may take longer
+        data = picture()
+        head = (
+            f"POST /v1/inspect HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        slow.sendall(head.encode() + data[:10])
+        time.sleep(1.5)
+        slow.sendall(data[10:])
+        assert slow.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_an_idle_connection_gives_its_place_to_a_new_one(
+    exports: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(exports["onnx"], tmp_path / "r.db", bounds=Bounds(most=5)) as running, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connected(running, HALF)) for _ in range(20)]
+        assert running.http.get("/v1/health").status_code == 200
+        assert len(running.server.server_state.connections) <= 5
+        with contextlib.suppress(ConnectionError):
+            assert held[0].recv(1) == b""  # the oldest went first
+        streams = [stack.enter_context(running.http.stream("GET", "/events")) for _ in range(5)]  # none of these is idle
+        assert {each.status_code for each in streams} == {200}
+        with httpx.Client() as other:
+            refused = other.get(f"http://127.0.0.1:{running.port}/v1/health")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+        assert refused.json() == {"error": "As many connections as the service takes are busy; ask again in 2 s."}
+        streams[0].close()
+        wait(lambda: len(running.server.server_state.connections) < 5)
+        assert running.http.get("/v1/health").status_code == 200
+    assert caplog.text.count("connections full") == 1  # once a period
+
+
+@pytest.mark.parametrize(("files", "most"), [(256, 128), (1024, 512), (1 << 20, 1000), (1, 1)])
+def test_connections_leave_files_to_the_rest(files: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "open_files", lambda: files)
+    bounds = Bounds()
+    assert bounds.most == most
+    assert bounds.most + bounds.backlog <= max(2, 3 * files // 4)
 
 
 def test_bodies_of_all_requests_have_a_budget(exports: dict[str, Path], tmp_path: Path) -> None:
@@ -671,6 +774,39 @@ def test_a_filter_outside_its_bounds(line: Running, params: dict[str, Any]) -> N
     fault(line.http.get("/v1/results", params=params), 422, next(iter(params)))
 
 
+@pytest.mark.parametrize(
+    ("address", "query", "words"),
+    [
+        (
+            "results",
+            "modell=part",
+            "The parameter modell is unknown; allowed are since, until, verdict, station, part_id, model,",
+        ),
+        ("results", "model=part&Station=s", "The parameter Station is unknown"),
+        ("not-judged", "verdict=NG", "The parameter verdict is unknown"),
+        ("queue", "%E2%80%AE=1", r"The parameter \\u202e is unknown; allowed are station, model, limit"),
+        ("rates", "=1", "is unknown; allowed are since, until, station, model, step"),
+        ("models", "model=part", "The parameter model is unknown; this address takes none"),
+    ],
+)
+def test_a_parameter_that_nobody_reads_is_refused(line: Running, address: str, query: str, words: str) -> None:
+    fault(line.http.get(f"/v1/{address}?{query}"), 422, words)
+
+
+def test_a_misspelt_parameter_judges_nothing(line: Running) -> None:
+    before = verdicts.count(line.service.store)
+    fault(line.judge(picture(), partid="A"), 422, "The parameter partid is unknown; allowed are model, part_id, station")
+    fault(line.judge(picture(), part_id="A", modell="zzz"), 422, "The parameter modell is unknown")
+    fault(
+        line.send(("a", picture()), partid="A"),
+        422,
+        "The field partid is unknown; allowed are files, model, part_id, station",
+    )
+    assert verdicts.count(line.service.store) == before
+    for probe in ("health", "ready"):  # probes may add what they like
+        assert line.http.get(f"/v1/{probe}?at=1").status_code == 200
+
+
 @pytest.mark.parametrize("address", ["0", "-1", "x", "1/../../v1/models", str(2**63)])
 def test_a_number_that_is_none(line: Running, address: str) -> None:
     for part in ("", "/overlay.png", "/picture.png", "/reviews"):
@@ -718,6 +854,19 @@ def test_a_review_that_cannot_be(line: Running, body: Any, status: int, words: s
     if line.http.get("/v1/results/1").status_code == 404:
         line.judge(picture())
     fault(line.http.post("/v1/reviews", json=body), status, words)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "words"),
+    [("L", 1, "marks nothing, its highest value is 1"), ("LA", (255, 0), "has transparent pixels")],
+)
+def test_a_mask_that_says_nothing_is_not_kept(line: Running, mode: str, colour: Any, words: str) -> None:
+    (result,) = line.judge(picture()).json()["results"]
+    mask = io.BytesIO()
+    Image.new(mode, (64, 64), colour).save(mask, "PNG")
+    body = {"result": result["id"], "verdict": "defect", "mask": base64.b64encode(mask.getvalue()).decode()}
+    fault(line.http.post("/v1/reviews", json=body), 422, words)
+    assert line.http.get(f"/v1/results/{result['id']}/reviews").json() == {"reviews": []}
 
 
 def test_json_that_is_none(line: Running) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -54,6 +56,7 @@ def process(model: Path, db: object, *options: str, before: tuple[str, ...] = ()
         said = running.stdout.readline()
         match = re.search(r"http://\S+:\d+", said)
         assert match, (said, log)
+        running.log = log  # type: ignore[attr-defined]
         yield running, match[0].rstrip(";")
     finally:
         if running.poll() is None:
@@ -190,6 +193,22 @@ def test_a_full_disk_is_503_and_loses_nothing(exports: dict[str, Path], tmp_path
         assert httpx.get(f"{address}/v1/ready", timeout=60).status_code == 503
     with open_store(out / "r.db", create=False) as store:
         assert sorted(each.id for each in verdicts.each(store)) == acknowledged
+
+
+def test_idle_connections_silence_neither_service_nor_log(exports: dict[str, Path], tmp_path: Path) -> None:
+    few = ("sh", "-c", 'ulimit -n 256; exec "$@"', "sh")
+    with contextlib.ExitStack() as stack, process(exports["onnx"], tmp_path / "r.db", before=few) as (running, address):
+        port = int(address.rpartition(":")[2])
+        for _ in range(300):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            one.sendall(b"GET /v1/health HTTP/1.1\r\nHost: lo")
+        assert httpx.get(f"{address}/v1/health", timeout=10).status_code == 200
+        assert send(address, 1, "1").status_code == 200
+        assert len(list(Path(f"/proc/{running.pid}/fd").iterdir())) < 256
+        log = running.log
+    assert sum("connections full" in each for each in log) == 1
+    assert "Traceback" not in "".join(log)
+    assert len("".join(log)) < 100_000
 
 
 def test_sigterm_finishes_what_was_accepted_and_ends_with_zero(exports: dict[str, Path], tmp_path: Path) -> None:

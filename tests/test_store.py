@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import io
@@ -12,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flawforge.store import exports, kept, not_judged, rates, retention, reviews, verdicts
-from flawforge.store.opening import Store, Unreachable, open_store, parse_url, upgrade
+from flawforge.store.opening import Store, Unreachable, open_store, open_to_upgrade, parse_url, upgrade
 from flawforge.store.tables import METADATA, Moment
 from flawforge.store.verdicts import Filter, KeyTaken, Verdict
 from flawforge.types import ConfigError, DataError, Region
@@ -117,12 +119,16 @@ def test_one_key_is_one_row(store: Store) -> None:
     assert verdicts.count(store) == 4
 
 
-def test_a_key_of_another_picture_or_model_is_refused_and_costs_the_group(store: Store) -> None:
-    put(store, key="k")
-    for changes in ({"sha256": "ef" * 32}, {"model": "other"}):
-        with pytest.raises(KeyTaken, match=r"^The idempotency key 'k' was used for another (picture|model) \("):
+def test_a_key_of_something_else_is_refused_and_costs_the_group(store: Store) -> None:
+    first = put(store, key="k")
+    others = ({"sha256": "ef" * 32}, {"model": "other"}, {"part_id": "B"}, {"part_id": ""}, {"station": "press 4"})
+    for changes in others:
+        with pytest.raises(
+            KeyTaken, match=r"^The idempotency key 'k' was used for another (picture|model|part_id|station) \("
+        ):
             verdicts.record(store, [verdict(), verdict(key="k", **changes)])
     assert verdicts.count(store) == 1
+    assert put(store, key="k", station="renamed", source="watch") == first  # a watched file is known by path and bytes
 
 
 def test_one_key_from_many_threads_is_one_row(store: Store) -> None:
@@ -310,9 +316,9 @@ def test_the_sample_knows_nothing_of_the_score_and_is_as_large_as_asked() -> Non
 # ---- reviews
 
 
-def png(array: Any) -> bytes:
+def png(array: Any, **how: Any) -> bytes:
     data = io.BytesIO()
-    Image.fromarray(array).save(data, "PNG")
+    Image.fromarray(array).save(data, "PNG", **how)
     return data.getvalue()
 
 
@@ -374,6 +380,17 @@ def test_where_a_defect_lies(store: Store) -> None:
     assert reviews.add(store, number, "anna", "defect").marked((10, 20)) is None
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_a_mask_of_one_opaque_white_pixel_is_one_in_every_mode(tmp_path: Path, mode: str) -> None:
+    where = np.zeros((10, 20), np.uint8)
+    where[4, 5] = 255
+    with open_store(tmp_path / "r.db") as store:
+        mask = io.BytesIO()
+        Image.fromarray(where).convert(mode).save(mask, "PNG")
+        said = reviews.add(store, put(store).id, "anna", "defect", mask=mask.getvalue())
+    np.testing.assert_array_equal(said.marked((10, 20)), where > 0)
+
+
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
@@ -385,6 +402,16 @@ def test_where_a_defect_lies(store: Store) -> None:
         ({"mask": b"GIF89a"}, "no PNG"),
         ({"mask": b"\x89PNG\r\n\x1a\n"}, "cannot be read"),
         ({"mask": png(np.zeros((20, 10), np.uint8))}, r"20 x 10 pixels \(h x w\) and the picture 10 x 20"),
+        (
+            {"mask": png(np.zeros((10, 20), np.uint8))},
+            "marks nothing, its highest value is 0; paint at least one pixel above 127",
+        ),
+        ({"mask": png(np.ones((10, 20), np.uint8))}, "marks nothing, its highest value is 1;"),
+        ({"mask": png(np.full((10, 20), 127, np.uint8)), "boxes": [reviews.Box(0, 0, 1, 1)]}, "marks nothing"),
+        ({"mask": png(np.full((10, 20, 4), (255, 255, 255, 0), np.uint8))}, "has transparent pixels; give an opaque one"),
+        ({"mask": png(np.full((10, 20, 4), (255, 255, 255, 254), np.uint8))}, "has transparent pixels"),
+        ({"mask": png(np.full((10, 20), 200, np.uint8), transparency=200)}, "has transparent pixels"),
+        ({"mask": png(np.full((10, 20), 200, np.uint16))}, "has 16 bits a pixel"),
         ({"verdict": "good", "boxes": [reviews.Box(0, 0, 1, 1)]}, "good part was given a place"),
         ({"note": "x" * 2001}, "note has 2001"),
         ({"note": "\x1b[31m"}, "cannot be printed"),
@@ -697,6 +724,29 @@ def test_a_newer_schema_and_other_tables_are_refused(store_url: str, store: Stor
         connection.execute(sa.text("DROP TABLE alembic_version"))
     with pytest.raises(DataError, match="holds tables of another program"):
         open_store(store_url)
+
+
+@pytest.mark.parametrize("tables", [["orders"], ["alembic_version", "users"], ["reviews"], list("abcde")])
+def test_another_programs_file_is_refused_and_stays_as_it_is(tmp_path: Path, tables: list[str]) -> None:
+    path = tmp_path / "erp.db"
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        for name in tables:
+            other.execute(f"CREATE TABLE {name} (version_num TEXT)")
+    before = path.read_bytes()
+    for opening in (open_store, partial(open_store, create=False), lambda path: upgrade(open_to_upgrade(path))):
+        with pytest.raises(DataError, match=rf"erp\.db holds tables of another program \({tables[0]}") as caught:
+            opening(path)
+        assert not isinstance(caught.value, Unreachable)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["erp.db"]
+
+
+def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
+    (tmp_path / "r.db").touch()
+    with open_store(tmp_path / "r.db") as store:
+        put(store)
+    with open_store(tmp_path / "r.db") as store:
+        assert verdicts.count(store) == 1
 
 
 def test_an_older_schema_asks_for_an_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

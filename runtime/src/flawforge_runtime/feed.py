@@ -24,6 +24,7 @@ from flawforge_runtime.types import OK_BY_RULE, CalibrationError, DataError, Dec
 POLL = 0.2  # seconds between two looks at a watched folder
 SETTLED = 2  # looks in a row at which a file must have the same size and time, so that half a file is not judged
 MASKS, TESTED = "ground_truth", "test"  # folders of a data set: masks, and the pictures that they are of
+ODD = (-1, 0)  # State of what is no regular file
 State = tuple[int, int]  # of a watched file: bytes, and time of change in nanoseconds
 FIELDS = (
     "image_path",
@@ -356,7 +357,8 @@ def watched(
 ) -> Iterator[Path]:
     """Every picture that comes to lie in `folder` (not below it), once, in the order of time, when it no longer grows.
 
-    A file that is written anew under the same name counts again. Hidden files are left aside: cameras write under
+    A file that is written anew under the same name counts again. What is no regular file comes once too, so that somebody
+    says that it cannot be judged; folders are left aside. Hidden files are left aside: cameras write under
     one and rename. Where the folder goes away (unmounted, removed), the watch waits until it is back, and judges nothing
     twice that lies there unchanged.
 
@@ -431,8 +433,8 @@ def _lying(folder: Path) -> dict[Path, State | None]:
                 continue
             try:
                 stat = entry.stat()
-                if entry.is_file():
-                    states[Path(entry.path)] = (stat.st_size, stat.st_mtime_ns)
+                if not entry.is_dir():
+                    states[Path(entry.path)] = (stat.st_size, stat.st_mtime_ns) if entry.is_file() else ODD
             except OSError:
                 states[Path(entry.path)] = None
     return states

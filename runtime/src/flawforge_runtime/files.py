@@ -7,10 +7,12 @@ of NAME, under NAME's lock.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,6 +46,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         with suppress(OSError):
             draft.unlink()
         raise
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a regular file. Raises OSError for what is none: a pipe or a device may never come to its end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.read_bytes()
 
 
 def free(folder: Path) -> bool:

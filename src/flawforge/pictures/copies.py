@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawforge.types import Image, ImageError
+from flawforge_runtime.files import read_regular
 from flawforge_runtime.images import read_picture
 
 SIDE = 16
@@ -29,9 +30,8 @@ MODEL_LIMIT = 4096  # training pictures whose likenesses are kept
 
 
 def fingerprint(path: Path) -> str:
-    """First 12 hex digits of the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    """First 12 hex digits of the sha256 of a file. Raises OSError, also for what is no regular file."""
+    return hashlib.sha256(read_regular(path)).hexdigest()[:12]
 
 
 def likeness(pixels: Image) -> NDArray[np.float16]:

@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw
 
 from flawforge.types import ImageError, Mask
 from flawforge_runtime import images, tiles
+from flawforge_runtime.files import read_regular
 
 ENDINGS = ("_mask", "", "_gt", "_label", "_seg")
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".webp", ".jpg", ".jpeg")
@@ -205,7 +206,7 @@ def _without_folder(data: Path, kinds: Sequence[str]) -> list[str]:
 def _parsed(path: Path, stamp: tuple[int, int]) -> Any:
     """A JSON file; `stamp` as `_stamp` gives it, so that a new file is read anew."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ImageError(f"{path} is no JSON that can be read ({error}); write it again, or give masks as PNG.") from None
 

@@ -28,6 +28,7 @@ from flawforge.forge.transplant import Piece, Transplant
 from flawforge.pictures.listing import thinned
 from flawforge.pictures.saliency import Background, background_of, saliency
 from flawforge.types import ConfigError, DataError, Forger, Image, ImageError, Mask, Sample
+from flawforge_runtime.files import read_regular
 from flawforge_runtime.images import MAX_PIXELS, read_picture
 
 KINDS = ("scratch", "crack", "stain", "dent", "blob", "missing")  # assumption: what a plant asks for first
@@ -245,7 +246,7 @@ class _Stock:
 def _digest(good: Image | Path) -> bytes:
     if isinstance(good, Path):
         try:
-            return hashlib.sha256(good.read_bytes()).digest()
+            return hashlib.sha256(read_regular(good)).digest()
         except OSError as error:
             raise ImageError(f"{good} cannot be read ({error.strerror}); check the path.") from None
     return hashlib.sha256(np.ascontiguousarray(good).tobytes()).digest()

@@ -164,7 +164,7 @@ class NewReview(BaseModel):
     boxes: list[Box] = Field(default=[], max_length=reviews.MOST_BOXES)
     mask: str | None = Field(
         default=None,
-        description="A PNG of the picture's own size in base64, white = defect.",
+        description="An opaque PNG of the picture's own size in base64; above 127 (white) = defect, at least one pixel.",
         max_length=reviews.LARGEST_MASK * 4 // 3 + 4,
     )
     note: str = Field(default="", max_length=reviews.LONGEST_NOTE)

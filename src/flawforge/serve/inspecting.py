@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from flawforge.serve.answers import Fault, Inspected, NotJudged, faults, result_of
@@ -86,7 +87,8 @@ async def inspect(
         Header(
             max_length=100,
             min_length=1,
-            description="The same key with the same pictures is judged and recorded once, however often it is sent.",
+            description="The same key with the same pictures and fields is judged and recorded once, however often it is "
+            "sent; with others it is refused.",
         ),
     ] = None,
 ) -> Any:
@@ -155,7 +157,7 @@ async def judge_all(service: Service, model: str, jobs: Sequence[Job]) -> tuple[
         known = {}
         for index, job in enumerate(jobs):
             if job.key is not None and (verdict := await run_in_threadpool(with_key, service.store, job.key)):
-                same_request(verdict, job.sha256, model)
+                same_request(verdict, sha256=job.sha256, model=model, part_id=job.part_id, station=job.station)
                 known[index] = verdict
         new = [job for index, job in enumerate(jobs) if index not in known]
         service.lines[model].submit(new)
@@ -213,10 +215,43 @@ async def _upload(request: Request, service: Service) -> Upload:
     return upload
 
 
+class _WholeParser(MultiPartParser):
+    """Starlette's, which also refuses a body that is cut: of that one it would drop the last part without a word."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        """The closing boundary has been read."""
+        self.ended = True
+
+    async def parse(self) -> FormData:
+        """The form. Raises Refused where the closing boundary is missing, or more than white space follows it."""
+        self.stream = self._whole(self.stream)
+        return await super().parse()
+
+    async def _whole(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        closing = b"\r\n--" + parse_options_header(self.headers["content-type"])[1][b"boundary"] + b"--"
+        before = b"\r\n"  # the last bytes of what came: a boundary may be in two pieces
+        async for piece in stream:
+            ended = self.ended
+            yield piece  # to the parser, which goes through it before it asks for the next
+            if self.ended:
+                _, found, after = (b"", closing, piece) if ended else (before + piece).partition(closing)
+                if not found or after.strip(b" \t\r\n"):
+                    raise Refused(400, "Bytes follow the closing boundary of the body; send every part before it.")
+            before = (before + piece[-len(closing) :])[-len(closing) :]
+        if not self.ended:
+            raise Refused(
+                400,
+                "The body ends before its closing boundary, so a part may be cut or missing; send all parts and the closing "
+                "boundary.",
+            )
+
+
 async def _multipart(request: Request, service: Service) -> Upload:
     settings = service.settings
     most = settings.most_files
-    parser = MultiPartParser(request.headers, request.stream(), max_files=most, max_fields=len(FIELDS), max_part_size=4096)
+    parser = _WholeParser(request.headers, request.stream(), max_files=most, max_fields=len(FIELDS), max_part_size=4096)
     parser.spool_max_size = settings.most_bytes + 1  # in memory, which is bounded; the file system may be read-only
     try:
         form = await parser.parse()
@@ -241,6 +276,8 @@ async def _multipart(request: Request, service: Service) -> Upload:
                     pictures.append((name, data))
             elif name in FIELDS:
                 fields[name] = value
+            elif name == "files":
+                raise Refused(422, "The field files was sent as text and must be a file; with curl: -F files=@part.png.")
             else:
                 raise Refused(422, f"The field {shown(name)[:80]} is unknown; allowed are files, {', '.join(FIELDS)}.")
     finally:

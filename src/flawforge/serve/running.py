@@ -10,17 +10,26 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from flawforge.serve.connections import Bounds, protocol
 from flawforge.serve.logs import log
 from flawforge.serve.service import Service
 from flawforge.types import FlawforgeError
 
 GRACE = 90  # seconds that requests may take to end once the service stops; longer than a body and its verdicts may take
 KEEP_ALIVE = 20  # seconds that an idle connection stays open
-BACKLOG = 256
 
 
 class Server(uvicorn.Server):
     """uvicorn's, which tells the service at once that it stops: watchers of live results would otherwise hold it up."""
+
+    def __init__(self, config: uvicorn.Config, bounds: Bounds) -> None:
+        super().__init__(config)
+        self._bounds = bounds
+
+    async def startup(self, sockets: Any = None) -> None:
+        """uvicorn's; what asyncio cannot accept is one line a period in the log."""
+        asyncio.get_running_loop().set_exception_handler(self._bounds.without_files)
+        await super().startup(sockets)
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Take no more, tell watchers to go, finish the rest."""
@@ -32,8 +41,9 @@ class Server(uvicorn.Server):
         self._captured_signals.clear()  # uvicorn would raise them again, and the command would not come to its end
 
 
-def server_of(app: FastAPI, host: str, port: int) -> Server:
-    """A server that is not started yet; port 0 = any free one."""
+def server_of(app: FastAPI, host: str, port: int, bounds: Bounds | None = None) -> Server:
+    """A server that is not started yet; port 0 = any free one. bounds: of connections, None = as many as may be open."""
+    bounds = Bounds() if bounds is None else bounds
     config = uvicorn.Config(
         app,
         host=host,
@@ -41,15 +51,15 @@ def server_of(app: FastAPI, host: str, port: int) -> Server:
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=BACKLOG,
+        backlog=bounds.backlog,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
         h11_max_incomplete_event_size=32 << 10,
-        http="h11",
+        http=protocol(bounds),
         ws="none",
         lifespan="on",
     )
-    return Server(config)
+    return Server(config, bounds)
 
 
 def run(app: FastAPI, host: str, port: int, ready: Callable[[str], None] = lambda address: None) -> None:

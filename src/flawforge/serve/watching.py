@@ -23,6 +23,7 @@ from flawforge.store.opening import Store, Unreachable
 from flawforge.store.verdicts import Verdict, record, with_key
 from flawforge.types import Decision, FlawforgeError, ImageError
 from flawforge_runtime.feed import watched
+from flawforge_runtime.files import read_regular
 from flawforge_runtime.names import shown
 
 MAX_BYTES = 1 << 30  # of a picture's file
@@ -32,13 +33,13 @@ PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between two tries at a store that
 def read_job(path: Path, source: str, station: str = "", *, once: bool = False) -> Job:
     """A picture's file as a job. once: with a key of its path, time of change and bytes, so that it is recorded once.
 
-    Raises ImageError for a file that cannot be read or is too large.
+    Raises ImageError for a file that cannot be read or is too large, and for what is no regular file.
     """
     try:
         facts = path.stat()
         if facts.st_size > MAX_BYTES:
             raise ImageError(f"{path} has {facts.st_size:,} bytes, at most {MAX_BYTES:,} are read; give a smaller file.")
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise ImageError(f"{path} cannot be read ({error.strerror or error}); check the file.") from error
     sha256 = sha256_of(data)

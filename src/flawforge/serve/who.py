@@ -11,6 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from flawforge.serve.access import NOBODY_ASKED, Person
 from flawforge.serve.gate import Refused
 from flawforge.serve.service import Service
+from flawforge_runtime.names import shown
 
 COOKIE = "flawforge_session"
 BEARER = HTTPBearer(auto_error=False, description="A token of the token file. Without tokens, on loopback, leave it out.")
@@ -47,11 +48,28 @@ def begin_session(request: Request, response: Response, service: Service, person
     )
 
 
+def _check_parameters(request: Request) -> None:
+    """Raises Refused 422 for a parameter that the route does not have: misspelt, a filter would let everything through.
+
+    Routes that are not in /openapi.json, those of the web page, are left alone.
+    """
+    path = request.app.openapi()["paths"].get(request.scope["route"].path)
+    if path is None or not request.query_params:
+        return
+    taken = path[request.method.lower()].get("parameters", ())
+    allowed = [each["name"] for each in taken if each["in"] == "query"]
+    for name in request.query_params:
+        if name not in allowed:
+            which = f"allowed are {', '.join(allowed)}" if allowed else "this address takes none"
+            raise Refused(422, f"The parameter {shown(name)[:80]} is unknown; {which}.")
+
+
 def _needs(role: str) -> Callable[..., Person]:
     def check(request: Request, token: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> Person:
         person = person_of(request, token)
         if not person.may(role):
             raise Refused(403, f"The token of {person.name} has the role {person.role}; this needs {role}.")
+        _check_parameters(request)
         return person
 
     return check

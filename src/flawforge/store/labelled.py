@@ -140,7 +140,8 @@ def export_labelled(store: Store, out: Path, which: Filter = ALL, *, marked_only
         if not rows:
             raise DataError(
                 f"None of {total} reviewed results can be written ({unsure} unsure, {no_mask} without a mask, {lost} "
-                "pictures not kept); review more, or serve with --keep all."
+                f"pictures not kept, {total - len(newest)} of a picture that has a newer review); review more, or serve "
+                "with --keep all."
             )
         with (draft / "reviews.csv").open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file)

@@ -21,8 +21,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from flawforge.store.tables import METADATA
+from flawforge.store.tables import METADATA, VERDICTS
 from flawforge.types import ConfigError, DataError
+from flawforge_runtime.names import shown
 
 BUSY = 10.0  # seconds that a writer waits for another
 LOCK = 4711_2208  # PostgreSQL's advisory lock that one process holds while it migrates
@@ -110,8 +111,9 @@ def open_store(url: str | Path, files: str | Path | None = None, *, create: bool
     url     a path to a SQLite file, sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME
     files   folder of kept pictures and overlays; None = FILE's name with -files beside a SQLite file, none for PostgreSQL
     create  False: raise DataError where there is no store yet
-    Raises ConfigError for another kind of database or a driver that is missing, DataError for a schema that is older or
-    newer than this flawforge, Unreachable where the database cannot be reached.
+    Raises ConfigError for another kind of database or a driver that is missing; DataError for a schema that is older or
+    newer than this flawforge, and for a SQLite file of another program, which stays as it is; Unreachable where the
+    database cannot be reached.
     """
     parsed = parse_url(url)
     path = Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
@@ -141,6 +143,12 @@ def _engine(url: URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def settings(connection: Any, _: Any) -> None:
+        others = _tables_of_others(connection)
+        if others:  # before any setting: WAL alone would change their file
+            connection.close()
+            raise DataError(
+                f"{url.database} holds tables of another program ({others}); give a --db of its own to flawforge."
+            )
         connection.isolation_level = None  # SQLAlchemy begins transactions, not the driver
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON"):
             connection.execute(f"PRAGMA {pragma}")
@@ -152,6 +160,15 @@ def _engine(url: URL) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _tables_of_others(connection: Any) -> str:
+    """The first names in a SQLite file that has tables and is no result store; "" for a store and for an empty file."""
+    listed = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite%' ORDER BY name"
+    names = [str(name) for (name,) in connection.execute(listed)]
+    if not names or {VERDICTS.name, "alembic_version"} <= set(names):
+        return ""
+    return ", ".join(shown(name)[:40] for name in names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _migrations() -> ScriptDirectory:

@@ -23,6 +23,7 @@ LONGEST_NOTE = 2000  # characters
 MOST_BOXES = 100
 PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST_MASK = 4 << 20  # bytes
+MARKED = 127  # a pixel of a mask above this is part of the defect
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,10 @@ def add(
     """Append a review, now, and return it with its id.
 
     seen  id of the newest review that the reviewer knows, 0 = none; None = does not matter
-    mask  a PNG of the picture's own size, white = defect
+    mask  an opaque PNG of the picture's own size, white = defect, with at least one marked pixel
     Raises DataError where there is no such verdict; ConfigError for another word, a box outside the picture, a mask of
-    another size, a place of a defect on a part that is called good, a text that is too long; Overtaken where
-    another review has come since `seen`; Unreachable.
+    another size, one that marks nothing or is not opaque, a place of a defect on a part that is called good, a text that is
+    too long; Overtaken where another review has come since `seen`; Unreachable.
     """
     if verdict not in WORDS:
         raise ConfigError(f"The review {verdict!r} was given; allowed are {', '.join(WORDS)}.")
@@ -141,7 +142,24 @@ def _check_place(review: Review, size: tuple[int, int]) -> None:
                 "give boxes inside it."
             )
     if review.mask is not None:
-        _mask_of(review.mask, size)
+        _check_mask(review.mask, size)
+
+
+def _check_mask(data: bytes, size: tuple[int, int]) -> None:
+    """Raises ConfigError for a mask that says nothing, or more than somebody painted: without a mark, or not opaque."""
+    marked = _mask_of(data, size)
+    with PIL.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        mode, alpha = picture.mode, np.asarray(picture.convert("RGBA"))[..., 3]
+        clear = picture.has_transparency_data and bool((alpha < 255).any())
+        highest = int(np.asarray(picture.convert("L")).max())
+    if clear or mode.startswith("I"):
+        what = "transparent pixels" if clear else "16 bits a pixel"
+        raise ConfigError(f"The mask has {what}; give an opaque one of 8 bits, its marked pixels above {MARKED} (white).")
+    if not marked.any():
+        raise ConfigError(
+            f"The mask marks nothing, its highest value is {highest}; paint at least one pixel above {MARKED} (white is "
+            "255) on an opaque black ground, or leave the mask out."
+        )
 
 
 def _mask_of(data: bytes, size: tuple[int, int]) -> Mask:
@@ -155,7 +173,7 @@ def _mask_of(data: bytes, size: tuple[int, int]) -> Mask:
                     f"The mask is {own[0]} x {own[1]} pixels (h x w) and the picture {size[0]} x {size[1]}; "
                     "give a mask of the picture's own size."
                 )
-            return np.asarray(picture.convert("L")) > 127
+            return np.asarray(picture.convert("L")) > MARKED
     except ConfigError:
         raise
     except (OSError, ValueError, SyntaxError, PIL.DecompressionBombError) as error:

@@ -22,7 +22,7 @@ LONGEST = 200  # characters of a station, a part id, a picture's name, a key
 
 
 class KeyTaken(ConfigError):
-    """An idempotency key that was used for another picture or another model."""
+    """An idempotency key that was used for another picture, model, part or station."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ def record(store: Store, verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
     """Append verdicts in one transaction and return them with their ids; what is returned is on the disk.
 
     A verdict whose key is taken is not recorded again: the recorded one is returned in its place.
-    Raises KeyTaken where that one is of another picture or model, ConfigError for a field outside its bounds,
-    Unreachable where the store cannot be written; nothing is recorded then.
+    Raises KeyTaken where that one is of another picture or model (over HTTP: part or station too), ConfigError for a field
+    outside its bounds, Unreachable where the store cannot be written; nothing is recorded then.
     """
     for each in verdicts:
         _check(each)
@@ -170,20 +170,24 @@ def with_key(store: Store, key: str) -> Verdict | None:
     return None if row is None else verdict_from_row(row)
 
 
-def same_request(recorded: Verdict, sha256: str, model: str) -> None:
-    """Raises KeyTaken where the verdict under a key is not of this picture and model."""
-    if (recorded.sha256, recorded.model) != (sha256, model):
-        what = "picture" if recorded.sha256 != sha256 else "model"
-        raise KeyTaken(
-            f"The idempotency key {recorded.key!r} was used for another {what} (result {recorded.id}); "
-            "use a new key for every picture."
-        )
+def same_request(recorded: Verdict, **asked: str) -> None:
+    """Raises KeyTaken where the verdict under a key is of something else: asked = {field of Verdict: what is asked for}."""
+    for name, value in asked.items():
+        if getattr(recorded, name) != value:
+            what = "picture" if name == "sha256" else name
+            raise KeyTaken(
+                f"The idempotency key {recorded.key!r} was used for another {what} (result {recorded.id}); "
+                "use a new key for every picture of every part."
+            )
 
 
 def _taken(connection: sa.Connection, given: Verdict) -> Verdict:
     row = connection.execute(sa.select(VERDICTS).where(VERDICTS.c.key == given.key)).mappings().one()
     recorded = verdict_from_row(row)
-    same_request(recorded, given.sha256, given.model)
+    asked = {"sha256": given.sha256, "model": given.model}
+    if given.source == "http":  # a watched file's key is its path and bytes: it stays recorded when the station is renamed
+        asked |= {"part_id": given.part_id, "station": given.station}
+    same_request(recorded, **asked)
     return recorded
 
 
