@@ -18,6 +18,7 @@ import click
 from flawforge import __version__
 from flawforge.types import ConfigError
 from flawforge_runtime.names import shown
+from flawforge_runtime.outputs import check_output, write_output
 
 KEY = "flawforge.output"
 FORMS = {  # of a bar, where its end is known and where it is not
@@ -117,7 +118,7 @@ def write_json(facts: Any) -> None:
     if settings.json == "-":
         click.echo(kept.as_json(facts), nl=False)
     else:
-        kept.write_json(Path(settings.json), facts)
+        write_output(Path(settings.json), kept.as_bytes(facts), "--json")
 
 
 def next_steps(*commands: str) -> None:
@@ -204,12 +205,15 @@ def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 def _set_json(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value and value != "-" and Path(value).is_dir():  # said before the work, not after it
         raise ConfigError(f"--json {value} is a folder; give a file, or - for standard output.")
+    if value and value != "-":
+        check_output(Path(value), "--json")
     _set("json")(context, parameter, value)
 
 
 def _set_log(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
     if value is None:
         return
+    check_output(value, "--log-file")
     try:
         log = value.open("a", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
