@@ -147,6 +147,8 @@ def from_bgr(array: NDArray[Any]) -> NDArray[Any]:
 
     Raises ImageError for another shape.
     """
+    if not hasattr(array, "ndim"):
+        raise ImageError(f"a {type(array).__name__} was given; give an array h w 3 (BGR) or h w 4 (BGRA).")
     if array.ndim != 3 or array.shape[2] not in (3, 4):
         raise ImageError(f"an array of shape {array.shape} was given; give h w 3 (BGR) or h w 4 (BGRA).")
     order = [2, 1, 0, 3][: array.shape[2]]
