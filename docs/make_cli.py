@@ -98,7 +98,8 @@ A higher score is more anomalous. No command needs a network. `-h` or `--help` e
 | 6 | `evaluate` or `report` with acceptance criteria: a criterion is not met |
 
 A share can be given as a fraction or as a percentage: `0.05` or `5%`. The result goes to standard output; progress,
-warnings, where a result was saved and the next command go to standard error.
+warnings, where a result was saved and the next command go to standard error. A file that is named for a result may be a
+pipe or a device. A file that a model folder consists of is refused.
 
 `eval "$(_FLAWFORGE_COMPLETE=bash_source flawforge)"` completes commands, options, methods and forgers in bash.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,40 @@ def test_the_log_keeps_what_quiet_hides_and_is_appended_to(tmp_path: Path) -> No
     assert lines == ["a line", "a warning", "the result", "  not kept", "next: one", "      two"] * 2
     with pytest.raises(ConfigError, match="cannot be written to"):
         spoken("--log-file", str(tmp_path))
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="this system has no full device")
+@pytest.mark.parametrize("options", [(), ("--quiet",), ("--json", "-")])
+def test_a_log_on_a_full_disk_is_said_once_and_costs_no_line(options: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to("/dev/full")
+    plain, full = spoken(*options), spoken(*options, "--log-file", str(tmp_path / "log"))
+    assert full.exit_code == 0
+    assert full.stdout == plain.stdout
+    told = "the log file takes no more lines (No space left on device); this and later ones are printed alone"
+    lines = full.stderr.splitlines()
+    assert lines.count(told) == 1
+    lines.remove(told)
+    assert lines == plain.stderr.splitlines()
+
+
+def test_a_log_whose_reader_goes_away_is_said_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    read = []
+
+    @click.command(cls=Command)
+    def work() -> None:
+        say("heard")
+        read.append(os.read(reader, 1000))
+        os.close(reader)
+        say("lost")
+        say("lost too")
+
+    done = CliRunner().invoke(work, ["--log-file", str(tmp_path / "pipe")], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert done.stdout == "heard\nlost\nlost too\n"
+    assert done.stderr == "the log file takes no more lines (Broken pipe); this and later ones are printed alone\n"
+    assert read[0].endswith(b" heard\n")
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_a_tiff_in_strips_is_the_picture(tmp_path: Path, how: dict[str, Any], ki
     shape = (101, 90, 3) if kind == "rgb" else (101, 90)
     pixels = rng.integers(0, 65536 if kind == "deep" else 256, shape).astype(np.uint16 if kind == "deep" else np.uint8)
     how = how | {"photometric": "rgb" if kind == "rgb" else "minisblack"}
-    rows, _ = tiles.open_rows(tiff(tmp_path / "a.tif", pixels, **how), 10**8)
+    rows = tiles.open_rows(tiff(tmp_path / "a.tif", pixels, **how), 10**8)
     assert isinstance(rows, tiles.Strips)
     assert (rows.height, rows.width) == (101, 90)
     read = np.concatenate(list(rows.bands()))

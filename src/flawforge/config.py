@@ -15,6 +15,8 @@ from flawforge.types import ConfigError
 
 Settings = TypeVar("Settings")
 
+MOST_SEED = 10**18  # torch and databases hold 64 bits
+
 
 def settings_from_dict(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     """A settings dataclass from plain values, each converted and checked. Raises ConfigError naming the first bad key."""
@@ -60,6 +62,17 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"There is no settings file {path}; give the path of a TOML file.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"The settings file {path} is not valid TOML ({error}); mend it or leave out --config.") from error
+
+
+def check_whole(name: str, value: object, least: int, most: int) -> None:
+    """Refuse what is no whole number from `least` to `most`: the name of an option, as Python has it. Raises ConfigError."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigError(f"{name} was given as {value!r}; give a whole number from {least:,} to {most:,}.")
+
+
+def check_seed(seed: object) -> None:
+    """Raises ConfigError where no generator can start from this seed."""
+    check_whole("seed", seed, 0, MOST_SEED)
 
 
 def torch_device(name: str) -> str:

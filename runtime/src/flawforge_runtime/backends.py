@@ -56,14 +56,23 @@ def load(
     return replace(inspector, origin=origin)
 
 
+def instead(backend: str, model: str) -> str:
+    """What to do where a folder holds another backend than the one that was asked for."""
+    if backend == "torch":
+        return "give the model folder that was exported"
+    if backend in bundle.NETWORKS:
+        return f"run `flawforge export {model} -o OUT --to {backend}` and give OUT"
+    return f"give one of {', '.join(bundle.NETWORKS)}"
+
+
 def network(
     content: bundle.Content, folder: str | Path, *, backend: str | None, threads: int | None, precision: str = "float32"
 ) -> Network:
     """The exported network in `content`; `folder` is named in errors. Options and errors as in `load`."""
     if backend is not None and backend != content.backend:
         raise ConfigError(
-            f"Backend {backend} was asked for, but {folder} was exported to {content.backend}; leave the option out, or run "
-            f"`flawforge export MODEL -o OUT --to {backend}` and give OUT."
+            f"Backend {backend} was asked for, but {folder} was exported to {content.backend}; leave the option out, or "
+            f"{instead(backend, 'MODEL')}."
         )
     if precision not in ("float32", "bfloat16") or (precision == "bfloat16" and content.backend != "openvino"):
         raise ConfigError(

@@ -52,6 +52,10 @@ CUT_TO_8_BITS = "16-bit colour was cut to 8 bits by Pillow; give the path instea
 _pillow_limit = threading.Lock()
 
 
+class TooLarge(ImageError):
+    """A picture above `max_pixels`, or above the memory that goes with it."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A decoded picture.
@@ -143,6 +147,8 @@ def from_bgr(array: NDArray[Any]) -> NDArray[Any]:
 
     Raises ImageError for another shape.
     """
+    if not hasattr(array, "ndim"):
+        raise ImageError(f"a {type(array).__name__} was given; give an array h w 3 (BGR) or h w 4 (BGRA).")
     if array.ndim != 3 or array.shape[2] not in (3, 4):
         raise ImageError(f"an array of shape {array.shape} was given; give h w 3 (BGR) or h w 4 (BGRA).")
     order = [2, 1, 0, 3][: array.shape[2]]
@@ -216,12 +222,12 @@ def _check_strips(image: Pillow.Image, length: int, name: str) -> None:
 
 def _check_size(height: int, width: int, name: str, max_pixels: int, cost: int = 1) -> None:
     if height * width > max_pixels:
-        raise ImageError(
+        raise TooLarge(
             f"{name} is {height} x {width} (h x w) = {height * width:,} pixels, allowed are {max_pixels:,}; "
             f"raise the limit with --max-pixels if you trust the file."
         )
     if height * width * cost > BYTES * max_pixels:
-        raise ImageError(
+        raise TooLarge(
             f"{name} is {height} x {width} (h x w) and takes about {height * width * cost / 2**30:.1f} GiB to decode, "
             f"allowed are {BYTES * max_pixels / 2**30:.1f}; raise the limit with --max-pixels if you trust the file."
         )
@@ -354,14 +360,19 @@ def _finish(array: NDArray[Any], mode: str, name: str, notes: list[str], depth: 
         notes.append(ALPHA_DROPPED)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    if array.dtype == np.uint16 and depth is None and array.size and array.max() <= NARROW:
-        notes.append(f"{NARROW_NOTE} {int(array.max())} at most: {narrow(int(array.max()))}")
+    if array.dtype == np.uint16 and array.size:
+        notes += narrow_notes(int(array.max()), depth)
     array = _scaled(array, name, depth)
     if array.ndim == 2:
         pixels = np.asarray(cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_GRAY2RGB))
     else:
         pixels = np.array(array, order="C")
     return Picture(pixels, mode, tuple(notes))
+
+
+def narrow_notes(highest: int, depth: int | None) -> list[str]:
+    """What is said of a 16-bit picture with this highest value."""
+    return [f"{NARROW_NOTE} {highest} at most: {narrow(highest)}"] if depth is None and highest <= NARROW else []
 
 
 def narrow(highest: int) -> str:

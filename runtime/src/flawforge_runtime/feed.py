@@ -10,6 +10,7 @@ import datetime
 import io
 import math
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from flawforge_runtime.decode import FORMATS, SUFFIXES
-from flawforge_runtime.types import OK_BY_RULE, CalibrationError, DataError, Decision, FlawforgeError
+from flawforge_runtime.types import OK_BY_RULE, CalibrationError, ConfigError, DataError, Decision, FlawforgeError
 
 POLL = 0.2  # seconds between two looks at a watched folder
 SETTLED = 2  # looks in a row at which a file must have the same size and time, so that half a file is not judged
 MASKS, TESTED = "ground_truth", "test"  # folders of a data set: masks, and the pictures that they are of
 ODD = (-1, 0)  # State of what is no regular file
+DRAWN = frozenset({"overlays", "thumbnails"})  # folders of pictures that `flawforge inspect -o` draws
+ROWS = re.compile(rb'(\xef\xbb\xbf)?(time[,;]image_path[,;]verdict[,;]|\{"image_path": )')  # how its rows begin
 State = tuple[int, int]  # of a watched file: bytes, and time of change in nanoseconds
 FIELDS = (
     "image_path",
@@ -229,6 +232,7 @@ class Found:
     closed    (folder, why) of those that could not be read
     hidden    hidden files and folders, which are left aside
     masks     folders of masks, which are left aside
+    drawn     folders of pictures that `inspect` drew, which are left aside
     """
 
     folder: Path
@@ -238,6 +242,7 @@ class Found:
     closed: tuple[tuple[Path, str], ...] = ()
     hidden: int = 0
     masks: tuple[Path, ...] = ()
+    drawn: tuple[Path, ...] = ()
 
     def notes(self) -> list[str]:
         """Sentences on what was left aside and may well be meant so."""
@@ -252,6 +257,9 @@ class Found:
             notes.append(
                 f"Left out, as masks of the pictures in {TESTED} beside it: {names}; give its own path to judge it."
             )
+        if self.drawn:
+            names = ", ".join(map(str, self.drawn[:4])) + (", ..." if len(self.drawn) > 4 else "")
+            notes.append(f"Left out, as drawn by an earlier inspect: {names}; give its own path to judge it.")
         if self.others and self.pictures:
             notes.append(f"Left aside in {self.folder}, as by name no {FORMATS}: {self._files()}.")
         return notes
@@ -279,12 +287,14 @@ class Found:
 def search(folder: Path, *, masks: bool = True) -> Found:
     """Look through a folder and all below it. Hidden files and folders are left aside, linked folders not followed.
 
-    masks  False: folders MASKS beside a folder TESTED, as data sets have them, are left aside
+    masks  False: folders MASKS beside a folder TESTED, as data sets have them, are left aside, and folders DRAWN beside
+           the rows of an earlier inspect
     """
     pictures: list[Path] = []
     others: Counter[str] = Counter()
     links: list[Path] = []
     truths: list[Path] = []
+    drawn: list[Path] = []
     closed: list[tuple[Path, str]] = []
     hidden = 0
 
@@ -298,6 +308,9 @@ def search(folder: Path, *, masks: bool = True) -> Found:
         if not masks and {MASKS, TESTED} <= set(visible):
             visible.remove(MASKS)
             truths.append(Path(place, MASKS))
+        if not masks and DRAWN & set(visible) and _has_rows(place):
+            drawn += [Path(place, name) for name in visible if name in DRAWN]
+            visible = [name for name in visible if name not in DRAWN]
         folders[:] = visible
         for name in files:
             if name.startswith("."):
@@ -315,7 +328,18 @@ def search(folder: Path, *, masks: bool = True) -> Found:
         tuple(closed),
         hidden,
         tuple(sorted(truths)),
+        tuple(sorted(drawn)),
     )
+
+
+def _has_rows(place: str) -> bool:
+    """Whether `inspect -o` wrote to this folder: the rows that it always writes begin as no others do."""
+    for name in ("results.csv", "results.jsonl"):
+        with suppress(OSError), Path(place, name).open("rb") as file:
+            start = file.read(64)
+            if ROWS.match(start) or (not start and Path(place, "unfinished.txt").is_file()):
+                return True
+    return False
 
 
 def _is_folder(path: Path) -> bool:
@@ -341,10 +365,19 @@ def piped(stream: TextIO) -> Iterator[Path]:
             yield Path(name)
 
 
-def check_watch(folder: Path) -> None:
-    """Raises DataError where there is no such folder to watch."""
+def check_watch(folder: Path, outputs: Mapping[str, Path | None] | None = None) -> None:
+    """Raises DataError where there is no such folder to watch, ConfigError where an output goes there too.
+
+    outputs  {option: folder}; one below the watched folder is not seen by the watch
+    """
     if not _is_folder(folder):
         raise DataError(f"--watch was given as {folder}, which is no folder; make it first, or give another.")
+    for option, output in (outputs or {}).items():
+        if output is not None and output.resolve() == folder.resolve():
+            raise ConfigError(
+                f"{option} {output} is the folder that --watch watches, where its pictures would be judged in turn; give "
+                "another folder."
+            )
 
 
 def watched(

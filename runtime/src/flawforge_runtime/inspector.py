@@ -196,12 +196,15 @@ class Inspector:
         """
         start = time.perf_counter()
         calibrated(self.calibration)
+        read: images.Picture | None = None
         if self.tile is not None and isinstance(picture, str | Path):
-            rows, notes = tiles.open_rows(Path(picture), self.max_pixels, self.depth)
+            rows = tiles.open_rows(Path(picture), self.max_pixels, self.depth)
             if rows.height * rows.width > WHOLE:
                 refuse_size((rows.height, rows.width), self.sizes, self.canvas)
-                return self._decide_streamed(rows, image_path or str(picture), notes, start)
-        read = images.as_picture(picture, max_pixels=self.max_pixels, depth=self.depth)
+                return self._decide_streamed(rows, image_path or str(picture), start)
+            if isinstance(rows, tiles.Whole):
+                read = images.Picture(rows.pixels, "", rows.notes())
+        read = read or images.as_picture(picture, max_pixels=self.max_pixels, depth=self.depth)
         if not image_path and isinstance(picture, str | Path):
             image_path = str(picture)
         return replace(self.decide(self.judge(read), image_path, read.notes, start), picture=read.pixels)
@@ -284,7 +287,7 @@ class Inspector:
         score, at = self._tiled(tiles.Whole(picture.pixels), keep, step)
         return _finite(Judged(score, float(own_map.max()), own_map, at, unlike=unlike))
 
-    def _decide_streamed(self, rows: tiles.Rows, image_path: str, notes: tuple[str, ...], start: float) -> Decision:
+    def _decide_streamed(self, rows: tiles.Rows, image_path: str, start: float) -> Decision:
         """A picture that is never in memory as a whole: regions are exact, map and mask are shrunk by maxima."""
         threshold, regions = calibrated(self.calibration).pixel_threshold, tiles.Regions()
         thumbnail = tiles.shrunk(rows, max(1, max(rows.height, rows.width) // SEEN))
@@ -306,7 +309,8 @@ class Inspector:
         score, at = self._tiled(rows, keep)
         judged = _finite(Judged(score, float(small.max()), small, at, unlike=unlike))
         note = f"judged in tiles; map and mask hold the highest of {factor} x {factor} pixels"
-        return replace(self._decision(judged, marked, regions.found(), image_path, (*notes, note), start), picture=thumbnail)
+        notes = *rows.notes(), note
+        return replace(self._decision(judged, marked, regions.found(), image_path, notes, start), picture=thumbnail)
 
     def _tiled(
         self, rows: tiles.Rows, keep: Callable[[int, Map, Mask], None], step: Step = untimed

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawforge_runtime import intact
-from flawforge_runtime.decode import marked, read_picture, scaled_pixels
+from flawforge_runtime.decode import FIRST_FRAME, ORIENTATION, TooLarge, marked, narrow_notes, read_picture, scaled_pixels
 from flawforge_runtime.types import ConfigError, Image, ImageError, Map, Mask, Region
 
 OVERLAP = 0.25  # share of a tile's side that it shares with its neighbour; assumption
@@ -24,6 +24,7 @@ FLOATS = 300  # per canvas pixel that a network may hold at a time; assumption, 
 MEMORY = 512 << 20  # bytes that a batch may take by that reckoning
 BAND = 256  # rows of a map that are handed on at a time
 MOST = 16  # tiles in a batch; more is no faster
+COMPRESSIONS = (1, 8, 32946, 32773)  # of a TIFF: none, deflate under both its numbers, PackBits
 WIDEST, LONGEST = 1 << 18, 1 << 22  # pixels of a side of a picture that is read strip by strip; a row of tiles is in memory
 
 
@@ -38,12 +39,16 @@ class Rows(Protocol):
     def bands(self) -> Iterator[Image]:
         """h w 3 bands from the top, of any heights that add up to `height`; uint8 or float32 in [0, 1]."""
 
+    def notes(self) -> tuple[str, ...]:
+        """As those of a `Picture`; to be asked after all bands were read."""
+
 
 @dataclass(frozen=True)
 class Whole:
     """A picture in memory as Rows."""
 
     pixels: Image
+    said: tuple[str, ...] = ()
 
     @property
     def height(self) -> int:
@@ -56,15 +61,28 @@ class Whole:
     def bands(self) -> Iterator[Image]:
         yield self.pixels
 
+    def notes(self) -> tuple[str, ...]:
+        return self.said
+
 
 @dataclass(frozen=True)
 class Strips:
-    """A TIFF as Rows: its strips or tiles are decoded as they are needed."""
+    """A TIFF as Rows: its strips or tiles are decoded as they are needed. levels: the highest 16-bit value of each band."""
 
     path: Path
     height: int
     width: int
     depth: int | None = None
+    said: tuple[str, ...] = ()
+    levels: list[int] = field(default_factory=list, compare=False)
+
+    def notes(self) -> tuple[str, ...]:
+        return (*self.said, *(narrow_notes(max(self.levels), self.depth) if self.levels else ()))
+
+    def _scaled(self, band: NDArray[Any]) -> Image:
+        if band.dtype == np.uint16:
+            self.levels.append(int(band.max()))
+        return scaled_pixels(band, str(self.path), self.depth)
 
     def bands(self) -> Iterator[Image]:
         import tifffile
@@ -79,7 +97,7 @@ class Strips:
                     high, wide = int(shape[-3]), int(shape[-2])
                     if band is None or row != top:
                         if band is not None:
-                            yield scaled_pixels(band, str(self.path), self.depth)
+                            yield self._scaled(band)
                         top = row
                         band = np.zeros((min(high, self.height - row), self.width, page.samplesperpixel), page.dtype)
                     if data is None:
@@ -88,21 +106,21 @@ class Strips:
                     place = band[:, column : column + wide]  # a tile may reach over the picture's edge
                     place[:] = data[0, : place.shape[0], : place.shape[1]]
                 if band is not None:
-                    yield scaled_pixels(band, str(self.path), self.depth)
+                    yield self._scaled(band)
             except ImageError:
                 raise
             except Exception as error:  # a cut file: tifffile, zlib and struct each raise their own
                 raise ImageError(f"{self.path} is damaged or cut short ({error}); replace it or take it out.") from None
 
 
-def open_rows(path: Path, max_pixels: int, depth: int | None = None) -> tuple[Rows, tuple[str, ...]]:
-    """A picture file as Rows, and its notes. A TIFF is read strip by strip, and `max_pixels` bounds one strip; else all.
+def open_rows(path: Path, max_pixels: int, depth: int | None = None) -> Rows:
+    """A picture file as Rows. A TIFF is read strip by strip, and `max_pixels` bounds one strip; else all.
 
+    What the strips would give otherwise than `read_picture` does, or not at all, is read whole.
     Raises ImageError as `read_picture`, and ConfigError where tifffile is not installed.
     """
     if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
-        picture = read_picture(path, max_pixels=max_pixels, depth=depth)
-        return Whole(picture.pixels), picture.notes
+        return _whole(path, max_pixels, depth)
     try:
         import tifffile
     except ImportError:
@@ -110,11 +128,10 @@ def open_rows(path: Path, max_pixels: int, depth: int | None = None) -> tuple[Ro
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]
-            strip = int(np.prod(page.chunks[:2]))
-            plain = page.planarconfig == 1 and page.photometric in (1, 2) and page.imagedepth == 1
             size = int(page.imagelength), int(page.imagewidth)
             why = intact.strips(page.dataoffsets, page.databytecounts, len(page.dataoffsets), path.stat().st_size)
-            odd = page.photometric == 0 or page.sampleformat not in (1, 3) or page.extrasamples
+            unfit = _unfit(page, max_pixels)
+            said = (FIRST_FRAME,) if file.pages.is_multipage else ()
     except Exception as error:
         raise ImageError(f"{path} is no TIFF that can be read ({error}); replace it or take it out.") from None
     if why:
@@ -123,10 +140,46 @@ def open_rows(path: Path, max_pixels: int, depth: int | None = None) -> tuple[Ro
         raise ImageError(
             f"{path} is {size[0]} x {size[1]} (h x w), allowed are {LONGEST:,} x {WIDEST:,}; cut it into several pictures."
         )
-    if not plain or odd or strip > max_pixels:
-        picture = read_picture(path, max_pixels=max_pixels, depth=depth)
-        return Whole(picture.pixels), picture.notes
-    return Strips(path, *size, depth), ()
+    if unfit is None:
+        return Strips(path, *size, depth, said)
+    try:
+        return _whole(path, max_pixels, depth)
+    except TooLarge:
+        raise ImageError(
+            f"{path} is {size[0]} x {size[1]} (h x w), which is too large to be read whole, and it cannot be read strip by "
+            f"strip, as {unfit[0]}; {unfit[1]}, or raise the limit with --max-pixels if you trust the file."
+        ) from None
+
+
+def _whole(path: Path, max_pixels: int, depth: int | None) -> Whole:
+    picture = read_picture(path, max_pixels=max_pixels, depth=depth)
+    return Whole(picture.pixels, picture.notes)
+
+
+def _unfit(page: Any, max_pixels: int) -> tuple[str, str] | None:
+    """Why the strips of a TIFF's page are not what `read_picture` gives, and what helps; None where they are."""
+    orientation = page.tags.valueof(ORIENTATION, 1)
+    if orientation in range(2, 9):
+        return f"it lies turned or mirrored (orientation {orientation})", "save it upright"
+    if page.compression not in COMPRESSIONS:
+        return f"its compression is {page.compression.name}", "save it uncompressed or with deflate"
+    if page.predictor not in (1, 2) or page.fillorder != 1:
+        return f"it has predictor {int(page.predictor)} and fill order {int(page.fillorder)}", "save it uncompressed"
+    if page.planarconfig != 1:
+        return "its colours lie in separate planes", "save it with interleaved channels"
+    samples = {1: 1, 2: 3}.get(page.photometric)  # grey from black to white, RGB
+    if samples != page.samplesperpixel or page.extrasamples or page.imagedepth != 1:
+        return f"it is {page.photometric.name} of {page.samplesperpixel} channels", "save it as plain grey or RGB"
+    kind = page.sampleformat, page.bitspersample
+    if kind not in ((1, 8), (1, 16), (3, 32)) or (kind[0] == 3 and samples != 1):
+        return (
+            f"it holds values of {page.bitspersample} bits in format {int(page.sampleformat)}",
+            "save it with 8 or 16 bits",
+        )
+    strip = int(np.prod(page.chunks[:2]))
+    if strip > max_pixels:
+        return f"one strip of it has {strip:,} pixels", "save it in more strips"
+    return None
 
 
 def shrunk(rows: Rows, factor: int, *, highest: bool = False) -> Image:
@@ -158,7 +211,7 @@ def shrunk(rows: Rows, factor: int, *, highest: bool = False) -> Image:
 
 def _at_size(path: Path, shape: tuple[int, int], max_pixels: int, highest: bool) -> Image:
     """A picture file at the size (h, w) of a map that may have been shrunk. Raises ImageError where it cannot be."""
-    rows, _ = open_rows(path, max_pixels)
+    rows = open_rows(path, max_pixels)
     factor = -(-max(rows.height, rows.width) // max(shape))
     if (-(-rows.height // factor), -(-rows.width // factor)) != shape:
         raise ImageError(

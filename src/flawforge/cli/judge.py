@@ -187,7 +187,7 @@ def inspect(
     from flawforge_runtime.feed import Source, check_watch
 
     if watch is not None:
-        check_watch(watch)
+        check_watch(watch, {"--copy-ng": copy_ng, "--out": out})
     source = Source(paths, watch, sys.stdin, say_aside)
     if not source.live:
         check_any(paths)

@@ -453,7 +453,7 @@ with_seed = option(
     "--seed",
     default=0,
     show_default=True,
-    type=Number(whole=True, least=0),
+    type=Number(whole=True, least=0, most=10**18),  # as config.MOST_SEED
     section="Advanced",
     help="Seed of all random draws.",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import shlex
 import sys
@@ -11,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
 from flawforge import __version__
 from flawforge.types import ConfigError
 from flawforge_runtime.names import shown
+from flawforge_runtime.outputs import check_output, write_output
 
 KEY = "flawforge.output"
 FORMS = {  # of a bar, where its end is known and where it is not
@@ -41,18 +43,23 @@ class Output:
     json: str = ""
     quiet: bool = False
     verbose: bool = False
-    log: TextIO | None = None
+    log: io.FileIO | None = None
     start: float = field(default_factory=time.monotonic)
     bar: Any = None
 
     def write(self, line: str, err: bool, quiet: bool) -> None:
-        """Print a line, above the progress bar where there is one; keep it in the log. quiet: --quiet hides it."""
+        """Print a line, above the progress bar where there is one; keep it in the log. quiet: --quiet hides it.
+
+        A log that cannot be written to any more is said once, and the command goes on without it.
+        """
         line = shown(line)
-        if self.log is not None:
-            self.log.write(f"{datetime.datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
-            self.log.flush()
-        if quiet and self.quiet:
-            return
+        why = self._keep(line)
+        if not (quiet and self.quiet):
+            self._print(line, err)
+        if why:
+            self._print(f"the log file takes no more lines ({why}); this and later ones are printed alone", err=True)
+
+    def _print(self, line: str, err: bool) -> None:
         if self.verbose:
             line = f"[{time.monotonic() - self.start:6.1f} s] {line}"
         err = err or self.json == "-"
@@ -60,6 +67,20 @@ class Output:
             self.bar.write(line, file=sys.stderr if err else sys.stdout)
         else:
             click.echo(line, err=err)
+
+    def _keep(self, line: str) -> str:
+        """Add a line to the log; why that failed, "" where it did not, or where there is no log."""
+        if self.log is None:
+            return ""
+        text = f"{datetime.datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n"
+        try:
+            left = text.encode(errors="backslashreplace")
+            while left:
+                left = left[self.log.write(left) :]
+        except OSError as error:
+            self.log = None  # its owner, the command's context, closes it
+            return error.strerror or type(error).__name__
+        return ""
 
 
 def output() -> Output:
@@ -117,7 +138,7 @@ def write_json(facts: Any) -> None:
     if settings.json == "-":
         click.echo(kept.as_json(facts), nl=False)
     else:
-        kept.write_json(Path(settings.json), facts)
+        write_output(Path(settings.json), kept.as_bytes(facts), "--json")
 
 
 def next_steps(*commands: str) -> None:
@@ -204,14 +225,17 @@ def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 def _set_json(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value and value != "-" and Path(value).is_dir():  # said before the work, not after it
         raise ConfigError(f"--json {value} is a folder; give a file, or - for standard output.")
+    if value and value != "-":
+        check_output(Path(value), "--json")
     _set("json")(context, parameter, value)
 
 
 def _set_log(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
     if value is None:
         return
+    check_output(value, "--log-file")
     try:
-        log = value.open("a", encoding="utf-8", errors="backslashreplace")
+        log = value.open("ab", buffering=0)  # each line is written or missed at once, and closing it cannot fail
     except OSError as error:
         raise ConfigError(f"--log-file {value} cannot be written to ({error.strerror}); give another file.") from None
     context.find_root().call_on_close(log.close)  # an error is told after the command's own context is closed

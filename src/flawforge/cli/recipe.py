@@ -49,7 +49,12 @@ def read(ctx: click.Context, param: click.Parameter, file: Path | None) -> None:
         )
     ordered = sorted(ctx.command.params, key=lambda other: isinstance(other, click.Argument))  # an argument takes its name
     names = {key: other for other in ordered for key in keys_of(other) if other is not param}
-    given = {str(key).replace("_", "-"): value for key, value in table.items()}
+    given: dict[str, Any] = {}
+    for written, value in table.items():
+        key = str(written).replace("_", "-")
+        if key in given:
+            raise ConfigError(f"[{name}] of {file} has both {key} and {key.replace('-', '_')}; keep one of them.")
+        given[key] = value
     for key in given:
         if key not in names:
             near = difflib.get_close_matches(key, names, n=1)
@@ -83,4 +88,7 @@ def value_of_one(param: click.Parameter, value: Any, folder: Path) -> Any:
     words = isinstance(value, str) and (value in ("auto", "-") or value.startswith("timm:"))
     if isinstance(param.type, click.Path) and isinstance(value, str) and not words:
         return str(folder / value)
+    if isinstance(value, bool) and not getattr(param, "is_flag", False):
+        given = f"{keys_of(param)[0]} was given as {str(value).lower()} in the recipe"
+        raise ConfigError(f"{given}, and takes a value; give one, or leave the key out.")
     return value if isinstance(value, bool) else str(value)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -18,11 +19,12 @@ from flawforge.fitting.devices import fair_threads
 from flawforge.fitting.planning import Plan, batches, new_net, stages_of
 from flawforge.nn.ranks import Part
 from flawforge.pictures import dataset
-from flawforge.types import Collect, Prove, Stage, Train
+from flawforge.types import Collect, Prove, Stage, Train, TrainingError
 
 PARTS = ("statistics", "training", "check")
 EARLY, CALIBRATION = "first calibration", "calibration"
 READING = 0.03  # seconds to read a picture and hold it against the good ones, about
+NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "array is too big", "allowed dimension exceeded")
 LOOK = 0.05  # seconds of a network for a picture, where nothing could be timed
 
 
@@ -76,6 +78,20 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+@contextmanager
+def enough_memory(plan: Plan) -> Iterator[None]:
+    """What numpy and torch raise for want of memory becomes a TrainingError of one sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, ValueError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
+        raise TrainingError(
+            f"The fit takes more memory than there is, with batches of {plan.settings.batch} pictures of {plan.canvas[0]} x "
+            f"{plan.canvas[1]} (h x w); lower it with --set batch=N, or --size."
+        ) from error
+
+
 def forecast(plan: Plan, pictures: dataset.GoodPictures, *, trial_steps: int = 2) -> Forecast:
     """Train a throw-away copy for a few steps and measure. Memory is the process's size after them plus a tenth, plus what
     the stages that look at every good picture say they will hold.
@@ -83,7 +99,7 @@ def forecast(plan: Plan, pictures: dataset.GoodPictures, *, trial_steps: int = 2
     A method without training steps has nothing to time: zero steps, and the memory of the pictures alone. Of several devices
     one is timed, with its part of a batch and its share of the threads.
     """
-    with fair_threads(plan.request.devices):
+    with fair_threads(plan.request.devices), enough_memory(plan):
         return _forecast(plan, pictures, trial_steps)
 
 

@@ -19,6 +19,7 @@ import torch
 from flawforge.fitting import engine
 from flawforge.fitting.contents import content_of
 from flawforge.fitting.devices import Place, helped, place_of
+from flawforge.fitting.forecasting import enough_memory
 from flawforge.fitting.options import Options
 from flawforge.fitting.places import check_output, checkpoint_file, work_folder
 from flawforge.fitting.planning import Plan, Request, batches, load_pictures, new_net, plan, stages_of
@@ -131,7 +132,7 @@ def run(
         work = work_folder(request.out)
         work.mkdir(parents=True, exist_ok=True)
         try:
-            with helped(place, _task(request, resume), lambda: _advice(request.out)):
+            with enough_memory(made), helped(place, _task(request, resume), lambda: _advice(request.out)):
                 history = train(job, resume, on_tick, place)
             fitted = calibrated(job, history)
             save(fitted, request.out)

@@ -55,6 +55,7 @@ from flawforge_runtime.rates import ROUNDED, strictest_rate
 
 DEFAULT_MINUTES = 10.0
 METHOD = "auto"
+LEAST_SIDE, MOST_SIDE = 32, 1 << 16  # of --size
 BACKGROUND_FROM = 24
 AUTO_ROI, ROI_FROM = Path("auto"), 48
 LEAST_TILE, MOST_TILES = 32, 2000
@@ -142,6 +143,10 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
 
     without  good pictures that are left out, as if they were not there
     """
+    config.check_seed(request.seed)
+    for name, value, least, most in (("size", request.size, LEAST_SIDE, MOST_SIDE), ("depth", request.depth, 8, 16)):
+        if value is not None:
+            config.check_whole(name, value, least, most)
     method = _method(request.method)
     profile = request.profile or next(iter(method.profiles))
     if profile not in method.profiles:
@@ -192,6 +197,8 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
         notes = (*notes, *batches.lines())
     if few:
         notes = (*notes, TOO_FEW.format(n=few, least=LEAST_UNITS))
+    if len(train) < len(held) and isinstance(request.holdout, float):
+        notes = (*notes, f"{len(train)} of {len(good)} good pictures to learn from are few; a lower --holdout leaves more")
     if tolerance.kinds_from(request.tolerate):
         notes = (*notes, f"tolerated on good parts, and so learnt and promised for: {request.tolerate}")
     if request.roi == AUTO_ROI:

@@ -29,6 +29,8 @@ def load(folder: str | Path, *, device: str = "auto", backend: str | None = None
     parent did (ModelError), so load in the worker then.
     Raises ModelError for a folder that is no whole model, ConfigError for an option or a backend that is not there.
     """
+    if not isinstance(folder, str | Path):
+        raise ConfigError(f"{folder!r} was given as a model; give the path of a folder that `flawforge fit -o` wrote.")
     content = bundle.read(Path(folder))
     inspector = from_content(content, network_of(content, folder, device, backend, threads))
     return from_folder(inspector, folder, device=device, backend=backend, threads=threads)
@@ -51,8 +53,7 @@ def network_of(
         return backends.network(content, folder, backend=backend, threads=threads)
     if backend not in (None, "torch"):
         raise ConfigError(
-            f"Backend {backend} was asked for, but {folder} holds torch weights; run "
-            f"`flawforge export {folder} -o OUT --to {backend}` and give OUT."
+            f"Backend {backend} was asked for, but {folder} holds torch weights; {backends.instead(backend, str(folder))}."
         )
     if threads is not None:
         import torch

@@ -60,6 +60,9 @@ def labelled(pictures: Iterable[Any], labels: Iterable[Any], masks: Iterable[Any
 def _label(label: Any) -> tuple[int, str]:
     """(0 or 1, kind) of a label as people give it."""
     if isinstance(label, str):
+        label = label.strip()
+        if not label:
+            raise DataError("An empty label was given; give 0, 1, good, or the name of a kind of defect.")
         number = LABELS.get(label.lower(), 1)
         known = label.lower() in LABELS
         return number, ("defect" if number else "good") if known else label
@@ -69,7 +72,13 @@ def _label(label: Any) -> tuple[int, str]:
 
 
 def _mask(mask: Any) -> Mask:
-    array = np.asarray(mask)
+    try:
+        array = np.asarray(mask)
+    except ValueError:  # rows of several lengths
+        array = np.empty(0)
+    if array.ndim not in (2, 3) or not array.size or array.dtype.kind not in "buif":
+        shape = f"of shape {array.shape} and type {array.dtype}" if array.size else "without pixels"
+        raise DataError(f"A mask {shape} was given; give h w or h w c of numbers, at the picture's own size.")
     level = array if array.ndim == 2 else array.max(axis=2)
     return level if level.dtype == bool else marked(level)
 

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from flawforge.config import check_seed
 from flawforge.forge import FORGERS
 from flawforge.forge.transplant import Transplant
 from flawforge.pictures import copies
@@ -238,6 +239,7 @@ def recipe_for(
     Raises ConfigError for a scale that is none, and as `Recipe` and `held_out_kinds`.
     """
     _check_scale(scale)
+    check_seed(seed)
     if sizes is not None:
         sizes = (sizes[0] / (scale or 1.0), sizes[1] / (scale or 1.0))
     return Recipe(tuple(kinds) or held_out_kinds(trained_on), tuple(contrasts) or CONTRASTS, sizes, count, seed)

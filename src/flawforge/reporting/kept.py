@@ -140,12 +140,17 @@ def album(model: Path, kind: str) -> Path:
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result as indented JSON, atomically; ValueError for a value that JSON has no word for."""
-    write_atomically(path, as_json(result).encode(errors="backslashreplace"))  # names that are not UTF-8
+    write_atomically(path, as_bytes(result))
 
 
 def as_json(result: Mapping[str, Any]) -> str:
     """A result as indented JSON; ValueError for a value that JSON has no word for."""
     return json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_bytes(result: Mapping[str, Any]) -> bytes:
+    """As `as_json`, as a file holds it; bytes of names that are not UTF-8 are escaped."""
+    return as_json(result).encode(errors="backslashreplace")
 
 
 def _folders(model: Path, kind: str) -> list[Path]:

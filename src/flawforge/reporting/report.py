@@ -27,9 +27,9 @@ from flawforge.reporting.recorded import COMMANDS, KINDS
 from flawforge.types import ConfigError, ModelError
 from flawforge_runtime import bundle
 from flawforge_runtime.calibrate import Calibration
-from flawforge_runtime.files import write_atomically
 from flawforge_runtime.inspector import Inspector
 from flawforge_runtime.names import shown
+from flawforge_runtime.outputs import check_output, write_output
 from flawforge_runtime.schema import checked
 
 LARGEST_LOGO = 2 << 20  # bytes
@@ -108,12 +108,13 @@ def report(
             raise ConfigError(f"A report named {path.name} was asked for; end the name in .html, .md or .json.")
         if path.is_dir() or not path.parent.is_dir():
             raise ConfigError(f"The report cannot be written to {path}; give a file name in a folder that exists.")
+        check_output(path, "The report")
     picture = "" if logo is None else logo_uri(Path(logo))
     with _stated(folder):
         facts = report_facts(folder, title, note, accept_false_alarms, accept_escapes)
         result = Report(facts, folder, path, picture)
     if path is not None:
-        write_atomically(path, result.text(path.suffix.lower()).encode(errors="backslashreplace"))
+        write_output(path, result.text(path.suffix.lower()).encode(errors="backslashreplace"), "The report")
     return result
 
 
