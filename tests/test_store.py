@@ -386,6 +386,7 @@ def test_where_a_defect_lies(store: Store) -> None:
         ({"mask": b"\x89PNG\r\n\x1a\n"}, "cannot be read"),
         ({"mask": png(np.zeros((20, 10), np.uint8))}, r"20 x 10 pixels \(h x w\) and the picture 10 x 20"),
         ({"verdict": "good", "boxes": [reviews.Box(0, 0, 1, 1)]}, "good part was given a place"),
+        ({"verdict": "good", "mask": png(np.zeros((10, 20), np.uint8))}, "good part was given a place"),
         ({"note": "x" * 2001}, "note has 2001"),
         ({"note": "\x1b[31m"}, "cannot be printed"),
         ({"who": "a\rb"}, "cannot be printed"),
@@ -508,6 +509,17 @@ def test_pruning_by_size_takes_the_oldest_first(store_url: str, tmp_path: Path) 
         assert retention.prune(store, most_bytes=25).verdicts == 0
         done = retention.prune(store, most_bytes=0)
         assert (done.verdicts, done.reviewed_left) == (1, 1)
+
+
+def test_an_overlay_that_a_younger_verdict_names_stays(store_url: str, tmp_path: Path) -> None:
+    with open_store(store_url, tmp_path / "files") as store:
+        assert store.files is not None
+        name = kept.keep_overlay(store.files, b"overlay", "a" * 64, "b" * 64)
+        put(store, overlay=name, time=NOON - 2 * DAY)
+        younger = put(store, overlay=name, time=NOON)
+        done = retention.prune(store, before=NOON - DAY)
+        assert (done.verdicts, done.files) == (1, 0)
+        assert kept.kept_path(store.files, younger.overlay) is not None
 
 
 def test_pruning_in_steps_deletes_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
