@@ -158,8 +158,9 @@ def proof_at(result: Result, calibration: Calibration) -> Result | str:
     found = tally(trials, recipe["kinds"], recipe["contrasts"], scale, recipe["seed"], parts, real="real_defects" in result)
     names = [str(row["path"]) for row in goods]
     alarm = pod.false_alarm_of(calibration, judged, _files(names), parts)
-    real = {} if found.real is None else {"real_defects": found.real.as_dict()}
-    return result | real | {
+    if found.real is not None:
+        result = result | {"real_defects": found.real.as_dict()}
+    return result | {
         "false_alarm": alarm.as_dict(),
         "curves": [curve.as_dict() for curve in found.curves],
         "rejected_elsewhere": {
