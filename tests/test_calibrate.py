@@ -119,6 +119,7 @@ def test_three_verdicts_and_pixel_threshold() -> None:
         ([1.0, float("nan")] * 25, 0.05, {}, "not finite"),
         ([1.0] * 50, 0.2, {"review": 0.1}, "below the false-alarm rate"),
         ([1.0] * 50, 0.2, {"peaks": [1.0]}, "one peak per score"),
+        ([1.0] * 50, 0.05, {"peaks": [1.0] * 49 + [float("nan")]}, "peaks hold a value"),
     ],
 )
 def test_refusals(scores: list[float], rate: float, options: dict[str, object], words: str) -> None:
@@ -131,6 +132,12 @@ def test_what_calibrate_was_given_is_kept_wherever_the_limits_go() -> None:
     assert calibration_from_dict(json.loads(json.dumps(calibration.as_dict()))) == calibration
     assert calibration.moved(0.2).again == "GOOD --yes"
     assert "again" not in calibrate(range(40), 0.1).as_dict()
+
+
+def test_limits_that_are_moved_keep_what_the_calibration_pictures_were() -> None:
+    known = {"folds": 5, "pictures": ("0" * 12,), "doubts": ("one",), "batches": True, "looks": {"brightness": (1.0,)}}
+    calibration = dataclasses.replace(calibrate(range(40), 0.1), **known)  # type: ignore[arg-type]
+    assert calibration.moved(calibration.false_alarm) == calibration
 
 
 def test_json_round_trip_ignores_an_edited_threshold() -> None:
@@ -172,6 +179,13 @@ def test_with_confidence_the_rate_holds_in_95_of_100_calibrations() -> None:
     assert kept >= binom.ppf(0.001, 1000, 0.95)
     on_average = sum(1 - calibrate(rng.random(120), 0.05).threshold <= 0.05 for _ in range(1000))
     assert on_average < kept  # what the confidence is for
+
+
+def test_marks_are_as_sure_as_verdicts() -> None:
+    """Of 99 the second highest is the limit of 5 % with 95 % confidence, where the fifth is that on average."""
+    sure, plain = calibrate(range(99), 0.05, confidence=0.95), calibrate(range(99), 0.05)
+    assert sure.pixel_threshold == sure.threshold == 97
+    assert plain.pixel_threshold == plain.threshold == 94
 
 
 def test_moving_the_threshold_keeps_the_scores_and_says_what_it_promises() -> None:
@@ -384,6 +398,9 @@ def test_a_score_beyond_is_above_everything(scores: list[float]) -> None:
     assert made.beyond > made.threshold
     assert made.verdict(made.beyond) == "NG"
     assert made.p_value(made.beyond) == pytest.approx(1 / (len(scores) + 1))
+    own = made.moved(threshold=1e6)
+    assert own.beyond > own.threshold
+    assert own.verdict(own.beyond) == "NG"
 
 
 @pytest.mark.parametrize(("events", "of"), [(0, 5), (1, 20), (3, 40), (7, 7), (0, 1)])

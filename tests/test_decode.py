@@ -254,7 +254,7 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, monkeypatch):
 def test_the_limit_is_inclusive(tmp_path):
     path = save(tmp_path / "a.png", Pillow.fromarray(RGB))
     assert read_picture(path, max_pixels=54).pixels.shape == (6, 9, 3)
-    for source in (path, RGB, Pillow.fromarray(RGB)):
+    for source in (path, RGB, Pillow.fromarray(RGB), path.read_bytes(), io.BytesIO(path.read_bytes())):
         with pytest.raises(ImageError, match=r"is 6 x 9 .* = 54 pixels, allowed are 53"):
             as_picture(source, max_pixels=53)
     assert MAX_PIXELS == 100_000_000

@@ -195,9 +195,14 @@ def test_a_difference_above_rounding_is_refused_without_a_flip() -> None:
     assert parity.flips == ()
     with pytest.raises(ModelError, match="more than rounding explains"):
         room.prove(parity, False, 0.0)
-    not_a_number = dataclasses.replace(parity, score_difference=float("nan"))
+
+
+@pytest.mark.parametrize("figure", ["score_difference", "map_difference"])
+def test_a_difference_that_is_no_number_is_refused(figure: str) -> None:
+    _, parity = room.compare(judge(0.0), judge(0.0), grey(0.0, 0.9), "", raise_calibration=True)
+    room.prove(parity, False, 0.0)
     with pytest.raises(ModelError, match="more than rounding explains"):
-        room.prove(not_a_number, False, 0.0)
+        room.prove(dataclasses.replace(parity, **{figure: float("nan")}), False, 0.0)
 
 
 def test_compared_are_at_least_as_many_forged_as_good_ones_and_always_the_same() -> None:

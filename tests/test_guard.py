@@ -17,7 +17,7 @@ from flawforge.demo.washers import render_defect, render_good
 from flawforge.judging import loading
 from flawforge.proving import drift
 from flawforge_runtime import bundle, guard, inspector
-from flawforge_runtime.calibrate import calibrate
+from flawforge_runtime.calibrate import Rules, calibrate
 from flawforge_runtime.decode import Picture
 from flawforge_runtime.types import ImageError, ScoreRule
 from harm import KINDS, foreign, harmed
@@ -92,9 +92,34 @@ def test_good_parts_and_defects_of_the_product_pass(made: guard.Guard) -> None:
     assert sum(bool(made.unlike(guard.describe(each, SIZE))) for each in defects) <= 2
 
 
-def test_count_and_flagged_are_counted_out_of_fold() -> None:
-    found = guard.fit_guard([guard.describe(each, SIZE) for each in goods(20)], SIZE)
-    assert (found.count, found.flagged, found.apart) == (20, 0, ())
+def test_limits_are_those_of_pictures_that_the_reference_did_not_see() -> None:
+    """By hand: each block of neighbours is held against the guard of all others."""
+    described = [guard.describe(each, SIZE) for each in goods(9)]
+    worst = dict.fromkeys(guard.GROUPS, 0.0)
+    for block in np.array_split(np.arange(9), guard.FOLDS):
+        others = guard.fit_guard([each for place, each in enumerate(described) if place not in block], SIZE)
+        for place in block:
+            for name, value in others.deviations(described[place]).items():
+                worst[name] = max(worst[name], value)
+    expected = {name: max(guard.LEAST[name], guard.MARGIN * value) for name, value in worst.items()}
+    assert guard.fit_guard(described, SIZE).limits == pytest.approx(expected, rel=1e-3)
+
+
+def test_flagged_are_counted_by_limits_that_did_not_see_them() -> None:
+    """Of nine none is set apart, so the blank one sets a limit, which a count by that limit would not notice."""
+    described = [guard.describe(each, SIZE) for each in (*goods(8), np.zeros((96, 96, 3), np.uint8))]
+    found = guard.fit_guard(described, SIZE)
+    assert (found.count, found.flagged, found.apart) == (9, 1, ())
+    clean = guard.fit_guard([guard.describe(each, SIZE) for each in goods(20)], SIZE)
+    assert (clean.count, clean.flagged, clean.apart) == (20, 0, ())
+
+
+def test_more_pictures_apart_than_may_be_are_none() -> None:
+    """Each stands apart in a group of its own; two of twenty are no longer an exception."""
+    strange = {name: np.ones(20) for name in guard.GROUPS}
+    strange["colour"][3] = strange["structure"][9] = 100.0
+    assert not guard._apart(strange, 1).any()
+    assert np.flatnonzero(guard._apart(strange, 2)).tolist() == [3, 9]
 
 
 def test_one_blank_picture_among_the_good_ones_does_not_open_the_gate() -> None:
@@ -103,7 +128,7 @@ def test_one_blank_picture_among_the_good_ones_does_not_open_the_gate() -> None:
     found = guard.fit_guard(described, SIZE)
     assert (found.count, found.flagged, found.apart) == (21, 1, (7,))  # counted and named, not hidden
     clean = guard.fit_guard([*described[:7], *described[8:]], SIZE)
-    assert found.limits == clean.limits
+    assert (found.limits, found.low, found.high) == (clean.limits, clean.low, clean.high)
     assert found.unlike(described[7])
 
 
@@ -174,21 +199,26 @@ def test_widened_takes_further_good_pictures_in_and_nothing_out(made: guard.Guar
 # ---- in a decision
 
 
-def test_a_picture_like_no_good_one_is_ng_at_the_floor_and_says_why(tiny_model: Path) -> None:
-    judge = loading.load(tiny_model)
-    assert judge.guard is not None
-    assert judge.calibration is not None
-    decision = judge(np.zeros((64, 64, 3), np.uint8))
+def test_a_picture_like_no_good_one_is_ng_at_the_floor_and_says_why() -> None:
+    """Where the network itself finds nothing strange."""
+    network = lambda batch: (np.zeros((1, 96, 96), np.float32), np.zeros(1, np.float32))  # noqa: E731
+    judge = inspector.Inspector(network, (96, 96), ScoreRule(), calibrate([0.9, 1.0, 1.1], 0.25))
+    seen = [judge.describe(Picture(each, "8-bit RGB")) for each in goods(12)]
+    judge = dataclasses.replace(judge, guard=guard.fit_guard(seen, judge.guard_size))
+    assert judge(goods(1)[0]).verdict == "OK"
+    blank = np.zeros((96, 96, 3), np.uint8)
+    decision = judge(blank)
     assert (decision.verdict, decision.pred_label, decision.valid) == ("NG", True, False)
-    assert decision.p_value == 1 / (judge.calibration.n + 1)
-    assert decision.pred_score > max(judge.calibration.scores)
+    assert decision.p_value == 1 / 4
+    assert decision.pred_score > 1.1
     assert decision.notes[0].startswith(guard.UNLIKE)
     assert decision.regions
     # No rule and no threshold of the user's own takes it back.
-    loose = judge.with_calibration(judge.calibration.moved(threshold=1e6))
-    rules = dataclasses.replace(judge.calibration.rules, max_count=99)
-    for each in (loose, judge.with_calibration(judge.calibration.moved(rules=rules))):
-        assert each(np.zeros((64, 64, 3), np.uint8)).verdict == "NG"
+    assert judge.calibration is not None
+    for limits in (judge.calibration.moved(threshold=1e6), judge.calibration.moved(rules=Rules(max_count=99))):
+        again = judge.with_calibration(limits)(blank)
+        assert again.verdict == "NG"
+        assert again.pred_score > limits.threshold
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,23 @@ def test_the_bootstrap_by_picture_widens_what_is_not_independent() -> None:
     assert alone == pytest.approx(curve.a90_95, rel=0.3)
 
 
+def test_the_bootstrap_gives_no_bound_beyond_the_sizes_tried() -> None:
+    hits = (np.log(SIZES) + np.random.default_rng(0).normal(0, 0.5, 48) > math.log(60)).astype(int)
+    assert bootstrap_a90(SIZES, hits, np.arange(48), replicates=100, rng=np.random.default_rng(0)) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_two_replicates_the_higher_is_the_bound(seed: int) -> None:
+    """The first is drawn alike for one and for two, so a second never lowers the bound."""
+    sizes, hits = trials(12, 4, 60, np.random.default_rng(9))
+    one, two = (
+        bootstrap_a90(sizes, hits, np.arange(60), replicates=count, rng=np.random.default_rng(seed)) for count in (1, 2)
+    )
+    assert one is not None
+    assert two is not None
+    assert two >= one - 1e-6
+
+
 @pytest.mark.parametrize(("sizes", "hits"), [([], []), ([1.0], [1, 0]), ([0.0], [1]), ([float("nan")], [1]), ([2.0], [0.5])])
 def test_refusals(sizes: list[float], hits: list[float]) -> None:
     with pytest.raises(ConfigError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from PIL import Image
 
 from flawforge.judging.loading import load
 from flawforge.types import CalibrationError, Decision, ImageError, ScoreRule
+from flawforge_runtime import bundle
 from flawforge_runtime.calibrate import calibrate
 from flawforge_runtime.feed import inspect_paths
-from flawforge_runtime.inspector import Inspector
+from flawforge_runtime.inspector import Inspector, Judged, from_content
 from flawforge_runtime.maps import find_regions, fit_roi, picture_score, smooth, to_network
 
 
@@ -53,6 +55,14 @@ def test_a_dark_picture_is_ok_and_a_middling_one_is_for_review() -> None:
     review = inspector()(np.full((64, 64, 3), 80, np.uint8))  # 0.31: above the second lowest of four, below the highest
     assert review.verdict == "REVIEW"
     assert len(review.regions) == 1
+
+
+def test_a_pixel_on_the_limit_is_not_marked() -> None:
+    judge = Inspector(brightness, (64, 64), ScoreRule(), calibrate([1.0] * 4, 0.2))
+    for level, marked in ((1.0, 0), (1.5, 16)):
+        decision = judge.decide(Judged(level, level, np.full((4, 4), level, np.float32), (0, 0)))
+        assert np.count_nonzero(decision.pred_mask) == marked
+        assert decision.verdict == ("NG" if marked else "OK")
 
 
 def test_nothing_outside_the_region_of_interest_counts() -> None:
@@ -130,6 +140,18 @@ def test_what_the_network_sees_is_what_training_sees() -> None:
 
     clean = next(iter(GoodPictures(read_entries(folder), (64, 64)).clean_batches(1))).clean
     np.testing.assert_array_equal(clean, to_network(pixels))
+
+
+def test_the_most_pixels_that_the_fit_was_given_are_allowed_and_no_more(tiny_model: Path) -> None:
+    content = bundle.read(tiny_model)
+    picture = np.zeros((64, 64, 3), np.uint8)
+    enough, few = (
+        from_content(dataclasses.replace(content, config={**content.config, "max_pixels": most}), brightness)
+        for most in (4096, 4000)
+    )
+    assert enough(picture).anomaly_map.shape == (64, 64)
+    with pytest.raises(ImageError, match="allowed are 4,000"):
+        few(picture)
 
 
 def test_without_thresholds_there_is_no_verdict() -> None:

@@ -112,6 +112,22 @@ def test_what_is_judged_again_is_what_would_be_measured(model: Path, washers: Pa
     assert {key: told["drift"][key] for key in drift} == drift
 
 
+def test_real_defects_are_judged_again_as_they_would_be_measured(model: Path, washers: Path) -> None:
+    """They have a curve of their own at the new limits, and are never among the rejects that point elsewhere."""
+    inspector, new, how = ff.load(model), limits(model), FEW | {"defects": washers, "count": 12}
+    before, fresh = (
+        json.loads(json.dumps(ff.pod(one, washers, **how).as_dict())) | {"seconds": {}, "overlays": []}
+        for one in (inspector, inspector.with_calibration(new))
+    )
+    assert json.loads(json.dumps(again.proof_at(before, new))) == fresh
+    assert before["real_defects"] != fresh["real_defects"]
+    rejects = [row for row in fresh["trials"] if row["verdict"] == "NG"]
+    forged, grafted = ([row for row in rejects if row["kind"] == kind] for kind in ("stain", "transplant"))
+    assert not all(row["hit"] for row in grafted)
+    assert fresh["rejected_elsewhere"]["of"] == len(forged)
+    assert fresh["rejected_elsewhere"]["count"] == sum(not row["hit"] for row in forged)
+
+
 def test_what_a_calibration_does_to_an_evaluation_is_said(model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(model, tmp_path / "model"))
     new, identity = limits(folder), ff.load(folder).about["model_id"]

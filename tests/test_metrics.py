@@ -114,6 +114,18 @@ def test_aupro_by_hand() -> None:
     assert metrics.aupro([scores], [mask], 1.0) == pytest.approx(0.25 * 0.25 + 0.25 * 0.75 + 0.5)
 
 
+def test_aupro_where_the_sample_misleads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other pixel is high, and a sample of every 104th sees only those: all good pixels are then put in order."""
+    monkeypatch.setattr(metrics, "SAMPLE", 96)
+    scores = np.tile(np.array([1.0, 0.0], np.float32), 5000)[None]
+    ramp = np.linspace(0, 1, 5000, dtype=np.float32)
+    scores[0, ::2] += ramp
+    scores[0, 1::2] -= ramp
+    mask = np.zeros(scores.shape, bool)
+    mask[0, -9:], scores[0, -9:] = True, 0.5
+    assert metrics.aupro([scores], [mask], 0.6) == pytest.approx(slow_aupro([scores], [mask], 0.6))
+
+
 def test_regions_touching_at_a_corner_are_one() -> None:
     weights, count = metrics.region_weights(np.eye(3, dtype=bool))
     assert count == 1

@@ -12,8 +12,9 @@ from scipy import ndimage
 
 from flawforge.demo.washers import render_good
 from flawforge.forge import family
+from flawforge.forge.transplant import cut_out
 from flawforge.proving.specimens import KINDS, Forgery, Recipe, defect_size, held_out_kinds, measured_forgers, proof_pictures
-from flawforge.types import ConfigError, DataError, Image
+from flawforge.types import ConfigError, DataError, Image, Mask
 from flawforge_runtime.images import write_image
 
 GOODS = [render_good(index, size=96) for index in range(5)]
@@ -76,6 +77,41 @@ def test_defects_lie_in_the_region_of_interest() -> None:
     for each in made:
         assert not (each.mask & ~roi).any()
         assert np.array_equal((each.image != GOODS[each.good]).any(axis=2), each.mask)
+
+
+GREY = np.full((96, 96, 3), 128, np.uint8)
+
+
+def grafted(level: int, side: int, roi: Mask | None = None) -> list[Forgery]:
+    """Graftings onto plain grey of a square of this grey level."""
+    mask = np.zeros((96, 96), bool)
+    mask[40 : 40 + side, 30 : 30 + side] = True
+    pieces = cut_out(np.where(mask[..., None], np.uint8(level), GREY), mask)
+    made = proof_pictures([GREY], Recipe(("stain",), (0.3,), count=16), pieces=pieces, roi=roi)
+    return [each for each in made if each.kind == "transplant"]
+
+
+def test_a_patch_in_place_of_a_defect_that_cannot_be_drawn_is_no_defect() -> None:
+    """A piece of the very grey that it is grafted onto changes no pixel."""
+    assert len(grafted(20, 20)) == 16
+    assert grafted(128, 20) == []
+
+
+def test_what_a_region_of_interest_leaves_of_a_defect_is_nine_pixels_or_more() -> None:
+    roi = np.zeros((96, 96), bool)
+    roi[::2, ::2] = True
+    made = grafted(20, 4, roi)
+    assert 0 < len(made) < 16
+    assert min(np.count_nonzero(each.mask) for each in made) >= 9
+
+
+def test_a_defect_whose_middle_cannot_lie_in_the_region_of_interest_is_left_out() -> None:
+    """Its side comes within eight pixels of the edge, its middle does not."""
+    roi = np.zeros((96, 96), bool)
+    roi[:, :8] = True
+    assert grafted(20, 20, roi) == []
+    roi[:, :30] = True
+    assert len(grafted(20, 20, roi)) > 8
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 60), st.integers(0, 60))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import io
 import json
 import re
@@ -22,17 +23,18 @@ import sqlalchemy as sa
 from PIL import Image
 
 import flawforge_runtime
-from flawforge.serve import connections
+from flawforge.serve import connections, judging, service
 from flawforge.serve import shelf as shelves
-from flawforge.serve.access import Person, Tokens, check_host, is_loopback, read_tokens
+from flawforge.serve.access import NOBODY_ASKED, Person, Tokens, check_host, is_loopback, read_tokens
 from flawforge.serve.connections import Bounds
 from flawforge.serve.gate import HEADERS
 from flawforge.serve.service import Settings
 from flawforge.serve.watching import Watcher
-from flawforge.serve.work import Full
+from flawforge.serve.work import Full, Job
 from flawforge.store import not_judged, reviews, verdicts
 from flawforge.store.opening import open_store
-from flawforge.types import ConfigError, ModelError
+from flawforge.types import CalibrationError, ConfigError, ModelError
+from flawforge_runtime import bundle
 from flawforge_runtime.inspector import Inspector
 from serving import PNG, Running, picture, served, serving
 
@@ -494,8 +496,6 @@ class Slow:
 
 
 def slowed(model: Path) -> tuple[shelves.Shelf, Slow]:
-    import dataclasses
-
     kept = shelves.open_shelf({"part": model}, flawforge_runtime.load)
     slow = Slow(kept.get().inspector.network)
     inspector = dataclasses.replace(kept.get().inspector, network=slow)
@@ -585,7 +585,7 @@ def test_a_verdict_that_takes_too_long_is_found_under_its_key(exports: dict[str,
         slow.go.set()
         wait(lambda: running.service.lines["part"].taken == 0)
         assert running.judge(picture(), headers={"Idempotency-Key": "k"}).status_code == 200
-        assert verdicts.count(store) <= 2
+        assert verdicts.count(store) == 1
 
 
 def test_a_model_is_reloaded_while_it_judges(exports: dict[str, Path], tmp_path: Path) -> None:
@@ -893,6 +893,23 @@ def test_what_was_not_kept_cannot_be_shown(exports: dict[str, Path], tmp_path: P
         assert not running.service.store.files.exists()  # type: ignore[union-attr]
 
 
+def test_of_rejects_alone_a_part_for_review_is_kept_too(exports: dict[str, Path], good: list[Path], tmp_path: Path) -> None:
+    served_ = shelves.open_shelf({"part": exports["onnx"]}, flawforge_runtime.load).get()
+    limits = served_.inspector.calibration
+    assert limits is not None
+    for limit, word in ((-1e6, "NG"), (1e6, "REVIEW"), (1e6, "OK")):
+        moved = limits.moved(review=limits.n / (limits.n + 1) if word == "REVIEW" else None, threshold=limit)
+        inspector = served_.inspector.with_calibration(moved)
+        highest = max(good, key=lambda path: inspector(path).pred_score)
+        lowest = min(good, key=lambda path: inspector(path).pred_score)
+        job = Job((lowest if word == "OK" else highest).read_bytes(), "ab" * 32, "part.png")
+        with open_store(tmp_path / f"{word}.db", tmp_path / word) as store:
+            one = dataclasses.replace(served_, inspector=inspector)
+            decision, verdict = judging.judge(one, job, store, keep="rejects", sample_every=0, seed=0)
+        assert decision.verdict == word
+        assert (bool(verdict.kept), bool(verdict.overlay)) == (word != "OK",) * 2
+
+
 def test_models_health_metrics(line: Running) -> None:
     (model,) = line.http.get("/v1/models").json()["models"]
     assert model["name"] == "part"
@@ -931,6 +948,13 @@ def test_logs_are_json_with_the_requests_id(line: Running, caplog: pytest.LogCap
 # ---- the shelf
 
 
+def test_a_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = service.Sessions()
+    assert sessions.person(sessions.begin(NOBODY_ASKED)) == NOBODY_ASKED
+    monkeypatch.setattr(service, "SESSION", -1.0)
+    assert sessions.person(sessions.begin(NOBODY_ASKED)) is None
+
+
 def test_names_of_models(exports: dict[str, Path], tmp_path: Path) -> None:
     folder = str(exports["onnx"])
     assert shelves.named((folder,)) == {"onnx": exports["onnx"]}
@@ -947,3 +971,9 @@ def test_names_of_models(exports: dict[str, Path], tmp_path: Path) -> None:
         shelves.open_shelf({}, flawforge_runtime.load)
     with pytest.raises(ModelError):
         shelves.open_shelf({"x": tmp_path}, flawforge_runtime.load)
+
+
+def test_a_model_without_thresholds_is_not_served(exports: dict[str, Path], tmp_path: Path) -> None:
+    bundle.write(tmp_path / "model", dataclasses.replace(bundle.read(exports["onnx"]), calibration=None))
+    with pytest.raises(CalibrationError, match="no thresholds"):
+        shelves.open_shelf({"part": tmp_path / "model"}, flawforge_runtime.load)

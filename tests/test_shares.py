@@ -206,6 +206,14 @@ def test_at_the_first_limits_the_reject_beside_the_defect_counts() -> None:
     assert [each["verdict"] for each in found["good_scores"]] == ["OK", "REVIEW", "NG"]
 
 
+def test_sizes_in_millimetres_are_stored_and_judged_again_as_such() -> None:
+    found = again.proof_at(proof() | {"mm_per_pixel": 0.1}, CALIBRATION)
+    assert not isinstance(found, str)
+    assert [each["size"] for each in found["trials"]] == pytest.approx([2.0, 4.0, 8.0, 16.0])
+    (curve,) = found["curves"]
+    assert (curve["unit"], curve["smallest"], curve["largest"]) == ("mm", pytest.approx(2.0), pytest.approx(16.0))
+
+
 def model_with(tmp_path: Path, *results: tuple[str, dict[str, Any]]) -> Path:
     for data, result in results:
         keep(tmp_path, "evaluation", result | {"model": {"model_id": "m1"}, "overlays": []}, data=data)

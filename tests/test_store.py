@@ -413,6 +413,7 @@ def test_a_mask_of_one_opaque_white_pixel_is_one_in_every_mode(tmp_path: Path, m
         ({"mask": png(np.full((10, 20), 200, np.uint8), transparency=200)}, "has transparent pixels"),
         ({"mask": png(np.full((10, 20), 200, np.uint16))}, "has 16 bits a pixel"),
         ({"verdict": "good", "boxes": [reviews.Box(0, 0, 1, 1)]}, "good part was given a place"),
+        ({"verdict": "good", "mask": png(np.zeros((10, 20), np.uint8))}, "good part was given a place"),
         ({"note": "x" * 2001}, "note has 2001"),
         ({"note": "\x1b[31m"}, "cannot be printed"),
         ({"who": "a\rb"}, "cannot be printed"),
@@ -535,6 +536,17 @@ def test_pruning_by_size_takes_the_oldest_first(store_url: str, tmp_path: Path) 
         assert retention.prune(store, most_bytes=25).verdicts == 0
         done = retention.prune(store, most_bytes=0)
         assert (done.verdicts, done.reviewed_left) == (1, 1)
+
+
+def test_an_overlay_that_a_younger_verdict_names_stays(store_url: str, tmp_path: Path) -> None:
+    with open_store(store_url, tmp_path / "files") as store:
+        assert store.files is not None
+        name = kept.keep_overlay(store.files, b"overlay", "a" * 64, "b" * 64)
+        put(store, overlay=name, time=NOON - 2 * DAY)
+        younger = put(store, overlay=name, time=NOON)
+        done = retention.prune(store, before=NOON - DAY)
+        assert (done.verdicts, done.files) == (1, 0)
+        assert kept.kept_path(store.files, younger.overlay) is not None
 
 
 def test_pruning_in_steps_deletes_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

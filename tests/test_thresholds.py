@@ -88,7 +88,9 @@ def test_a_part_counts_once_by_its_brightest_picture(tmp_path: Path) -> None:
     scored = calibrate_on(brightness(), paths, 0.25, 0.25, parts=parts)
     assert scored.calibration.n == 3
     assert scored.calibration.per_part
-    assert scored.calibration.scores == pytest.approx([21 / 255, 30 / 255, 100 / 255], abs=1e-5)
+    brightest = pytest.approx([21 / 255, 30 / 255, 100 / 255], abs=1e-5)
+    assert scored.calibration.scores == brightest
+    assert scored.calibration.peaks == brightest
     assert len(scored.ranked) == 6
     with pytest.raises(CalibrationError, match="3 calibration pictures do not support"):
         calibrate_on(brightness(), paths, 0.1, 0.1, parts=parts)

@@ -7,7 +7,6 @@ any good picture stays NG. Where it has changed what is like one, a result with 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from flawforge.proving import drift as drifting
 from flawforge.proving import evaluate as evaluating
 from flawforge.proving import intervals, pod, shares
-from flawforge.proving.curves import Trial, kind_curve
+from flawforge.proving.curves import Trial, tally
 from flawforge.reporting.card import when
 from flawforge.reporting.kept import KINDS, Kept, keep, kept
 from flawforge.types import DataError
@@ -156,23 +155,18 @@ def proof_at(result: Result, calibration: Calibration) -> Result | str:
         for row in result["trials"]
     ]
     judged = [(row["score"], calibration.verdict(row["score"])) for row in goods]
-    rejects = [trial for trial in trials if trial.rejected]
-    elsewhere = sum(not trial.pointed for trial in rejects)
-    curves = [
-        kind_curve(
-            [trial for trial in trials if (trial.kind, trial.contrast) == pair], *pair, scale, recipe["seed"], parts
-        ).as_dict()
-        for pair in itertools.product(recipe["kinds"], recipe["contrasts"])
-    ]
+    found = tally(trials, recipe["kinds"], recipe["contrasts"], scale, recipe["seed"], parts, real="real_defects" in result)
     names = [str(row["path"]) for row in goods]
     alarm = pod.false_alarm_of(calibration, judged, _files(names), parts)
+    if found.real is not None:
+        result = result | {"real_defects": found.real.as_dict()}
     return result | {
         "false_alarm": alarm.as_dict(),
-        "curves": curves,
+        "curves": [curve.as_dict() for curve in found.curves],
         "rejected_elsewhere": {
-            "count": elsewhere,
-            "of": len(rejects),
-            **intervals.rate(elsewhere, len(rejects))._asdict(),
+            "count": found.elsewhere,
+            "of": found.rejected,
+            **intervals.rate(found.elsewhere, found.rejected)._asdict(),
         },
         "trials": [pod.row_of(trial, scale, names) for trial in trials],
         "good_scores": [{**row, "verdict": verdict} for row, (_, verdict) in zip(goods, judged, strict=True)],

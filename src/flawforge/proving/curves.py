@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flawforge.forge.transplant import Transplant
 from flawforge.proving import hitmiss, intervals
 from flawforge.proving.intervals import Estimate
+from flawforge.proving.specimens import AS_FOUND
 from flawforge.reporting.charts import ALL_FOUND, NOT_SHOWN, size
 from flawforge.reporting.pod_words import all_found
 
@@ -102,6 +105,45 @@ class KindCurve:
             "points": [list(point) for point in self.points],
             "bins": [list(counts) for counts in self.bins],
         }
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What the trials of a whole proof say.
+
+    curves     what is found, for each kind and contrast of the recipe
+    real       what is found of real defects that were grafted onto good pictures; None = there were none to graft
+    elsewhere  forgeries that were rejected without a mark at the defect, of `rejected`; real defects count in neither
+    """
+
+    curves: tuple[KindCurve, ...]
+    real: KindCurve | None
+    elsewhere: int
+    rejected: int
+
+
+def tally(
+    trials: Sequence[Trial],
+    kinds: Sequence[str],
+    contrasts: Sequence[float],
+    scale: float | None,
+    seed: int,
+    parts: Sequence[int],
+    real: bool,
+) -> Tally:
+    """Count the trials of a proof. real: there were real defects to graft; the others: see `Recipe` and `kind_curve`."""
+
+    def curve(kind: str, contrast: float) -> KindCurve:
+        rows = [trial for trial in trials if (trial.kind, trial.contrast) == (kind, contrast)]
+        return kind_curve(rows, kind, contrast, scale, seed, parts)
+
+    rejects = [trial for trial in trials if trial.rejected and trial.kind != Transplant.name]
+    return Tally(
+        tuple(itertools.starmap(curve, itertools.product(kinds, contrasts))),
+        curve(Transplant.name, AS_FOUND) if real else None,
+        sum(not trial.pointed for trial in rejects),
+        len(rejects),
+    )
 
 
 def kind_curve(

@@ -15,7 +15,6 @@ Call it forged-defect POD, never POD: how far it tells the truth on real defects
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,14 +27,12 @@ import numpy as np
 
 from flawforge.config import check_seed
 from flawforge.forge import FORGERS
-from flawforge.forge.transplant import Transplant
 from flawforge.pictures import copies
 from flawforge.pictures.defects import Defects
 from flawforge.proving import intervals, leakage
-from flawforge.proving.curves import HEAD, KindCurve, Trial, kind_curve, unit_of
+from flawforge.proving.curves import HEAD, KindCurve, Trial, tally, unit_of
 from flawforge.proving.intervals import Estimate
 from flawforge.proving.specimens import (
-    AS_FOUND,
     CONTRASTS,
     COUNT,
     Forgery,
@@ -305,14 +302,7 @@ def prove(
         show(len(goods) + len(trials), total)
     show(total, total)
     part_numbers = _parts_of(readable, parts)
-    curves = []
-    for kind, contrast in itertools.product(recipe.kinds, recipe.contrasts):
-        rows = [trial for trial in trials if (trial.kind, trial.contrast) == (kind, contrast)]
-        curves.append(kind_curve(rows, kind, contrast, scale, recipe.seed, part_numbers))
-    grafted = [trial for trial in trials if trial.kind == Transplant.name]
-    real = kind_curve(grafted, Transplant.name, AS_FOUND, scale, recipe.seed, part_numbers) if pieces else None
-    rejects = [trial for trial in trials if trial.rejected and trial.kind != Transplant.name]
-    elsewhere = sum(not trial.pointed for trial in rejects)
+    found = tally(trials, recipe.kinds, recipe.contrasts, scale, recipe.seed, part_numbers, real=bool(pieces))
     names = [str(good) if isinstance(good, Path) else f"picture {index}" for index, good in enumerate(readable)]
     good_scores = [
         {"path": name, "score": score, "verdict": verdict, "part": part}
@@ -321,10 +311,10 @@ def prove(
     return Proof(
         false_alarm=false_alarm_of(calibration, judged, readable, part_numbers),
         trained_on=trained_on,
-        curves=tuple(curves),
-        elsewhere=intervals.rate(elsewhere, len(rejects)),
-        elsewhere_count=elsewhere,
-        rejected=len(rejects),
+        curves=found.curves,
+        elsewhere=intervals.rate(found.elsewhere, found.rejected),
+        elsewhere_count=found.elsewhere,
+        rejected=found.rejected,
         recipe=recipe,
         goods=len(readable),
         left_out=left_out,
@@ -336,7 +326,7 @@ def prove(
         good_scores=tuple(good_scores),
         shown=tuple(album.drawn(calibration, names, scale)),
         notes=tuple(notes),
-        real=real,
+        real=found.real,
     )
 
 
