@@ -111,7 +111,8 @@ def test_thresholds_and_rules_move_at_inspection_and_the_score_stays(washers: Pa
     own, low = rows(), rows("--threshold", -1e9)
     assert [row["pred_score"] for row in own] == [row["pred_score"] for row in low]
     assert {row["verdict"] for row in low} == {"NG"}
-    assert {row["verdict"] for row in rows("--threshold", -1e9, "--min-area", 1e9)} == {"OK"}
+    assert {row["verdict"] for row in rows("--threshold", -1e9, "--max-count", 1000)} == {"OK"}
+    assert {row["verdict"] for row in rows("--threshold", -1e9, "--min-area", 1e9)} == {"NG"}  # a rule that can reject none
     areas = [float(row["largest_area"]) for row in low]
     assert {(row["largest_area"], row["area_unit"]) for row in rows("--threshold", -1e9, "--scale", 0.5)} == {
         (f"{area / 4:.6g}", "mm2") for area in areas
@@ -422,7 +423,7 @@ def test_exit_codes_for_rejects_and_drift(washers: Path, tiny_model: Path, tmp_p
     assert call("inspect", tiny_model, good, *low).exit_code == 0
     assert call("inspect", tiny_model, good, *low, "--fail-on", "ng").exit_code == 3
     assert call("inspect", tiny_model, good, *high, "--fail-on", "ng").exit_code == 0
-    assert call("inspect", tiny_model, good, *low, "--min-area", 1e9, "--fail-on", "review").exit_code == 0
+    assert call("inspect", tiny_model, good, *low, "--max-count", 1000, "--fail-on", "review").exit_code == 0
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"")
     assert call("inspect", tiny_model, good, bad, *low, "--fail-on", "ng").exit_code == 1  # not judged weighs more
