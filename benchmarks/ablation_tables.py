@@ -64,7 +64,7 @@ TABLES = (
         "sgsf-trunk",
         "sgsf_ablation.csv",
         "sgsf.md",
-        "trunk, both",
+        "trunk, reference",
         LONG,
         FIGURES,
     ),

@@ -48,11 +48,11 @@ ABLATIONS: Mapping[str, Ablation] = {
         "sgsf_ablation.py",
         TABLE["sgsf-trunk"],
         (
-            "trunk, both",
             "trunk, reference",
+            "trunk, both",
             "trunk, denoise",
             "trunk, no guidance",
-            "trunk, nothing salient",
+            "trunk, reference, nothing salient",
             "draem",
         ),
         ("mvtec_bottle", "kolektorsdd"),

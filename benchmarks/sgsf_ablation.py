@@ -48,16 +48,18 @@ SCRATCH: dict[str, dict[str, Any]] = {
     "both": {"guidance": "both"},
     "spread 1, opacity 0.1": {"spread": 1.0, "opacity": 0.1},
 }
+# The default was "trunk, both" when those below it were measured.
 TRUNK: dict[str, dict[str, Any]] = {
-    "trunk, both": {},
-    "trunk, reference": {"guidance": "reference"},
+    "trunk, reference": {},
     "trunk, denoise": {"guidance": "denoise"},
-    "trunk, nothing salient": {"masks": "everywhere"},
     "trunk, no guidance": {"guidance": "none"},
-    "trunk, prior 0.5": {"prior": 0.5},
-    "trunk, prior 0.01": {"prior": 0.01},
-    "trunk, batch 4": {"batch": 4},
-    "trunk, batch 2": {"batch": 2},
+    "trunk, reference, nothing salient": {"masks": "everywhere"},
+    "trunk, both": {"guidance": "both"},
+    "trunk, nothing salient": {"guidance": "both", "masks": "everywhere"},
+    "trunk, prior 0.5": {"guidance": "both", "prior": 0.5},
+    "trunk, prior 0.01": {"guidance": "both", "prior": 0.01},
+    "trunk, batch 4": {"guidance": "both", "batch": 4},
+    "trunk, batch 2": {"guidance": "both", "batch": 2},
 }
 DRAEM: dict[str, dict[str, Any]] = {
     "draem": {},

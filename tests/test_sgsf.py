@@ -574,7 +574,7 @@ def test_without_a_guide_a_trunk_is_not_looked_at() -> None:
 def test_the_default_has_a_trunk_and_both_guides_and_older_models_mean_what_they_meant(washers: Path) -> None:
     made = fitting.plan(fitting.Request(washers, Path("unused"), method="sgsf"))
     assert made.settings == METHOD.profiles["cpu"]
-    assert (made.settings.guidance, made.settings.backbone) == ("both", "lite0")
+    assert (made.settings.guidance, made.settings.backbone) == ("reference", "lite0")
     assert made.trunk is not None
     none = fitting.plan(fitting.Request(washers, Path("unused"), method="sgsf", trunk="none"))
     assert (none.settings, none.trunk) == (Config(), None)

@@ -95,7 +95,7 @@ class Config(TrainingSettings):
     smooth: Annotated[int, Ge(1)] = 11  # 1
 
 
-CPU = Config(backbone="lite0", guidance="both", precision="32-true", prior=0.1)
+CPU = Config(backbone="lite0", precision="32-true", prior=0.1)
 PAPER = Config(
     contrast=5,
     references=0,
