@@ -329,7 +329,7 @@ def test_a_running_mean_of_zero_is_not_taken_for_nothing_seen() -> None:
     assert float(watch.outlined) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("score", ["top", "detector"])
+@pytest.mark.parametrize("score", ["top", pytest.param("detector", marks=pytest.mark.slow)])
 def test_a_fit_too_short_for_the_watch_is_examined_at_its_end(score: Any) -> None:
     """Two steps with a rate that teaches nothing: the last look stops it. What has learnt passes the same look."""
     config = tiny(score=score, learning_rate=1e-12, check_every=10, patience=500)

@@ -79,7 +79,7 @@ def test_what_the_gate_chose_can_be_chosen_again(picture: str, surface: str) -> 
     assert (again.segmenting, again.apart) == (picture != "statistics" or surface != "statistics", picture != surface)
 
 
-@pytest.mark.parametrize("settings", [{}, {"proofs": 1, "width": 4}])
+@pytest.mark.parametrize("settings", [{}, pytest.param({"proofs": 1, "width": 4}, marks=pytest.mark.slow)])
 def test_all_folds_of_auto_do_as_the_first_one_chose(washers: Path, tmp_path: Path, settings: dict[str, int]) -> None:
     """Statistics count in nats, their sum with the segmenter in widths of good pictures: no threshold holds for both."""
     tiny = dataclasses.asdict(METHODS["auto"].tiny) | settings

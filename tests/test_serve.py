@@ -325,7 +325,7 @@ def test_a_form_that_is_cut_is_refused_wherever_it_is_cut(exports: dict[str, Pat
             fault(post(iter((form, b"\r\n", after))), 400, "follow the closing boundary")
         assert verdicts.count(running.service.store) == 0
         assert not not_judged.listed(running.service.store).pictures
-        assert running.service.bytes_held == running.service.requests_held == 0
+        wait(lambda: running.service.bytes_held == running.service.requests_held == 0)
         for whole in (form, form + b"\r\n", form + b" \r\n\t\r\n", iter((form[:-3], form[-3:-1], b"-", b"\r", b"\n"))):
             (result,) = post(whole).json()["results"]
             assert result["part_id"] == "A-0815"

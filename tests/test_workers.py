@@ -213,7 +213,7 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.slow), *BACKENDS[1:]])
 def test_a_forked_child_judges_and_ends(folders: dict[str, Path], picture: str, backend: str) -> None:
     """With the parent's inspector, with one of its own, with none; and at its end no thread is waited for."""
     assert run(FORK, folders[backend], picture) == "done\n"
