@@ -131,6 +131,15 @@ def test_a_product_whose_pictures_have_changed_is_not_skipped(tmp_path: Path, ch
     assert "was fitted before its pictures in" in found.error
 
 
+def test_a_finished_product_whose_data_is_gone_says_so(tmp_path: Path) -> None:
+    product = Product("part", tmp_path / "gone")
+    row = Row("part", "finished", identity=product.identity, pictures="0" * 64)
+    (tmp_path / "part.json").write_text(json.dumps(dataclasses.asdict(row)))
+    found = products._before(product, tmp_path)
+    assert found is not None
+    assert (found.state, "gone does not exist" in found.error) == ("failed", True)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"product": "part", "stat": "finished"}'])
 def test_a_damaged_row_of_a_product_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "part.json").write_text(text)
