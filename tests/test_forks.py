@@ -146,3 +146,17 @@ def test_networks_that_are_gone_are_forgotten() -> None:
     del network
     gc.collect()
     assert len(forks._networks) < before
+
+
+@FORKS
+def test_what_is_shared_is_made_once_in_each_process() -> None:
+    mine = forks.shared("list", list)
+    assert forks.shared("list", list) is mine
+    assert forks.shared("other", list) is not mine
+
+    def there() -> list[bool]:
+        own = forks.shared("list", list)
+        return [own is mine, own is forks.shared("list", list)]
+
+    assert in_child(there) == [False, True]
+    assert forks.shared("list", list) is mine

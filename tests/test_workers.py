@@ -219,6 +219,33 @@ def test_a_forked_child_judges_and_ends(folders: dict[str, Path], picture: str, 
     assert run(FORK, folders[backend], picture) == "done\n"
 
 
+SIGNAL = """
+import os, signal, sys, threading
+import flawforge_runtime
+open_models = [flawforge_runtime.load(sys.argv[1], threads=1)]
+
+def again():
+    open_models.append(flawforge_runtime.load(sys.argv[1], threads=1))
+    open_models.pop(0)
+
+again()  # as a service that opens its models anew
+thread = threading.Thread(target=again)
+thread.start()
+thread.join()
+open_models.clear()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_signals_arrive_after_models_were_closed(folders: dict[str, Path], backend: str) -> None:
+    """OpenVINO gave the main thread a stack for signals and freed it with the model: the next Ctrl-C ended the process."""
+    assert run(SIGNAL, folders[backend]) == "interrupted\n"
+
+
 def test_onnx_runtime_reports_to_nobody(exports: dict[str, Path]) -> None:
     code = """
 import os, sys, flawforge_runtime

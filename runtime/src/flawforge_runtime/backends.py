@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from flawforge_runtime import bundle
-from flawforge_runtime.forks import PerProcess
+from flawforge_runtime.forks import PerProcess, shared
 from flawforge_runtime.inspector import Inspector, Network, from_content
 from flawforge_runtime.origin import origin_of
 from flawforge_runtime.types import ConfigError, FlawforgeError, ImageError, ModelError
@@ -163,7 +163,9 @@ def onnx_network(onnxruntime: Any, model: bytes, threads: int) -> Graph:
 
 def openvino_network(openvino: Any, files: Mapping[str, bytes], threads: int, precision: str) -> Graph:
     """A graph in OpenVINO on the CPU, as `onnx_network`."""
-    core = openvino.Core()
+    # A core gives the thread that first compiles with it a stack for signals, and frees that stack with itself, whoever runs
+    # on it by then: after a model was opened anew, the next Ctrl-C or SIGTERM would end the process. So none is ever freed.
+    core = shared("openvino", openvino.Core)
     model = core.read_model(files["model.xml"], files["model.bin"])
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
     settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}

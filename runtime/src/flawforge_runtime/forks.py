@@ -19,6 +19,7 @@ THREADED = ("torch",)  # packages whose threads belong to the process, not to a 
 
 _inherited: set[str] = set()
 _networks: weakref.WeakSet[PerProcess] = weakref.WeakSet()
+_shared: dict[tuple[str, int], Any] = {}  # by name and process
 
 
 class PerProcess:
@@ -50,6 +51,14 @@ class PerProcess:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._network))
 
 
+def shared(name: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives: one for each process, kept until the process ends."""
+    key = (name, os.getpid())
+    if key not in _shared:
+        _shared.setdefault(key, make())  # of two threads that come at a time, both get what the first has made
+    return _shared[key]
+
+
 def inherited(package: str) -> bool:
     """Whether this process was forked from one that had loaded `package`, one of THREADED."""
     return package in _inherited
@@ -59,6 +68,8 @@ def _after_fork() -> None:
     _inherited.update(name for name in THREADED if name in sys.modules)
     for network in list(_networks):
         network.keep()
+    for made in _shared.values():
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))  # as `keep`
 
 
 if hasattr(os, "register_at_fork"):
