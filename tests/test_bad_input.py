@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import flawforge as ff
 from flawforge import fitting
 from flawforge.cli.app import main
 from flawforge.fitting.forecasting import NO_MEMORY, enough_memory
+from flawforge.fitting.planning import Request, request_from
 from flawforge.methods import METHODS
 from flawforge.proving.labelled import labelled
 from flawforge.proving.pod import recipe_for
@@ -62,6 +64,19 @@ def test_sizes_and_depths_are_refused_before_training(option: dict[str, Any], wa
     with pytest.raises(ConfigError, match=rf"^{name} was given as {value!r}; give a whole number from {least} to {most}\.$"):
         ff.fit(washers, out=tmp_path / "out", method="patchstats", **option)
     assert not (tmp_path / "out").exists()
+
+
+def test_whole_numbers_of_numpy_are_plain_ones_from_the_start(washers: Path, tmp_path: Path) -> None:
+    """As `for seed in np.arange(3)` gives them; a bool stands for nothing, numpy's neither."""
+    sheets = [tmp_path / "numpy", tmp_path / "plain"]
+    for out, seed in zip(sheets, (np.arange(4)[3], 3), strict=True):
+        ff.forge(washers, out, count=2, seed=seed)
+    assert (sheets[0] / "forgeries.json").read_text() == (sheets[1] / "forgeries.json").read_text()
+    request = Request(washers, tmp_path / "m", seed=np.uint8(3), size=np.int64(64), depth=np.int32(12))
+    assert request_from(json.loads(json.dumps(request.as_dict()))) == request
+    assert {type(each) for each in (request.seed, request.size, request.depth)} == {int}
+    with pytest.raises(ConfigError, match=r"seed was given as .*True"):
+        Request(washers, tmp_path / "m", seed=np.True_)
 
 
 @pytest.mark.parametrize("model", [5, None, b"m", ["m"]])

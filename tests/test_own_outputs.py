@@ -87,6 +87,18 @@ def test_folders_of_these_names_without_its_rows_are_parts(rows: bytes | None, t
     assert len(gathered(tmp_path)[0]) == 2
 
 
+@pytest.mark.parametrize("place", ["parts", "parts/ng", "parts/../parts/a/b"])
+def test_copies_among_the_pictures_are_refused(place: str, washers: Path, tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(washers / "test" / "good", tmp_path / "parts")
+    before = sorted(tmp_path.rglob("*"))
+    done = CliRunner().invoke(
+        main, ["inspect", str(tiny_model), str(tmp_path / "parts"), "--copy-ng", str(tmp_path / place)]
+    )
+    assert done.exit_code == 2, done.output
+    assert "whose pictures are all judged: the copies would count as other parts the next time" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("option", ["--copy-ng", "--out"])
 def test_no_output_goes_into_the_watched_folder(
     option: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,15 +65,16 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"The settings file {path} is not valid TOML ({error}); mend it or leave out --config.") from error
 
 
-def check_whole(name: str, value: object, least: int, most: int) -> None:
-    """Refuse what is no whole number from `least` to `most`: the name of an option, as Python has it. Raises ConfigError."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ConfigError(f"{name} was given as {value!r}; give a whole number from {least:,} to {most:,}.")
+def whole_number(name: str, value: object, least: int, most: int) -> int:
+    """What an option was given as, as an int; one of numpy will do. Raises ConfigError for all else than `least` to `most`."""
+    if not isinstance(value, bool) and isinstance(value, Integral) and least <= int(value) <= most:
+        return int(value)
+    raise ConfigError(f"{name} was given as {value!r}; give a whole number from {least:,} to {most:,}.")
 
 
-def check_seed(seed: object) -> None:
-    """Raises ConfigError where no generator can start from this seed."""
-    check_whole("seed", seed, 0, MOST_SEED)
+def checked_seed(seed: object) -> int:
+    """The seed as an int. Raises ConfigError where no generator can start from it."""
+    return whole_number("seed", seed, 0, MOST_SEED)
 
 
 def torch_device(name: str) -> str:

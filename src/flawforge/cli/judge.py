@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,8 @@ def inspect(
 
     if watch is not None:
         check_watch(watch, {"--copy-ng": copy_ng, "--out": out})
+    if copy_ng is not None:
+        _check_copies(copy_ng, paths)
     source = Source(paths, watch, sys.stdin, say_aside)
     if not source.live:
         check_any(paths)
@@ -242,6 +244,20 @@ def inspect(
         fail(faults)
     if any(tally.verdicts[verdict] for verdict in FAILS.get(fail_on or "", ())):
         sys.exit(NG_FOUND)
+
+
+def _check_copies(copy_ng: Path, paths: Sequence[Path | str]) -> None:
+    """Raises ConfigError where the copies would lie among the pictures, and count as parts the next time."""
+    around = [
+        path
+        for path in paths
+        if isinstance(path, Path) and path.is_dir() and copy_ng.resolve().is_relative_to(path.resolve())
+    ]
+    if around:
+        raise ConfigError(
+            f"--copy-ng {copy_ng} lies in {around[0]}, whose pictures are all judged: the copies would count as other parts the "
+            "next time; give a folder elsewhere."
+        )
 
 
 @contextmanager

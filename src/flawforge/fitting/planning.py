@@ -63,7 +63,7 @@ LEAST_TILE, MOST_TILES = 32, 2000
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked of `fit`; the names are the command line's."""
+    """What the user asked of `fit`; the names are the command line's. ConfigError for a seed, size or depth that is none."""
 
     data: Path
     out: Path
@@ -100,6 +100,13 @@ class Request:
     settings: Mapping[str, Any] = field(default_factory=dict)
     devices: int = 1
     nodes: int = 1
+
+    def __post_init__(self) -> None:
+        whole = {"seed": (0, config.MOST_SEED), "size": (LEAST_SIDE, MOST_SIDE), "depth": (8, 16)}
+        for name, (least, most) in whole.items():
+            value = getattr(self, name)
+            if (name, value) != ("depth", None):
+                object.__setattr__(self, name, config.whole_number(name, value, least, most))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; `request_from` reads it."""
@@ -143,10 +150,6 @@ def plan(request: Request, *, progress: Callable[[int, int], None] | None = None
 
     without  good pictures that are left out, as if they were not there
     """
-    config.check_seed(request.seed)
-    for name, value, least, most in (("size", request.size, LEAST_SIDE, MOST_SIDE), ("depth", request.depth, 8, 16)):
-        if value is not None:
-            config.check_whole(name, value, least, most)
     method = _method(request.method)
     profile = request.profile or next(iter(method.profiles))
     if profile not in method.profiles:

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from flawforge.config import check_seed
+from flawforge.config import checked_seed
 from flawforge.demo.washers import render_good
 from flawforge.forge import FORGERS
 from flawforge.judging import loading
@@ -135,7 +135,7 @@ def export(
     """
     out, good = Path(out), None if good is None else Path(good)
     _check(out, to, int8, pictures, max_flips)
-    check_seed(seed)
+    seed = checked_seed(seed)
     content = model.content if isinstance(model, Inspector) else bundle.read(Path(model))
     if content is None:
         raise ModelError("This inspector was not made by fit or load, so there is no model to export.")

@@ -254,7 +254,8 @@ def _pictures(folder: Path) -> tuple[list[Path], int]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    """All that lies in a folder but other folders and hidden files: pipes and broken links too, which somebody must name."""
+    return sorted(path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from flawforge.config import check_seed
+from flawforge.config import checked_seed
 from flawforge.pictures import copies
 from flawforge.proving import intervals, leakage
 from flawforge.proving.intervals import Estimate
@@ -233,7 +233,7 @@ def watch(
     Raises CalibrationError for a model without thresholds or one that needs `parts`, DataError where nothing can be
     read, or nothing is left.
     """
-    check_seed(seed)
+    seed = checked_seed(seed)
     calibration = calibrated(inspector.calibration)
     count = len(pictures)
     pictures, trained = leakage.unseen(pictures, inspector)

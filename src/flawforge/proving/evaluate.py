@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flawforge.config import check_seed
+from flawforge.config import checked_seed
 from flawforge.pictures.listing import Entry
 from flawforge.proving import intervals, leakage, metrics
 from flawforge.proving.doubts import Doubts
@@ -224,7 +224,7 @@ def evaluate(
     Raises DataError where no picture is labelled, all were trained on or none can be read, ImageError for a mask of another
     size, CalibrationError for a model without thresholds.
     """
-    check_seed(seed)
+    seed = checked_seed(seed)
     start = time.perf_counter()
     calibration = calibrated(inspector.calibration)
     chosen, choice_notes = choose(pictures)

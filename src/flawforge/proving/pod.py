@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from flawforge.config import check_seed
+from flawforge.config import checked_seed
 from flawforge.forge import FORGERS
 from flawforge.pictures import copies
 from flawforge.pictures.defects import Defects
@@ -236,7 +236,7 @@ def recipe_for(
     Raises ConfigError for a scale that is none, and as `Recipe` and `held_out_kinds`.
     """
     _check_scale(scale)
-    check_seed(seed)
+    seed = checked_seed(seed)
     if sizes is not None:
         sizes = (sizes[0] / (scale or 1.0), sizes[1] / (scale or 1.0))
     return Recipe(tuple(kinds) or held_out_kinds(trained_on), tuple(contrasts) or CONTRASTS, sizes, count, seed)

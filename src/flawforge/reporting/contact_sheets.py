@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from flawforge import __version__
-from flawforge.config import check_seed
+from flawforge.config import checked_seed
 from flawforge.forge import FORGERS, forger_from
 from flawforge.pictures.dataset import Entry, good_entries, read_entries
 from flawforge.pictures.listing import evenly, textures_in
@@ -119,7 +119,7 @@ def forge_preview(
     or count, or where `out` exists; DataError for no pictures; ImageError for one that cannot be read.
     """
     chosen = _chosen(forgers)
-    check_seed(seed)
+    seed = checked_seed(seed)
     if count < 1:
         raise ConfigError(f"count is {count}; it must be at least 1.")
     if prior not in PRIORS:
