@@ -1,7 +1,8 @@
 """Fill the ablation table of each page in docs/methods from results/*_ablation.csv. Run by `make docs`.
 
 The first row is the method as shipped. Every other row changes the one thing that names it, and shows the difference to the
-first row, paired by seed: mean, lowest and highest. A difference is bold if three or more seeds, and all of them, agree on
+first row, paired by seed: mean, lowest and highest. Steps are shown as they are: in the same minutes a variant may make more
+or fewer, and so may a host. A difference is bold if three or more seeds, and all of them, agree on
 its sign. If a change has no effect, three seeds still agree in one cell of four. Fits that the method stopped have no
 figures; their number is given. A test compares pages and CSV.
 """
@@ -40,6 +41,7 @@ class Table:
 
 FIGURES = {"image_auroc": "image AUROC", "pixel_ap": "pixel AP"}
 OUTLINES = {"image_auroc_top": "image AUROC", "iou_calibrated": "IoU at the threshold", "iou_best": "best IoU"}
+STEPS = {"steps": "steps"}
 SHORT = {"minutes": "1", "size": "128", "settings": ""}
 LONG = {"minutes": "5", "size": "256", "settings": ""}
 NONE, TRUNK = {"trunk": ""}, {"trunk": "lite0"}
@@ -58,7 +60,7 @@ TABLES = (
         "cutswap.md",
         "trunk frozen",
         {"budget": "5 minutes", "size": "256", "settings": ""},
-        FIGURES,
+        FIGURES | STEPS,
     ),
     Table(
         "sgsf-trunk",
@@ -66,7 +68,7 @@ TABLES = (
         "sgsf.md",
         "trunk, reference",
         LONG,
-        FIGURES,
+        FIGURES | STEPS,
     ),
     Table("sgsf", "sgsf_ablation.csv", "sgsf.md", "reference", SHORT, FIGURES),
     Table(
@@ -78,7 +80,7 @@ TABLES = (
         OUTLINES,
         {"image_auroc_top": ("image_auroc_detector", "{}, its own score")},
     ),
-    Table("anoseg over a trunk", "anoseg_ablation.csv", "anoseg.md", "as shipped", LONG | TRUNK, OUTLINES),
+    Table("anoseg over a trunk", "anoseg_ablation.csv", "anoseg.md", "as shipped", LONG | TRUNK, OUTLINES | STEPS),
     Table(
         "guided",
         "guided_ablation.csv",
@@ -88,7 +90,7 @@ TABLES = (
         FIGURES | {"aupro_0.3": "AUPRO 0.3"},
     ),
     Table("isstad", "isstad_ablation.csv", "isstad.md", "product", SHORT | NONE, FIGURES),
-    Table("isstad over a trunk", "isstad_ablation.csv", "isstad.md", "product", LONG | TRUNK, FIGURES),
+    Table("isstad over a trunk", "isstad_ablation.csv", "isstad.md", "product", LONG | TRUNK, FIGURES | STEPS),
 )
 
 
@@ -130,7 +132,9 @@ def lines(table: Table, folder: Path = RESULTS) -> str:
         for name in sets:
             mine, base = found.get((variant, name), {}), found[table.base, name]
             for column in table.figures:
-                if variant == table.base:
+                if column in STEPS:
+                    cells.append(whole([int(row[column]) for row in mine.values() if row.get(column)]))
+                elif variant == table.base:
                     cells.append(spread([float(row[column]) for row in base.values() if row.get(column)], ""))
                 else:
                     both = [seed for seed in mine if seed in base and mine[seed].get(column) and base[seed].get(column)]
@@ -142,6 +146,11 @@ def lines(table: Table, folder: Path = RESULTS) -> str:
 def counted(number: str | int, thing: str) -> str:
     """1 minute, 2 minutes."""
     return f"{number} {thing}" if str(number) == "1" else f"{number} {thing}s"
+
+
+def whole(values: Sequence[int]) -> str:
+    """Lowest to highest of some counts."""
+    return " to ".join(str(value) for value in sorted({min(values), max(values)})) if values else ""
 
 
 def spread(values: Sequence[float], sign: str) -> str:

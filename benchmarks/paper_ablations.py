@@ -5,7 +5,8 @@
 
 One command for all rows that the tables of docs/methods show; each script's own command is printed before it runs. Rows that
 are there already are not measured again, so a stopped run goes on where it was. One seed of everything comes first, then the
-next. Several runs at once need a folder --out each. With --dry-run the fits that are missing are counted alone.
+next. Several runs at once need a folder --out each. Equal minutes are equal chances only on one host that does nothing else:
+--dry-run names rows of a data set and seed that were measured hours apart, beside the number of fits that are missing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from ablation_tables import TABLES, Table, measured
@@ -24,6 +26,7 @@ from ablation_tables import TABLES, Table, measured
 HERE = Path(__file__).resolve().parent
 BUDGET = ("--minutes", "5", "--size", "256")
 MINUTES_A_FIT = 6.5  # of one core, with the pictures judged afterwards
+APART = 2.0  # hours in which all variants of a data set and seed are measured, so on one host
 TWO = ("mvtec_bottle", "aws_cookies")  # parts that lie alike, and parts that lie anyhow
 FOUR = ("mvtec_bottle", "magnetic_tile", "kolektorsdd", "aws_cookies")
 
@@ -105,6 +108,14 @@ def there(ablation: Ablation, name: str, seed: int, out: Path) -> int:
     return sum(str(seed) in rows.get((variant, name), {}) for variant in ablation.variants)
 
 
+def apart(ablation: Ablation, name: str, seed: int, out: Path) -> float:
+    """Hours from the first to the last row of its variants that train; 0 where there are fewer than two."""
+    rows = measured(ablation.table, out)
+    found = [rows.get((variant, name), {}).get(str(seed)) for variant in ablation.variants]
+    dates = [datetime.fromisoformat(row["date"]) for row in found if row is not None and row.get("steps") != "0"]
+    return (max(dates) - min(dates)).total_seconds() / 3600 if dates else 0.0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", nargs="+", choices=list(ABLATIONS), default=list(ABLATIONS))
@@ -119,7 +130,9 @@ def main() -> None:
         for name in (name for name in ablation.data if name in options.data):
             found = there(ablation, name, seed, options.out)
             if options.dry_run:
-                print(f"{method}, {name}, seed {seed}: {found} of {len(ablation.variants)} rows")
+                hours = apart(ablation, name, seed, options.out)
+                late = f", measured {hours:.0f} hours apart: measure them again on one host" if hours > APART else ""
+                print(f"{method}, {name}, seed {seed}: {found} of {len(ablation.variants)} rows{late}")
                 missing += ablation.fits * (1 - found / len(ablation.variants))
             elif found < len(ablation.variants):
                 told = command(ablation, name, seed, options.out)

@@ -275,12 +275,16 @@ def test_the_papers_ablations_ask_for_variants_that_there_are_and_count_what_is_
     for variant in each.variants:
         record(tmp_path / each.table.results, {"variant": variant, **base})
     record(tmp_path / each.table.results, {"variant": each.variants[0], **base, "seed": "2", "settings": "x=1"})
+    record(tmp_path / each.table.results, {"variant": each.variants[0], **base, "seed": "0", "date": "2026-01-01T03:00:00Z"})
+    record(tmp_path / each.table.results, {"variant": each.variants[1], **base, "seed": "0", "date": "2026-01-02T04:00:00Z"})
     record(tmp_path / each.table.results, {"variant": each.variants[0], **base, "seed": "2", "size": "128"})
     paper_ablations.main()
     left = capsys.readouterr().out
     assert f"{method}, {each.data[0]}, seed 1: {len(each.variants)} of {len(each.variants)} rows" in left
     assert f"{method}, {each.data[0]}, seed 2: 0 of {len(each.variants)} rows" in left
-    assert f"{each.fits * (len(each.data) * 3 - 1)} fits are missing" in left
+    late = "measured 25 hours apart: measure them again on one host"
+    assert f"{method}, {each.data[0]}, seed 0: 2 of {len(each.variants)} rows, {late}" in left
+    assert left.count("apart") == 1
 
 
 def test_real_defects_are_never_in_two_of_the_sets() -> None:

@@ -248,6 +248,14 @@ def test_an_ablation_is_paired_by_seed(tmp_path: Path) -> None:
     text += "dies,mvtec_bottle,1,128,0,,,it has collapsed\ndies,mvtec_bottle,1,128,1,0.7,0.9,\n"
     (tmp_path / "x.csv").write_text("variant,data,minutes,size,seed,ap,own_ap,stopped\n" + text)
     lines = tables["lines"](table, tmp_path).splitlines()
+    counts = tables["Table"]("x", "x.csv", "x.md", "base", {"minutes": "1", "size": "128"}, {"steps": "steps"})
+    (tmp_path / "steps").mkdir()
+    made = "".join(
+        f"{name},mvtec_bottle,1,128,{seed},{steps}\n"
+        for name, seed, steps in (("base", 0, 90), ("base", 1, 80), ("up", 1, 70))
+    )
+    (tmp_path / "steps" / "x.csv").write_text("variant,data,minutes,size,seed,steps\n" + made)
+    assert tables["lines"](counts, tmp_path / "steps").splitlines()[-2:] == ["| base | 80 to 90 |", "| up | 70 |"]
     assert lines[0].startswith("1 minute of processor time per fit, a canvas of 128 x 128 pixels, 3 seeds;")
     assert lines[4:] == [
         "| base | 0.600 (0.500 to 0.700) |",

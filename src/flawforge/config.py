@@ -66,7 +66,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def whole_number(name: str, value: object, least: int, most: int) -> int:
-    """What an option was given as, as an int; one of numpy will do. Raises ConfigError for all else than `least` to `most`."""
+    """What an option was given as, as an int; numpy's will do. ConfigError for all else than `least` to `most`."""
     if not isinstance(value, bool) and isinstance(value, Integral) and least <= int(value) <= most:
         return int(value)
     raise ConfigError(f"{name} was given as {value!r}; give a whole number from {least:,} to {most:,}.")

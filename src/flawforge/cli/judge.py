@@ -255,8 +255,8 @@ def _check_copies(copy_ng: Path, paths: Sequence[Path | str]) -> None:
     ]
     if around:
         raise ConfigError(
-            f"--copy-ng {copy_ng} lies in {around[0]}, whose pictures are all judged: the copies would count as other parts the "
-            "next time; give a folder elsewhere."
+            f"--copy-ng {copy_ng} lies in {around[0]}, whose pictures are all judged: the copies would count as other parts "
+            "the next time; give a folder elsewhere."
         )
 
 
