@@ -12,7 +12,8 @@ In a row: `fit_seconds` is the whole command, import and calibration included; `
 one picture; `load` the machine's load when the fit began. Minutes are counted in processor time (--clock cpu), all
 threads together, so that a busy machine changes nothing; rows without `clock` are of a time when they were not.
 `trunk` names the network whose features were looked at; it is empty where no outside weights were used, and in older rows,
-when there were none. A `fit` or `evaluate` that fails gives a row too, with its last line under `error`.
+when there were none. `notes` are the model's own, with what a gate decided. A `fit` or `evaluate` that fails gives a row,
+with its last line under `error`.
 
 --ray gives each method, data set and seed to a Ray cluster, as `fit --products` does with products: a forecast, then a task
 with one core and the forecast memory. Rows are the same; `machine` and `cores` are those of the node. The data must lie
@@ -145,8 +146,10 @@ def measure(data: Path, seed: int, options: argparse.Namespace, folder: Path) ->
         if done.returncode:
             return {**row, "error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
     row |= columns(json.loads(results.read_text(encoding="utf-8")))
-    training = json.loads((model / "config.json").read_text(encoding="utf-8"))["training"]
-    return {**row, "n_train": training["pictures"], "n_held": training["held_back"], "steps": training["steps"]}
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    training = config["training"]
+    row |= {"n_train": training["pictures"], "n_held": training["held_back"], "steps": training["steps"]}
+    return {**row, "notes": "; ".join(config["notes"])}
 
 
 def columns(result: dict[str, Any]) -> dict[str, Any]:

@@ -125,6 +125,19 @@ def test_a_measured_row_is_not_measured_again_but_a_failed_one_is(tmp_path: Path
     assert accuracy._key(options, "parts", 0)[accuracy.KEY.index("trunk")] == ""
 
 
+@pytest.mark.slow
+def test_a_row_of_accuracy_tells_the_models_notes(washers: Path, tmp_path: Path) -> None:
+    options = argparse.Namespace(
+        method="auto", profile="cpu", trunk="none", minutes=0.02, clock="cpu", size=64, set=["epochs=0.1"]
+    )
+    row = accuracy.measure(washers, 0, options, tmp_path)
+    assert "error" not in row, row
+    notes = json.loads(next(tmp_path.glob("*/config.json")).read_text())["notes"]
+    assert row["notes"] == "; ".join(notes)
+    assert any(note.startswith("for the picture ") for note in notes)
+    assert row["n_train"] + row["n_held"] == 24
+
+
 UNWATCHED = ["--set", "check_every=0"]  # one step teaches nothing, and anoseg would say so
 SCRIPTS = Path(__file__).resolve().parent.parent / "benchmarks"
 ABLATIONS = {
