@@ -16,8 +16,8 @@ states for every part whether it is known, read from the note, or assumed.
 
 `guidance` offers both readings. "reference" (journal version): the guide reconstructs a good picture that is similar to the
 one to be judged, and its decoder's features go to the segmenter. "denoise" (our reading of the first version): the guide
-restores the picture itself, without a reference. "both", the default of profile `cpu`, concatenates the features of the two:
-restoring was ahead where parts lie at random (one product). "none": a plain U-Net, the ablation.
+restores the picture itself, without a reference. "both" concatenates the features of the two. "none": a plain U-Net, the
+ablation.
 
 By default the contrast set is retrieved by the features of EfficientNet-Lite0 (`look`), which is not trained: those of
 stride 16, each channel standardised, as means over 2 x 2 places. The same features of the picture, and their absolute
