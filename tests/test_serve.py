@@ -28,6 +28,7 @@ from flawforge.serve import shelf as shelves
 from flawforge.serve.access import NOBODY_ASKED, Person, Tokens, check_host, is_loopback, read_tokens
 from flawforge.serve.connections import Bounds
 from flawforge.serve.gate import HEADERS
+from flawforge.serve.running import bound, reload_all
 from flawforge.serve.service import Settings
 from flawforge.serve.watching import Watcher
 from flawforge.serve.work import Full, Job
@@ -624,6 +625,61 @@ def test_a_model_is_reloaded_while_it_judges(exports: dict[str, Path], tmp_path:
         for thread in threads:
             thread.join()
         assert set(found) == {200}
+
+
+def test_whatever_keeps_one_model_from_being_opened_again_the_others_are(
+    exports: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder that was exported to another backend meanwhile is 422; on SIGHUP any fault at all stays with its model."""
+    faulty: list[BaseException] = []
+
+    def opener(folder: Path) -> Inspector:
+        if faulty and folder.name == "first":
+            raise faulty[0]
+        return flawforge_runtime.load(folder, backend="onnx", threads=1)
+
+    for name in ("first", "second"):
+        shutil.copytree(exports["onnx"], tmp_path / name)
+    shelf = shelves.open_shelf({name: tmp_path / name for name in ("first", "second")}, opener)
+    with open_store(tmp_path / "r.db") as store, serving(shelf, store) as running:
+        shutil.rmtree(tmp_path / "second")
+        shutil.copytree(exports["openvino"], tmp_path / "second")
+        fault(running.http.post("/v1/models/second/reload"), 422, "the old one stays: Backend onnx was asked for")
+        assert running.judge(picture(), model="second").status_code == 200
+        shutil.rmtree(tmp_path / "second")
+        shutil.copytree(exports["onnx"], tmp_path / "second")
+        faulty.append(MemoryError())
+        caplog.clear()
+        caplog.set_level("INFO", logger="flawforge.serve")
+        reload_all(running.service)
+        assert [record.message for record in caplog.records] == ["model not reloaded", "model reloaded"]
+        assert running.judge(picture(), model="first").status_code == 200
+
+
+def test_an_address_that_is_taken_is_one_sentence(exports: dict[str, Path], tmp_path: Path) -> None:
+    """Before anything is watched or pruned."""
+    from click.testing import CliRunner
+
+    from flawforge.cli.app import main
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = CliRunner().invoke(main, ["serve", str(exports["onnx"]), "--db", str(tmp_path / "r.db"), "--port", str(port)])
+    assert done.exit_code == 2, done.output
+    assert f"No request can reach 127.0.0.1:{port} (Address already in use)" in done.stderr.splitlines()[-1]
+    with pytest.raises(ConfigError, match=r"^No request can reach no\.such\.host\.invalid:80 \("):
+        bound("no.such.host.invalid", 80, 8)
+
+
+def test_every_address_of_a_name_is_listened_on_at_one_port() -> None:
+    sockets = bound("localhost", 0, 8)
+    try:
+        assert len({each.getsockname()[1] for each in sockets}) == 1
+        for each in sockets:
+            socket.create_connection(each.getsockname()[:2], timeout=5).close()
+    finally:
+        for each in sockets:
+            each.close()
 
 
 # ---- who may

@@ -36,7 +36,7 @@ from flawforge.serve.who import BEARER, COOKIE, Admin, Operator, The, begin_sess
 from flawforge.store import exports, not_judged, reviews, verdicts
 from flawforge.store.not_judged import NotJudged
 from flawforge.store.opening import Unreachable
-from flawforge.types import CalibrationError, ModelError
+from flawforge.types import FlawforgeError
 from flawforge_runtime.decode import as_picture
 from flawforge_runtime.rates import percent
 
@@ -406,7 +406,7 @@ def reload(service: The, person: Admin, name: str) -> RedirectResponse:
         raise Refused(404, f"There is no model {name[:80]!r} here; known are {', '.join(service.shelf.names)}.")
     try:
         served, changed = service.shelf.reload(name)
-    except (ModelError, CalibrationError, OSError) as error:
+    except (FlawforgeError, OSError) as error:
         log("model not reloaded", 40, model=name, reason=str(error), who=person.name)
         raise Refused(422, f"The model was not reloaded, the old one stays: {error}") from None
     log("model reloaded", model=name, manifest=served.manifest, changed=changed, who=person.name)

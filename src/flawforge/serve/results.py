@@ -22,7 +22,7 @@ from flawforge.serve.service import Service
 from flawforge.serve.who import COOKIE, Admin, Operator, The
 from flawforge.store import not_judged, rates, reviews, verdicts
 from flawforge.store.opening import Unreachable
-from flawforge.types import CalibrationError, ConfigError, DataError, FlawforgeError, ModelError
+from flawforge.types import ConfigError, DataError, FlawforgeError
 
 ROUTER = APIRouter()
 AGAIN = 2  # seconds
@@ -262,7 +262,7 @@ def reload(service: The, person: Admin, name: Annotated[str, Path(max_length=200
         raise Refused(404, f"There is no model {name[:80]!r} here; known are {', '.join(service.shelf.names)}.")
     try:
         served, changed = service.shelf.reload(name)
-    except (ModelError, CalibrationError, OSError) as error:
+    except (FlawforgeError, OSError) as error:
         log("model not reloaded", 40, model=name, reason=str(error), who=person.name)
         raise Refused(422, f"The model was not reloaded, the old one stays: {error}") from None
     log("model reloaded", model=name, manifest=served.manifest, changed=changed, who=person.name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,7 @@ from fastapi import FastAPI
 from flawforge.serve.connections import Bounds, protocol
 from flawforge.serve.logs import log
 from flawforge.serve.service import Service
-from flawforge.types import FlawforgeError
+from flawforge.types import ConfigError
 
 GRACE = 90  # seconds that requests may take to end once the service stops; longer than a body and its verdicts may take
 KEEP_ALIVE = 20  # seconds that an idle connection stays open
@@ -66,18 +68,37 @@ def run(app: FastAPI, host: str, port: int, ready: Callable[[str], None] = lambd
     """Serve until SIGTERM or Ctrl-C; SIGHUP opens every model's folder again.
 
     ready  called with the address once requests are taken
-    Raises OSError where the address cannot be bound.
+    Raises ConfigError where the address cannot be bound, before anything is watched or pruned.
     """
     server = server_of(app, host, port)
-    asyncio.run(_serve(app, server, ready))
+    sockets = bound(host, port, server.config.backlog)
+    asyncio.run(_serve(app, server, sockets, ready))
 
 
-async def _serve(app: FastAPI, server: Server, ready: Callable[[str], None]) -> None:
+def bound(host: str, port: int, backlog: int) -> list[socket.socket]:
+    """Listening sockets, one for each address of `host`; port 0 = any free one, the same for all. Raises ConfigError."""
+    sockets: list[socket.socket] = []
+    try:
+        for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+            taken = sockets[0].getsockname()[1] if sockets else port
+            place = (address[0], taken, *address[2:])
+            sockets.append(socket.create_server(place, family=family, backlog=backlog))
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # getaddrinfo's are below 0
+        raise ConfigError(
+            f"No request can reach {host}:{port} ({why}); stop what listens there, or give another --port or --host."
+        ) from None
+    return sockets
+
+
+async def _serve(app: FastAPI, server: Server, sockets: list[socket.socket], ready: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     service: Service = app.state.service
     if hasattr(signal, "SIGHUP"):
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, reload_all, service))
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve(sockets))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
     if server.started:
@@ -92,5 +113,5 @@ def reload_all(service: Service) -> None:
         try:
             served, changed = service.shelf.reload(name)
             log("model reloaded", model=name, manifest=served.manifest, changed=changed)
-        except (FlawforgeError, OSError) as error:
-            log("model not reloaded", 40, model=name, reason=str(error))
+        except Exception as error:  # whatever it is, the models after it are opened
+            log("model not reloaded", 40, model=name, reason=str(error) or type(error).__name__)
