@@ -78,6 +78,26 @@ def test_a_file_written_anew_counts_again_and_one_that_vanishes_does_not_matter(
     assert list(watched(tmp_path, poll=0, go_on=looks(*steps))) == [path, path]
 
 
+@pytest.mark.parametrize("put", ["renamed over", "written in place"])
+def test_the_next_part_under_a_name_comes_with_the_same_size_and_time(put: str, tmp_path: Path) -> None:
+    """Uncompressed pictures all have one size, and FAT, copies and cameras write whole seconds."""
+    path, draft = tmp_path / "cam.bmp", tmp_path / ".cam"
+    path.write_bytes(b"AAAA")
+    os.utime(path, (1_000_000, 1_000_000))
+
+    def next_part() -> None:
+        to = draft if put == "renamed over" else path
+        to.write_bytes(b"BBBB")
+        os.utime(to, (1_000_000, 1_000_000))
+        to.replace(path)
+
+    steps = [nothing, nothing, nothing, next_part, *[nothing] * 4]
+    assert [(each, each.read_bytes()) for each in watched(tmp_path, poll=0, go_on=looks(*steps))] == [
+        (path, b"AAAA"),
+        (path, b"BBBB"),
+    ]
+
+
 def test_what_is_no_regular_file_is_given_once_and_stops_no_other(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to("/dev/zero")
@@ -119,9 +139,9 @@ def test_a_watched_folder_may_go_away_and_come_back(tmp_path: Path) -> None:
         nothing,
         lambda: away.rename(camera),
         nothing,
-        lambda: (camera / "a.png").rename(tmp_path / "a.png"),
+        lambda: (camera.rename(away), camera.mkdir()),
         nothing,
-        lambda: (tmp_path / "a.png").rename(camera / "a.png"),
+        lambda: (camera.rmdir(), away.rename(camera)),
         nothing,
         nothing,
         lambda: shutil.copy(tmp_path / "b.png", camera),

@@ -26,6 +26,7 @@ from flawforge.serve.watching import Keeper
 from flawforge.store import not_judged, reviews, verdicts
 from flawforge.store.opening import open_store
 from flawforge.types import ImageError
+from flawforge_runtime.inspector import Inspector
 from test_store import NOON, verdict
 
 
@@ -84,6 +85,59 @@ def test_a_file_that_is_no_picture_gets_a_row_with_an_error_and_none_in_the_stor
     assert (newest.picture, newest.sha256, newest.station) == ("folder.png", "", "s")
     done = call("results", "export", tmp_path / "r.db", "--not-judged", "-o", tmp_path / "n.csv")
     assert "3 pictures that were not judged" in done.output
+
+
+def test_a_file_that_was_recorded_gets_the_recorded_verdict_by_a_model_with_other_limits(
+    exports: dict[str, Path], washers: Path, tmp_path: Path
+) -> None:
+    part = tmp_path / "part.png"
+    shutil.copy(min((washers / "test" / "good").iterdir()), part)
+
+    def strict(folder: Path) -> Inspector:
+        inspector = flawforge_runtime.load(folder)
+        assert inspector.calibration is not None
+        return inspector.with_calibration(inspector.calibration.moved(threshold=-1e9))
+
+    told = []
+    with open_store(tmp_path / "r.db") as store:
+        for load in (flawforge_runtime.load, strict):
+            keeper = Keeper(store, open_shelf({"onnx": exports["onnx"]}, load).get(), once=True)
+            told.append(keeper(part))
+        (recorded,) = verdicts.each(store)
+        first, second = told
+        assert (first.verdict, second.verdict) == (recorded.verdict, recorded.verdict)
+        assert second.verdict != "NG"
+        assert (second.pred_score, second.threshold) == (first.pred_score, first.threshold)
+        assert second.notes[-1].startswith(f"judged before: this is result {recorded.id} of ")
+        fresh = Keeper(store, open_shelf({"onnx": exports["onnx"]}, strict).get())  # without `once` it is another picture
+        assert fresh(part).verdict == "NG"
+        assert verdicts.count(store) == 2
+
+
+def test_a_watch_waits_for_a_disk_that_takes_no_picture(exports: dict[str, Path], washers: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part.png"
+    shutil.copy(min((washers / "test" / "good").iterdir()), part)
+    said: list[str] = []
+    with open_store(tmp_path / "r.db", tmp_path / "files") as store:
+        assert store.files is not None
+        blocked = store.files / "pictures"
+        blocked.parent.mkdir(exist_ok=True)
+        blocked.write_bytes(b"")  # no folder can be made here
+
+        def say(sentence: str) -> None:
+            said.append(sentence)
+            if blocked.is_file():
+                blocked.unlink()
+
+        keeper = Keeper(
+            store, open_shelf({"onnx": exports["onnx"]}, flawforge_runtime.load).get(), keep="all", once=True, say=say
+        )
+        keeper(part)
+        assert "part.png could not be kept (" in said[0]
+        assert said[0].endswith("free some space. The picture waits until it can be.")
+        assert said[1:] == ["The result store can be written again."]
+        assert verdicts.count(store) == 1
+        assert not_judged.count(store) == 0
 
 
 def test_what_is_no_regular_file_is_not_judged_and_stops_no_other(

@@ -560,6 +560,25 @@ def test_a_stop_leaves_a_watched_picture_for_the_next_start(
         assert (verdicts.count(store), not_judged.count(store)) == (1, 0)
 
 
+def test_a_watch_begins_once_its_folder_is_there_wherever_the_process_stands(
+    exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A share may be mounted late, and the folder that a service was started in may be removed."""
+    start = tmp_path / "start"
+    start.mkdir()
+    monkeypatch.chdir(start)
+    with served(exports["onnx"], tmp_path / "r.db") as running:
+        watcher = Watcher(running.service, Path("../camera"), "part")
+        watcher.start()
+        wait(lambda: any(record.message == "watch" for record in caplog.records))
+        start.rmdir()
+        (tmp_path / "camera").mkdir()
+        (tmp_path / "camera" / "a.png").write_bytes(picture(2))
+        wait(lambda: verdicts.count(running.service.store) == 1)
+        watcher.stop()
+    assert sum(record.message == "watch" for record in caplog.records) == 1
+
+
 def test_a_stop_finishes_what_was_accepted(exports: dict[str, Path], tmp_path: Path) -> None:
     kept, slow = slowed(exports["onnx"])
     found: list[Any] = []

@@ -25,10 +25,12 @@ from flawforge_runtime.types import OK_BY_RULE, CalibrationError, ConfigError, D
 POLL = 0.2  # seconds between two looks at a watched folder
 SETTLED = 2  # looks in a row at which a file must have the same size and time, so that half a file is not judged
 MASKS, TESTED = "ground_truth", "test"  # folders of a data set: masks, and the pictures that they are of
-ODD = (-1, 0)  # State of what is no regular file
+ODD = (-1, 0, 0)  # State of what is no regular file
 DRAWN = frozenset({"overlays", "thumbnails"})  # folders of pictures that `flawforge inspect -o` draws
 ROWS = re.compile(rb'(\xef\xbb\xbf)?(time[,;]image_path[,;]verdict[,;]|\{"image_path": )')  # how its rows begin
-State = tuple[int, int]  # of a watched file: bytes, and time of change in nanoseconds
+# Of a watched file: bytes, the time of its content and that of its entry (inode), in nanoseconds. Uncompressed pictures all
+# have one size, and cameras, copies and FAT write whole seconds: the entry's time alone tells the next part under one name.
+State = tuple[int, int, int]
 FIELDS = (
     "image_path",
     "pred_score",
@@ -390,10 +392,10 @@ def watched(
 ) -> Iterator[Path]:
     """Every picture that comes to lie in `folder` (not below it), once, in the order of time, when it no longer grows.
 
-    A file that is written anew under the same name counts again. What is no regular file comes once too, so that somebody
-    says that it cannot be judged; folders are left aside. Hidden files are left aside: cameras write under
-    one and rename. Where the folder goes away (unmounted, removed), the watch waits until it is back, and judges nothing
-    twice that lies there unchanged.
+    A file that is written anew under the same name counts again, also with the same size and time; so does one whose
+    permissions change. What is no regular file comes once too, so that somebody says that it cannot be judged; folders are
+    left aside. Hidden files are left aside: cameras write under one and rename. Where the folder goes away (unmounted,
+    removed), the watch waits until it is back, and judges nothing twice that lies there unchanged.
 
     poll   seconds between two looks
     go_on  asked before each look; False ends the watch
@@ -453,6 +455,10 @@ class _Look:
         return lying
 
 
+def _state(stat: os.stat_result) -> State:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 def _lying(folder: Path) -> dict[Path, State | None]:
     """The state of each picture in `folder`.
 
@@ -467,7 +473,7 @@ def _lying(folder: Path) -> dict[Path, State | None]:
             try:
                 stat = entry.stat()
                 if not entry.is_dir():
-                    states[Path(entry.path)] = (stat.st_size, stat.st_mtime_ns) if entry.is_file() else ODD
+                    states[Path(entry.path)] = _state(stat) if entry.is_file() else ODD
             except OSError:
                 states[Path(entry.path)] = None
     return states

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -79,7 +80,7 @@ def patiently(record_it: Callable[[], Any], go_on: Callable[[], bool], say: Call
 class Keeper:
     """Judges a path and records the verdict, or why there is none: what `inspect --db` does with each picture.
 
-    once  a file that was recorded is not recorded again, and the run waits for a store that is away: --watch
+    once  a file that was recorded gives the recorded verdict, and the run waits for a store that is away: --watch
     say   is told of a store that is away
     """
 
@@ -104,16 +105,24 @@ class Keeper:
         job = unread(path, source, self._station, once=self._once)
         try:
             job = read_job(path, source, self._station, once=self._once)
+            judge_it = partial(self._recorded, job)
+            decision = patiently(judge_it, lambda: True, self._say) if self._once else judge_it()
+        except Unreachable:
+            raise
+        except Exception as error:  # of a library, or for want of memory: whoever called goes on with the next picture
+            self._missed(job, str(error) or type(error).__name__)
+            raise
+        return replace(decision, image_path=str(path))
+
+    def _recorded(self, job: Job) -> Decision:
+        try:
             decision, verdict = judge(
                 self._served, job, self._store, keep=self._keep, sample_every=self._sample_every, seed=self._seed
             )
         except OSError as error:
-            raise Unreachable(f"{path} could not be kept ({error.strerror}); free some space.") from error
-        except Exception as error:  # of a library, or for want of memory: whoever called goes on with the next picture
-            self._missed(job, str(error) or type(error).__name__)
-            raise
-        self._put(lambda: record(self._store, [verdict]))
-        return replace(decision, image_path=str(path))
+            raise Unreachable(f"{job.picture} could not be kept ({error.strerror}); free some space.") from error
+        (recorded,) = record(self._store, [verdict])
+        return decision if replace(recorded, id=verdict.id) == verdict else _as_recorded(decision, recorded)
 
     def _missed(self, job: Job, why: str) -> None:
         try:
@@ -121,18 +130,31 @@ class Keeper:
         except Unreachable as error:  # the picture has no verdict that could be lost, and its row says why
             self._say(str(error))
 
-    def _put(self, record_it: Callable[[], Any]) -> None:
-        if self._once:
-            patiently(record_it, lambda: True, self._say)
-        else:
-            record_it()
+
+def _as_recorded(decision: Decision, recorded: Verdict) -> Decision:
+    """What the store says of a file that was judged before, by other limits perhaps: nobody is told anything else."""
+    return replace(
+        decision,
+        pred_score=recorded.score,
+        score_normalised=recorded.score_normalised,
+        p_value=recorded.p_value,
+        threshold=recorded.threshold,
+        review_threshold=recorded.review_threshold,
+        verdict=recorded.verdict,
+        pred_label=recorded.verdict == "NG",
+        valid=recorded.valid,
+        regions=recorded.regions,
+        notes=(*recorded.notes, f"judged before: this is result {recorded.id} of {recorded.time:%Y-%m-%d %H:%M}"),
+    )
 
 
 class Watcher:
     """A thread that gives the pictures of a folder to a line of the service, one after the other."""
 
     def __init__(self, service: Service, folder: Path, model: str) -> None:
-        self._service, self._folder, self._model = service, folder, model
+        self._service, self._model = service, model
+        # Wherever the process stands later; not resolved, since a link may be pointed elsewhere.
+        self._folder = Path(os.path.abspath(folder))  # noqa: PTH100
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -149,6 +171,19 @@ class Watcher:
         return not self._stopping.is_set()
 
     def _run(self) -> None:
+        """Watch, and begin anew after whatever ends it: a folder that is mounted late, for example."""
+        said = ""
+        while self._go_on():
+            try:
+                self._watch()
+            except Exception as error:
+                reason = str(error) or type(error).__name__
+                if reason != said:
+                    log("watch", 40, reason=reason, next="it is tried again until it can be watched")
+                said = reason
+                self._stopping.wait(PAUSES[1])
+
+    def _watch(self) -> None:
         for path in watched(self._folder, go_on=self._go_on, say=lambda sentence: log("watch", reason=sentence)):
             job = unread(path, "watch", self._service.settings.station, once=True)
             try:
