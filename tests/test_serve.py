@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from flawforge.serve.running import bound, reload_all
 from flawforge.serve.service import Settings
 from flawforge.serve.watching import Watcher
 from flawforge.serve.work import Full, Job
-from flawforge.store import not_judged, reviews, verdicts
+from flawforge.store import not_judged, opening, reviews, verdicts
 from flawforge.store.opening import open_store
 from flawforge.types import CalibrationError, ConfigError, ModelError
 from flawforge_runtime import bundle
@@ -699,6 +700,69 @@ def test_every_address_of_a_name_is_listened_on_at_one_port() -> None:
     finally:
         for each in sockets:
             each.close()
+
+
+@pytest.mark.parametrize("what", ["removed", "moved away", "replaced"])
+def test_no_verdict_goes_into_a_store_file_that_is_not_there(what: str, exports: dict[str, Path], tmp_path: Path) -> None:
+    """SQLite keeps its open file and says nothing; with the last connection all of it would be gone."""
+    path, aside = tmp_path / "r.db", tmp_path / "aside.db"
+    with served(exports["onnx"], path) as running:
+        assert running.judge(picture()).status_code == 200
+        if what == "replaced":
+            shutil.copy(path, aside)
+            aside.replace(path)
+        elif what == "removed":
+            path.unlink()
+        else:
+            path.rename(aside)
+        for _ in range(2):
+            fault(running.judge(picture()), 503, "was removed or replaced while it was open; put the file back")
+        ready = running.http.get("/v1/ready")
+        assert ready.status_code == 503
+        assert "was removed or replaced" in ready.json()["reasons"][0]
+        assert path.exists() == (what == "replaced")  # nor was an empty one made
+        if what == "moved away":
+            aside.rename(path)
+            assert running.judge(picture()).status_code == 200
+            assert verdicts.count(running.service.store) == 2
+
+
+def test_a_store_that_cannot_be_written_is_a_fault_of_the_service_until_it_can(
+    exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "BUSY", 0.1)
+    with served(exports["onnx"], tmp_path / "r.db") as running:
+        other = sqlite3.connect(tmp_path / "r.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        fault(running.judge(picture()), 503, "database is locked")
+        ready = running.http.get("/v1/ready")
+        assert ready.status_code == 503
+        assert "a verdict could not be recorded: " in ready.json()["reasons"][0]
+        assert running.http.get("/v1/health").status_code == 200
+        other.execute("ROLLBACK")
+        other.close()
+        assert running.judge(picture()).status_code == 200
+        assert running.http.get("/v1/ready").status_code == 200
+
+
+def test_few_kept_pictures_are_decoded_at_a_time(exports: dict[str, Path], tmp_path: Path) -> None:
+    with served(exports["onnx"], tmp_path / "r.db", keep="all") as running:
+        number = running.judge(picture()).json()["results"][0]["id"]
+        addresses = [f"/results/{number}/small.jpg", f"/v1/results/{number}/picture.png"]
+        running.service.drawing = threading.Semaphore(0)
+        found: list[int] = []
+        threads = [
+            threading.Thread(target=lambda a=a: found.append(running.http.get(a).status_code))  # type: ignore[misc]
+            for a in addresses
+        ]
+        for thread in threads:
+            thread.start()
+        threads[0].join(0.3)
+        before = list(found)
+        running.service.drawing.release()
+        for thread in threads:
+            thread.join()
+        assert (before, found) == ([], [200, 200])
 
 
 # ---- who may

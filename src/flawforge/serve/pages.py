@@ -235,8 +235,9 @@ def small(service: The, _: Visitor, number: int) -> Response:
     if data is None:
         raise Refused(410, f"The picture of result {number} was not kept, or has been deleted.")
     most = max(served.inspector.max_pixels for served in map(service.shelf.get, service.shelf.names))
-    pixels = as_picture(data, max_pixels=most).pixels
-    return Response(views.thumbnail(pixels), media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
+    with service.drawing:
+        data = views.thumbnail(as_picture(data, max_pixels=most).pixels)
+    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
 
 @dataclass(frozen=True)

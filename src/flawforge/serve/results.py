@@ -172,7 +172,8 @@ def overlay(service: The, _: Operator, number: Number) -> Response:
             if served is None:
                 raise Refused(410, f"The model that judged result {number} is not served any more, so nothing can be drawn.")
             try:
-                data = judging.drawn_again(served, verdict, _picture(service, verdict))
+                with service.drawing:
+                    data = judging.drawn_again(served, verdict, _picture(service, verdict))
             except FlawforgeError as error:
                 raise Refused(410, str(error)) from None
         return _png(data)
@@ -184,7 +185,8 @@ def picture(service: The, _: Operator, number: Number) -> Response:
     with stored():
         verdict = _found(service, number)
         most = max(served.inspector.max_pixels for served in map(service.shelf.get, service.shelf.names))
-        return _png(judging.shown(_picture(service, verdict), most))
+        with service.drawing:
+            return _png(judging.shown(_picture(service, verdict), most))
 
 
 def _picture(service: Service, verdict: verdicts.Verdict) -> bytes:
@@ -290,7 +292,7 @@ def end_session(request: Request, response: Response, service: The, _: Operator)
 
 
 @ROUTER.get("/v1/health", summary="Whether the process answers")
-def health() -> answers.Alive:
+async def health() -> answers.Alive:
     """Always ok while the process answers; no token needed."""
     return answers.Alive()
 

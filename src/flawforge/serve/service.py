@@ -24,9 +24,10 @@ from flawforge.store.not_judged import NotJudged, note
 from flawforge.store.opening import Store, Unreachable
 from flawforge.store.verdicts import Verdict, get
 
-LEAST_FREE = 64 << 20  # bytes of disk below which nothing is judged
+LEAST_FREE = 64 << 20  # bytes of disk below which the service is not ready
 SESSION = 12 * 3600.0  # seconds that a session of the page lasts
 MOST_SESSIONS = 1000
+DRAWN = 2  # kept pictures that are decoded or drawn again at a time
 FAILURES = 5  # of the watched folder, that the live page lists
 
 
@@ -125,6 +126,8 @@ class Service:
     """Models, store, queues: all that the routes need. `start` and `stop` belong to the app's lifespan.
 
     not_judged  the last pictures of the watched folder that could not be judged, since the start
+    drawing     held while a kept picture is decoded or drawn again: a page asks for fifty at a time, and so many large
+                pictures in memory would end the process that judges
     """
 
     shelf: Shelf
@@ -136,6 +139,7 @@ class Service:
     sessions: Sessions = field(default_factory=Sessions)
     lines: Mapping[str, Line] = field(default_factory=dict)
     not_judged: deque[NotJudged] = field(default_factory=lambda: deque(maxlen=FAILURES))
+    drawing: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(DRAWN))
     running: bool = False
     bytes_held: int = 0
     requests_held: int = 0
@@ -200,9 +204,12 @@ class Service:
             get(self.store, 0)
         except Unreachable as error:
             reasons.append(str(error))
+        if self._recorder is not None and self._recorder.fault:
+            reasons.append(f"a verdict could not be recorded: {self._recorder.fault}")
         reasons += [f"the queue of model {name} is full" for name, line in self.lines.items() if line.taken >= line.places]
-        if self.store.files is not None and free_bytes(self.store.files) < LEAST_FREE:
-            reasons.append("the disk of kept pictures is full")
+        for what, place in (("kept pictures", self.store.files), ("the result store", self.store.path)):
+            if place is not None and free_bytes(place) < LEAST_FREE:
+                reasons.append(f"the disk of {what} is full")
         return reasons
 
 

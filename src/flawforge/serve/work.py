@@ -9,6 +9,7 @@ the last bits of a score, and a verdict must not depend on what else was in the 
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -24,6 +25,7 @@ from flawforge.store.verdicts import Verdict, record
 from flawforge.types import ConfigError, FlawforgeError, ImageError
 
 GROUP = 64  # verdicts of one transaction, at most
+RECENT = 10.0  # seconds that a verdict which could not be recorded counts as a fault of the service
 END: Any = None
 
 
@@ -59,9 +61,16 @@ class Recorder:
 
     def __init__(self, store: Store, published: Callable[[Verdict], None]) -> None:
         self._store, self._published = store, published
+        self._failed: tuple[float, str] = (-math.inf, "")
         self._waiting: queue.Queue[tuple[Verdict, Future[Verdict]]] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
+
+    @property
+    def fault(self) -> str:
+        """Why the last verdict could not be recorded, for RECENT seconds: then only another picture can tell; else ""."""
+        when, why = self._failed
+        return why if time.monotonic() - when < RECENT else ""
 
     def put(self, verdict: Verdict, done: Future[Verdict]) -> None:
         """Record soon; `done` gives the recorded verdict or raises. Bounded by the queues' places."""
@@ -95,13 +104,16 @@ class Recorder:
             fail(work[0][1], error)
         except Unreachable as error:
             log("store unreachable", 40, reason=str(error), lost=0, refused=len(work))
+            self._failed = time.monotonic(), str(error)
             for _, done in work:
                 fail(done, error)
         except Exception as error:
             log("verdicts could not be recorded", 40, error=error)
+            self._failed = time.monotonic(), type(error).__name__
             for _, done in work:
                 fail(done, Unreachable("The verdict could not be recorded; try again."))
         else:
+            self._failed = -math.inf, ""
             for verdict, (_, done) in zip(recorded, work, strict=True):
                 with suppress(InvalidStateError):
                     done.set_result(verdict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,15 @@ from flawforge.types import ConfigError, DataError
 from flawforge_runtime.names import shown
 
 BUSY = 10.0  # seconds that a writer waits for another
+LONGEST = 30.0  # seconds that PostgreSQL may take for a statement, but for a migration
+# Of a connection to PostgreSQL: a server that no longer answers is given up, instead of holding all requests.
+REACH = {
+    "connect_timeout": int(BUSY),
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": int(1000 * LONGEST),
+}
 LOCK = 4711_2208  # PostgreSQL's advisory lock that one process holds while it migrates
 FORMS = "a file such as results.db, sqlite:///FILE, or postgresql://USER@HOST/NAME"
 
@@ -41,23 +50,37 @@ class Store:
     engine  SQLAlchemy's; `reading` and `writing` give its transactions
     files   folder of kept pictures and overlays; None = none are kept
     name    the URL without its password, for people
+    path    the SQLite file, and `inode` which one it was when it was opened; None = another database
     """
 
     engine: sa.Engine
     files: Path | None
     name: str
+    path: Path | None = None
+    inode: tuple[int, int] | None = None
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that sees one state of the store. Raises Unreachable."""
+        self._check_place()
         with _said(self.name), self.engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that is on the disk when this returns, or leaves no trace. Raises Unreachable."""
+        self._check_place()
         with _said(self.name), self.engine.execution_options(writes=True).begin() as connection:
             yield connection
+            self._check_place()
+
+    def _check_place(self) -> None:
+        """SQLite writes on to a file that was removed or replaced, and all of it is lost with the last connection."""
+        if self.path is not None and self.inode is not None and _inode(self.path) != self.inode:
+            raise Unreachable(
+                f"The result store {self.path} was removed or replaced while it was open; put the file back, or start anew "
+                "with what lies there now; nothing was recorded."
+            )
 
     def close(self) -> None:
         """Close every connection."""
@@ -68,6 +91,14 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
 
 
 @contextmanager
@@ -128,13 +159,13 @@ def open_store(url: str | Path, files: str | Path | None = None, *, create: bool
     except BaseException:
         store.close()
         raise
-    return store
+    return store if path is None else replace(store, path=path.absolute(), inode=_inode(path))
 
 
 def _engine(url: URL) -> sa.Engine:
     try:
         if url.get_backend_name() == "postgresql":
-            return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": int(BUSY)})
+            return _patient(sa.create_engine(url, pool_pre_ping=True, connect_args=REACH))
         engine = sa.create_engine(url, connect_args={"timeout": BUSY})
     except (ImportError, NoSuchModuleError) as error:
         raise ConfigError(
@@ -158,6 +189,18 @@ def _engine(url: URL) -> sa.Engine:
         # A writer takes its lock at once: one that began as a reader would fail instead of waiting.
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _patient(engine: sa.Engine) -> sa.Engine:
+    """PostgreSQL's, whose statements end: a lock that somebody holds must hold up neither requests nor a stop for ever."""
+
+    @sa.event.listens_for(engine, "connect")
+    def limits(connection: Any, _: Any) -> None:
+        connection.execute(f"SET lock_timeout = '{BUSY:g}s'")
+        connection.execute(f"SET statement_timeout = '{LONGEST:g}s'")
+        connection.commit()
 
     return engine
 
@@ -204,6 +247,7 @@ def upgrade(store: Store) -> tuple[str | None, str]:
     scripts = _migrations()
     with store.writing() as connection:
         if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"))
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
         before = MigrationContext.configure(connection).get_current_revision()
         environment = EnvironmentContext(Config(), scripts, fn=lambda revision, _: scripts._upgrade_revs("head", revision))
