@@ -6,12 +6,13 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from flawforge_runtime import forks
+from flawforge_runtime import decode, forks
 from flawforge_runtime.forks import PerProcess
 
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -146,6 +147,24 @@ def test_networks_that_are_gone_are_forgotten() -> None:
     del network
     gc.collect()
     assert len(forks._networks) < before
+
+
+@FORKS
+def test_a_child_decodes_although_a_thread_decoded_while_it_was_forked() -> None:
+    started, held = threading.Event(), decode._pillow_limit
+
+    def decoding() -> None:
+        with held:
+            started.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=decoding)
+    thread.start()
+    assert started.wait(10)
+    assert in_child(lambda: held.acquire(timeout=5))
+    thread.join()
+    assert held.acquire(timeout=5)
+    held.release()
 
 
 @FORKS

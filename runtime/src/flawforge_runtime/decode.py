@@ -14,6 +14,7 @@ many bytes of memory while it is decoded.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +51,10 @@ ALPHA_DROPPED = "alpha channel dropped"
 CUT_TO_8_BITS = "16-bit colour was cut to 8 bits by Pillow; give the path instead"
 
 _pillow_limit = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a child that inherits it held by a thread that is not there would wait for ever
+    os.register_at_fork(
+        before=_pillow_limit.acquire, after_in_parent=_pillow_limit.release, after_in_child=_pillow_limit.release
+    )
 
 
 class TooLarge(ImageError):
