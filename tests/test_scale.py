@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from flawforge.scale.inspecting import BYTES, MOST, part_size
 from flawforge.scale.worker import COUNTS, Job, Worker, counts_of, parquet, schema
 from flawforge.types import ConfigError, DataError, ModelError
 from flawforge_runtime import backends, feed
+from flawforge_runtime.files import locked
 
 QUICK = Patience(tries=3, seconds=0.2, pause=0.0)
 
@@ -430,15 +432,39 @@ def test_workers_fit_the_nodes() -> None:
         slots(nodes, 8, 10**9)
 
 
-def test_a_folder_that_cannot_be_removed_from_the_cache_is_not_used(exports: dict[str, Path], tmp_path: Path) -> None:
-    """Two workers of one node at the same time: the one that comes second writes a copy of its own."""
-    from flawforge_runtime.files import locked
-
+def test_two_workers_of_one_node_open_the_same_model(exports: dict[str, Path], tmp_path: Path) -> None:
+    """The second one waits, and never removes what the first one opens."""
     packed = shipping.pack(exports["onnx"])
-    with locked(tmp_path / packed.digest):
-        folder = shipping.unpacked(packed, tmp_path)
+    folder, found = tmp_path / packed.digest, list[Path]()
+    second = threading.Thread(target=lambda: found.append(shipping.unpacked(packed, tmp_path)))
+    with locked(folder):
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()
+        shipping._write(folder, packed.files)
+        written = folder.stat().st_ino
+    second.join()
+    assert found == [folder]
+    assert folder.stat().st_ino == written
+
+
+@pytest.mark.parametrize("why", ["another writes for too long", "others may write to it"])
+def test_a_cache_that_cannot_be_relied_on_is_not_used(
+    why: str, exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = shipping.pack(exports["onnx"])
+    monkeypatch.setattr(shipping, "WAIT", 0.1)
+    cache = tmp_path / "cache"
+    first = shipping.unpacked(packed, cache)
+    assert cache.stat().st_mode & 0o077 == 0
+    with locked(first):
+        if why.startswith("others"):
+            cache.chmod(0o777)
+        else:
+            (first / "model.onnx").unlink()
+        folder = shipping.unpacked(packed, cache)
     try:
-        assert folder.name != packed.digest
+        assert folder.parent != cache
         assert shipping.pack(folder).digest == packed.digest
     finally:
         shutil.rmtree(folder)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,7 +17,9 @@ from flawforge.types import ModelError
 from flawforge_runtime import bundle
 from flawforge_runtime.files import locked, new_folder
 
-CACHE = Path(tempfile.gettempdir()) / "flawforge-models"
+USER = os.getuid() if hasattr(os, "getuid") else 0
+CACHE = Path(tempfile.gettempdir()) / f"flawforge-models-{USER}"
+WAIT = 30.0  # seconds for another worker of the node that writes the same model
 
 
 @dataclass(frozen=True)
@@ -56,25 +61,41 @@ def unpacked(packed: Packed, cache: Path = CACHE) -> Path:
     Raises ModelError where what was sent is not what its digest says; such a model never judges.
     """
     folder = cache / packed.digest
-    cache.mkdir(parents=True, exist_ok=True)
-    if _whole(folder, packed.digest):
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    safe = _ours(cache)
+    if safe and _whole(folder, packed.digest):
         return folder
     if digest(packed.files) != packed.digest:
         raise ModelError(
             f"The model that reached this node is not the one that was sent (sha256 {packed.digest[:12]}); run the "
             "command again."
         )
-    with suppress(BlockingIOError), locked(folder):  # another worker of this node may be writing the same
-        if folder.exists():
-            shutil.rmtree(folder)
-        with new_folder(folder) as draft:
-            for name, data in packed.files.items():
-                (draft / name).write_bytes(data)
-        return folder
+    end = time.monotonic() + WAIT
+    while safe and time.monotonic() < end:
+        with suppress(BlockingIOError), locked(folder):
+            if not _whole(folder, packed.digest):  # whoever had the lock before may have written it
+                _write(folder, packed.files)
+            return folder
+        time.sleep(0.05)
     own = Path(tempfile.mkdtemp(prefix="flawforge-model-"))
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
     for name, data in packed.files.items():
         (own / name).write_bytes(data)
     return own
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    with new_folder(folder) as draft:
+        for name, data in files.items():
+            (draft / name).write_bytes(data)
+
+
+def _ours(cache: Path) -> bool:
+    """Whether nobody else can change what lies in the cache between the look at its hash and the opening."""
+    facts = cache.stat()
+    return not hasattr(os, "getuid") or (facts.st_uid == USER and not facts.st_mode & 0o022)
 
 
 def _whole(folder: Path, expected: str) -> bool:
