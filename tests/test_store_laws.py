@@ -18,7 +18,7 @@ from flawforge.store.kept import keep_picture, kept_path, sha256_of
 from flawforge.store.opening import Store, open_store
 from flawforge.store.verdicts import Filter, Verdict
 from flawforge.types import ConfigError, DataError
-from test_store import DAY, HOUR, NOON, verdict
+from test_store import DAY, HOUR, NOON, aged, verdict
 
 STATIONS = itertools.count()
 FAR = NOON + 1000 * DAY
@@ -78,6 +78,7 @@ def recorded(store: Store, parts: list[Part]) -> Recorded:
     for part in parts:
         data = bytes([part.picture]) * (10 + part.picture)
         name = keep_picture(store.files, data, sha256_of(data))
+        aged(store.files / name)
         given_.append(
             verdict(
                 station=station,
@@ -244,14 +245,19 @@ def emptied(store: Store) -> None:
 
 
 def pruned_by_hand(line: Recorded, before: datetime.datetime | None, most: int | None, reviewed: bool) -> set[int]:
-    """Ids that stay: first by age, then, the oldest first, until what is left is small enough."""
-    free = [each for each in line.verdicts if reviewed or not line.said.get(each.id)]
-    gone = {each.id for each in free if before is not None and each.time < before}
-    left = sum(each.size for each in line.verdicts if each.id not in gone)
-    for each in free:
-        if most is not None and left > most and each.size and each.id not in gone:
-            gone.add(each.id)
-            left -= each.size
+    """Ids that stay: first by age, then whole pictures, the longest unused first, until the files are small enough."""
+    gone = {each.id for each in line.verdicts if before is not None and each.time < before}
+    gone = {number for number in gone if reviewed or not line.said.get(number)}
+    pictures: dict[str, list[Verdict]] = defaultdict(list)
+    for each in line.verdicts:
+        if each.id not in gone:
+            pictures[each.kept].append(each)
+    left = sum(group[0].size for group in pictures.values())
+    for group in sorted(pictures.values(), key=lambda group: group[-1].id):
+        free = reviewed or not any(line.said.get(each.id) for each in group)
+        if most is not None and left > most and free:
+            gone |= {each.id for each in group}
+            left -= group[0].size
     return {each.id for each in line.verdicts} - gone
 
 

@@ -33,19 +33,47 @@ def draft_of(path: Path) -> Path:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary name beside `path`, flush it to the disk, rename. Raises OSError; nothing half-written stays."""
+    with new_file(path, over=True) as draft, draft.open("xb") as file:
+        file.write(content)
+
+
+@contextmanager
+def new_file(path: Path, *, over: bool = False) -> Iterator[Path]:
+    """Yield a temporary name beside `path` for a file that takes its place, flushed to the disk, when the block ends.
+
+    over  replace what has the name then; False: raise FileExistsError
+    Nothing half-written stays where anything fails. Raises OSError.
+    """
     draft = draft_of(path)
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        yield draft
+        handle = os.open(draft, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)  # it may be read-only
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        if over:
+            draft.replace(path)
+        else:
+            _rename_to_free(draft, path)
         sync(path.parent)
     except BaseException:
         with suppress(OSError):
             draft.unlink()
         raise
+
+
+def _rename_to_free(draft: Path, path: Path) -> None:
+    try:
+        os.link(draft, path)  # which never replaces
+    except FileExistsError:
+        raise
+    except OSError:  # a disk without second names: the best there is
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        draft.replace(path)
+    else:
+        draft.unlink()
 
 
 def read_regular(path: Path) -> bytes:

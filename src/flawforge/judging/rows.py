@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+import itertools
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ from flawforge.reporting.index import SIDE, THUMBNAILS, Card
 from flawforge.reporting.overlays import labelled, overlay
 from flawforge.types import ConfigError, DataError, Decision, ModelError
 from flawforge_runtime import bundle, feed
-from flawforge_runtime.files import draft_of, free
+from flawforge_runtime.files import free, new_file
 from flawforge_runtime.images import write_image
 from flawforge_runtime.inspector import Inspector
 from flawforge_runtime.names import cell, part_of_name
@@ -115,17 +116,24 @@ def open_results(out: Path | None, form: str, dialect: str = "standard") -> Iter
     try:
         with (out / name).open("xb", buffering=0) as file:
 
-            def put(line: str) -> None:
-                nonlocal lines
+            @contextmanager
+            def said() -> Iterator[None]:
                 try:
-                    _append(file, line)
+                    yield
                 except OSError as error:
                     reason = error.strerror or type(error).__name__
                     saved = f"its {lines - header} rows so far are whole; " if lines > header else ""
                     raise DataError(f"{out / name} could not be written ({reason}); {saved}free some space.") from error
+
+            def put(line: str) -> None:
+                nonlocal lines
+                with said():
+                    _append(file, line)
                 lines += 1
 
             yield _row_writer(put, form, dialect), out
+            with said():
+                os.fsync(file.fileno())  # before the folder says that the run came to its end
         if form == "parquet":
             _write_parquet(out)
     except BaseException:
@@ -229,16 +237,16 @@ def _copy(picture: Path, folder: Path, tally: Tally, say: feed.Say) -> None:
     """Copy a picture into a folder under its own name, with a number where that is taken; it appears whole or not at all."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        target, number = folder / picture.name, 1
-        while target.exists():
-            number += 1
-            target = folder / f"{picture.stem}-{number}{picture.suffix}"
-        draft = draft_of(target)
-        try:
-            shutil.copy2(picture, draft)
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        for number in itertools.count(1):
+            target = folder / (picture.name if number == 1 else f"{picture.stem}-{number}{picture.suffix}")
+            if target.exists():
+                continue
+            try:
+                with new_file(target) as draft:
+                    shutil.copy2(picture, draft)
+            except FileExistsError:  # another run took the name meanwhile
+                continue
+            return
     except OSError as error:
         tally.uncopied += 1
         say(f"{picture} could not be copied to {folder}: {error.strerror or error}")
@@ -363,12 +371,8 @@ def _write_parquet(out: Path) -> None:
     rows = [json.loads(line) for line in text.splitlines()]
     columns = [*feed.FIELDS, "overlay", "error"]
     table = pyarrow.Table.from_pylist([{column: _escaped(row.get(column)) for column in columns} for row in rows])
-    draft = draft_of(out / "results.parquet")
-    try:
+    with new_file(out / "results.parquet", over=True) as draft:
         pyarrow.parquet.write_table(table, draft)
-        draft.replace(out / "results.parquet")
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _escaped(value: Any) -> Any:

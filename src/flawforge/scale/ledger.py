@@ -25,7 +25,7 @@ from typing import Any
 from flawforge.scale.worker import COUNTS, escaped
 from flawforge.types import DataError, ModelError
 from flawforge_runtime import bundle
-from flawforge_runtime.files import draft_of, free, locked, sync, write_atomically
+from flawforge_runtime.files import free, locked, new_file, sync, write_atomically
 
 FORMAT = 1
 RUN, PICTURES, LINES, MANIFEST, PARTS, UNFINISHED = (
@@ -101,8 +101,10 @@ class Ledger:
         facts = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
         text = json.dumps({**facts, "parts": entries, "totals": self.totals()}, indent=1)
         write_atomically(self.folder / MANIFEST, text.encode())
-        (self.folder / LINES).unlink()
+        # Stopped between the two, the run is complete; the other way round it would go on with nothing done.
         (self.folder / UNFINISHED).unlink(missing_ok=True)
+        sync(self.folder)
+        (self.folder / LINES).unlink()
 
 
 def part_file(folder: Path, part: int) -> Path:
@@ -125,7 +127,12 @@ def opened(folder: Path) -> Iterator[dict[str, Any] | None]:
 
 def _unfinished(folder: Path) -> dict[str, Any] | None:
     if (folder / UNFINISHED).is_file() and (folder / RUN).is_file() and (folder / PICTURES).is_file():
-        found: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        try:
+            found = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise ModelError(f"{folder / RUN} was changed since the run began; remove {folder} and run again.")
         return found
     if not free(folder) and {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {
         UNFINISHED,
@@ -143,12 +150,8 @@ def begin(folder: Path, facts: Mapping[str, Any], names: Sequence[str], size: in
     (folder / PARTS).mkdir(parents=True, exist_ok=True)
     (folder / UNFINISHED).write_text(WHY, encoding="utf-8")
     table = pa.table({"image_path": pa.array([os.fsencode(name) for name in names], pa.binary())})
-    draft = draft_of(folder / PICTURES)
-    try:
+    with new_file(folder / PICTURES, over=True) as draft:
         pyarrow.parquet.write_table(table, draft)
-        draft.replace(folder / PICTURES)
-    finally:
-        draft.unlink(missing_ok=True)
     described = {"format": FORMAT, **facts, "pictures": len(names), "part_size": size, "listing": _listing_hash(names)}
     write_atomically(folder / RUN, json.dumps(described, indent=1).encode())  # last: with it the run can be gone on with
     return Ledger(folder, names, size)
@@ -159,6 +162,7 @@ def resumed(folder: Path, found: Mapping[str, Any], facts: Mapping[str, Any]) ->
 
     Raises ModelError where it was begun with another model, other limits or other pictures.
     """
+    import pyarrow
     import pyarrow.parquet
 
     differ = [name for name in facts if found.get(name) != facts[name]]
@@ -167,10 +171,14 @@ def resumed(folder: Path, found: Mapping[str, Any], facts: Mapping[str, Any]) ->
             f"{folder} holds a run that was begun with another {' and '.join(differ) or 'version of flawforge'}; give the "
             "same command to go on with it, or another -o."
         )
-    column = pyarrow.parquet.read_table(folder / PICTURES)["image_path"].to_pylist()
-    names = [os.fsdecode(name) for name in column]
+    changed = f"{folder / PICTURES} was changed since the run began; remove {folder} and run again."
+    try:
+        column = pyarrow.parquet.read_table(folder / PICTURES)["image_path"].to_pylist()
+        names = [os.fsdecode(name) for name in column]
+    except (pyarrow.ArrowException, KeyError, TypeError, OSError):
+        raise ModelError(changed) from None
     if _listing_hash(names) != found["listing"]:
-        raise ModelError(f"{folder / PICTURES} was changed since the run began; remove {folder} and run again.")
+        raise ModelError(changed)
     ledger = Ledger(folder, names, found["part_size"])
     ledger.done = {entry["part"]: entry for entry in _lines(folder / LINES) if _whole(folder, entry)}
     return ledger
@@ -221,9 +229,13 @@ def _append(path: Path, line: str) -> None:
 
 
 def _paths(data: bytes) -> list[str]:
+    import pyarrow
     import pyarrow.parquet
 
-    found: list[str] = pyarrow.parquet.read_table(io.BytesIO(data), columns=["image_path"])["image_path"].to_pylist()
+    try:
+        found: list[str] = pyarrow.parquet.read_table(io.BytesIO(data), columns=["image_path"])["image_path"].to_pylist()
+    except (pyarrow.ArrowException, KeyError, OSError):
+        return []  # which are no part's
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import itertools
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,10 +23,12 @@ from flawforge.serve.logs import log
 from flawforge.serve.service import Service, Settings
 from flawforge.serve.shelf import Shelf
 from flawforge.serve.watching import Watcher
-from flawforge.store.opening import Store, Unreachable
-from flawforge.store.retention import prune
+from flawforge.store.opening import Store
+from flawforge.store.retention import clock_doubt, prune
+from flawforge.types import FlawforgeError
 
 HOUR = 3600.0  # seconds
+DAY = 24  # hours between two looks at every kept file
 NONE, DEFAULT = Tokens(), Settings()
 ABOUT = """Judge pictures of parts, and read what was judged. A higher score is more anomalous; `score_normalised` is 0.5
 at the NG threshold of every model. What could not be judged is never OK. Errors are one sentence: what was
@@ -76,17 +79,28 @@ async def _prune_hourly(service: Service) -> None:
     settings = service.settings
     if settings.retain_days is None and settings.retain_bytes is None:
         return
-    while True:
-        age = None if settings.retain_days is None else datetime.timedelta(days=settings.retain_days)
-        before = None if age is None else datetime.datetime.now(datetime.UTC) - age
-        try:
-            done = await run_in_threadpool(
-                prune, service.store, before=before, most_bytes=settings.retain_bytes, who="service"
-            )
-            log("pruned", **done.as_dict())
-        except Unreachable as error:
-            log("not pruned", 40, reason=str(error))
+    for hour in itertools.count():
+        await run_in_threadpool(_prune, service, hour % DAY == 0)
         await asyncio.sleep(HOUR)
+
+
+def _prune(service: Service, sweep: bool) -> None:
+    """One round. Raises nothing: what fails is in the log, and the next round tries again."""
+    settings, before = service.settings, None
+    try:
+        if settings.retain_days is not None:
+            now = datetime.datetime.now(datetime.UTC)
+            before = now - datetime.timedelta(days=settings.retain_days)
+            if doubt := clock_doubt(service.store, before, now):
+                log("not pruned by age", 40, reason=doubt)
+                before, sweep = None, False
+        if before is not None or settings.retain_bytes is not None:
+            done = prune(service.store, before=before, most_bytes=settings.retain_bytes, who="service", sweep=sweep)
+            log("pruned", **done.as_dict())
+    except FlawforgeError as error:  # such as Unreachable
+        log("not pruned", 40, reason=str(error))
+    except Exception as error:  # of the disk, the driver, or ours: it must not end the rounds
+        log("not pruned", 40, error=error)
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

@@ -17,7 +17,7 @@ from flawforge.store.reviews import Review, latest
 from flawforge.store.verdicts import ALL, MOST, Filter, Verdict, listed
 from flawforge.types import ConfigError, DataError
 from flawforge_runtime import bundle
-from flawforge_runtime.files import draft_of
+from flawforge_runtime.files import new_file
 from flawforge_runtime.names import cell
 
 COLUMNS = (
@@ -87,17 +87,16 @@ def _write(out: Path, columns: Sequence[str], pages: Rows) -> int:
         raise ConfigError(f"{out} ends in {ending or 'nothing'}; give a file that ends in .csv or .parquet.")
     if out.exists():
         raise ConfigError(bundle.TAKEN.format(folder=out))
-    count, draft = 0, draft_of(out)
+    count = 0
     try:
-        with (_csv if ending == ".csv" else _parquet)(draft, columns) as write:
+        with new_file(out) as draft, (_csv if ending == ".csv" else _parquet)(draft, columns) as write:
             for rows in pages:
                 write(rows)
                 count += len(rows)
-        draft.replace(out)
+    except FileExistsError:  # another came meanwhile
+        raise ConfigError(bundle.TAKEN.format(folder=out)) from None
     except OSError as error:
         raise DataError(f"{out} could not be written ({error.strerror or error}); free some space.") from error
-    finally:
-        draft.unlink(missing_ok=True)
     return count
 
 
