@@ -315,10 +315,11 @@ def test_a_clock_that_is_ahead_deletes_nothing_until_a_person_asks(
     """All that was recorded seems older than it may be, also after the first results by that clock."""
     monkeypatch.setattr(app, "HOUR", 0.05)
     caplog.set_level("INFO", "flawforge.serve")
+    with open_store(tmp_path / "r.db") as before_it:
+        old = [put(before_it, time=NOW - (3650 - number) * DAY) for number in range(3)]
+        not_judged.note(before_it, [missed(time=NOW - 3600 * DAY)])
     with service(tmp_path, 365.0) as running:
         store = running.service.store
-        old = [put(store, time=NOW - (3650 - number) * DAY).id for number in range(3)]
-        not_judged.note(store, [missed(time=NOW - 3600 * DAY)])
         until(lambda: logged(caplog, "not pruned by age"))
         answer = running.judge(picture(1))
         assert answer.status_code == 200, answer.text
