@@ -196,6 +196,16 @@ def test_widened_takes_further_good_pictures_in_and_nothing_out(made: guard.Guar
     assert wider.unlike(guard.describe(np.zeros((96, 96, 3), np.uint8), SIZE))
 
 
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_blank_picture_among_further_good_ones_lets_no_blank_one_pass(made: guard.Guard, value: int) -> None:
+    blank = guard.describe(np.full((96, 96, 3), value, np.uint8), SIZE)
+    seen = [guard.describe((each * 0.6).astype(np.uint8), SIZE) for each in goods(19, first=80)]
+    assert made.unlike(blank)
+    wider = made.widened([*seen[:7], blank, *seen[7:]])
+    assert wider.unlike(blank)
+    assert not any(wider.unlike(each) for each in seen)
+
+
 # ---- in a decision
 
 

@@ -277,10 +277,15 @@ class Guard:
         return f"{UNLIKE}: {self._words(worst, traits, deviations[worst])}"
 
     def widened(self, described: Sequence[Traits]) -> Guard:
-        """The same with limits that further good pictures keep (recalibration): MARGIN times their largest deviation."""
+        """The same with limits that further good pictures keep (recalibration): MARGIN times their largest deviation.
+
+        As in a fit, what stands apart from all the others sets no limit: one blank picture must not let all of them pass.
+        """
         limits = dict(self.limits)
         low, high = np.array(self.low), np.array(self.high)
-        for traits in described:
+        strange = {name: np.array([self.deviations(traits)[name] for traits in described]) for name in GROUPS}
+        apart = _apart(strange, max(1, len(described) // APART)) if len(described) > 1 else np.zeros(len(described), bool)
+        for traits in (each for each, left in zip(described, apart, strict=True) if not left):
             for name, value in self.deviations(traits).items():
                 limits[name] = max(limits[name], _six(MARGIN * value))
             low, high = np.minimum(low, traits["whole"]), np.maximum(high, traits["whole"])

@@ -369,10 +369,11 @@ def _recalibrate(
             (*notes, *notes_of_day),
         )
     if model.guard is not None:
+        new_guard = model.guard.widened(traits)
+        still = [path for path, each in zip(judged, traits[::shots], strict=True) if new_guard.unlike(each)]
         if foreign:
             note = f"{len(foreign)} of {len(judged)} pictures were like no good picture before; from now on they are"
-            notes = (*notes, note)
-        new_guard = model.guard.widened(traits)
+            notes = (*notes, note + (f", but for those that differ from all others: {still[0].name}" if still else ""))
     else:
         new_guard = fit_guard(traits, model.guard_size)
     calibration = dataclasses.replace(calibration, again=" ".join([source, *options(given)]))
