@@ -299,6 +299,7 @@ def test_rules_never_make_a_verdict_worse(areas: list[int], least: float, count:
 
 def test_areas_in_square_millimetres() -> None:
     assert Rules(1.0, mm_per_pixel=0.1).counted([99, 100, 101]) == 2
+    assert Rules(49.0, mm_per_pixel=0.7).counted([99, 100]) == 1  # by the last bit, .7 * .7 * 100 is less than 49
     assert "OK by rule: 0 marked regions of 4 mm2 or more, 0 allowed" in Rules(4.0, mm_per_pixel=0.1).judge("NG", [399])[1]
     calibration = calibrate(range(19), 0.05, rules=Rules(4.0, 1, 0.1))
     assert calibration_from_dict(json.loads(json.dumps(calibration.as_dict()))) == calibration

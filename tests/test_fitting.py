@@ -285,6 +285,18 @@ def test_recalibration_moves_the_threshold_and_keeps_the_weights(washers: Path, 
     assert ff.load(folder).calibration == calibration
 
 
+def test_recalibration_goes_on_without_a_picture_that_cannot_be_judged(
+    washers: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "m"))
+    good = Path(shutil.copytree(washers / "test" / "good", tmp_path / "good"))
+    Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(good / "0.png")  # a picture, but too small to judge
+    (good / "1.png").write_bytes(b"no picture")
+    calibration, notes = fitting.recalibrate(folder, good, 0.5, 0.5, yes=True)
+    assert calibration.n == 6
+    assert sum(note.startswith("skipped: ") for note in notes) == 2
+
+
 def test_forecast_is_measured(washers: Path, tmp_path: Path) -> None:
     plan = fitting.plan(request(washers, tmp_path / "m", steps=200))
     forecast = fitting.forecast(plan, fitting.load_pictures(plan))

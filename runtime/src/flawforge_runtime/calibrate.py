@@ -77,7 +77,8 @@ class Rules:
 
     def counted(self, areas: Sequence[float]) -> int:
         """How many regions of these areas in px count."""
-        return sum(area * (self.mm_per_pixel or 1.0) ** 2 >= self.min_area for area in areas)
+        least = self.min_area * (1 - 1e-9)  # 100 px of 0.7 mm are 49 mm2, whatever the last bit says
+        return sum(area * (self.mm_per_pixel or 1.0) ** 2 >= least for area in areas)
 
     def judge(self, verdict: str, areas: Sequence[float], pixels: float = math.inf) -> tuple[str, str]:
         """(verdict after the rules, a sentence where they changed it or "").

@@ -348,8 +348,9 @@ def _recalibrate(
     if scored.skipped and false_alarm is None:  # the rates were lowered to what is left
         notes = promised_rates(calibration.n, None, review, confidence)[1]
     notes = (*listing.notes, *leakage.left_out(trained, trained + len(entries)), *notes)
-    traits = described(model, paths, **fitted)
-    judged = [path for path in paths if path not in dict(scored.skipped)]
+    skipped = dict(scored.skipped)
+    judged = [path for path in paths if path not in skipped]
+    traits = described(model, judged, **fitted)
     foreign: set[Path] = set()
     if model.guard is not None:
         shots = len(traits) // len(judged)  # of each picture: itself, and a varied copy where good parts may vary
